@@ -1,0 +1,243 @@
+# puna: build/puna, its tests and checks. Needs what script/setup installs. See `make help`.
+#
+#   make            the program, build/puna
+#   make test       unit and command tests
+#   make test-cuda  the GPU backend's tests, on a machine that has one
+#   make check      layers, style, warnings as errors, tests under sanitizers, a minute of fuzzing
+#   make bench      speed of the default model; MODEL=file for another
+#   make compare    the same beside llama.cpp (builds it once, outside the tree)
+#   make install    program, manual pages, completions, documents; PREFIX=/usr/local DESTDIR=
+#   make size       lines of code per folder
+#   make clean
+#
+# GPU kernels are compiled where nvcc is; NVCC= leaves them out, CUDA_ARCHS="90a" makes fewer.
+# BUILD=dir builds elsewhere, SAN=1 adds ASan and UBSan, WERROR=1 makes warnings errors, V=1 shows
+# commands. All cores are used unless -j says otherwise. A change of flags rebuilds what it touches.
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CC      := gcc
+CLANG   ?= clang
+NVCC    := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
+PKGS    := jansson libpcre2-8 libedit hwloc libcrypto libssl libseccomp libevent libevent_openssl \
+           libevent_pthreads
+
+Q := $(if $(V),,@)
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+comma := ,
+
+# ---- flags ----
+
+GOALS_WITHOUT_BUILD := clean size help check-layers compare
+ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_BUILD),$(MAKECMDGOALS)),all),)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS))
+ifeq ($(PKG_LIBS),)
+$(error libraries are missing (above): script/setup installs them)
+endif
+endif
+
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
+SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
+            -fno-omit-frame-pointer)
+# Contraction is off so that one formula gives one result in every file; an fma is written where it
+# is meant.
+LANG_C   := -std=c11 -D_GNU_SOURCE -DPUNA_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno
+CUDA_C   := $(if $(NVCC),-DPUNA_CUDA='"$(abspath $(BUILD))/cuda"' \
+            -isystem $(patsubst %/bin/nvcc,%/include,$(NVCC)))
+CFLAGS   := $(LANG_C) $(if $(SAN),-O1,-O2) -g $(WARN) $(SANFLAGS) $(if $(WERROR),-Werror)
+INCLUDE  := -Isrc $(PKG_CFLAGS)
+LIBS     := $(PKG_LIBS) -lm -lpthread
+
+# Kernels: src/backend/cpu/x_avx2.c is compiled with ISA_avx2, and so on; only the table fillers leave
+# such a file, and they are called after the CPU has been asked.
+ISA_avx2   := -mavx2 -mfma -mf16c -mbmi2
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni \
+              -mprefer-vector-width=512
+ISA_avx512_bf16 := $(ISA_avx512) -mavx512bf16
+ISA_amx    := $(ISA_avx512_bf16) -mamx-tile -mamx-bf16 -mamx-int8
+ISAS       := amx avx512_bf16 avx512 avx2
+isa_of      = $(firstword $(foreach i,$(ISAS),$(if $(filter %_$i,$(basename $(notdir $1))),$i)))
+flags_of    = $(ISA_$(call isa_of,$1)) \
+              $(if $(SAN),$(if $(findstring kern_avx2,$1),-O2),$(if $(findstring backend/cpu,$1),-O3)) \
+              $(if $(findstring backend/cuda,$1),$(CUDA_C))
+
+# Every object depends on this file, which changes when the flags do.
+FLAGS := $(BUILD)/flags
+FLAGS_NOW := $(CC) $(CFLAGS) $(INCLUDE) $(LIBS) $(ISA_amx) $(CUDA_C)
+ifneq ($(PKG_LIBS),)
+ifneq ($(file <$(FLAGS)),$(FLAGS_NOW))
+$(shell mkdir -p $(BUILD))
+$(file >$(FLAGS),$(FLAGS_NOW))
+endif
+endif
+
+# ---- the program ----
+
+SRC    := $(filter-out $(if $(NVCC),src/backend/cuda/none.c, \
+          $(filter-out %/none.c,$(wildcard src/backend/cuda/*.c))), \
+          $(sort $(wildcard src/*/*.c src/*/*/*.c)))
+OBJ    := $(SRC:src/%.c=$(BUILD)/obj/%.o)
+LIBOBJ := $(filter-out $(BUILD)/obj/cmd/main.o,$(OBJ))
+
+.DEFAULT_GOAL := all
+.PHONY: all
+all: $(BUILD)/puna
+
+$(BUILD)/obj/%.o: src/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CFLAGS) $(INCLUDE) $(call flags_of,$<) -MMD -MP -c $< -o $@
+
+$(BUILD)/obj/tools/code.o: src/tools/driver.py
+
+# ---- GPU kernels: one fat binary for each .cu file, embedded by driver.c ----
+
+# Code for 8.0 runs on 8.6 and 8.9; what is newer than 9.0 compiles the PTX when it loads.
+CUDA_ARCHS ?= 80 90a
+CUDA_GEN   := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a$(comma)code=sm_$a) \
+              -gencode arch=compute_90$(comma)code=compute_90
+FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard src/backend/cuda/*.cu))
+CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/cuda/dev.h \
+              src/base/num.h src/format/enc/enc.def
+
+$(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC  $<")
+	$(Q)script/fatbin $@ $< "$(CUDA_DEPS)" $(NVCC) -Isrc -O3 -std=c++17 -fatbin $(CUDA_GEN)
+
+ifneq ($(NVCC),)
+$(BUILD)/obj/backend/cuda/driver.o: $(FATBIN)
+else
+$(BUILD)/obj/backend/cuda/none.o: | say-no-nvcc
+.PHONY: say-no-nvcc
+say-no-nvcc:
+	@echo "  no nvcc: this puna computes on the CPU alone"
+endif
+
+$(BUILD)/libpuna.a: $(LIBOBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/puna: $(BUILD)/obj/cmd/main.o $(BUILD)/libpuna.a
+	$(if $(V),,@echo "  LINK  $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LIBS)
+
+# ---- tests: tests/ROOM/NAME.c is one cmocka program; tests/*.c is shared by all ----
+
+TESTSRC := $(sort $(wildcard tests/*/*.c))
+TESTBIN := $(TESTSRC:tests/%.c=$(BUILD)/tests/%)
+TESTLIB := $(patsubst tests/%.c,$(BUILD)/obj/tests/%.o,$(wildcard tests/*.c))
+
+$(BUILD)/obj/tests/%.o: tests/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $(INCLUDE) -Itests -MMD -MP -c $< -o $@
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS) -lcmocka
+.SECONDARY:
+
+.PHONY: tests test
+tests: $(TESTBIN)
+test: all tests
+	$(Q)script/run-tests $(BUILD)
+
+# Fails where there is no GPU: `make test` says there that these were not run.
+.PHONY: test-cuda
+test-cuda: $(BUILD)/tests/backend/cuda
+	$(Q)$< >$<.log 2>&1 || { cat $<.log; exit 1; }
+	$(Q)cat $<.log; ! grep -q '^not run' $<.log
+
+# ---- fuzzing: fuzz/NAME.c is one libFuzzer target over the parsers, built by clang ----
+
+FUZZ      := $(BUILD)/fuzz
+FUZZFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+FUZZSRC   := $(filter-out src/backend/% src/cmd/main.c,$(SRC))
+FUZZOBJ   := $(FUZZSRC:src/%.c=$(FUZZ)/obj/%.o)
+FUZZBIN   := $(patsubst fuzz/%.c,$(FUZZ)/%,$(sort $(wildcard fuzz/*.c)))
+
+$(FUZZ)/obj/%.o: src/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(LANG_C) $(FUZZFLAGS) -fsanitize=fuzzer-no-link $(INCLUDE) -MMD -MP -c $< -o $@
+
+$(FUZZ)/libpuna.a: $(FUZZOBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(FUZZ)/%: fuzz/%.c $(FUZZ)/libpuna.a
+	$(if $(V),,@echo "  FUZZ  $@")
+	$(Q)$(CLANG) $(LANG_C) $(FUZZFLAGS) -fsanitize=fuzzer $(INCLUDE) -Ifuzz -o $@ $^ $(LIBS)
+
+.PHONY: fuzz
+fuzz: $(FUZZBIN)
+
+# ---- checks ----
+
+# One after the other: each uses all cores.
+.PHONY: check check-layers check-style check-warnings check-san check-fuzz
+check:
+	$(Q)$(MAKE) check-layers
+	$(Q)$(MAKE) check-style
+	$(Q)$(MAKE) check-warnings
+	$(Q)$(MAKE) check-san
+	$(Q)$(MAKE) check-fuzz
+
+check-layers:
+	$(Q)script/check-layers
+
+check-style:
+	$(Q)CC='$(CC) $(LANG_C) $(INCLUDE)' script/check-style
+
+check-warnings:
+	$(Q)$(MAKE) $(if $(WERROR),,BUILD=$(BUILD)-werror WERROR=1) all tests
+
+check-san:
+	$(Q)$(MAKE) BUILD=$(BUILD)-san SAN=1 test
+
+check-fuzz: fuzz
+	$(Q)script/fuzz-smoke $(FUZZ) 60
+
+# ---- speed ----
+
+MODEL ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/puna/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: bench compare
+bench: all
+	$(BUILD)/puna bench $(MODEL)
+
+compare:
+	$(Q)script/compare $(MODEL)
+
+# ---- the rest ----
+
+.PHONY: install clean size help
+D := $(DESTDIR)$(PREFIX)
+install: all
+	install -D -m 755 $(BUILD)/puna $(D)/bin/puna
+	install -d $(D)/share/man/man1 $(D)/share/doc/puna
+	$(BUILD)/puna man >$(D)/share/man/man1/puna.1
+	set -e; for c in $$(sed -n 's/^CMD(\(.*\))/\1/p' src/cmd/cmds.def); do \
+	    $(BUILD)/puna man $$c >$(D)/share/man/man1/puna-$$c.1; done
+	install -m 644 README.md MODEL.md CHANGELOG.md LICENSE NOTICE docs/*.md $(D)/share/doc/puna
+	install -d $(D)/share/bash-completion/completions $(D)/share/zsh/vendor-completions \
+	    $(D)/share/fish/vendor_completions.d
+	$(BUILD)/puna completion bash >$(D)/share/bash-completion/completions/puna
+	$(BUILD)/puna completion zsh >$(D)/share/zsh/vendor-completions/_puna
+	$(BUILD)/puna completion fish >$(D)/share/fish/vendor_completions.d/puna.fish
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-san $(BUILD)-werror
+
+size:
+	@for d in src/*/ src/*/*/ tests fuzz script; do \
+	    find $$d $$([ "$${d#src}" = "$$d" ] || echo -maxdepth 1) -type f ! -path '*/data/*' \
+	        -exec cat {} + 2>/dev/null | wc -l | xargs printf "%7d  $$d\n"; \
+	done
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+-include $(OBJ:.o=.d) $(FUZZOBJ:.o=.d) $(TESTBIN:$(BUILD)/tests/%=$(BUILD)/obj/tests/%.d) $(TESTLIB:.o=.d)

@@ -1,0 +1,16 @@
+/* Any bytes as Meta's tokenizer.model. */
+#include "use_tok.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct err e = { 0 };
+    struct tok *t;
+
+    if (tok_from_tiktoken(&t, (const char *)data, size, "fuzz", &e))
+        return 0;
+    use_tok(t, true);
+    tok_free(t);
+    return 0;
+}

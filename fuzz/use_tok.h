@@ -1,0 +1,45 @@
+/* use_tok.h - what every tokenizer that was accepted must do: encode any text to ids it has, and
+ * decode them to the same bytes. */
+#ifndef PUNA_FUZZ_USE_TOK_H
+#define PUNA_FUZZ_USE_TOK_H
+
+#include <string.h>
+
+#include "text/tokenizer.h"
+
+/* `exact`: nothing is normalised, so the text comes back as it was. */
+static inline void use_tok(const struct tok *t, bool exact)
+{
+    static const char text[] =
+        "I'll say \xE0\xB9\x84\xE0\xB8\xA1 12345\r\n\n  <|eot_id|> \xC3\xA9~\0z";
+    static const unsigned flags[] = { TOK_PLAIN, TOK_ALLOW_SPECIAL, TOK_META_CHUNKS };
+    struct err e = { 0 };
+
+    for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
+        struct ids ids = { 0 };
+        struct tok_stream s = { 0 };
+        struct buf back, shown;
+        size_t n;
+
+        buf_init(&back, 1 << 24);
+        buf_init(&shown, 1 << 24);
+        if (tok_encode(t, text, sizeof(text), flags[i], &ids, &e) == 0) {
+            for (size_t k = 0; k < ids.n; k++) {
+                if (ids.p[k] < 0 || ids.p[k] >= tok_size(t) || !tok_bytes(t, ids.p[k], &n))
+                    __builtin_trap();
+                tok_stream_add(&s, t, ids.p[k], false, &shown);
+            }
+            tok_stream_end(&s, &shown);
+            tok_decode(t, ids.p, ids.n, false, &back);
+            if (exact && (back.len != sizeof(text) || memcmp(back.p, text, sizeof(text))))
+                __builtin_trap();
+        }
+        buf_release(&back);
+        buf_release(&shown);
+        ids_release(&ids);
+    }
+    if (tok_bos(t) >= tok_size(t) || tok_eos(t) >= tok_size(t))
+        __builtin_trap();
+}
+
+#endif

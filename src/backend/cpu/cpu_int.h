@@ -1,0 +1,40 @@
+/* cpu_int.h - private to the CPU backend. */
+#ifndef PUNA_BACKEND_CPU_CPU_INT_H
+#define PUNA_BACKEND_CPU_CPU_INT_H
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/kern.h"
+
+/* Memory that only grows, and only between kernels. */
+struct room {
+    void *p;
+    size_t n;
+};
+
+struct cpu {
+    struct ctx ctx;
+    struct cpu_kern k;
+    struct room x8, xb, xf;     /* activations of a linear: 8-bit, bf16, rounded float32 */
+    struct room thread;         /* per thread: panel and sums, or decoded rows */
+    struct room angle;          /* cosines and sines of rope, [T][hd/2] each */
+    struct room angle_key;      /* the positions and frequencies that they belong to */
+    size_t angle_T, angle_half;
+    struct room split;          /* states of attention whose slots are shared out */
+};
+
+/* n bytes at a multiple of 64; the process ends when the system has no memory left. */
+enum { SPLIT_BYTES = 1 << 20 };
+
+/* Runs fn on the team, or alone when `values` are too few for that to pay. */
+void cpu_share(struct ctx *c, team_fn *fn, void *arg, size_t values);
+/* What a thread needs for attention. */
+size_t attn_room_bytes(size_t hd);
+void attn_cpu(struct ctx *c, float *y, const float *q, size_t H, const struct kv_cache *kv,
+              size_t layer, const struct batch *b);
+
+void *room_get(struct room *r, size_t n);
+
+void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T);
+void linear_add_cpu(struct ctx *c, float *y, const struct weight *w, const float *x, size_t T);
+
+#endif

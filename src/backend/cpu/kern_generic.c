@@ -1,0 +1,150 @@
+#include "backend/cpu/kern.h"
+
+struct lanes {
+    float f[16];
+};
+#define v16 struct lanes
+
+#define LANEWISE(expr)                 \
+    v16 o;                             \
+    for (int i = 0; i < 16; i++)       \
+        o.f[i] = (expr);               \
+    return o
+
+static inline v16 v_set1(float a) { LANEWISE(a); }
+static inline v16 v_load(const float *p) { LANEWISE(p[i]); }
+static inline v16 v_add(v16 a, v16 b) { LANEWISE(a.f[i] + b.f[i]); }
+static inline v16 v_sub(v16 a, v16 b) { LANEWISE(a.f[i] - b.f[i]); }
+static inline v16 v_mul(v16 a, v16 b) { LANEWISE(a.f[i] * b.f[i]); }
+static inline v16 v_div(v16 a, v16 b) { LANEWISE(a.f[i] / b.f[i]); }
+static inline v16 v_max(v16 a, v16 b) { LANEWISE(a.f[i] > b.f[i] ? a.f[i] : b.f[i]); }
+static inline v16 v_min(v16 a, v16 b) { LANEWISE(a.f[i] < b.f[i] ? a.f[i] : b.f[i]); }
+/* no fused multiply-add here: the C library would emulate it, slowly */
+static inline v16 v_fma(v16 a, v16 b, v16 c) { LANEWISE(a.f[i] * b.f[i] + c.f[i]); }
+static inline v16 v_abs(v16 a) { LANEWISE(__builtin_fabsf(a.f[i])); }
+static inline v16 v_round(v16 a) { LANEWISE(__builtin_rintf(a.f[i])); }
+
+static inline v16 v_ldexp(v16 a, v16 n)
+{
+    LANEWISE(a.f[i] * f32_from_bits((uint32_t)((int)n.f[i] + 127) << 23));
+}
+
+static inline void v_store(float *p, v16 a)
+{
+    memcpy(p, a.f, sizeof(a.f));
+}
+
+static inline v16 v_load_f16(const uint8_t *p)
+{
+    f16 h[16];
+
+    memcpy(h, p, sizeof(h));
+    LANEWISE(f16_to_f32(h[i]));
+}
+
+static inline v16 v_load_bf16(const uint8_t *p)
+{
+    bf16 h[16];
+
+    memcpy(h, p, sizeof(h));
+    LANEWISE(bf16_to_f32(h[i]));
+}
+
+static inline float v_sum(v16 a)
+{
+    for (int n = 8; n; n /= 2)
+        for (int i = 0; i < n; i++)
+            a.f[i] += a.f[i + n];
+    return a.f[0];
+}
+
+static inline void v_sum4(float *out, const v16 x[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = v_sum(x[i]);
+}
+
+static inline float v_hmax(v16 a)
+{
+    for (int i = 1; i < 16; i++)
+        a.f[0] = a.f[i] > a.f[0] ? a.f[i] : a.f[0];
+    return a.f[0];
+}
+
+/* rounds to nearest even, stores 16 bytes, returns their sum; |a| <= 127 unless a is no number */
+static inline int v_to_i8(int8_t *p, v16 a)
+{
+    int sum = 0;
+
+    for (int i = 0; i < 16; i++) {
+        const float r = __builtin_rintf(a.f[i]);
+
+        p[i] = r >= -128 && r <= 127 ? (int8_t)r : (int8_t)-128;
+        sum += p[i];
+    }
+    return sum;
+}
+
+/* rows and tokens whose sums fit the registers */
+enum { DOT_R = 4, DOT_S = 4 };
+
+#include "backend/cpu/kern.inc"
+
+/* Sums of (code - centre) * q of row r, by halves. */
+static void sums(int sum[2], const struct group *p, int r, const int8_t *q, int centre)
+{
+    sum[0] = sum[1] = 0;
+    for (int c = 0; c < 8; c++)
+        for (int i = 0; i < 4; i++)
+            sum[c / 4] += (p->code[c][4 * r + i] - centre) * q[4 * c + i];
+}
+
+/* The chains of kern.h, value by value. */
+static void dot_any(float *acc, float *rest, const struct group *p, size_t ng, const struct q8 *x,
+                    size_t g0, size_t t0, size_t T, const enum codes kind)
+{
+    const size_t G = x->K / GROUP;
+
+    for (size_t t = 0; t < T; t++, acc += LANES, rest += LANES) {
+        for (size_t g = 0; g < ng; g++) {
+            const size_t at = (t0 + t) * G + g0 + g;
+
+            for (int r = 0; r < LANES; r++) {
+                int q[2], left[2] = { 0, 0 };
+
+                sums(q, p + g, r, x->q + at * GROUP, code_centre(kind));
+                if (x->e[at] != 0)
+                    sums(left, p + g, r, x->r + at * GROUP, code_centre(kind));
+                if (kind != CODES_HALVES) {
+                    acc[r] = fmaf((float)(q[0] + q[1]), p[g].d[0][r] * x->d[at], acc[r]);
+                    acc[r] = fmaf(p[g].m[0][r], x->s[at], acc[r]);
+                    rest[r] = fmaf((float)(left[0] + left[1]), p[g].d[0][r] * x->e[at], rest[r]);
+                }
+                for (size_t i = 0; kind == CODES_HALVES && i < 2; i++) {
+                    acc[r] = fmaf((float)q[i], p[g].d[i][r] * x->d[at], acc[r]);
+                    acc[r] = fmaf(p[g].m[i][r], x->h[2 * at + i], acc[r]);
+                    rest[r] = fmaf((float)left[i], p[g].d[i][r] * x->e[at], rest[r]);
+                }
+            }
+        }
+    }
+}
+
+#define DOT(name, kind)                                                                            \
+    static void name(float *acc, float *rest, const struct group *p, size_t ng,                    \
+                     const struct q8 *x, size_t g0, size_t t0, size_t T)                           \
+    {                                                                                              \
+        dot_any(acc, rest, p, ng, x, g0, t0, T, kind);                                             \
+    }
+DOT(dot_8, CODES_8)
+DOT(dot_5, CODES_5)
+DOT(dot_4, CODES_4)
+DOT(dot_halves, CODES_HALVES)
+
+void cpu_kern_generic(struct cpu_kern *k)
+{
+    *k = (struct cpu_kern){ .dot = { dot_8, dot_5, dot_4, dot_halves } };
+    cpu_kern_unpack(k);
+    cpu_kern_planes(k);
+    fill_floats(k);
+}

@@ -1,0 +1,369 @@
+/* linear.c - y = x W^T for every encoding: activations are brought into the weights' arithmetic
+ * once, then units of 16 weight rows go to whichever thread is free. A unit covers all tokens,
+ * so its weights are read and unpacked once. */
+#include <stdatomic.h>
+
+#include "backend/cpu/cpu_int.h"
+
+enum {
+    PANEL_T = 256,   /* tokens whose sums (32 KiB) and rows stay near while a panel is used */
+    DECODED = 8,     /* rows decoded to float32 at a time */
+    ALONE = 1 << 15, /* multiply-adds below which waking the team costs more than it brings */
+    MAX_OUT = 8,
+};
+
+enum path { PATH_Q8, PATH_F32, PATH_ROUNDED, PATH_BF16, PATH_ACT };
+
+struct job {
+    const struct cpu *b;
+    const struct linear_out *out;
+    size_t n, T, K;
+    const float *x;
+    bool add;
+    enum path path[MAX_OUT];
+    size_t first[MAX_OUT + 1]; /* units before output i */
+    bool q8, rounded, bf, act; /* which forms of x are wanted */
+    struct q8 x8;
+    bf16 *xb;
+    size_t xbs; /* K up to a multiple of 32 */
+    float *xf;  /* x rounded, as p.act makes it, or in p.order */
+    uint8_t *thread;
+    size_t thread_bytes;
+    bool prepared;
+    size_t grain;
+    atomic_size_t next;
+};
+
+/* Whether the 8-bit path takes w: planes must change their scale at the ends of groups alone. */
+static bool unpacks(const struct cpu_kern *k, const struct weight *w)
+{
+    if (k->unpack[w->enc])
+        return true;
+    return k->unpack_planes[w->enc] && w->cols % GROUP == 0 && w->p.group % GROUP == 0 &&
+           (!w->p.group_of || w->p.order);
+}
+
+static enum path path_of(const struct cpu_kern *k, enum compute compute,
+                         const struct weight *w)
+{
+    if (compute == COMPUTE_F32)
+        return PATH_F32;
+    if (compute == COMPUTE_AUTO && w->p.act != ACT_KEEP)
+        return PATH_ACT;
+    if (compute == COMPUTE_AUTO && unpacks(k, w))
+        return PATH_Q8;
+    if (w->enc == ENC_BF16)
+        return k->dot_bf16 ? PATH_BF16 : PATH_ROUNDED;
+    return compute == COMPUTE_BF16 ? PATH_ROUNDED : PATH_F32;
+}
+
+static void prepare(const struct job *j, size_t lo, size_t hi)
+{
+    const struct weight *w = j->out[0].w;
+
+    for (size_t t = lo; t < hi; t++) {
+        const float *x = j->x + t * j->K;
+
+        if (j->act)
+            weight_act(j->xf + t * j->K, w, x);
+        if (j->q8 && w->p.order) {
+            for (size_t i = 0; i < j->K; i++)
+                j->xf[t * j->K + i] = x[w->p.order[i]];
+            x = j->xf + t * j->K;
+        }
+        if (j->q8)
+            j->b->k.quantise(&j->x8, t, x);
+        for (size_t i = 0; j->rounded && i < j->K; i++)
+            j->xf[t * j->K + i] = bf16_to_f32(f32_to_bf16(x[i]));
+        for (size_t i = 0; j->bf && i < j->xbs; i++)
+            j->xb[t * j->xbs + i] = i < j->K ? f32_to_bf16(x[i]) : 0;
+    }
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static void put_rows(const struct job *j, const struct linear_out *o, size_t t, size_t r0, size_t R,
+                     const float *acc)
+{
+    float *y = o->y + t * o->w->rows + r0;
+
+    for (size_t r = 0; r < R; r++)
+        y[r] = acc[r] + (j->add ? y[r] : 0);
+}
+
+static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, size_t R, void *mem)
+{
+    const struct weight *w = o->w;
+    const struct cpu_kern *k = &j->b->k;
+    const size_t G = j->K / GROUP;
+    struct group *panel = mem;
+    float *acc = (float *)(panel + CHUNK);
+    struct rows16 rows;
+
+    for (size_t r = 0; r < LANES; r++)
+        rows.at[r] = (const uint8_t *)w->data + (r0 + smaller(r, R - 1)) * w->row_bytes;
+    /* eight rows ahead of the first eight, and of the last: the unit after this one */
+    rows.next[0] = rows.at[0] + LANES * w->row_bytes;
+    rows.next[1] = rows.next[0] + LANES / 2 * w->row_bytes;
+    if (j->T == 1 && k->row[w->enc]) {
+        k->row[w->enc](acc, &rows, &j->x8, 0);
+        put_rows(j, o, 0, r0, R, acc);
+        return;
+    }
+    for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
+        const size_t T = smaller(j->T - t0, PANEL_T);
+
+        float *rest = acc + T * LANES;
+
+        memset(acc, 0, 2 * T * LANES * sizeof(*acc));
+        for (size_t g = 0; g < G; g += CHUNK) {
+            const size_t ng = smaller(G - g, CHUNK);
+
+            if (k->unpack[w->enc])
+                k->unpack[w->enc](panel, &rows, g, ng);
+            else
+                k->unpack_planes[w->enc](panel, w, r0, R, g, ng);
+            k->dot[k->codes[w->enc]](acc, rest, panel, ng, &j->x8, g, t0, T);
+        }
+        for (size_t i = 0; i < T * LANES; i++)
+            acc[i] += rest[i];
+        for (size_t t = 0; t < T; t++)
+            put_rows(j, o, t0 + t, r0, R, acc + t * LANES);
+    }
+}
+
+static void decode_row(const struct cpu *b, float *y, const struct weight *w, size_t r)
+{
+    const uint8_t *p = (const uint8_t *)w->data + r * w->row_bytes;
+
+    if (w->enc == ENC_F16)
+        b->k.decode_f16(y, p, w->cols);
+    else if (w->enc == ENC_BF16)
+        b->k.decode_bf16(y, p, w->cols);
+    else
+        enc_table[w->enc].decode(y, p, w->cols);
+}
+
+static void unit_floats(const struct job *j, const struct linear_out *o, const float *x, size_t r0,
+                        size_t R, float *rows)
+{
+    for (size_t r = 0; r < R; r += DECODED) {
+        const size_t n = smaller(R - r, DECODED);
+
+        if (j->b->k.decode_planes[o->w->enc])
+            j->b->k.decode_planes[o->w->enc](rows, o->w, r0 + r, n);
+        else
+            for (size_t i = 0; i < n; i++)
+                decode_row(j->b, rows + i * j->K, o->w, r0 + r + i);
+        j->b->k.dot_f32(o->y + r0 + r, o->w->rows, rows, j->K, n, x, j->T, j->K, j->add);
+    }
+}
+
+/* Unit u, and with it those before `end` that the kernel takes together; returns how many. */
+static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
+{
+    size_t i = 0, n = 1;
+
+    while (u >= j->first[i + 1])
+        i++;
+    const struct linear_out *o = &j->out[i];
+    const size_t r0 = (u - j->first[i]) * LANES;
+
+    if (j->path[i] == PATH_BF16)
+        n = smaller(smaller(end, j->first[i + 1]) - u, j->b->k.bf16_rows / LANES);
+    const size_t R = smaller(o->w->rows - r0, n * LANES);
+
+    switch (j->path[i]) {
+    case PATH_Q8:
+        unit_q8(j, o, r0, R, mem);
+        break;
+    case PATH_BF16:
+        j->b->k.dot_bf16(o->y + r0, o->w->rows, (const uint8_t *)o->w->data + r0 * o->w->row_bytes,
+                         o->w->row_bytes, R, j->xb, j->xbs, j->T, j->K, j->add);
+        break;
+    case PATH_F32:
+        unit_floats(j, o, j->x, r0, R, mem);
+        break;
+    case PATH_ROUNDED:
+    case PATH_ACT:
+        unit_floats(j, o, j->xf, r0, R, mem);
+        break;
+    }
+    return n;
+}
+
+static void part(void *arg, int me, int n)
+{
+    struct job *j = arg;
+    void *mem = j->thread + (size_t)me * j->thread_bytes;
+    const size_t units = j->first[j->n];
+
+    if (!j->prepared) {
+        size_t lo, hi;
+
+        team_part(j->T, 1, me, n, &lo, &hi);
+        prepare(j, lo, hi);
+        team_barrier(j->b->ctx.team, me);
+    }
+    for (;;) {
+        const size_t u = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
+
+        if (u >= units)
+            return;
+        for (size_t i = u, end = smaller(u + j->grain, units); i < end;)
+            i += unit(j, i, end, mem);
+    }
+}
+
+static size_t round64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* One plane of struct q8 that has a number for each group of T rows. */
+static size_t scale_bytes(size_t T, size_t K)
+{
+    return round64(T * (K / GROUP) * 4);
+}
+
+/* Its two planes of bytes, seven such planes (h counts twice), and one of flags. */
+static size_t q8_bytes(size_t T, size_t K)
+{
+    return 2 * round64(T * K) + 7 * scale_bytes(T, K) + round64(T * (K / GROUP));
+}
+
+/* What one output needs; make_room and the planner both go by it. */
+static void need_linear(struct cpu_need *need, enum path path, const struct weight *w, size_t T)
+{
+    const size_t sums = 2 * smaller(T, PANEL_T) * LANES * sizeof(float);
+    const size_t K = w->cols, copy = T * K * sizeof(float);
+
+    need->thread = larger(need->thread, round64(CHUNK * sizeof(struct group) + sums));
+    switch (path) {
+    case PATH_Q8:
+        need->x8 = larger(need->x8, q8_bytes(T, K));
+        if (w->p.order)
+            need->xf = larger(need->xf, copy);
+        break;
+    case PATH_BF16:
+        need->xb = larger(need->xb, T * ((K + 31) / 32 * 32) * sizeof(bf16));
+        break;
+    case PATH_ROUNDED:
+    case PATH_ACT:
+        need->xf = larger(need->xf, copy);
+        /* fall through */
+    case PATH_F32:
+        need->thread = larger(need->thread, round64(DECODED * K * sizeof(float)));
+        break;
+    }
+}
+
+void cpu_need_linear(struct cpu_need *need, unsigned flags, enum compute compute,
+                     const struct weight *w, size_t T)
+{
+    struct cpu_kern k;
+
+    cpu_kern_init(&k, flags);
+    need_linear(need, path_of(&k, compute, w), w, T);
+}
+
+static void make_room(struct job *j, struct cpu *b)
+{
+    const size_t q = round64(j->T * j->K), d = scale_bytes(j->T, j->K);
+    struct cpu_need need = { 0 };
+
+    for (size_t i = 0; i < j->n; i++) {
+        need_linear(&need, j->path[i], j->out[i].w, j->T);
+        j->q8 |= j->path[i] == PATH_Q8;
+        j->rounded |= j->path[i] == PATH_ROUNDED;
+        j->bf |= j->path[i] == PATH_BF16;
+        j->act |= j->path[i] == PATH_ACT;
+    }
+    if (j->q8) {
+        int8_t *p = room_get(&b->x8, need.x8);
+        uint8_t *f = (uint8_t *)p + 2 * q;
+
+        j->x8 = (struct q8){ .q = p,
+                             .r = p + q,
+                             .d = (float *)f,
+                             .e = (float *)(f + d),
+                             .s = (float *)(f + 2 * d),
+                             .h = (float *)(f + 3 * d),
+                             .n = (int32_t *)(f + 5 * d),
+                             .nr = (int32_t *)(f + 6 * d),
+                             .more = f + 7 * d,
+                             .T = j->T,
+                             .K = j->K };
+    }
+    if (need.xf)
+        j->xf = room_get(&b->xf, need.xf);
+    if (need.xb)
+        j->xb = room_get(&b->xb, need.xb);
+    j->thread_bytes = need.thread;
+    j->thread = room_get(&b->thread, j->thread_bytes * (size_t)team_size(b->ctx.team));
+}
+
+static void run(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T,
+                bool add)
+{
+    struct cpu *b = c->backend;
+    struct job j = { .b = b, .out = out, .n = n, .T = T, .x = x, .add = add };
+    const size_t threads = (size_t)team_size(c->team);
+
+    BUG_ON(n > MAX_OUT);
+    if (n == 0 || T == 0)
+        return;
+    j.K = out[0].w->cols;
+    j.xbs = (j.K + 31) / 32 * 32;
+    for (size_t i = 0; i < n; i++) {
+        BUG_ON(out[i].w->cols != j.K);
+        j.path[i] = path_of(&b->k, c->compute, out[i].w);
+        j.first[i + 1] = j.first[i] + (out[i].w->rows + LANES - 1) / LANES;
+    }
+    make_room(&j, b);
+    const size_t units = j.first[n];
+
+    /* an eighth of a thread's share: a neighbour on the core delays the end by that much at most */
+    j.grain = units / (8 * threads) ? units / (8 * threads) : 1;
+    j.prepared = T < 4;
+    if (j.prepared)
+        prepare(&j, 0, T);
+    if (threads == 1 || units * LANES * j.K * T < ALONE) {
+        if (!j.prepared)
+            prepare(&j, 0, T);
+        j.prepared = true;
+        part(&j, 0, 1);
+    } else {
+        team_run(c->team, part, &j);
+    }
+}
+
+/* Outputs that read the same form of x go together. */
+static bool together(const struct weight *a, const struct weight *b)
+{
+    return weight_same_act(a, b) && a->p.order == b->p.order;
+}
+
+void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T)
+{
+    for (size_t i = 0, k; i < n; i += k) {
+        for (k = 1; i + k < n && k < MAX_OUT && together(out[i].w, out[i + k].w);)
+            k++;
+        run(c, out + i, k, x, T, false);
+    }
+}
+
+void linear_add_cpu(struct ctx *c, float *y, const struct weight *w, const float *x, size_t T)
+{
+    const struct linear_out out = { y, w };
+
+    run(c, &out, 1, x, T, true);
+}

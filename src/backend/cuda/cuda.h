@@ -1,0 +1,17 @@
+/* cuda.h - the CUDA backend: the op table on one NVIDIA GPU. The driver (libcuda.so.1) is opened at
+ * run time; kernels were compiled by nvcc into the program. A program that was built without nvcc
+ * says so here (none.c). */
+#ifndef PUNA_BACKEND_CUDA_CUDA_H
+#define PUNA_BACKEND_CUDA_CUDA_H
+
+#include "ops/backend.h"
+
+/* A context on the first GPU. ERR_HARDWARE with the reason: no kernels in this program, no driver,
+ * no device, one too old. Free it through c->be; after everything that lives in its memory. */
+int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e) MUST_USE;
+/* "NVIDIA H100 80GB HBM3, 79.1 GiB" */
+const char *cuda_ctx_name(const struct ctx *c);
+/* Whether there is a GPU with a driver, used or not. */
+bool cuda_present(void);
+
+#endif

@@ -1,0 +1,330 @@
+/* driver.c - libcuda opened at run time, the device, its memory, and the kernels that the program
+ * carries. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/cuda/cuda_int.h"
+#include "base/fault.h"
+#include "base/mem.h"
+
+/* One fat binary for each .cu file. */
+#define EMBED(name)                                                                                \
+    __asm__(".section .rodata\n.balign 16\ncuda_" #name ":\n.incbin \"" PUNA_CUDA "/" #name        \
+            ".fatbin\"\n.byte 0\n.previous\n");                                                    \
+    extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")))
+EMBED(small);
+EMBED(linear);
+EMBED(attn);
+
+enum { FILE_small, FILE_linear, FILE_attn, FILES };
+
+static const struct {
+    int file;
+    const char *name;
+} kernels[] = {
+#define F(file, name) { FILE_##file, #name },
+    CUDA_KERNELS(F)
+#undef F
+};
+
+/* ---- failures ---- */
+
+int cuda_fail(struct cuda *b, CUresult rc, const char *what, struct err *e)
+{
+    const char *why = NULL;
+
+    if (!b->d.cuGetErrorString || b->d.cuGetErrorString(rc, &why) || !why)
+        why = "unknown error";
+    return err_set(e, rc == CUDA_ERROR_OUT_OF_MEMORY ? ERR_MEMORY : ERR_HARDWARE,
+                   "GPU: %s: %s (CUDA error %d)", what, why, (int)rc);
+}
+
+bool cuda_ok(struct cuda *b, CUresult rc, const char *what)
+{
+    if (rc == CUDA_SUCCESS)
+        return true;
+    if (!b->failed)
+        cuda_fail(b, rc, what, &b->fault);
+    b->failed = true;
+    return false;
+}
+
+/* ---- memory ---- */
+
+static struct cuda *of(struct ctx *c)
+{
+    return c->backend;
+}
+
+static int mem_get(struct cuda *b, CUdeviceptr *p, size_t n, const char *what, struct err *e)
+{
+    size_t have = 0, total = 0;
+
+    b->d.cuCtxSetCurrent(b->context);
+    if (!fault_hit() && b->d.cuMemAlloc(p, n ? n : 1) == CUDA_SUCCESS)
+        return 0;
+    b->d.cuMemGetInfo(&have, &total);
+    return err_set(e, ERR_MEMORY, "%s: %zu bytes do not fit on the GPU, which has %zu free of %zu",
+                   what, n, have, total);
+}
+
+int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err *e)
+{
+    struct cuda *b = of(c);
+    CUdeviceptr p;
+
+    if (mem_get(b, &p, n, what, e))
+        return -1;
+    const CUresult rc = b->d.cuMemsetD8Async(p, 0, n, b->stream);
+
+    if (rc) {
+        b->d.cuMemFree(p);
+        return cuda_fail(b, rc, what, e);
+    }
+    *out = (void *)(uintptr_t)p;
+    return 0;
+}
+
+void cuda_release(struct ctx *c, void *p, size_t n)
+{
+    struct cuda *b = of(c);
+
+    (void)n;
+    if (!p)
+        return;
+    b->d.cuCtxSetCurrent(b->context);
+    cuda_forget(b); /* a recording may use it */
+    b->d.cuStreamSynchronize(b->stream);
+    b->d.cuMemFree((CUdeviceptr)(uintptr_t)p);
+}
+
+bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
+{
+    struct err e;
+
+    if (n <= r->n)
+        return !b->failed;
+    if (b->recording)
+        BUG("%zu bytes of scratch are missing in a recording", n);
+    cuda_forget(b);
+    b->d.cuStreamSynchronize(b->stream);
+    if (r->p)
+        b->d.cuMemFree(r->p);
+    *r = (struct gpu_room){ 0 };
+    if (mem_get(b, &r->p, n + n / 4, "scratch", &e)) {
+        if (!b->failed)
+            b->fault = e;
+        b->failed = true;
+        return false;
+    }
+    r->n = n + n / 4;
+    return true;
+}
+
+/* Through two pinned buffers: one is filled while the other travels. */
+int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e)
+{
+    struct cuda *b = of(c);
+    CUresult rc = b->d.cuCtxSetCurrent(b->context);
+
+    b->have.x = NULL;
+    for (size_t at = 0, i = 0; at < n && rc == 0; at += PIN_BYTES, i ^= 1) {
+        const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
+
+        rc = b->d.cuEventSynchronize(b->pin_free[i]);
+        memcpy(b->pin[i], (const uint8_t *)from + at, k);
+        if (rc == 0)
+            rc = b->d.cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)to + at, b->pin[i], k, b->stream);
+        if (rc == 0)
+            rc = b->d.cuEventRecord(b->pin_free[i], b->stream);
+    }
+    return rc || fault_hit() ? cuda_fail(b, rc, "copy to the device", e) : 0;
+}
+
+int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct err *e)
+{
+    struct cuda *b = of(c);
+    const CUdeviceptr p = (CUdeviceptr)(uintptr_t)from;
+    CUresult rc = b->d.cuCtxSetCurrent(b->context);
+
+    for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
+        const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
+
+        rc = b->d.cuMemcpyDtoHAsync(b->pin[0], p + at, k, b->stream);
+        if (rc == 0)
+            rc = b->d.cuStreamSynchronize(b->stream);
+        if (rc == 0)
+            memcpy((uint8_t *)to + at, b->pin[0], k);
+    }
+    return rc || fault_hit() ? cuda_fail(b, rc, "copy from the device", e) : 0;
+}
+
+static size_t available_cuda(struct ctx *c)
+{
+    size_t have = 0, total = 0;
+
+    of(c)->d.cuCtxSetCurrent(of(c)->context);
+    of(c)->d.cuMemGetInfo(&have, &total);
+    return have;
+}
+
+void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
+                 void **args)
+{
+    if (b->failed || gx == 0 || gy == 0 || gz == 0)
+        return;
+    BUG_ON(gx > INT32_MAX || gy > 65535 || gz > 65535);
+    cuda_ok(b,
+            b->d.cuLaunchKernel(b->kern[k], (unsigned)gx, (unsigned)gy, (unsigned)gz,
+                                (unsigned)threads, 1, 1, 0, b->stream, args, NULL),
+            kernels[k].name);
+}
+
+/* ---- the context ---- */
+
+static void free_cuda(struct ctx *c)
+{
+    struct cuda *b = of(c);
+    struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16,
+                                       &b->xsum,  &b->rounded, &b->part,   &b->dequant };
+
+    if (b->context) {
+        b->d.cuCtxSetCurrent(b->context);
+        if (b->stream)
+            b->d.cuStreamSynchronize(b->stream);
+        cuda_forget(b);
+        blas_close(b);
+        for (size_t i = 0; i < ARRAY_LEN(rooms); i++)
+            if (rooms[i]->p)
+                b->d.cuMemFree(rooms[i]->p);
+        for (size_t i = 0; i < 2; i++) {
+            if (b->pin[i])
+                b->d.cuMemFreeHost(b->pin[i]);
+            if (b->pin_free[i])
+                b->d.cuEventDestroy(b->pin_free[i]);
+        }
+        for (size_t i = 0; i < FILES; i++)
+            if (b->module[i])
+                b->d.cuModuleUnload(b->module[i]);
+        if (b->stream)
+            b->d.cuStreamDestroy(b->stream);
+        b->d.cuDevicePrimaryCtxRelease(b->device);
+    }
+    team_free(b->ctx.team);
+    /* the library stays: it has threads of its own */
+    free(b);
+}
+
+static const struct backend backend_cuda = { .name = "cuda",
+                                             .alloc = cuda_alloc,
+                                             .release = cuda_release,
+                                             .upload = cuda_upload,
+                                             .download = cuda_download,
+                                             .place = cuda_place,
+                                             .unplace = cuda_unplace,
+                                             .enter = cuda_enter,
+                                             .leave = cuda_leave,
+                                             .available = available_cuda,
+                                             .free = free_cuda };
+
+static int open_driver(struct cuda *b, struct err *e)
+{
+    b->lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!b->lib)
+        return err_set(e, ERR_HARDWARE, "no GPU: there is no NVIDIA driver (libcuda.so.1)");
+#define STR2(x) #x
+#define STR(x)  STR2(x)
+#define F(name)                                                                                    \
+    *(void **)&b->d.name = dlsym(b->lib, STR(name));                                               \
+    if (!b->d.name)                                                                                \
+        return err_set(e, ERR_HARDWARE, "no GPU: the NVIDIA driver is too old, it has no %s",      \
+                       STR(name));
+    CUDA_FUNCTIONS(F)
+#undef F
+    return 0;
+}
+
+static int open_device(struct cuda *b, struct err *e)
+{
+    char name[96] = "";
+    size_t total = 0;
+    int n = 0, major = 0, minor = 0;
+    CUresult rc = b->d.cuInit(0);
+
+    if (rc)
+        return cuda_fail(b, rc, "the driver does not start", e);
+    if (b->d.cuDeviceGetCount(&n) || n == 0)
+        return err_set(e, ERR_HARDWARE, "no GPU: the NVIDIA driver sees no device");
+    if ((rc = b->d.cuDeviceGet(&b->device, 0)) ||
+        (rc = b->d.cuDeviceGetName(name, sizeof(name), b->device)) ||
+        (rc = b->d.cuDeviceTotalMem(&total, b->device)) ||
+        (rc = b->d.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                                        b->device)) ||
+        (rc = b->d.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+                                        b->device)) ||
+        (rc = b->d.cuDeviceGetAttribute(&b->sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+                                        b->device)))
+        return cuda_fail(b, rc, "the device does not answer", e);
+    if (major < 8)
+        return err_set(e, ERR_HARDWARE,
+                       "no GPU: %s has compute capability %d.%d, puna's kernels need 8.0 (Ampere)",
+                       name, major, minor);
+    if ((rc = b->d.cuDevicePrimaryCtxRetain(&b->context, b->device))) {
+        b->context = NULL;
+        return cuda_fail(b, rc, "no context", e);
+    }
+    snprintf(b->name, sizeof(b->name), "%s, %.1f GiB", name, (double)total / (1 << 30));
+    return 0;
+}
+
+static int open_kernels(struct cuda *b, struct err *e)
+{
+    const void *const image[FILES] = { cuda_small, cuda_linear, cuda_attn };
+    CUresult rc = b->d.cuCtxSetCurrent(b->context);
+
+    for (size_t i = 0; i < FILES && rc == 0; i++)
+        rc = b->d.cuModuleLoadData(&b->module[i], image[i]);
+    for (size_t i = 0; i < KERN_COUNT && rc == 0; i++)
+        rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
+    if (rc)
+        return cuda_fail(b, rc, "the kernels do not load", e);
+    rc = b->d.cuStreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
+    for (size_t i = 0; i < 2 && rc == 0; i++) {
+        rc = b->d.cuMemAllocHost(&b->pin[i], PIN_BYTES);
+        if (rc == 0)
+            rc = b->d.cuEventCreate(&b->pin_free[i], CU_EVENT_DISABLE_TIMING);
+    }
+    return rc ? cuda_fail(b, rc, "no memory for copies", e) : 0;
+}
+
+int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
+{
+    struct cuda *b = xcalloc(1, sizeof(*b));
+
+    b->ctx.op = &ops_cuda;
+    b->ctx.be = &backend_cuda;
+    b->ctx.compute = compute;
+    b->ctx.backend = b;
+    b->hint = -1;
+    if (team_new(&b->ctx.team, 1, e) || open_driver(b, e) || open_device(b, e) ||
+        open_kernels(b, e)) {
+        free_cuda(&b->ctx);
+        return -1;
+    }
+    b->blas = blas_open(b);
+    *out = &b->ctx;
+    return 0;
+}
+
+const char *cuda_ctx_name(const struct ctx *c)
+{
+    return ((const struct cuda *)c->backend)->name;
+}
+
+bool cuda_present(void)
+{
+    return access("/dev/nvidia0", F_OK) == 0;
+}

@@ -1,0 +1,24 @@
+/* none.c - what a program without CUDA kernels says. */
+#include <unistd.h>
+
+#include "backend/cuda/cuda.h"
+
+int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
+{
+    (void)out;
+    (void)compute;
+    return err_set(e, ERR_HARDWARE,
+                   "no GPU can be used: this puna was built without nvcc; build it where the CUDA "
+                   "toolkit is, or use --device cpu");
+}
+
+const char *cuda_ctx_name(const struct ctx *c)
+{
+    (void)c;
+    return "";
+}
+
+bool cuda_present(void)
+{
+    return access("/dev/nvidia0", F_OK) == 0;
+}

@@ -1,0 +1,205 @@
+/* pass.c - a forward pass: the batch to the device, the logits back, and recordings of passes (CUDA
+ * graphs). A pass of few rows without adapters runs once as it comes, is recorded the second time
+ * and is then only started again: what changes from step to step lies in the batch's arrays. */
+#include <string.h>
+
+#include "backend/cuda/cuda_int.h"
+
+enum { LEAST_SLOTS = 256, MOST_ROWS = 65535 };
+
+void cuda_forget(struct cuda *b)
+{
+    for (size_t i = 0; i < b->n_rec; i++)
+        if (b->rec[i].exec)
+            b->d.cuGraphExecDestroy(b->rec[i].exec);
+    b->n_rec = 0;
+}
+
+/* Where the arrays of a batch lie in one block of memory: token, pos, slot, seq [T], want [n_want],
+ * the sequences' tables and pointers to them. */
+struct layout {
+    size_t ints, pointers, tables, bytes;
+};
+
+static size_t most_slots(const struct batch *b)
+{
+    size_t most = 0;
+
+    for (size_t t = 0; t < b->T; t++)
+        most = (size_t)b->slot[t] + 1 > most ? (size_t)b->slot[t] + 1 : most;
+    return most;
+}
+
+/* The array of pointers stands where T and n_want alone decide, for recordings. */
+static struct layout lay_out(const struct batch *b, size_t slots)
+{
+    const size_t blocks = (slots + KV_BLOCK - 1) / KV_BLOCK;
+    struct layout l = { .ints = 4 * b->T + b->n_want };
+
+    l.pointers = (l.ints * sizeof(int32_t) + 7) / 8 * 8;
+    l.tables = l.pointers + b->n_seq * sizeof(CUdeviceptr);
+    l.bytes = l.tables + b->n_seq * blocks * sizeof(int32_t);
+    return l;
+}
+
+/* Blocks of sequence s that this batch reads or writes. */
+static size_t blocks_of(const struct batch *b, size_t s)
+{
+    size_t most = 0;
+
+    for (size_t t = 0; t < b->T; t++)
+        if ((size_t)b->seq[t] == s && (size_t)b->slot[t] + 1 > most)
+            most = (size_t)b->slot[t] + 1;
+    return (most + KV_BLOCK - 1) / KV_BLOCK;
+}
+
+static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
+{
+    const struct batch *b = p->b;
+    const struct layout l = lay_out(b, slots);
+    uint8_t *to = c->pin[0];
+    size_t at = l.tables;
+
+    if (l.bytes > PIN_BYTES) {
+        err_set(&c->fault, ERR_MEMORY,
+                "a batch of %zu rows and %zu sequences: its tables take %zu "
+                "bytes, at most %d",
+                b->T, b->n_seq, l.bytes, (int)PIN_BYTES);
+        c->failed = true;
+        return false;
+    }
+    if (!cuda_room(c, &c->batch, l.bytes) ||
+        !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "copy to the device"))
+        return false;
+    const int32_t *const from[] = { b->token, b->pos, b->slot, b->seq };
+
+    for (size_t i = 0; i < ARRAY_LEN(from); i++)
+        memcpy(to + i * b->T * sizeof(int32_t), from[i], b->T * sizeof(int32_t));
+    if (b->n_want)
+        memcpy(to + 4 * b->T * sizeof(int32_t), b->want, b->n_want * sizeof(int32_t));
+    for (size_t s = 0; s < b->n_seq; s++) {
+        const size_t n = b->n_seq == 1 ? (slots + KV_BLOCK - 1) / KV_BLOCK : blocks_of(b, s);
+        const CUdeviceptr table = c->batch.p + at;
+
+        memcpy(to + l.pointers + s * sizeof(table), &table, sizeof(table));
+        memcpy(to + at, b->block_table[s], n * sizeof(int32_t));
+        at += n * sizeof(int32_t);
+    }
+    const int32_t *dev = (const int32_t *)(uintptr_t)c->batch.p;
+
+    p->at = *b;
+    p->at.token = dev;
+    p->at.pos = dev + b->T;
+    p->at.slot = dev + 2 * b->T;
+    p->at.seq = dev + 3 * b->T;
+    p->at.want = dev + 4 * b->T;
+    p->at.block_table = (const int32_t *const *)(uintptr_t)(c->batch.p + l.pointers);
+    return cuda_ok(c, c->d.cuMemcpyHtoDAsync(c->batch.p, to, at, c->stream), "batch") &&
+           cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "batch");
+}
+
+/* The recording of this pass, or a new empty entry; NULL where none is worth it. */
+static struct recording *find(struct cuda *c, const struct pass *p, bool *fresh)
+{
+    const struct batch *b = p->b;
+    struct recording *r;
+
+    *fresh = false;
+    if (b->T > RECORD_ROWS || b->lora || b->hidden)
+        return NULL;
+    for (size_t i = 0; i < c->n_rec; i++) {
+        r = &c->rec[i];
+        if (r->T == b->T && r->n_want == b->n_want && r->slots == c->slots &&
+            memcmp(r->key, p->key, sizeof(r->key)) == 0)
+            return r;
+    }
+    if (c->n_rec == RECORDINGS)
+        cuda_forget(c);
+    r = &c->rec[c->n_rec++];
+    *r = (struct recording){ .T = b->T, .n_want = b->n_want, .slots = c->slots };
+    memcpy(r->key, p->key, sizeof(r->key));
+    *fresh = true;
+    return r;
+}
+
+static int give_up(struct cuda *c, struct err *e)
+{
+    c->failed = false;
+    return err_set(e, c->fault.code, "%s", c->fault.msg);
+}
+
+int cuda_enter(struct ctx *ctx, struct pass *p, struct err *e)
+{
+    struct cuda *c = ctx->backend;
+    const size_t slots = most_slots(p->b);
+    bool fresh;
+
+    c->d.cuCtxSetCurrent(c->context);
+    if (p->b->T > MOST_ROWS)
+        return err_set(e, ERR_USAGE, "a pass of %zu rows: the GPU takes at most %d", p->b->T,
+                       (int)MOST_ROWS);
+    c->have.x = NULL;
+    for (c->slots = LEAST_SLOTS; c->slots < slots;)
+        c->slots *= 2;
+    if (!send_batch(c, p, slots) ||
+        !cuda_room(c, &c->logits, p->b->n_want * p->V * sizeof(float)) ||
+        (p->b->hidden && !cuda_room(c, &c->hidden, p->b->T * p->D * sizeof(float))))
+        return give_up(c, e);
+    p->logits = p->b->n_want ? (float *)(uintptr_t)c->logits.p : NULL;
+    p->at.hidden = p->b->hidden ? (float *)(uintptr_t)c->hidden.p : NULL;
+    struct recording *r = find(c, p, &fresh);
+
+    if (r && r->exec) {
+        if (!cuda_ok(c, c->d.cuGraphLaunch(r->exec, c->stream), "a recorded pass"))
+            return give_up(c, e);
+        return 1;
+    }
+    if (r && !fresh) {
+        if (!cuda_ok(c, c->d.cuStreamBeginCapture(c->stream, CU_STREAM_CAPTURE_MODE_RELAXED),
+                     "recording"))
+            return give_up(c, e);
+        c->recording = r;
+    }
+    return 0;
+}
+
+static void end_recording(struct cuda *c)
+{
+    struct recording *r = c->recording;
+    CUgraph g = NULL;
+    const CUresult rc = c->d.cuStreamEndCapture(c->stream, &g);
+
+    c->recording = NULL;
+    if (!cuda_ok(c, rc, "recording"))
+        return;
+    if (!c->failed && cuda_ok(c, c->d.cuGraphInstantiateWithFlags(&r->exec, g, 0), "recording"))
+        cuda_ok(c, c->d.cuGraphLaunch(r->exec, c->stream), "a recorded pass");
+    c->d.cuGraphDestroy(g);
+}
+
+static bool fetch(struct cuda *c, float *to, const struct gpu_room *from, size_t n)
+{
+    struct err e;
+
+    if (n == 0 ||
+        cuda_download(&c->ctx, to, (void *)(uintptr_t)from->p, n * sizeof(float), &e) == 0)
+        return true;
+    if (!c->failed)
+        c->fault = e;
+    c->failed = true;
+    return false;
+}
+
+int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
+{
+    struct cuda *c = ctx->backend;
+
+    if (c->recording)
+        end_recording(c);
+    if (!c->failed)
+        fetch(c, p->out, &c->logits, p->b->n_want * p->V);
+    if (!c->failed && p->b->hidden)
+        fetch(c, p->b->hidden, &c->hidden, p->b->T * p->D);
+    cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "forward pass");
+    return c->failed ? give_up(c, e) : 0;
+}

@@ -1,0 +1,297 @@
+/* place.c - weights on the device: the file's planes as they are, then, where the tensor cores can
+ * use it, the packed layout of dev.h in their stead. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_int.h"
+#include "base/mem.h"
+
+_Static_assert((int)DEV_ENC_U8 == (int)ENC_U8 && (int)DEV_ENC_AWQ == (int)ENC_AWQ, "one numbering");
+_Static_assert((int)DEV_ACT_I8 == (int)ACT_I8 && (int)DEV_ACT_F8 == (int)ACT_F8, "one numbering");
+
+enum { MOST = 65535 }; /* the second axis of a grid */
+
+static size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static bool is_flat(enum enc e)
+{
+    return e == ENC_NF4 || e == ENC_FP4;
+}
+
+static unsigned bits_of(enum enc e)
+{
+    return e == ENC_GPTQ8 || e == ENC_PACKED8 ? 8 : 4;
+}
+
+static size_t groups_of(const struct weight *w)
+{
+    return w->p.group ? over(w->cols, w->p.group) : 0;
+}
+
+/* Bytes of each plane, in the order of planes_at. */
+enum {
+    PLANE_DATA,
+    PLANE_SCALE,
+    PLANE_ZERO,
+    PLANE_GROUP_OF,
+    PLANE_MAP,
+    PLANE_NESTED_MAP,
+    PLANE_NESTED_ABSMAX,
+    PLANES
+};
+
+static void plane_sizes(size_t n[PLANES], const struct weight *w)
+{
+    const struct planes *p = &w->p;
+    const size_t G = groups_of(w), bits = bits_of(w->enc);
+    const size_t each = p->scale_enc == ENC_U8 ? 1 : enc_table[p->scale_enc].bytes;
+    const size_t blocks = is_flat(w->enc) ? over(w->rows * w->cols, p->group) : 0;
+
+    memset(n, 0, PLANES * sizeof(*n));
+    n[PLANE_DATA] = w->rows * w->row_bytes;
+    n[PLANE_GROUP_OF] = 4 * w->cols;
+    switch (w->enc) {
+    case ENC_F8:
+    case ENC_INT8:
+        n[PLANE_SCALE] = over(w->rows, p->row_group) * G * each;
+        break;
+    case ENC_AWQ:
+    case ENC_GPTQ4:
+    case ENC_GPTQ8:
+        n[PLANE_DATA] = w->cols * w->rows * bits / 8;
+        n[PLANE_SCALE] = G * w->rows * each;
+        n[PLANE_ZERO] = G * w->rows * bits / 8;
+        break;
+    case ENC_PACKED4:
+    case ENC_PACKED8:
+        n[PLANE_SCALE] = w->rows * G * each;
+        n[PLANE_ZERO] = over(w->rows * bits, 32) * G * 4;
+        break;
+    case ENC_NF4:
+    case ENC_FP4:
+        n[PLANE_DATA] = over(w->rows * w->cols, 2);
+        n[PLANE_SCALE] = blocks * each;
+        n[PLANE_MAP] = 16 * 4;
+        n[PLANE_NESTED_MAP] = 256 * 4;
+        n[PLANE_NESTED_ABSMAX] = p->nested_group ? over(blocks, p->nested_group) * 4 : 0;
+        break;
+    default:
+        break;
+    }
+}
+
+static void drop(struct ctx *c, struct placed *d)
+{
+    for (size_t i = 0; i < d->n_mem; i++)
+        cuda_release(c, (void *)(uintptr_t)d->mem[i], 0);
+    d->n_mem = 0;
+}
+
+static int keep(struct ctx *c, struct placed *d, const uint8_t **at, size_t n, const char *what,
+                struct err *e)
+{
+    void *p;
+
+    if (cuda_alloc(c, &p, n, what, e))
+        return -1;
+    d->mem[d->n_mem++] = (CUdeviceptr)(uintptr_t)p;
+    *at = p;
+    return 0;
+}
+
+static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, struct err *e)
+{
+    const struct planes *p = &w->p;
+    const void *from[PLANES] = { w->data, p->scale,      p->zero,         p->group_of,
+                                 p->map,  p->nested_map, p->nested_absmax };
+    const uint8_t **const to[PLANES] = {
+        &d->w.q,   &d->w.scale,      &d->w.zero,         &d->w.group_of,
+        &d->w.map, &d->w.nested_map, &d->w.nested_absmax
+    };
+    const bool by_rows = w->enc == ENC_F8 || w->enc == ENC_INT8;
+    size_t n[PLANES];
+
+    plane_sizes(n, w);
+    d->w = (struct dev_weight){ .kind = DEV_RAW,
+                                .enc = (int)w->enc,
+                                .rows = (int)w->rows,
+                                .cols = (int)w->cols,
+                                .kp = (int)(over(w->cols, DEV_CHUNK) * DEV_CHUNK),
+                                .group = (int)p->group,
+                                .row_group = by_rows && p->row_group ? (int)p->row_group : 1,
+                                .n_groups = (int)groups_of(w),
+                                .scale_enc = (int)p->scale_enc,
+                                .round = (int)p->round,
+                                .nested_group = (int)p->nested_group,
+                                .minus_one = p->zero_minus_one,
+                                .scale_by = p->scale_by,
+                                .nested_offset = p->nested_offset,
+                                .row_bytes = w->row_bytes };
+    for (size_t i = 0; i < PLANES; i++)
+        if (from[i] && n[i] &&
+            (keep(c, d, to[i], n[i], w->name, e) ||
+             cuda_upload(c, (void *)(uintptr_t)*to[i], from[i], n[i], e)))
+            return -1;
+    return 0;
+}
+
+/* The packed form that w could take; kind stays DEV_RAW where there is none. */
+static struct dev_weight packed_form(const struct ctx *c, const struct weight *w,
+                                     const struct dev_weight *raw)
+{
+    const size_t G = groups_of(w), group = w->p.group;
+    const bool whole = G == 1, even = group % 32 == 0 || whole;
+    const bool coarse = group % DEV_CHUNK == 0 || whole;
+    struct dev_weight to = *raw;
+
+    to.scale = to.zero = to.group_of = NULL;
+    to.zero_const = 0;
+    /* padding costs memory: not where it is most of the row */
+    if (c->compute == COMPUTE_F32 || (size_t)raw->kp > w->cols + w->cols / 4)
+        return to;
+    switch (w->enc) {
+    case ENC_BF16:
+        to.kind = DEV_B16;
+        return to;
+    case ENC_F16:
+        to.kind = DEV_H16;
+        return to;
+    case ENC_F8:
+        to.kind = coarse ? DEV_F8 : DEV_RAW;
+        break;
+    case ENC_INT8:
+        to.kind = coarse ? DEV_U8 : DEV_RAW;
+        to.zero_const = 128;
+        break;
+    case ENC_AWQ:
+    case ENC_GPTQ4:
+    case ENC_PACKED4:
+        to.kind = even ? DEV_U4 : DEV_RAW;
+        to.zero_const = 8;
+        break;
+    case ENC_GPTQ8:
+    case ENC_PACKED8:
+        to.kind = even ? DEV_U8 : DEV_RAW;
+        to.zero_const = 128;
+        break;
+    case ENC_Q8_0:
+        to.kind = DEV_U8;
+        to.zero_const = 128;
+        break;
+    case ENC_Q4_0:
+        to.kind = DEV_U4;
+        to.zero_const = 8;
+        break;
+    case ENC_Q4_1:
+    case ENC_Q4_K: /* a sub-block's scale and minimum become two f16: 5 bits instead of 4.5 */
+        to.kind = DEV_U4;
+        to.pair = 1;
+        break;
+    default:
+        return to;
+    }
+    if (!enc_has_planes(w->enc)) {
+        to.group = 32;
+        to.scale_enc = DEV_ENC_F16;
+        to.scale_by = 1;
+    } else if (whole) {
+        to.group = to.kp;
+    }
+    to.n_groups = (int)over((size_t)to.kp, (size_t)to.group);
+    return to;
+}
+
+static int pack(struct ctx *c, struct placed *d, const struct weight *w, const struct placed *raw,
+                struct err *e)
+{
+    struct cuda *b = c->backend;
+    struct dev_weight *to = &d->w, from = raw->w;
+    const size_t rows = w->rows, kp = (size_t)to->kp;
+    int kp_int = to->kp;
+
+    if (to->kind == DEV_B16 || to->kind == DEV_H16) {
+        if (keep(c, d, &to->q, rows * kp * 2, w->name, e))
+            return -1;
+        cuda_launch(b, KERN_pack_pad, over(kp, 128), rows < MOST ? rows : MOST, 1, 128,
+                    (void *[]){ &to->q, &from, &kp_int });
+        return 0;
+    }
+    const size_t scale_rows = over(rows, (size_t)to->row_group), G = (size_t)to->n_groups;
+    int each = to->pair ? 4 : to->scale_enc == DEV_ENC_F32 ? 4 : 2;
+    const uint8_t *order = NULL;
+
+    if (keep(c, d, &to->q, to->kind == DEV_U4 ? rows * kp / 2 : rows * kp, w->name, e) ||
+        keep(c, d, &to->scale, scale_rows * G * (size_t)each, w->name, e) ||
+        (from.zero && keep(c, d, &to->zero, rows * G, w->name, e)))
+        return -1;
+    if (from.group_of && (!w->p.order || keep(c, d, &order, 4 * w->cols, w->name, e) ||
+                          cuda_upload(c, (void *)(uintptr_t)order, w->p.order, 4 * w->cols, e)))
+        return w->p.order
+                   ? -1
+                   : err_set(e, ERR_FORMAT, "%s: the order of its inputs is missing", w->name);
+    to->order = (const int32_t *)(const void *)order;
+    if (!enc_has_planes(w->enc))
+        from.n_groups = (int)(w->cols / 32);
+    cuda_launch(b, KERN_pack_codes, over(kp / 8, 128), rows < MOST ? rows : MOST, 1, 128,
+                (void *[]){ &to->q, &from, to });
+    cuda_launch(b, KERN_pack_scales, over(G, 128), scale_rows < MOST ? scale_rows : MOST, 1, 128,
+                (void *[]){ &to->scale, &to->zero, &each, &from, to });
+    return 0;
+}
+
+int cuda_place(struct ctx *c, struct weight *w, struct err *e)
+{
+    struct cuda *b = c->backend;
+    struct placed *d = xcalloc(1, sizeof(*d)), raw = { 0 };
+    int rc = -1;
+
+    if (w->rows > INT32_MAX / 2 || w->cols > INT32_MAX / 2) {
+        err_set(e, ERR_MEMORY, "%s: [%zu, %zu] is too large for the GPU's kernels", w->name,
+                w->rows, w->cols);
+        goto done;
+    }
+    if (place_raw(c, &raw, w, e))
+        goto done;
+    d->w = packed_form(c, w, &raw.w);
+    /* rows of 16-bit floats that need no padding are packed as they come */
+    const bool as_is =
+        (d->w.kind == DEV_B16 || d->w.kind == DEV_H16) && (size_t)raw.w.kp == w->cols;
+
+    if (d->w.kind == DEV_RAW || as_is) {
+        const int kind = d->w.kind;
+
+        *d = raw;
+        d->w.kind = kind;
+        raw.n_mem = 0;
+    } else {
+        if (pack(c, d, w, &raw, e))
+            goto done;
+        cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
+        if (b->failed) {
+            b->failed = false;
+            err_set(e, b->fault.code, "%s: %s", w->name, b->fault.msg);
+            goto done;
+        }
+    }
+    w->placed = d;
+    d = NULL;
+    rc = 0;
+done:
+    drop(c, &raw);
+    if (d)
+        drop(c, d);
+    free(d);
+    return rc;
+}
+
+void cuda_unplace(struct ctx *c, struct weight *w)
+{
+    if (!w->placed)
+        return;
+    drop(c, w->placed);
+    free(w->placed);
+    w->placed = NULL;
+}

@@ -1,0 +1,12 @@
+/* thread.h - threads that no signal is delivered to. Handlers run on the thread that started the
+ * program, one at a time: libraries that keep state in theirs (libedit) count on it. */
+#ifndef PUNA_BASE_THREAD_H
+#define PUNA_BASE_THREAD_H
+
+#include <pthread.h>
+
+/* As pthread_create with default attributes: 0, or an error number. Signals that a fault raises
+ * still reach the thread that made it. */
+int thread_start(pthread_t *out, void *(*fn)(void *arg), void *arg);
+
+#endif

@@ -1,0 +1,459 @@
+/* bench.c - `puna bench`: load, prefill, decode and batched decode of one model, with this
+ * machine's ceilings measured in the same run. The object it prints has the fields of
+ * bench/llama_cpp.py, so that two programs compare line by line. Random tokens, one warm-up each;
+ * sampling is part of none. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "backend/cpu/ceiling.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "cmd/common.h"
+#include "cmd/opt.h"
+#include "engine/memory.h"
+
+struct bench_cfg {
+    const char *model;
+    int64_t pp, tg, pp_batched, tg_batched, threads, reps;
+    const char *batches, *dtype, *isa, *device;
+    bool json, ceilings;
+};
+
+static const struct opt opts[] = {
+    OPT(ARG, struct bench_cfg, model, NULL, "MODEL", "", "folder, GGUF file or short name"),
+    OPT_RANGE(INT, struct bench_cfg, pp, "-p", "N", "512", 0, 1e6, "prompt tokens (0 = skip)"),
+    OPT_RANGE(INT, struct bench_cfg, tg, "-n", "N", "64", 0, 1e6, "decode steps (0 = skip)"),
+    OPT(STR, struct bench_cfg, batches, NULL, "LIST", "1,2,4,8,16,32",
+        "numbers of sequences for batched decode, comma separated; empty = skip"),
+    OPT_RANGE(INT, struct bench_cfg, pp_batched, NULL, "N", "32", 1, 1e5,
+              "prompt of each sequence"),
+    OPT_RANGE(INT, struct bench_cfg, tg_batched, NULL, "N", "16", 1, 1e5, "steps of each sequence"),
+    OPT_RANGE(INT, struct bench_cfg, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
+    OPT_RANGE(INT, struct bench_cfg, reps, "-r", "N", "5", 1, 1000, "repetitions of each figure"),
+    OPT(STR, struct bench_cfg, dtype, NULL, "auto|f32|bf16", "auto",
+        "arithmetic of the matrix products"),
+    OPT(STR, struct bench_cfg, device, NULL, "cpu|cuda|auto", "auto",
+        "where to compute; auto: the GPU when there is one that holds the model"),
+    OPT(STR, struct bench_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
+    OPT(BOOL, struct bench_cfg, ceilings, NULL, NULL, "true",
+        "measure read bandwidth and arithmetic peaks in the same run"),
+    OPT(BOOL, struct bench_cfg, json, NULL, NULL, NULL, "one JSON object on stdout"),
+    { .name = NULL },
+};
+
+struct bench {
+    const struct bench_cfg *c;
+    struct engine *g;
+    uint64_t draw;
+    struct ceilings top;
+};
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* {"median", "best", "samples"} of tokens / seconds; sorts a copy. */
+static json_t *rates(double tokens, const double *seconds, size_t n)
+{
+    double *r = xcalloc(n, sizeof(*r));
+    json_t *samples = json_array();
+
+    for (size_t i = 0; i < n; i++) {
+        r[i] = tokens / seconds[i];
+        json_array_append_new(samples, json_real(r[i]));
+    }
+    qsort(r, n, sizeof(*r), by_value);
+    json_t *j =
+        json_pack("{s:f, s:f, s:o}", "median", n % 2 ? r[n / 2] : (r[n / 2 - 1] + r[n / 2]) / 2,
+                  "best", r[n - 1], "samples", samples);
+
+    free(r);
+    return j;
+}
+
+static int32_t random_token(struct bench *b)
+{
+    return (int32_t)(rng_u64(1, b->draw++) % (uint64_t)b->g->model->hp->vocab);
+}
+
+static int measure_prefill(struct bench *b, json_t *out, struct err *e)
+{
+    const size_t n = (size_t)b->c->pp, reps = (size_t)b->c->reps;
+    int32_t *ids = xcalloc(n, sizeof(*ids));
+    double *seconds = xcalloc(reps, sizeof(*seconds));
+    struct session *s = NULL;
+    const float *logits;
+    int rc = session_new(&s, b->g, n, e);
+
+    for (size_t r = 0; rc == 0 && r <= reps; r++) { /* the first is the warm-up */
+        for (size_t i = 0; i < n; i++)
+            ids[i] = random_token(b);
+        session_cut(s, 0);
+        const double start = now();
+
+        rc = session_eval(s, ids, n, &logits, NULL, NULL, NULL, e);
+        if (r > 0)
+            seconds[r - 1] = now() - start;
+    }
+    if (rc == 0)
+        json_object_set_new(out, "prefill",
+                            json_pack("{s:I, s:o}", "tokens", (json_int_t)n, "tok_per_s",
+                                      rates((double)n, seconds, reps)));
+    session_free(s);
+    free(seconds);
+    free(ids);
+    return rc;
+}
+
+/* B sequences, each with a cache of its own, advanced one token a step: straight over
+ * llama_forward. */
+struct herd {
+    size_t n, blocks_each;
+    struct kv_cache kv;
+    float *logits;
+    int32_t *rows;         /* token, pos, slot, seq, want: [n] each */
+    const int32_t **table; /* [n] */
+    int32_t *block;        /* [n * blocks_each] */
+};
+
+static int herd_new(struct herd *h, struct bench *b, size_t n, size_t tokens, struct err *e)
+{
+    const struct hparams *hp = b->g->model->hp;
+    void *logits;
+
+    *h = (struct herd){ .n = n, .blocks_each = (tokens + KV_BLOCK - 1) / KV_BLOCK };
+    if (kv_new(&h->kv, b->g->ctx, hp, engine_kv_enc(b->g), n * h->blocks_each, e))
+        return -1;
+    if (mem_new(&logits, n * (size_t)hp->vocab, sizeof(float), "logits", e)) {
+        kv_release(&h->kv);
+        return -1;
+    }
+    h->logits = logits;
+    h->rows = xcalloc(5 * n, sizeof(*h->rows));
+    h->table = xcalloc(n, sizeof(*h->table));
+    h->block = xcalloc(n * h->blocks_each, sizeof(*h->block));
+    for (size_t i = 0; i < n * h->blocks_each; i++)
+        h->block[i] = (int32_t)i;
+    for (size_t i = 0; i < n; i++)
+        h->table[i] = h->block + i * h->blocks_each;
+    return 0;
+}
+
+static void herd_release(struct herd *h)
+{
+    kv_release(&h->kv);
+    free(h->logits);
+    free(h->rows);
+    free(h->table);
+    free(h->block);
+}
+
+static int herd_step(struct bench *b, struct herd *h, size_t position, struct err *e)
+{
+    int32_t *token = h->rows, *pos = token + h->n, *slot = pos + h->n, *seq = slot + h->n,
+            *want = seq + h->n;
+
+    for (size_t i = 0; i < h->n; i++) {
+        token[i] = random_token(b);
+        pos[i] = slot[i] = (int32_t)position;
+        seq[i] = want[i] = (int32_t)i;
+    }
+    const struct batch batch = { .T = h->n,
+                                 .token = token,
+                                 .pos = pos,
+                                 .slot = slot,
+                                 .seq = seq,
+                                 .n_seq = h->n,
+                                 .block_table = h->table,
+                                 .want = want,
+                                 .n_want = h->n };
+
+    return llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, h->logits, e);
+}
+
+/* Fills every sequence with `count` positions, as prompts would be. */
+static int herd_prompt(struct bench *b, struct herd *h, size_t count, struct err *e)
+{
+    const size_t most = b->g->chunk < count ? b->g->chunk : count;
+    int32_t *rows = xcalloc(3 * most, sizeof(*rows)), *seq = rows + most, *slot = seq + most;
+    int rc = 0;
+
+    for (size_t s = 0; s < h->n && rc == 0; s++) {
+        for (size_t at = 0; at < count && rc == 0; at += most) {
+            const size_t T = count - at < most ? count - at : most;
+
+            for (size_t i = 0; i < T; i++) {
+                rows[i] = random_token(b);
+                seq[i] = (int32_t)s;
+                slot[i] = (int32_t)(at + i);
+            }
+            const struct batch batch = { .T = T,
+                                         .token = rows,
+                                         .pos = slot,
+                                         .slot = slot,
+                                         .seq = seq,
+                                         .n_seq = h->n,
+                                         .block_table = h->table };
+
+            rc = llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, NULL, e);
+        }
+    }
+    free(rows);
+    return rc;
+}
+
+/* reps times `steps` steps of n sequences after `first` cached positions; {"tok_per_s"...} */
+static int measure_steps(struct bench *b, size_t n, size_t first, size_t steps, json_t **out,
+                         struct err *e)
+{
+    const size_t reps = (size_t)b->c->reps;
+    struct herd h;
+
+    if (herd_new(&h, b, n, first + steps + 2, e))
+        return -1;
+    double *seconds = xcalloc(reps, sizeof(*seconds));
+
+    int rc = herd_prompt(b, &h, first, e);
+
+    if (rc == 0)
+        rc = herd_step(b, &h, first, e); /* warm-up */
+    for (size_t r = 0; r < reps && rc == 0; r++) {
+        const double start = now();
+
+        for (size_t i = 0; i < steps && rc == 0; i++)
+            rc = herd_step(b, &h, first + i, e);
+        seconds[r] = now() - start;
+    }
+    if (rc == 0)
+        *out = rates((double)(n * steps), seconds, reps);
+    free(seconds);
+    herd_release(&h);
+    return rc;
+}
+
+static int measure_decode(struct bench *b, json_t *out, struct err *e)
+{
+    json_t *r;
+
+    if (measure_steps(b, 1, 0, (size_t)b->c->tg, &r, e))
+        return -1;
+    json_object_set_new(out, "decode",
+                        json_pack("{s:I, s:o}", "tokens", (json_int_t)b->c->tg, "tok_per_s", r));
+    return 0;
+}
+
+static int measure_batched(struct bench *b, json_t *out, struct err *e)
+{
+    json_t *list = json_array(), *r;
+    const char *p = b->c->batches;
+
+    json_object_set_new(out, "batched", list);
+    while (p && *p) {
+        char *end;
+        const long n = strtol(p, &end, 10);
+
+        if (end == p || n < 1 || (size_t)n > b->g->chunk || (*end && *end != ','))
+            return err_set(e, ERR_USAGE, "--batches %s: numbers from 1 to %zu, comma separated",
+                           b->c->batches, b->g->chunk);
+        p = *end ? end + 1 : end;
+        if (measure_steps(b, (size_t)n, (size_t)b->c->pp_batched, (size_t)b->c->tg_batched, &r, e))
+            return -1;
+        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:o}", "sequences", (json_int_t)n,
+                                              "prompt", (json_int_t)b->c->pp_batched, "tokens",
+                                              (json_int_t)b->c->tg_batched, "tok_per_s", r));
+    }
+    return 0;
+}
+
+static json_t *load_average(void)
+{
+    double l[3] = { 0, 0, 0 };
+
+    (void)!getloadavg(l, 3);
+    return json_pack("[f,f,f]", l[0], l[1], l[2]);
+}
+
+/* Opens the model and runs one token, as the first answer would. */
+static int measure_load(struct bench *b, const struct engine_opts *o, json_t *out, struct err *e)
+{
+    const double start = now();
+    struct session *s;
+    const float *logits;
+    const int32_t id = 0;
+
+    if (engine_open_named(&b->g, b->c->model, o, e))
+        return -1;
+    const double opened = now() - start;
+
+    if (session_new(&s, b->g, 256 < b->g->model->hp->ctx ? 256 : 0, e))
+        return -1;
+    const int rc = session_eval(s, &id, 1, &logits, NULL, NULL, NULL, e);
+
+    session_free(s);
+    json_object_set_new(out, "load",
+                        json_pack("{s:s, s:f, s:f}", "mode", "mmap", "model_s", opened,
+                                  "first_token_s", now() - start));
+    return rc;
+}
+
+static json_t *describe(const struct bench *b)
+{
+    const char *path = checkpoint_path(b->g->model->ckpt), *slash = strrchr(path, '/');
+    struct stat st;
+    const json_int_t size =
+        stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (json_int_t)st.st_size : 0;
+
+    return json_pack("{s:s, s:I, s:I}", "file", slash ? slash + 1 : path, "file_bytes", size,
+                     "tensor_bytes", (json_int_t)checkpoint_bytes(b->g->model->ckpt));
+}
+
+static double median(const json_t *figure)
+{
+    return json_number_value(json_object_get(json_object_get(figure, "tok_per_s"), "median"));
+}
+
+static void print_table(const json_t *out, const struct ceilings *top, double bytes)
+{
+    const json_t *pp = json_object_get(out, "prefill"), *tg = json_object_get(out, "decode"), *b;
+    size_t i;
+
+    printf("%-24s %12s\n", "figure", "tok/s median");
+    if (pp)
+        printf("prefill %-16lld %12.1f\n", json_integer_value(json_object_get(pp, "tokens")),
+               median(pp));
+    if (tg) {
+        printf("decode  %-16lld %12.1f", json_integer_value(json_object_get(tg, "tokens")),
+               median(tg));
+        if (top->read_4k > 0)
+            printf("   %.0f %% of read bandwidth",
+                   100 * median(tg) * bytes /
+                       (top->read_2m > top->read_4k ? top->read_2m : top->read_4k));
+        putchar('\n');
+    }
+    json_array_foreach(json_object_get(out, "batched"), i, b) printf(
+        "batched %-16lld %12.1f\n", json_integer_value(json_object_get(b, "sequences")), median(b));
+    const json_t *m = json_object_get(out, "memory");
+
+    printf("memory: peak %.1f MiB, planned %.1f\n",
+           json_number_value(json_object_get(m, "peak_rss_bytes")) / (1 << 20),
+           json_number_value(json_object_get(m, "planned_bytes")) / (1 << 20));
+    if (top->read_4k > 0)
+        printf("ceilings: read %.1f GB/s (4 KiB pages) %.1f (2 MiB); fp32 %.0f, bf16 %.0f, int8 "
+               "%.0f Gop/s\n",
+               top->read_4k / 1e9, top->read_2m / 1e9, top->fp32 / 1e9, top->bf16 / 1e9,
+               top->int8 / 1e9);
+}
+
+/* The planner's figure for all that was run: the hungriest phase, with scratch for the widest. */
+static size_t planned(const struct bench *b)
+{
+    const struct bench_cfg *c = b->c;
+    const size_t reps = (size_t)c->reps + 1, each = (size_t)(c->pp_batched + c->tg_batched) + 2;
+    size_t rows = (size_t)c->pp < b->g->chunk ? (size_t)c->pp : b->g->chunk, most = 1;
+    struct plan_use u, all = { 0 };
+
+    for (const char *p = c->batches; p && *p;) {
+        char *end;
+        const size_t n = (size_t)strtol(p, &end, 10);
+
+        most = n > most ? n : most;
+        p = *end ? end + 1 : end;
+    }
+    rows = most > rows ? most : rows;
+    const size_t phase[][2] = { { (size_t)c->pp, 1 }, { (size_t)c->tg + 2, 1 }, { each, most } };
+    const size_t lookups = reps * (size_t)(c->pp + c->tg) + reps * each * most;
+
+    for (size_t i = 0; i < ARRAY_LEN(phase); i++) {
+        engine_plan_run(&u, b->g, phase[i][0] ? phase[i][0] : 1, phase[i][1], rows, lookups);
+        if (u.total > all.total)
+            all = u;
+    }
+    return all.total;
+}
+
+static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out, struct err *e)
+{
+    const struct bench_cfg *c = b->c;
+
+    json_object_set_new(out, "load_average_before", load_average());
+    if (measure_load(b, o, out, e))
+        return -1;
+    json_object_set_new(out, "model", describe(b));
+    json_object_set_new(out, "device", json_string(b->g->ctx->be->name));
+    json_object_set_new(out, "threads", json_integer(team_size(b->g->ctx->team)));
+    json_object_set_new(out, "isa",
+                        json_string(cpu_flags_name(o->isa < 0 ? cpu_flags() : (unsigned)o->isa)));
+    const size_t loaded = mem_peak_rss();
+
+    if ((c->pp > 0 && measure_prefill(b, out, e)) || (c->tg > 0 && measure_decode(b, out, e)) ||
+        measure_batched(b, out, e))
+        return -1;
+    json_object_set_new(out, "memory",
+                        json_pack("{s:I, s:I, s:I}", "loaded_peak_rss_bytes", (json_int_t)loaded,
+                                  "peak_rss_bytes", (json_int_t)mem_peak_rss(), "planned_bytes",
+                                  (json_int_t)planned(b)));
+    if (!c->ceilings || !ctx_on_host(b->g->ctx)) /* the CPU's would be beside the point */
+        return 0;
+    if (ceiling_measure(&b->top, b->g->ctx->team, o->isa < 0 ? cpu_flags() : (unsigned)o->isa,
+                        (size_t)512 << 20, 5, e))
+        return -1;
+    json_object_set_new(out, "ceilings",
+                        json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_4k_bytes_per_s",
+                                  b->top.read_4k, "read_2m_bytes_per_s", b->top.read_2m,
+                                  "fp32_ops_per_s", b->top.fp32, "bf16_ops_per_s", b->top.bf16,
+                                  "int8_ops_per_s", b->top.int8));
+    return 0;
+}
+
+static int run(const void *cfg, struct err *e)
+{
+    struct bench b = { .c = cfg };
+    struct engine_opts o;
+    json_t *out = json_object();
+    int rc = engine_opts_fill(&o, b.c->threads, b.c->dtype, b.c->isa, b.c->device, e);
+
+    o.no_tokenizer = true;
+    if (rc == 0)
+        rc = measure_all(&b, &o, out, e);
+    if (rc == 0 && b.c->json) {
+        json_dumpf(out, stdout, JSON_INDENT(1));
+        putchar('\n');
+    } else if (rc == 0) {
+        print_table(out, &b.top, (double)checkpoint_bytes(b.g->model->ckpt));
+    }
+    json_decref(out);
+    engine_close(b.g);
+    return rc;
+}
+
+const struct cmd cmd_bench = {
+    .name = "bench",
+    .summary = "speed of a model on this machine, beside the machine's ceilings",
+    .usage = "[MODEL]",
+    .help = "Measures load, prefill (--pp tokens into an empty cache), decode (--tg single steps) "
+            "and batched\n"
+            "decode (for each number of --batches), and in the same run the read bandwidth and the "
+            "arithmetic\n"
+            "peaks of this machine. Tokens are random; rates count all sequences.\n"
+            "\n"
+            "    puna bench smollm2\n"
+            "    puna bench model.gguf --pp 2048 --batches 1,8,32 --json\n",
+    .opts = opts,
+    .cfg_size = sizeof(struct bench_cfg),
+    .run = run,
+};

@@ -1,0 +1,103 @@
+/* run_int.h - what the files of `puna run` share: its options, and one conversation with a model.
+ */
+#ifndef PUNA_CMD_RUN_INT_H
+#define PUNA_CMD_RUN_INT_H
+
+#include <jansson.h>
+
+#include "cmd/opt.h"
+#include "engine/session.h"
+#include "text/chat.h"
+
+struct run_cfg {
+    struct opt_list args; /* [MODEL] [PROMPT...] */
+    const char *model, *prompt, *system, *template, *date, *adapter;
+    const char *grammar, *json_schema; /* a file, or the text itself */
+    bool raw, json, greedy, logprobs, verbose;
+    double temperature, top_p, min_p;
+    double repetition_penalty, frequency_penalty, presence_penalty;
+    int64_t top_k, seed, max_new_tokens, ctx, threads, batch_size, top_logprobs;
+    struct opt_list logit_bias, stop;
+    const char *dtype, *isa, *device;
+};
+
+/* How answers are made; from the options, then the model's generation config. Borrows from run_cfg.
+ */
+struct settings {
+    struct sampling sampling;
+    double warm;             /* the temperature when sampling is on and none was asked for */
+    struct logit_bias *bias; /* owned */
+    bool seeded;             /* sampling.seed was asked for; else every answer draws a fresh one */
+    size_t max_new_tokens;   /* 0 = up to the context */
+    const char *const *stop;
+    size_t n_stop;
+};
+
+/* A loaded model and one conversation with it. */
+struct talk {
+    struct run_cfg *cfg; /* borrowed; /set changes it */
+    char *model;         /* path, owned */
+    struct engine *engine;
+    struct session *session;
+    const struct chat_format *format; /* NULL with --raw, or (JSON) when none was recognised */
+    char *no_format;                  /* why none was, owned; else NULL */
+    struct ids eos;                   /* ids that end an answer */
+    struct settings set;
+    struct grammar *grammar; /* of every answer, a reference; NULL = any text */
+    json_t *messages; /* the conversation; the system message, if any, first */
+    struct ids
+        past;      /* exact ids of the conversation up to the last answer; empty = render afresh */
+    uint64_t turn; /* answers so far */
+    uint64_t last_seed;                  /* that the last answer drew from */
+    size_t last_prompt;                  /* tokens that it was asked with */
+    const volatile sig_atomic_t *cancel; /* may be NULL; copied into requests */
+};
+
+/* ref: a model reference, NULL = the default model. */
+int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e) MUST_USE;
+void talk_close(struct talk *t); /* legal on a zeroed struct */
+
+/* Works out t->set again, after an option has changed. On failure t->set stays. */
+int talk_settings(struct talk *t, struct err *e) MUST_USE;
+/* A request from t->set and a seed for it: prompt, text callback and logprobs are the caller's. */
+void talk_request(const struct talk *t, struct gen_request *r);
+
+/* Replaces the system message; NULL or "" = none. */
+void talk_system(struct talk *t, const char *text);
+/* Forgets the conversation, not the system message. */
+void talk_clear(struct talk *t);
+/* Asks text[0..n) (valid UTF-8) and adds question and answer to the conversation. Without a chat
+ * format the text is continued as it is. An answer that fails, or is cancelled before its first
+ * token, leaves the conversation as it was. The caller releases *out. */
+int talk_ask(struct talk *t, const char *text, size_t n,
+             void (*on_text)(void *arg, const char *p, size_t n),
+             void (*on_progress)(void *arg, size_t done, size_t total), void *arg,
+             struct gen_result *out, struct err *e) MUST_USE;
+/* Ids of a raw prompt: control-token text becomes control tokens, BOS in front where the model
+ * wants it. */
+int talk_raw_ids(const struct talk *t, const char *text, size_t n, struct ids *out,
+                 struct err *e) MUST_USE;
+
+/* --date-string becomes the request's date_string. */
+void talk_date(const struct run_cfg *c, json_t *request);
+
+/* Writes valid UTF-8; to a terminal control characters go as '?', so that no text can steer it. */
+void put_text(FILE *f, const char *p, size_t n);
+
+/* Shows an answer's text as it comes. */
+struct shower {
+    bool newline;                  /* the last byte shown was one */
+    volatile sig_atomic_t *cancel; /* set when standard output fails */
+};
+void show_text(void *arg, const char *p, size_t n); /* arg: struct shower */
+void show_progress(void *arg, size_t done, size_t total);
+/* What a reader should know after an answer, on stderr: log probabilities, length reached, speed.
+ */
+void show_notes(const struct talk *t, const struct gen_result *r);
+/* One line: model, encoding, device, context. */
+void show_banner(const struct talk *t, FILE *f);
+
+int run_json(struct talk *t, struct err *e) MUST_USE; /* JSON lines on stdin; > 0 = a line failed */
+int repl(struct talk *t, struct err *e) MUST_USE;
+
+#endif

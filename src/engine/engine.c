@@ -1,0 +1,124 @@
+/* engine.c - a model, its tokenizer and a context, opened together. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda.h"
+#include "base/mem.h"
+#include "engine/session.h"
+
+static int open_cpu(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    return cpu_ctx_new(&g->ctx, o->threads, g->isa, o->compute, e);
+}
+
+/* The GPU, with the model's weights on it: 0; 1 = it cannot be (*e says why) and nothing moved; -1
+ * = it failed on the way. */
+static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    if (cuda_ctx_new(&g->ctx, o->compute, e))
+        return 1;
+    const size_t have = g->ctx->be->available(g->ctx);
+    const size_t need = checkpoint_bytes(g->model->ckpt) + acts_bytes(g->model->hp, g->chunk);
+
+    if (need > have) {
+        err_set(e, ERR_MEMORY,
+                "%s: weights and work need %.2f GiB, the GPU has %.2f GiB free (%s): a smaller "
+                "encoding, or --device cpu",
+                checkpoint_path(g->model->ckpt), (double)need / (1 << 30), (double)have / (1 << 30),
+                cuda_ctx_name(g->ctx));
+        g->ctx->be->free(g->ctx);
+        g->ctx = NULL;
+        return 1;
+    }
+    return model_place(g->model, g->ctx, o->progress, o->arg, e);
+}
+
+static int open_ctx(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    const char *device = o->device ? o->device : "cpu";
+    struct err why;
+    int rc;
+
+    if (!strcmp(device, "cpu"))
+        return open_cpu(g, o, e);
+    rc = open_cuda(g, o, &why);
+    if (rc > 0 && !strcmp(device, "auto")) {
+        /* a machine without a GPU is no news; one whose GPU is left unused is */
+        if (cuda_present())
+            snprintf(g->note, sizeof(g->note), "computing on the CPU: %s", why.msg);
+        return open_cpu(g, o, e);
+    }
+    if (rc)
+        return err_set(e, why.code, "%s", why.msg);
+    snprintf(g->note, sizeof(g->note), "computing on the GPU: %s", cuda_ctx_name(g->ctx));
+    return 0;
+}
+
+static int open_parts(struct engine *g, const char *path, const struct engine_opts *o,
+                      struct err *e)
+{
+    const unsigned isa = o->isa < 0 ? cpu_flags() : (unsigned)o->isa & cpu_flags();
+
+    if (model_open(&g->model, path, e))
+        return -1;
+    const struct gguf *gguf = checkpoint_gguf(g->model->ckpt);
+
+    if (o->no_tokenizer)
+        ;
+    else if (o->tokenizer ? tok_open(&g->tok, o->tokenizer, e)
+             : gguf       ? tok_from_gguf(&g->tok, gguf, e)
+                          : tok_open(&g->tok, path, e))
+        return -1;
+    if (g->tok && tok_size(g->tok) > g->model->hp->vocab)
+        return err_set(e, ERR_FORMAT,
+                       "%s: the tokenizer has ids up to %d, the model only %lld rows", path,
+                       tok_size(g->tok) - 1, (long long)g->model->hp->vocab);
+    if (g->tok)
+        g->grammars = grammars_new(g->tok, (size_t)g->model->hp->vocab);
+    g->isa = isa;
+    if (open_ctx(g, o, e) || acts_new(&g->acts, g->model, g->ctx, g->chunk, e))
+        return -1;
+    return o->adapter ? engine_adapter(&g->adapter, g, o->adapter, e) : 0;
+}
+
+int engine_adapter(struct lora **out, struct engine *g, const char *dir, struct err *e)
+{
+    struct lora *l;
+
+    if (lora_open(&l, g->model, dir, e))
+        return -1;
+    if (acts_reserve(g->acts, l->max_rank, e)) {
+        lora_close(l);
+        return -1;
+    }
+    *out = l;
+    return 0;
+}
+
+int engine_open(struct engine **out, const char *path, const struct engine_opts *o, struct err *e)
+{
+    struct engine *g = xcalloc(1, sizeof(*g));
+
+    g->chunk = o->chunk ? o->chunk : 512;
+    if (open_parts(g, path, o, e)) {
+        engine_close(g);
+        return -1;
+    }
+    *out = g;
+    return 0;
+}
+
+void engine_close(struct engine *g)
+{
+    if (!g)
+        return;
+    acts_free(g->acts);
+    lora_close(g->adapter);
+    grammars_free(g->grammars);
+    tok_free(g->tok);
+    model_close(g->model);
+    if (g->ctx)
+        g->ctx->be->free(g->ctx);
+    free(g);
+}

@@ -1,0 +1,92 @@
+/* generate.c - the loop: logits, token, text, stop. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "engine/answer.h"
+
+const char *finish_name(enum finish f)
+{
+    switch (f) {
+    case FINISH_STOP:
+        return "stop";
+    case FINISH_LENGTH:
+        return "length";
+    case FINISH_CANCELLED:
+        return "cancelled";
+    }
+    return "stop";
+}
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Hands over the text that a has let go since `from`. */
+static size_t show(const struct answer *a, size_t from)
+{
+    if (a->r->on_text && a->shown > from)
+        a->r->on_text(a->r->arg, a->out->text.p + from, a->shown - from);
+    return a->shown;
+}
+
+static int loop(struct answer *a, struct session *s, struct sampler *sampler, struct err *e)
+{
+    const struct gen_request *r = a->r;
+    const double start = now();
+    const float *logits;
+    size_t shown = 0;
+    int rc;
+
+    while (a->out->cached < session_len(s) && a->out->cached + 1 < r->n_prompt &&
+           session_ids(s)[a->out->cached] == r->prompt[a->out->cached])
+        a->out->cached++;
+    rc = session_eval(s, r->prompt, r->n_prompt, &logits, r->cancel, r->on_progress, r->arg, e);
+    if (rc < 0)
+        return -1;
+    a->out->prompt_s = now() - start;
+    if (rc > 0) {
+        a->out->finish = FINISH_CANCELLED;
+        return 0;
+    }
+    while ((rc = answer_take(a, sampler, logits, e)) > 0) {
+        shown = show(a, shown);
+        if (session_eval(s, a->all.p, a->all.n, &logits, NULL, NULL, NULL, e))
+            return -1;
+    }
+    a->out->decode_s = now() - start - a->out->prompt_s;
+    if (rc == 0) {
+        answer_end(a);
+        show(a, shown);
+    }
+    return rc;
+}
+
+int generate(struct session *s, const struct gen_request *r, struct gen_result *out, struct err *e)
+{
+    struct engine *eng = session_engine(s);
+    struct sampler *sampler = NULL;
+    struct answer a;
+    int rc = -1;
+
+    if (answer_init(&a, r, eng->tok, session_ctx(s), (size_t)eng->model->hp->ctx, out, e) == 0 &&
+        sampler_new(&sampler, (size_t)eng->model->hp->vocab, e) == 0)
+        rc = loop(&a, s, sampler, e);
+    sampler_free(sampler);
+    answer_release(&a);
+    if (rc)
+        gen_result_release(out);
+    return rc;
+}
+
+void gen_result_release(struct gen_result *r)
+{
+    ids_release(&r->ids);
+    buf_release(&r->text);
+    free(r->logprob);
+    free(r->top);
+    *r = (struct gen_result){ 0 };
+}

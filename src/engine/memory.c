@@ -1,0 +1,142 @@
+/* memory.c - the planner's questions, asked for a loaded engine. */
+#include "engine/memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+enum enc engine_kv_enc(const struct engine *g)
+{
+    return g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
+}
+
+/* *w is filled too: the query refers to it. */
+static struct plan_query query(struct plan_weights *w, const struct engine *g, size_t tokens,
+                               size_t want)
+{
+    plan_weights_model(w, g->model);
+    return (struct plan_query){ .hp = g->model->hp,
+                                .w = w,
+                                .model = g->model,
+                                .kv = engine_kv_enc(g),
+                                .ctx = tokens,
+                                .sequences = 1,
+                                .want = want,
+                                .chunk = g->chunk,
+                                .tp = 1,
+                                .pp = 1,
+                                .cpu = ctx_on_host(g->ctx),
+                                .threads = team_size(g->ctx->team),
+                                .flags = g->isa,
+                                .compute = g->ctx->compute,
+                                .tokenizer = g->tok ? tok_size(g->tok) : 0 };
+}
+
+void engine_plan(struct plan_use *u, const struct engine *g, size_t tokens, size_t want)
+{
+    struct plan_weights w;
+    const struct plan_query q = query(&w, g, tokens, want);
+
+    plan_infer(u, &q);
+}
+
+void engine_plan_touched(struct plan_use *u, const struct engine *g, size_t tokens, size_t want)
+{
+    struct plan_weights w;
+    const struct plan_query q = query(&w, g, tokens, want);
+
+    plan_touched(u, &q, g->peak.tokens, g->peak.rows, g->peak.tokens);
+}
+
+void engine_plan_run(struct plan_use *u, const struct engine *g, size_t tokens, size_t sequences,
+                     size_t rows, size_t lookups)
+{
+    struct plan_weights w;
+    struct plan_query q = query(&w, g, tokens, sequences);
+
+    q.sequences = sequences;
+    plan_touched(u, &q, tokens, rows, lookups);
+}
+
+void engine_plan_cache(struct plan_use *u, const struct engine *g, size_t tokens, size_t used,
+                       size_t rows, size_t want, size_t lookups)
+{
+    struct plan_weights w;
+    const struct plan_query q = query(&w, g, tokens, want);
+
+    plan_touched(u, &q, used, rows, lookups);
+}
+
+size_t engine_available(const struct engine *g)
+{
+    return g->ctx->be->available(g->ctx);
+}
+
+/* What is in place already: the program and its tokenizer; on a device weights and work too. */
+static size_t had(const struct engine *g, const struct plan_use *u)
+{
+    return ctx_on_host(g->ctx) ? u->runtime : u->total - u->kv_cache - u->logits;
+}
+
+static size_t needed(const struct engine *g, size_t tokens, size_t want)
+{
+    struct plan_use u;
+
+    engine_plan(&u, g, tokens, want);
+    return u.total - had(g, &u);
+}
+
+bool engine_fits(const struct engine *g, size_t tokens, size_t want)
+{
+    const size_t have = engine_available(g);
+
+    return !have || needed(g, tokens, want) <= have;
+}
+
+/* What to do instead: a shorter context, or weights of a smaller encoding that this program reads.
+ */
+static void suggest(char hint[128], const struct engine *g, size_t tokens, size_t want, size_t have)
+{
+    static const enum scheme smaller[] = { SCHEME_Q8_0, SCHEME_Q4_K_M, SCHEME_Q4_0 };
+    struct plan_weights w;
+    struct plan_query q = query(&w, g, tokens, want);
+    struct plan_use u;
+
+    plan_infer(&u, &q);
+    const size_t now = u.total, room = have + had(g, &u), longest = plan_longest_ctx(&q, room);
+
+    if (longest) {
+        snprintf(hint, 128, "%zu tokens fit", longest);
+        return;
+    }
+    q.model = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(smaller); i++) {
+        plan_weights_scheme(&w, q.hp, smaller[i]);
+        plan_infer(&u, &q);
+        if (u.total <= room && u.total < now) {
+            snprintf(hint, 128, "the model in %s would fit", scheme_table[smaller[i]].name);
+            return;
+        }
+    }
+    snprintf(hint, 128, "a smaller model is needed");
+}
+
+int engine_admit(const struct engine *g, size_t tokens, size_t want, struct err *e)
+{
+    const size_t have = engine_available(g);
+    const double gib = 1 << 30;
+    struct plan_use u;
+    char hint[128];
+
+    if (!have || needed(g, tokens, want) <= have)
+        return 0;
+    engine_plan(&u, g, tokens, want);
+    suggest(hint, g, tokens, want, have);
+    return err_set(e, ERR_MEMORY,
+                   "%zu tokens of context need %.2f GiB (weights %.2f, KV cache %.2f, work %.2f), "
+                   "%.2f GiB are available: %s",
+                   tokens, (double)(u.total - u.runtime) / gib, (double)u.weights / gib,
+                   (double)u.kv_cache / gib, (double)(u.activations + u.scratch + u.logits) / gib,
+                   (double)have / gib, hint);
+}

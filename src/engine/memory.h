@@ -1,0 +1,32 @@
+/* memory.h - what an engine takes, by the planner: asked before a cache is made, and after a run to
+ * set the plan beside what was measured. */
+#ifndef PUNA_ENGINE_MEMORY_H
+#define PUNA_ENGINE_MEMORY_H
+
+#include "engine/session.h"
+#include "plan/plan.h"
+
+/* The cache's type: the model's own; float32 arithmetic is asked for to be compared with, and a
+ * 16-bit cache would spoil it. */
+enum enc engine_kv_enc(const struct engine *g);
+
+/* g with a cache for `tokens` tokens in all and `want` rows of logits. */
+void engine_plan(struct plan_use *u, const struct engine *g, size_t tokens, size_t want);
+/* What of that has been touched so far (g->peak). */
+void engine_plan_touched(struct plan_use *u, const struct engine *g, size_t tokens, size_t want);
+/* The same for a run of `sequences` sequences of `tokens` each, passes of at most `rows` rows and
+ * `lookups` tokens in all. */
+void engine_plan_run(struct plan_use *u, const struct engine *g, size_t tokens, size_t sequences,
+                     size_t rows, size_t lookups);
+/* What of a cache for `tokens` tokens has been touched when `used` of them were, with passes of at
+ * most `rows` rows and `want` rows of logits, and `lookups` tokens in all. */
+void engine_plan_cache(struct plan_use *u, const struct engine *g, size_t tokens, size_t used,
+                       size_t rows, size_t want, size_t lookups);
+/* Bytes that could still be had where g computes; 0 = unknown. */
+size_t engine_available(const struct engine *g);
+/* Whether the machine has room for it now. */
+bool engine_fits(const struct engine *g, size_t tokens, size_t want);
+/* Refuses what does not fit: ERR_MEMORY with the numbers and the nearest setting that does. */
+int engine_admit(const struct engine *g, size_t tokens, size_t want, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,310 @@
+#include "engine/sample.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+struct cand {
+    float logit;
+    int32_t id;
+};
+
+struct sampler {
+    size_t vocab;
+    float *work;       /* [V] logits after bias and penalties */
+    uint32_t *count;   /* [V] scratch, zero between calls */
+    struct cand *cand; /* [V] */
+};
+
+void sampling_init(struct sampling *s)
+{
+    *s = (struct sampling){ .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
+}
+
+static int out_of_range(struct err *e, const char *name, double x, const char *range)
+{
+    return err_set(e, ERR_USAGE, "%s is %g; it must be %s", name, x, range);
+}
+
+int sampling_check(const struct sampling *s, struct err *e)
+{
+    if (!(s->temperature >= 0 && s->temperature <= 100))
+        return out_of_range(e, "temperature", s->temperature, "0 (greedy) to 100");
+    if (!(s->top_p > 0 && s->top_p <= 1))
+        return out_of_range(e, "top_p", s->top_p, "above 0 and at most 1");
+    if (s->top_k < 0)
+        return out_of_range(e, "top_k", (double)s->top_k, "0 (off) or more");
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return out_of_range(e, "min_p", s->min_p, "0 to 1");
+    if (!(s->repetition_penalty > 0 && s->repetition_penalty <= 100))
+        return out_of_range(e, "repetition_penalty", s->repetition_penalty, "above 0, at most 100");
+    if (!(fabs(s->frequency_penalty) <= 2))
+        return out_of_range(e, "frequency_penalty", s->frequency_penalty, "-2 to 2");
+    if (!(fabs(s->presence_penalty) <= 2))
+        return out_of_range(e, "presence_penalty", s->presence_penalty, "-2 to 2");
+    for (size_t i = 0; i < s->n_bias; i++)
+        if (!(fabsf(s->bias[i].bias) <= 100))
+            return out_of_range(e, "logit_bias", (double)s->bias[i].bias, "-100 to 100");
+    return 0;
+}
+
+int sampler_new(struct sampler **out, size_t vocab, struct err *e)
+{
+    struct sampler *s = xcalloc(1, sizeof(*s));
+    void *work = NULL, *count = NULL, *cand = NULL;
+
+    if (mem_new(&work, vocab, sizeof(float), "sampler", e) ||
+        mem_new(&count, vocab, sizeof(uint32_t), "sampler", e) ||
+        mem_new(&cand, vocab, sizeof(struct cand), "sampler", e)) {
+        free(work);
+        free(count);
+        free(s);
+        return -1;
+    }
+    *s = (struct sampler){ .vocab = vocab, .work = work, .count = count, .cand = cand };
+    *out = s;
+    return 0;
+}
+
+void sampler_free(struct sampler *s)
+{
+    if (!s)
+        return;
+    free(s->work);
+    free(s->count);
+    free(s->cand);
+    free(s);
+}
+
+static int32_t argmax(const float *x, size_t n)
+{
+    size_t best = 0;
+
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best])
+            best = i;
+    return (int32_t)best;
+}
+
+static bool has_penalty(const struct sampling *p)
+{
+    return p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0;
+}
+
+static void penalize(struct sampler *s, const struct sampling *p, const int32_t *ids,
+                     size_t n_prompt, size_t n)
+{
+    float *x = s->work;
+
+    if (p->repetition_penalty != 1) {
+        const float r = (float)p->repetition_penalty;
+
+        for (size_t i = 0; i < n; i++) {
+            const int32_t id = ids[i];
+
+            if (s->count[id]++ == 0) /* once per token, however often it came */
+                x[id] = x[id] > 0 ? x[id] / r : x[id] * r;
+        }
+        for (size_t i = 0; i < n; i++)
+            s->count[ids[i]] = 0;
+    }
+    if (p->frequency_penalty == 0 && p->presence_penalty == 0)
+        return;
+    for (size_t i = n_prompt; i < n; i++) {
+        x[ids[i]] -= (float)p->frequency_penalty;
+        if (s->count[ids[i]]++ == 0)
+            x[ids[i]] -= (float)p->presence_penalty;
+    }
+    for (size_t i = n_prompt; i < n; i++)
+        s->count[ids[i]] = 0;
+}
+
+static int by_logit(const void *a, const void *b)
+{
+    const struct cand *x = a, *y = b;
+
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static bool before(struct cand a, struct cand b)
+{
+    return by_logit(&a, &b) < 0;
+}
+
+/* Puts the k best of x[0..n) into c, best first: a heap of k whose root is the worst kept. */
+static void select_best(struct cand *c, const float *x, size_t n, size_t k)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct cand new = { x[i], (int32_t)i };
+        size_t at;
+
+        if (i < k) { /* grow: sift up */
+            at = i;
+            for (; at > 0 && before(c[(at - 1) / 2], new); at = (at - 1) / 2)
+                c[at] = c[(at - 1) / 2];
+        } else if (x[i] > c[0].logit) { /* an equal one has the higher id: not better */
+            at = 0;                     /* replace the root: sift down */
+            for (size_t kid; (kid = 2 * at + 1) < k; at = kid) {
+                if (kid + 1 < k && before(c[kid], c[kid + 1]))
+                    kid++;
+                if (!before(new, c[kid]))
+                    break;
+                c[at] = c[kid];
+            }
+        } else {
+            continue;
+        }
+        c[at] = new;
+    }
+    qsort(c, k < n ? k : n, sizeof(*c), by_logit);
+}
+
+static double weight_of(const struct sampling *p, float logit, float max)
+{
+    return exp(((double)logit - (double)max) / p->temperature);
+}
+
+/* The candidates that top-k and top-p leave, likeliest first, in s->cand; returns how many. */
+static size_t shortlist(struct sampler *s, const struct sampling *p, const float *x)
+{
+    const size_t V = s->vocab;
+    const bool top_k = p->top_k > 0 && (size_t)p->top_k < V;
+    size_t k = top_k ? (size_t)p->top_k : 256 < V ? 256 : V;
+    const float max = x[argmax(x, V)];
+    double sum = 0;
+
+    select_best(s->cand, x, V, k);
+    if (top_k)
+        for (size_t i = 0; i < k; i++)
+            sum += weight_of(p, s->cand[i].logit, max);
+    else
+        for (size_t i = 0; i < V; i++)
+            sum += x[i] > -INFINITY ? weight_of(p, x[i], max) : 0;
+    for (;;) {
+        double mass = 0;
+
+        for (size_t i = 0; i < k && p->top_p < 1; i++) {
+            mass += weight_of(p, s->cand[i].logit, max);
+            if (mass >= p->top_p * sum)
+                return i + 1;
+        }
+        if (top_k || k == V || weight_of(p, s->cand[k - 1].logit, max) < p->min_p)
+            return k;
+        k = k * 8 < V ? k * 8 : V; /* a flat distribution: look further */
+        select_best(s->cand, x, V, k);
+    }
+}
+
+static int32_t draw(struct sampler *s, const struct sampling *p, const float *x, double u)
+{
+    size_t n = s->vocab;
+    double sum = 0;
+
+    if (p->top_k > 0 || p->top_p < 1 || p->min_p > 0) {
+        n = shortlist(s, p, x);
+    } else {
+        n = 0;
+        for (size_t i = 0; i < s->vocab; i++)
+            if (x[i] > -INFINITY)
+                s->cand[n++] = (struct cand){ x[i], (int32_t)i };
+    }
+    const float max = x[argmax(x, s->vocab)];
+    size_t kept = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double w = weight_of(p, s->cand[i].logit, max);
+
+        if (w < p->min_p || w == 0)
+            continue;
+        sum += w;
+        s->cand[kept++] = s->cand[i];
+    }
+    double left = u * sum;
+
+    for (size_t i = 0; i < kept; i++) {
+        left -= weight_of(p, s->cand[i].logit, max);
+        if (left < 0)
+            return s->cand[i].id;
+    }
+    return s->cand[kept - 1].id; /* rounding left a crumb */
+}
+
+/* Makes impossible what is not allowed. */
+static void forbid(struct sampler *s, const uint64_t *allowed)
+{
+    for (size_t i = 0; i < s->vocab; i += 64) {
+        const size_t n = s->vocab - i < 64 ? s->vocab - i : 64;
+        const uint64_t bits = allowed[i / 64];
+
+        for (size_t k = 0; k < n && bits != UINT64_MAX; k++)
+            s->work[i + k] = bits >> k & 1 ? s->work[i + k] : -INFINITY;
+    }
+}
+
+int32_t sampler_pick(struct sampler *s, const struct sampling *p, const float *logits,
+                     const int32_t *ids, size_t n_prompt, size_t n)
+{
+    const float *x = logits;
+
+    if (p->n_bias > 0 || has_penalty(p) || p->allowed) {
+        memcpy(s->work, logits, s->vocab * sizeof(*logits));
+        for (size_t i = 0; i < p->n_bias; i++)
+            if (p->bias[i].id >= 0 && (size_t)p->bias[i].id < s->vocab)
+                s->work[p->bias[i].id] += p->bias[i].bias;
+        if (has_penalty(p))
+            penalize(s, p, ids, n_prompt, n);
+        if (p->allowed)
+            forbid(s, p->allowed);
+        x = s->work;
+    }
+    const int32_t best = argmax(x, s->vocab);
+
+    for (size_t i = 0; i < s->vocab; i++)
+        if (isnan(logits[i]))
+            return -1;
+    if (!isfinite(x[best]))
+        return -1;
+    if (p->temperature == 0)
+        return best;
+    return draw(s, p, x, rng_uniform(p->seed, n - n_prompt));
+}
+
+static double log_sum_exp(const float *x, size_t n)
+{
+    const double max = (double)x[argmax(x, n)];
+    double sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += exp((double)x[i] - max);
+    return max + log(sum);
+}
+
+float sampler_logprob(const struct sampler *s, const float *logits, int32_t id)
+{
+    return (float)((double)logits[id] - log_sum_exp(logits, s->vocab));
+}
+
+int32_t sampler_rank(const struct sampler *s, const float *logits, int32_t id)
+{
+    int32_t n = 1;
+
+    for (size_t i = 0; i < s->vocab; i++)
+        n += logits[i] > logits[id];
+    return n;
+}
+
+void sampler_top(struct sampler *s, const float *logits, size_t k, struct top_logprob *out)
+{
+    const double lse = log_sum_exp(logits, s->vocab);
+
+    if (k > s->vocab)
+        k = s->vocab;
+    select_best(s->cand, logits, s->vocab, k);
+    for (size_t i = 0; i < k; i++)
+        out[i] = (struct top_logprob){ s->cand[i].id, (float)((double)s->cand[i].logit - lse) };
+}

@@ -1,0 +1,474 @@
+#include "engine/sched.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/thread.h"
+#include "engine/memory.h"
+#include "engine/sched_int.h"
+
+enum { MAX_ACTIVE = 64, MAX_QUEUE = 1024, SCORE_ROWS = 64 };
+
+double sched_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- jobs ---- */
+
+static void *copy(const void *p, size_t n, size_t size)
+{
+    void *q = xmalloc(n * size + 1);
+
+    if (n)
+        memcpy(q, p, n * size);
+    return q;
+}
+
+static struct job *job_new(const struct sched_request *r)
+{
+    struct job *j = xcalloc(1, sizeof(*j));
+    const struct gen_request *g = &r->gen;
+
+    j->r = *r;
+    j->gen = *g;
+    j->gen.prompt = j->prompt = copy(g->prompt, g->n_prompt, sizeof(*g->prompt));
+    j->gen.eos = j->eos = copy(g->eos, g->n_eos, sizeof(*g->eos));
+    j->gen.sampling.bias = j->bias =
+        copy(g->sampling.bias, g->sampling.n_bias, sizeof(*g->sampling.bias));
+    j->stop = xcalloc(g->n_stop + 1, sizeof(*j->stop));
+    for (size_t i = 0; i < g->n_stop; i++)
+        j->stop[i] = xstrdup(g->stop[i]);
+    j->gen.stop = (const char *const *)j->stop;
+    if (g->grammar)
+        grammar_ref(g->grammar);
+    j->gen.cancel = NULL;
+    j->gen.on_text = NULL;
+    j->gen.on_progress = NULL;
+    /* an address would do until the adapter is unloaded and another one gets it */
+    j->kv.salt = r->salt ^ (r->adapter ? r->adapter->id : 0) * 0x9E3779B97F4A7C15u;
+    if (r->deadline > 0)
+        j->expires = sched_now() + r->deadline;
+    return j;
+}
+
+void job_free(struct job *j)
+{
+    if (!j)
+        return;
+    for (size_t i = 0; i < j->gen.n_stop; i++)
+        free(j->stop[i]);
+    free(j->stop);
+    free(j->prompt);
+    free(j->eos);
+    free(j->bias);
+    free(j->score);
+    free(j->score_top);
+    free(j->pooled);
+    free(j->embedding);
+    answer_release(&j->answer);
+    gen_result_release(&j->result);
+    grammar_unref(j->gen.grammar);
+    free(j);
+}
+
+/* ---- the thread ---- */
+
+static void sweep(struct sched *s)
+{
+    size_t n = 0, freed = 0;
+
+    for (size_t i = 0; i < s->n_waiting; i++) {
+        if (!s->waiting[i]->over) {
+            s->waiting[n++] = s->waiting[i];
+            continue;
+        }
+        job_free(s->waiting[i]);
+        freed++;
+    }
+    s->n_waiting = n;
+    n = 0;
+    for (size_t i = 0; i < s->n_active; i++) {
+        if (!s->active[i]->over) {
+            s->active[n++] = s->active[i];
+            continue;
+        }
+        job_free(s->active[i]);
+        freed++;
+    }
+    s->n_active = n;
+    pthread_mutex_lock(&s->lock);
+    s->n_jobs -= freed;
+    s->stats.active = s->n_active;
+    s->stats.waiting = s->n_waiting;
+    s->stats.kv_free = kvpool_available(s->pool) - kvpool_cached(s->pool);
+    s->stats.kv_cached = kvpool_cached(s->pool);
+    s->last_step = sched_now();
+    pthread_mutex_unlock(&s->lock);
+}
+
+static struct job *by_ticket(struct sched *s, uint64_t ticket)
+{
+    for (size_t i = 0; i < s->n_waiting; i++)
+        if (s->waiting[i]->ticket == ticket)
+            return s->waiting[i];
+    for (size_t i = 0; i < s->n_active; i++)
+        if (s->active[i]->ticket == ticket)
+            return s->active[i];
+    return NULL;
+}
+
+/* Room for what a job asks beside its answer. */
+static int make_extras(struct sched *s, struct job *j, struct err *e)
+{
+    const size_t D = (size_t)s->g->model->hp->dim, n = j->gen.n_prompt;
+    void *p;
+
+    if (j->r.score) {
+        if (mem_new(&p, n, sizeof(*j->score), "scores of a prompt", e))
+            return -1;
+        j->score = p;
+        if (mem_new(&p, n, (j->r.score_top + 1) * sizeof(*j->score_top), "scores of a prompt", e))
+            return -1;
+        j->score_top = p;
+    }
+    if (j->r.pool != POOL_NONE) {
+        if (mem_new(&p, D, sizeof(*j->pooled), "an embedding", e))
+            return -1;
+        j->pooled = p;
+        if (mem_new(&p, D, sizeof(*j->embedding), "an embedding", e))
+            return -1;
+        j->embedding = p;
+        if (!s->hidden) {
+            if (mem_new(&p, s->g->chunk * D, sizeof(float), "hidden states", e))
+                return -1;
+            s->hidden = p;
+        }
+    }
+    return 0;
+}
+
+static void take_job(struct sched *s, struct job *j)
+{
+    struct err e;
+
+    job_wait(s, j);
+    if ((j->r.adapter && acts_reserve(s->g->acts, j->r.adapter->max_rank, &e)) ||
+        make_extras(s, j, &e) ||
+        answer_init(&j->answer, &j->gen, s->g->tok, s->ctx, (size_t)s->g->model->hp->ctx,
+                    &j->result, &e))
+        job_fail(s, j, &e);
+}
+
+/* Empties the inbox; waits for something to do. False: it is time to go. */
+static bool take_orders(struct sched *s)
+{
+    uint64_t *cancel;
+    size_t n_cancel;
+    struct job *inbox;
+    bool quit;
+
+    pthread_mutex_lock(&s->lock);
+    while (!s->inbox && !s->n_cancel && !s->quit && s->n_active + s->n_waiting == 0) {
+        s->busy = false;
+        s->last_step = sched_now();
+        pthread_cond_broadcast(&s->idle);
+        pthread_cond_wait(&s->wake, &s->lock);
+    }
+    s->busy = true;
+    inbox = s->inbox;
+    s->inbox = NULL;
+    s->inbox_end = &s->inbox;
+    cancel = s->cancel;
+    n_cancel = s->n_cancel;
+    s->cancel = NULL;
+    s->n_cancel = s->cap_cancel = 0;
+    quit = s->quit;
+    pthread_mutex_unlock(&s->lock);
+
+    while (inbox) {
+        struct job *j = inbox;
+
+        inbox = j->next;
+        take_job(s, j);
+    }
+    for (size_t i = 0; i < n_cancel; i++) {
+        struct job *j = by_ticket(s, cancel[i]);
+
+        if (j && !j->over)
+            job_finish(s, j, FINISH_CANCELLED);
+    }
+    free(cancel);
+    if (quit) {
+        for (size_t i = 0; i < s->n_waiting; i++)
+            if (!s->waiting[i]->over)
+                job_finish(s, s->waiting[i], FINISH_CANCELLED);
+        for (size_t i = 0; i < s->n_active; i++)
+            if (!s->active[i]->over)
+                job_finish(s, s->active[i], FINISH_CANCELLED);
+    }
+    sweep(s);
+    return !quit;
+}
+
+static void *loop(void *arg)
+{
+    struct sched *s = arg;
+
+    while (take_orders(s)) {
+        sched_step(s);
+        sweep(s);
+    }
+    pthread_mutex_lock(&s->lock);
+    s->busy = false;
+    pthread_cond_broadcast(&s->idle);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- opening and closing ---- */
+
+/* The most tokens the cache may have: asked for, or as many as leave half of the memory free that
+ * weights and work leave. */
+static size_t choose_blocks(const struct engine *g, const struct sched_opts *o, enum enc enc,
+                            size_t want)
+{
+    const size_t all = engine_available(g), each = kv_bytes(g->model->hp, enc, 1);
+    size_t blocks = (o->kv_tokens + KV_BLOCK - 1) / KV_BLOCK;
+    struct plan_use u;
+
+    engine_plan(&u, g, 0, want);
+    const size_t fixed = ctx_on_host(g->ctx) ? u.total - u.runtime : u.logits;
+    const size_t have = all > fixed ? (all - fixed) / 2 : 0;
+
+    if (o->kv_tokens)
+        return blocks;
+    blocks = ((size_t)g->model->hp->ctx + KV_BLOCK - 1) / KV_BLOCK * 4;
+    if (all && blocks > have / each)
+        blocks = have / each;
+    return blocks ? blocks : 1;
+}
+
+static int new_ints(int32_t **p, size_t n, struct err *e)
+{
+    void *q;
+
+    if (mem_new(&q, n, sizeof(int32_t), "batch rows", e))
+        return -1;
+    *p = q;
+    return 0;
+}
+
+static int make_room(struct sched *s, struct err *e)
+{
+    const struct hparams *hp = s->g->model->hp;
+    const enum enc enc = engine_kv_enc(s->g);
+    const size_t rows = s->g->chunk;
+    void *logits, *table, *lora, *active, *line;
+
+    s->max_want = s->o.max_active * (1 + s->o.speculate) + SCORE_ROWS;
+    if (s->max_want > rows)
+        s->max_want = rows;
+    const size_t blocks = choose_blocks(s->g, &s->o, enc, s->max_want);
+
+    if (engine_admit(s->g, blocks * KV_BLOCK, s->max_want, e))
+        return -1;
+    if (kvpool_new(&s->pool, blocks, e) || kv_new(&s->kv, s->g->ctx, hp, enc, blocks, e) ||
+        sampler_new(&s->sampler, (size_t)hp->vocab, e) || new_ints(&s->token, rows, e) ||
+        new_ints(&s->pos, rows, e) || new_ints(&s->slot, rows, e) || new_ints(&s->seq, rows, e) ||
+        new_ints(&s->want, s->max_want, e) ||
+        mem_new(&table, s->o.max_active, sizeof(*s->table), "batch rows", e))
+        return -1;
+    s->table = table;
+    if (mem_new(&lora, s->o.max_active, sizeof(*s->lora), "batch rows", e))
+        return -1;
+    s->lora = lora;
+    if (mem_new(&active, s->o.max_active, sizeof(*s->active), "batch rows", e))
+        return -1;
+    s->active = active;
+    if (mem_new(&line, s->o.max_active, sizeof(*s->line), "batch rows", e))
+        return -1;
+    s->line = line;
+    if (mem_new(&logits, s->max_want * (size_t)hp->vocab, sizeof(float), "logits", e))
+        return -1;
+    s->logits = logits;
+    s->ctx = blocks * KV_BLOCK < (size_t)hp->ctx ? blocks * KV_BLOCK : (size_t)hp->ctx;
+    s->stats.kv_blocks = s->stats.kv_free = blocks;
+    return 0;
+}
+
+int sched_new(struct sched **out, struct engine *g, const struct sched_opts *o, struct err *e)
+{
+    struct sched *s = xcalloc(1, sizeof(*s));
+
+    s->g = g;
+    s->o = *o;
+    s->o.max_active = o->max_active ? o->max_active : MAX_ACTIVE;
+    s->o.max_queue = o->max_queue ? o->max_queue : MAX_QUEUE;
+    s->o.step_s = o->step_s > 0 ? o->step_s : 0.035;
+    if (s->o.speculate > MAX_GUESS)
+        s->o.speculate = MAX_GUESS;
+    if (s->o.max_active > g->chunk)
+        s->o.max_active = g->chunk;
+    s->ahead = ahead_new(s->o.max_active);
+    s->inbox_end = &s->inbox;
+    s->last_step = sched_now();
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, NULL);
+    pthread_cond_init(&s->idle, NULL);
+    if (make_room(s, e))
+        goto fail;
+    if (thread_start(&s->thread, loop, s)) {
+        err_set(e, ERR_MEMORY, "cannot start the engine's thread");
+        goto fail;
+    }
+    s->started = true;
+    *out = s;
+    return 0;
+fail:
+    sched_free(s);
+    return -1;
+}
+
+void sched_free(struct sched *s)
+{
+    if (!s)
+        return;
+    if (s->started) {
+        pthread_mutex_lock(&s->lock);
+        s->quit = s->draining = true;
+        pthread_cond_signal(&s->wake);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->thread, NULL);
+    }
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->wake);
+    pthread_cond_destroy(&s->idle);
+    if (s->kv.layer)
+        kv_release(&s->kv);
+    kvpool_free(s->pool);
+    sampler_free(s->sampler);
+    ahead_free(s->ahead);
+    free(s->token);
+    free(s->pos);
+    free(s->slot);
+    free(s->seq);
+    free(s->want);
+    free(s->table);
+    free(s->lora);
+    free(s->active);
+    free(s->line);
+    free(s->waiting);
+    free(s->logits);
+    free(s->hidden);
+    free(s->cancel);
+    free(s);
+}
+
+/* ---- the door ---- */
+
+size_t sched_ctx(const struct sched *s)
+{
+    return s->ctx;
+}
+
+static int check(const struct sched *s, const struct sched_request *r, struct err *e)
+{
+    const struct gen_request *g = &r->gen;
+    const int64_t V = s->g->model->hp->vocab;
+
+    if (g->n_prompt == 0)
+        return err_set(e, ERR_USAGE, "the prompt is empty");
+    for (size_t i = 0; i < g->n_prompt; i++)
+        if (g->prompt[i] < 0 || g->prompt[i] >= V)
+            return err_set(e, ERR_USAGE, "token id %d at %zu is outside the vocabulary of %lld",
+                           g->prompt[i], i, (long long)V);
+    if (g->n_prompt >= s->ctx || g->max_new_tokens > s->ctx - g->n_prompt)
+        return err_set(e, ERR_USAGE,
+                       "this model's maximum context length is %zu tokens, and %zu were asked for "
+                       "(%zu in the prompt, %zu for the answer)",
+                       s->ctx, g->n_prompt + g->max_new_tokens, g->n_prompt, g->max_new_tokens);
+    return sampling_check(&g->sampling, e);
+}
+
+int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticket, struct err *e)
+{
+    if (check(s, r, e))
+        return -1;
+    struct job *j = job_new(r);
+    int rc = 0;
+
+    pthread_mutex_lock(&s->lock);
+    if (s->draining)
+        rc = err_set(e, ERR_TIMEOUT, "the server is shutting down");
+    else if (s->n_jobs >= s->o.max_active + s->o.max_queue)
+        rc = err_set(e, ERR_TIMEOUT,
+                     "the model is overloaded: %zu requests are being answered or wait", s->n_jobs);
+    if (rc == 0) {
+        *ticket = j->ticket = ++s->next_ticket;
+        j->submitted = sched_now();
+        *s->inbox_end = j;
+        s->inbox_end = &j->next;
+        s->n_jobs++;
+        s->stats.submitted++;
+        s->stats.prompt_tokens += r->gen.n_prompt;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (rc)
+        job_free(j);
+    return rc;
+}
+
+void sched_cancel(struct sched *s, uint64_t ticket)
+{
+    pthread_mutex_lock(&s->lock);
+    if (s->n_cancel == s->cap_cancel) {
+        s->cap_cancel = s->cap_cancel ? 2 * s->cap_cancel : 16;
+        s->cancel = xrealloc(s->cancel, s->cap_cancel * sizeof(*s->cancel));
+    }
+    s->cancel[s->n_cancel++] = ticket;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sched_drain(struct sched *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->draining = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sched_stats(struct sched *s, struct sched_stats *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    out->waiting = s->n_jobs - (s->stats.active < s->n_jobs ? s->stats.active : s->n_jobs);
+    out->last_step_s = s->busy ? sched_now() - s->last_step : 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sched_memory(struct sched *s, struct plan_use *all, struct plan_use *used, size_t *tokens)
+{
+    const size_t cache = kvpool_size(s->pool) * KV_BLOCK;
+
+    pthread_mutex_lock(&s->lock);
+    *tokens = s->peak.blocks * KV_BLOCK;
+    engine_plan(all, s->g, cache, s->max_want);
+    engine_plan_cache(used, s->g, cache, *tokens, s->peak.rows, s->peak.want, s->peak.lookups);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sched_settle(struct sched *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (s->busy || s->n_jobs || s->n_cancel)
+        pthread_cond_wait(&s->idle, &s->lock);
+    kvpool_audit(s->pool, 0); /* the thread sleeps */
+    pthread_mutex_unlock(&s->lock);
+}

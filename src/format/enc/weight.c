@@ -1,0 +1,173 @@
+#include "format/enc/weight.h"
+
+#include <math.h>
+
+#include "format/enc/awq.h"
+#include "format/enc/bnb4.h"
+#include "format/enc/f8.h"
+#include "format/enc/gptq.h"
+#include "format/enc/packed.h"
+
+bool enc_has_planes(enum enc enc)
+{
+    switch (enc) {
+    case ENC_AWQ:
+    case ENC_F8:
+    case ENC_FP4:
+    case ENC_GPTQ4:
+    case ENC_GPTQ8:
+    case ENC_INT8:
+    case ENC_NF4:
+    case ENC_PACKED4:
+    case ENC_PACKED8:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void scaled_row(float *y, const struct weight *w, size_t r)
+{
+    const struct planes *p = &w->p;
+    const uint8_t *q = (const uint8_t *)w->data + r * w->row_bytes;
+    const size_t per_row = (w->cols + p->group - 1) / p->group;
+
+    for (size_t g = 0; g < per_row; g++) {
+        const float s = planes_scale(p, r / p->row_group * per_row + g);
+        const size_t end = (g + 1) * p->group < w->cols ? (g + 1) * p->group : w->cols;
+
+        for (size_t i = g * p->group; i < end; i++)
+            y[i] = (w->enc == ENC_F8 ? f8_e4m3_to_f32(q[i]) : (float)(int8_t)q[i]) * s;
+    }
+}
+
+static void awq_row(float *y, const struct weight *w, size_t r)
+{
+    const struct planes *p = &w->p;
+
+    for (size_t i = 0; i < w->cols; i++) {
+        const size_t g = i / p->group;
+        const int q = (int)awq_code(w->data, w->rows, i, r) - (int)awq_code(p->zero, w->rows, g, r);
+
+        y[i] = (float)q * planes_scale(p, g * w->rows + r);
+    }
+}
+
+static void gptq_row(float *y, const struct weight *w, size_t r)
+{
+    const struct planes *p = &w->p;
+    const unsigned bits = w->enc == ENC_GPTQ4 ? 4 : 8;
+
+    for (size_t i = 0; i < w->cols; i++) {
+        const size_t g = p->group_of ? enc_load32(p->group_of + 4 * i) : i / p->group;
+        const int q = (int)gptq_code(w->data, bits, w->rows, i, r) -
+                      (int)gptq_zero(p->zero, bits, w->rows, g, r, p->zero_minus_one);
+
+        y[i] = (float)q * planes_scale(p, g * w->rows + r);
+    }
+}
+
+static void packed_row(float *y, const struct weight *w, size_t r)
+{
+    const struct planes *p = &w->p;
+    const unsigned bits = w->enc == ENC_PACKED4 ? 4 : 8;
+    const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
+    const size_t G = (w->cols + p->group - 1) / p->group;
+
+    for (size_t i = 0; i < w->cols; i++) {
+        const size_t g = p->group_of ? enc_load32(p->group_of + 4 * i) : i / p->group;
+        const int q = (int)packed_code(row, bits, i) - (int)packed_zero(p->zero, bits, G, r, g);
+
+        y[i] = (float)q * planes_scale(p, r * G + g);
+    }
+}
+
+static float round_to(enum enc enc, float f)
+{
+    return enc == ENC_BF16  ? bf16_to_f32(f32_to_bf16(f))
+           : enc == ENC_F16 ? f16_to_f32(f32_to_f16(f))
+                            : f;
+}
+
+static void bnb4_row(float *y, const struct weight *w, size_t r)
+{
+    const struct planes *p = &w->p;
+
+    for (size_t i = 0; i < w->cols; i++) {
+        const size_t k = r * w->cols + i, block = k / p->group;
+        const float absmax = p->scale_enc == ENC_U8
+                                 ? bnb4_nested(p->scale, p->nested_map, p->nested_absmax,
+                                               p->nested_group, p->nested_offset, block)
+                                 : planes_scale(p, block);
+
+        y[i] = round_to(p->round, enc_loadf(p->map + 4 * bnb4_code(w->data, k)) * absmax);
+    }
+}
+
+void weight_decode_row(float *y, const struct weight *w, size_t r)
+{
+    switch (w->enc) {
+    case ENC_AWQ:
+        awq_row(y, w, r);
+        break;
+    case ENC_F8:
+    case ENC_INT8:
+        scaled_row(y, w, r);
+        break;
+    case ENC_GPTQ4:
+    case ENC_GPTQ8:
+        gptq_row(y, w, r);
+        break;
+    case ENC_PACKED4:
+    case ENC_PACKED8:
+        packed_row(y, w, r);
+        break;
+    case ENC_FP4:
+    case ENC_NF4:
+        bnb4_row(y, w, r);
+        break;
+    default:
+        enc_table[w->enc].decode(y, (const uint8_t *)w->data + r * w->row_bytes, w->cols);
+    }
+}
+
+static float f8_round(float x, float s)
+{
+    return f8_e4m3_to_f32(f32_to_f8_e4m3(x / s)) * s;
+}
+
+void weight_act(float *y, const struct weight *w, const float *x)
+{
+    const struct planes *p = &w->p;
+    const size_t group = p->act == ACT_F8 ? p->act_group : w->cols;
+
+    for (size_t at = 0; at < w->cols; at += group) {
+        const size_t end = at + group < w->cols ? at + group : w->cols;
+        float max = 0, s = p->act_scale;
+
+        for (size_t i = at; i < end; i++) {
+            const float a = fabsf(x[i]);
+
+            max = a > max && !(p->act == ACT_I8 && a >= p->act_bound) ? a : max;
+        }
+        if (p->act == ACT_F8)
+            s = fmaxf(fminf(max, p->act_bound) / F8_E4M3_MAX, 1 / (F8_E4M3_MAX * 512));
+        for (size_t i = at; i < end; i++) {
+            if (p->act == ACT_KEEP ||
+                (p->act == ACT_I8 && (fabsf(x[i]) >= p->act_bound || max == 0)))
+                y[i] = x[i];
+            else if (p->act == ACT_I8)
+                y[i] = rintf(x[i] * (127 / max)) * (max / 127);
+            else
+                y[i] = f8_round(x[i], s);
+        }
+    }
+}
+
+bool weight_same_act(const struct weight *a, const struct weight *b)
+{
+    const struct planes *p = &a->p, *q = &b->p;
+
+    return p->act == q->act && p->act_bound == q->act_bound && p->act_scale == q->act_scale &&
+           p->act_group == q->act_group;
+}

@@ -1,0 +1,45 @@
+/* backend.h - where a context computes: beside the op table (ops.h), the memory that ops read and
+ * write, and the way into it and out of it. On the CPU that is the process's own memory and most of
+ * this does nothing. Pointers that alloc and place give out are for ops alone: nobody else may
+ * follow them. One thread drives a context. */
+#ifndef PUNA_OPS_BACKEND_H
+#define PUNA_OPS_BACKEND_H
+
+#include "ops/ops.h"
+
+/* One forward pass, from enter to leave. */
+struct pass {
+    const struct batch *b; /* as the caller made it */
+    struct batch at;       /* its arrays where ops read and write them; lora stays as in b */
+    float *logits;         /* where ops write them; NULL when no row is wanted */
+    float *out;            /* [n_want, V], the caller's */
+    size_t V, D;           /* columns of the logits, of b->hidden */
+    const void *key[3];    /* model, activations, cache: equal passes over equal keys do the same */
+};
+
+struct backend {
+    const char *name; /* "cpu", "cuda" */
+    /* n bytes, zeroed; `what` names them in the message. release takes NULL. */
+    int (*alloc)(struct ctx *c, void **out, size_t n, const char *what, struct err *e) MUST_USE;
+    void (*release)(struct ctx *c, void *p, size_t n);
+    int (*upload)(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
+    int (*download)(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
+    /* Copies a weight to where ops read it, in a layout of the backend's own: w->placed. */
+    int (*place)(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
+    void (*unplace)(struct ctx *c, struct weight *w);
+    /* p->b, out, V, D and key are set; gives p->at and p->logits. 1: the pass is under way already
+     * (a recorded one was started again); leave is all that is left to do. -1: error. */
+    int (*enter)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
+    /* The logits are in p->out, the hidden states in b->hidden; or what went wrong on the way. */
+    int (*leave)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
+    /* Bytes that could be allocated now; 0 = unknown. */
+    size_t (*available)(struct ctx *c);
+    void (*free)(struct ctx *c);
+};
+
+static inline bool ctx_on_host(const struct ctx *c)
+{
+    return c->be->upload == NULL;
+}
+
+#endif

@@ -1,0 +1,87 @@
+/* ops.h - the operations of the model, as a table that a backend fills.
+ *
+ * The model (model/llama.c) is straight-line C over this table. Activations are
+ * float32 matrices, row-major, one row per token of a ragged batch. Weights keep
+ * the encoding of the file. ref.c is the scalar truth of every op.
+ *
+ * Contract of every backend on the CPU: a row of an output depends only on the
+ * same row of the inputs (and, in attention, on its own sequence) - not on the
+ * rows beside it, nor on the number of threads, nor on how a prompt was cut.
+ *
+ * Axes (MODEL.md): T rows of the batch, D model, H heads, K kv heads, F ffn, V vocab, hd head size.
+ */
+#ifndef PUNA_OPS_OPS_H
+#define PUNA_OPS_OPS_H
+
+#include "base/err.h"
+#include "base/team.h"
+#include "format/enc/weight.h"
+
+/* What linear() makes of its input. */
+enum compute {
+    COMPUTE_AUTO, /* the fast path of the encoding: activations of 8 bits per group of 32, of 16
+                     where a group has outliers, for quantised weights; bf16 for bf16, f32 for f16
+                     and f32; where the encoding belongs to a rule for activations (weight.h),
+                     that rule */
+    COMPUTE_F32,  /* activations stay float32: for goldens and quality figures */
+    COMPUTE_BF16, /* activations rounded to bf16, float32 sums */
+};
+
+enum { KV_BLOCK = 64 }; /* positions per cache block: a multiple of every kernel's step */
+
+/* The paged cache of one layer: block b holds K as [K][KV_BLOCK][hd], then V the same. */
+struct kv_layer {
+    void *k, *v; /* [blocks][K][KV_BLOCK][hd] */
+};
+
+struct ctx;
+struct kv_cache {
+    enum enc enc; /* ENC_F32, ENC_F16 or ENC_BF16 */
+    size_t kv_heads, head_dim, blocks, layers;
+    struct kv_layer *layer;
+    struct ctx *on; /* whose memory it is */
+};
+
+struct lora; /* model/lora.h */
+
+/* A ragged batch: rows of several sequences, in order within each sequence. */
+struct batch {
+    size_t T;             /* rows */
+    const int32_t *token; /* [T] */
+    const int32_t *pos;   /* [T] position for RoPE */
+    const int32_t *slot;  /* [T] index in the sequence's cache: block_table[slot/KV_BLOCK] */
+    const int32_t *seq;   /* [T] sequence of the row */
+    size_t n_seq;
+    const int32_t *const *block_table; /* [n_seq] block numbers of each sequence */
+    const int32_t *want;               /* [n_want] rows that want logits */
+    size_t n_want;
+    const struct lora *const *lora; /* [n_seq] adapter of each sequence, NULL = none */
+    float *hidden; /* receives the last hidden states, normalised, [T, D]; NULL = not asked for */
+};
+
+struct ops;
+struct backend; /* ops/backend.h */
+
+/* One call of forward: the table, the threads, scratch. */
+struct ctx {
+    const struct ops *op;
+    const struct backend *be;
+    struct team *team;
+    enum compute compute;
+    void *backend; /* the backend's own scratch */
+};
+
+struct linear_out {
+    float *y; /* [T, w->rows], row stride w->rows */
+    const struct weight *w;
+};
+
+struct ops {
+#define OP(ret, name, args) ret(*name) args;
+#include "ops/ops.def"
+#undef OP
+};
+
+extern const struct ops ops_ref; /* plain C, one thread, float32 or better everywhere */
+
+#endif

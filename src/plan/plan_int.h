@@ -1,0 +1,25 @@
+/* plan_int.h - sums that stay at SIZE_MAX instead of wrapping round. */
+#ifndef PUNA_PLAN_PLAN_INT_H
+#define PUNA_PLAN_PLAN_INT_H
+
+#include "base/mem.h"
+#include "plan/plan.h"
+
+/* A CUDA context and the workspaces of its libraries: 0.5 to 1 GB are seen; an assumption. */
+static const size_t plan_cuda_runtime = (size_t)768 << 20;
+
+static inline size_t plan_add(size_t a, size_t b)
+{
+    size_t r;
+
+    return add_ok(&r, a, b) ? r : SIZE_MAX;
+}
+
+static inline size_t plan_mul(size_t a, size_t b)
+{
+    size_t r;
+
+    return mul_ok(&r, a, b) ? r : SIZE_MAX;
+}
+
+#endif

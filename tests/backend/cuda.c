@@ -1,0 +1,534 @@
+/* The CUDA backend: every op and every encoding against the scalar truth on awkward shapes, the
+ * tiny models' goldens, and passes that were recorded. Skipped, and counted as skipped, where there
+ * is no GPU. */
+#include <math.h>
+
+#include "backend/cuda/cuda.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "planes.h"
+#include "support.h"
+#include "support_model.h"
+
+static const char *why_not; /* NULL = there is a GPU */
+static int misses;          /* of one test: all are shown before it fails */
+
+#define MISS(...)                                                                                  \
+    do {                                                                                           \
+        if (++misses <= 30)                                                                        \
+            print_error(__VA_ARGS__);                                                              \
+    } while (0)
+
+static void settle(void)
+{
+    const int n = misses;
+
+    misses = 0;
+    if (n)
+        fail_msg("%d checks failed", n);
+}
+
+static struct ctx *context(enum compute compute)
+{
+    struct ctx *c = NULL;
+    struct err e;
+
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+    OK(cuda_ctx_new(&c, compute, &e), e);
+    return c;
+}
+
+static void *to_gpu(struct ctx *c, const void *p, size_t n)
+{
+    struct err e;
+    void *d;
+
+    OK(c->be->alloc(c, &d, n, "test", &e), e);
+    OK(c->be->upload(c, d, p, n, &e), e);
+    return d;
+}
+
+static void from_gpu(struct ctx *c, void *to, const void *d, size_t n)
+{
+    struct err e;
+
+    OK(c->be->download(c, to, d, n, &e), e);
+}
+
+/* A failed launch shows when a pass ends. */
+static void check_calls(struct ctx *c)
+{
+    static const int32_t zero[1];
+    static const int32_t *const table[] = { zero };
+    const struct batch b = { .T = 1,
+                             .token = zero,
+                             .pos = zero,
+                             .slot = zero,
+                             .seq = zero,
+                             .n_seq = 1,
+                             .block_table = table };
+    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { &b, c, table } };
+    struct err e;
+
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    OK(c->be->leave(c, &p, &e), e);
+}
+
+/* Products of w by x [T, cols], plain and added, against ref. */
+static void check_linear(struct ctx *c, struct weight *w, size_t T, double limit)
+{
+    const size_t n = T * w->rows, m = T * w->cols;
+    struct ctx ref = { .op = &ops_ref, .compute = c->compute };
+    float *x = random_floats(m, T + w->cols), *want = xcalloc(n, sizeof(*want));
+    float *got = xcalloc(2 * n, sizeof(*got));
+    const struct linear_out truth = { want, w };
+
+    ops_ref.linear(&ref, &truth, 1, x, T);
+    for (size_t i = 0; i < n; i++)
+        got[i] = NAN; /* what is not written shows */
+    for (size_t i = 0; i < n; i++)
+        got[n + i] = 1;
+    float *dx = to_gpu(c, x, m * sizeof(*x)), *dy = to_gpu(c, got, 2 * n * sizeof(*got));
+    const struct linear_out out[] = { { dy, w } };
+
+    c->op->linear(c, out, 1, dx, T);
+    c->op->linear_add(c, dy + n, w, dx, T);
+    check_calls(c);
+    from_gpu(c, got, dy, 2 * n * sizeof(*got));
+    const double e = rel_error(got, want, n);
+
+    if (!(e <= limit * (n < 33 ? 8 : 1)))
+        MISS("%s, compute %d, %zu x %zu, T %zu: relative error %g\n", w->name, (int)c->compute,
+             w->rows, w->cols, T, e);
+    for (size_t i = 0; i < n; i++)
+        got[n + i] -= 1;
+    const double add = rel_error(got + n, got, n);
+
+    if (!(add <= 1e-3)) /* 1 was added to small sums and taken away again */
+        MISS("%s added, %zu x %zu, T %zu: relative difference %g\n", w->name, w->rows, w->cols, T,
+             add);
+    c->be->release(c, dx, 0);
+    c->be->release(c, dy, 0);
+    free(x);
+    free(want);
+    free(got);
+}
+
+static void check_weight(struct ctx *c, struct weight *w)
+{
+    static const size_t T[] = { 1, 3, 9, 17, 64, 70 };
+    /* the fast path: inputs of 11 bits, or 8 for bf16 weights (which ref rounds alike only with
+     * COMPUTE_BF16); from 65 rows on products are in bf16 on both sides */
+    const double fast = 6e-3, f32 = 1e-5;
+    struct err e;
+
+    OK(c->be->place(c, w, &e), e);
+    for (size_t i = 0; i < ARRAY_LEN(T); i++)
+        check_linear(c, w, T[i], c->compute == COMPUTE_F32 ? f32 : fast);
+    /* a row alone, as a table of embeddings has it */
+    int32_t ids[] = { (int32_t)w->rows - 1, 0, (int32_t)w->rows / 2 };
+    float *want = xcalloc(3 * w->cols, sizeof(*want)), *got = xcalloc(3 * w->cols, sizeof(*got));
+    int32_t *dids = to_gpu(c, ids, sizeof(ids));
+    float *dy = to_gpu(c, got, 3 * w->cols * sizeof(*got));
+
+    if (!w->p.group_of) {
+        ops_ref.embed(NULL, want, w, ids, 3);
+        c->op->embed(c, dy, w, dids, 3);
+        check_calls(c);
+        from_gpu(c, got, dy, 3 * w->cols * sizeof(*got));
+        /* q4_k's scales are rounded to f16 in the packed layout */
+        if (!(rel_error(got, want, 3 * w->cols) <= (c->compute == COMPUTE_F32 ? 1e-6 : 2e-3)))
+            MISS("%s, %zu x %zu: rows differ by %g\n", w->name, w->rows, w->cols,
+                 rel_error(got, want, 3 * w->cols));
+    }
+    c->be->release(c, dids, 0);
+    c->be->release(c, dy, 0);
+    c->be->unplace(c, w);
+    free(want);
+    free(got);
+}
+
+static void put_scale(uint8_t *p, size_t i)
+{
+    const f16 d = f32_to_f16(0.005f + 0.001f * (float)(i % 11));
+
+    memcpy(p, &d, 2);
+}
+
+static struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned)
+{
+    const struct enc_info *info = &enc_table[enc];
+    struct weight w = { .enc = enc, .rows = rows, .cols = cols, .name = info->name };
+
+    w.row_bytes = cols / info->block * info->bytes;
+    uint8_t *p = xmalloc(rows * w.row_bytes + 1);
+    float *x = random_floats(rows * cols, 7 + rows * cols);
+
+    if (info->encode)
+        info->encode(p, x, rows * cols);
+    else
+        for (size_t i = 0; i < rows * w.row_bytes; i++)
+            p[i] = (uint8_t)(rng_uniform(3, i) * 256);
+    for (size_t i = 0; !info->encode && i < rows * cols / info->block; i++) {
+        uint8_t *b = p + i * info->bytes;
+
+        put_scale(enc == ENC_Q6_K ? b + 208 : b, i);
+        if (enc != ENC_Q6_K)
+            put_scale(b + 2, i + 5);
+    }
+    free(x);
+    w.data = p;
+    *owned = p;
+    return w;
+}
+
+static const size_t some_rows[] = { 1, 24, 200 }, some_cols[] = { 7, 96, 256, 288, 576, 1536 };
+
+static void products(enum compute compute)
+{
+    static const enum enc encs[] = { ENC_F32,  ENC_F16,  ENC_BF16, ENC_Q4_0, ENC_Q4_1, ENC_Q5_0,
+                                     ENC_Q5_1, ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K };
+    struct ctx *c = context(compute);
+
+    for (size_t k = 0; k < ARRAY_LEN(encs); k++)
+        for (size_t r = 0; r < ARRAY_LEN(some_rows); r++)
+            for (size_t m = 0; m < ARRAY_LEN(some_cols); m++) {
+                void *owned;
+
+                if (some_cols[m] % enc_table[encs[k]].block)
+                    continue;
+                struct weight w = plain(encs[k], some_rows[r], some_cols[m], &owned);
+
+                check_weight(c, &w);
+                free(owned);
+            }
+    for (size_t k = 0; k < plane_kinds_n; k++)
+        for (size_t r = 1; r < ARRAY_LEN(some_rows); r++)
+            for (size_t m = 1; m < ARRAY_LEN(some_cols); m++) {
+                struct planes_owned o;
+                struct weight w = planes_new(&plane_kinds[k], some_rows[r], some_cols[m], &o);
+
+                check_weight(c, &w);
+                planes_release(&o);
+            }
+    c->be->free(c);
+    settle();
+}
+
+static void products_auto(void **state)
+{
+    (void)state;
+    products(COMPUTE_AUTO);
+}
+
+static void products_f32(void **state)
+{
+    (void)state;
+    products(COMPUTE_F32);
+}
+
+static void products_bf16(void **state)
+{
+    (void)state;
+    products(COMPUTE_BF16);
+}
+
+/* What goes row by row, [T, D]. */
+static void check_rows(struct ctx *c, size_t T, size_t D)
+{
+    const size_t n = T * D;
+    float *x = random_floats(n, 1), *u = random_floats(n, 2), *w = random_floats(D, 3);
+    float *want = xcalloc(n, sizeof(*want)), *got = xcalloc(n, sizeof(*got));
+    int32_t *pos = xcalloc(T, sizeof(*pos));
+
+    for (size_t t = 0; t < T; t++)
+        pos[t] = (int32_t)(T - 1 - t);
+    float *dx = to_gpu(c, x, n * sizeof(*x)), *du = to_gpu(c, u, n * sizeof(*u));
+    float *dw = to_gpu(c, w, D * sizeof(*w)), *dy = to_gpu(c, got, n * sizeof(*got));
+    int32_t *dpos = to_gpu(c, pos, T * sizeof(*pos));
+
+    ops_ref.rmsnorm(NULL, want, x, w, T, D, 1e-5f);
+    c->op->rmsnorm(c, dy, dx, dw, T, D, 1e-5f);
+    from_gpu(c, got, dy, n * sizeof(*got));
+    assert_true(rel_error(got, want, n) < 1e-6);
+    ops_ref.swiglu(NULL, want, x, u, T, D);
+    c->op->swiglu(c, dy, dx, du, T, D);
+    from_gpu(c, got, dy, n * sizeof(*got));
+    assert_true(rel_error(got, want, n) < 1e-6);
+    ops_ref.gather(NULL, want, x, pos, T, D);
+    c->op->gather(c, dy, dx, dpos, T, D);
+    from_gpu(c, got, dy, n * sizeof(*got));
+    assert_memory_equal(got, want, n * sizeof(*got));
+    ops_ref.scale(NULL, want, n, 0.3f);
+    c->op->scale(c, dy, n, 0.3f);
+    from_gpu(c, got, dy, n * sizeof(*got));
+    assert_memory_equal(got, want, n * sizeof(*got));
+    for (size_t t = 0; t < T; t++)
+        pos[t] = (int32_t)(t * 3711);
+    struct err e;
+
+    OK(c->be->upload(c, dpos, pos, T * sizeof(*pos), &e), e);
+    for (int interleaved = 0; interleaved < 2 && D % 2 == 0; interleaved++) {
+        memcpy(want, x, n * sizeof(*want));
+        OK(c->be->upload(c, dy, x, n * sizeof(*x), &e), e);
+        ops_ref.rope(NULL, want, 1, D, pos, w, interleaved, T);
+        c->op->rope(c, dy, 1, D, dpos, dw, interleaved, T);
+        from_gpu(c, got, dy, n * sizeof(*got));
+        assert_true(rel_error(got, want, n) < 2e-6);
+    }
+    check_calls(c);
+    void *const all[] = { dx, du, dw, dy, dpos };
+
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        c->be->release(c, all[i], 0);
+    free(x);
+    free(u);
+    free(w);
+    free(want);
+    free(got);
+    free(pos);
+}
+
+static void rows(void **state)
+{
+    static const size_t T[] = { 1, 3, 40 }, D[] = { 1, 2, 17, 64, 576, 1500, 4096 };
+    struct ctx *c = context(COMPUTE_AUTO);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(T); i++)
+        for (size_t k = 0; k < ARRAY_LEN(D); k++)
+            check_rows(c, T[i], D[k]);
+    c->be->free(c);
+}
+
+/* Attention of T rows, the last ones of two sequences of `len` positions, through a paged cache. */
+static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, size_t hd, size_t T,
+                            size_t len)
+{
+    const size_t blocks = 2 * ((len + KV_BLOCK - 1) / KV_BLOCK), all = 2 * len, n = 2 * T * H * hd;
+    const size_t bytes = blocks * K * KV_BLOCK * hd * enc_table[enc].bytes;
+    float *k = random_floats(all * K * hd, 1), *v = random_floats(all * K * hd, 2);
+    float *q = random_floats(n, 3), *want = xcalloc(n, sizeof(*want)),
+          *got = xcalloc(n, sizeof(*got));
+    int32_t *row = xcalloc(3 * all, sizeof(*row)), *slot = row + all, *zero = slot + all;
+    int32_t *order = xcalloc(blocks, sizeof(*order));
+    const int32_t *const table[] = { order, order + blocks / 2 };
+    struct kv_layer host = { xcalloc(1, bytes), xcalloc(1, bytes) };
+    struct kv_cache kv = {
+        .enc = enc, .kv_heads = K, .head_dim = hd, .blocks = blocks, .layers = 1, .layer = &host
+    };
+    struct kv_layer there = { to_gpu(c, host.k, bytes), to_gpu(c, host.v, bytes) };
+    struct kv_cache dkv = kv;
+    struct err e;
+
+    dkv.layer = &there;
+    for (size_t i = 0; i < blocks; i++) /* every block is somewhere else */
+        order[i] = (int32_t)(blocks - 1 - i);
+    for (size_t i = 0; i < all; i++)
+        row[i] = (int32_t)(i / len), slot[i] = (int32_t)(i % len);
+    struct batch b = { .T = all,
+                       .token = zero,
+                       .pos = slot,
+                       .slot = slot,
+                       .seq = row,
+                       .n_seq = 2,
+                       .block_table = table };
+    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { c, &kv, q } };
+    float *dk = to_gpu(c, k, all * K * hd * sizeof(*k)),
+          *dv = to_gpu(c, v, all * K * hd * sizeof(*v));
+    float *dq = to_gpu(c, q, n * sizeof(*q)), *dy = to_gpu(c, got, n * sizeof(*got));
+
+    ops_ref.kv_write(NULL, k, v, &kv, 0, &b);
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    c->op->kv_write(c, dk, dv, &dkv, 0, &p.at);
+    OK(c->be->leave(c, &p, &e), e);
+    uint8_t *back = xmalloc(bytes);
+
+    from_gpu(c, back, there.k, bytes);
+    assert_memory_equal(back, host.k, bytes);
+    from_gpu(c, back, there.v, bytes);
+    assert_memory_equal(back, host.v, bytes);
+    for (size_t i = 0; i < 2 * T; i++)
+        row[i] = (int32_t)(i / T), slot[i] = (int32_t)(len - T + i % T);
+    b.T = 2 * T;
+    ops_ref.attn(NULL, want, q, H, &kv, 0, &b);
+    p.key[0] = &p;
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    c->op->attn(c, dy, dq, H, &dkv, 0, &p.at);
+    OK(c->be->leave(c, &p, &e), e);
+    from_gpu(c, got, dy, n * sizeof(*got));
+    const double err = rel_error(got, want, n);
+
+    if (!(err < 3e-6))
+        MISS("attention %s, %zu/%zu heads of %zu, %zu rows at %zu: relative error %g\n",
+             enc_table[enc].name, H, K, hd, T, len, err);
+    void *const gpu[] = { there.k, there.v, dk, dv, dq, dy };
+    void *const mem[] = { host.k, host.v, k, v, q, want, got, row, order, back };
+
+    for (size_t i = 0; i < ARRAY_LEN(gpu); i++)
+        c->be->release(c, gpu[i], 0);
+    for (size_t i = 0; i < ARRAY_LEN(mem); i++)
+        free(mem[i]);
+}
+
+static void attention(void **state)
+{
+    static const enum enc encs[] = { ENC_F32, ENC_F16, ENC_BF16 };
+    static const size_t heads[][3] = { { 4, 4, 16 },  { 9, 3, 64 },   { 8, 2, 128 },
+                                       { 16, 2, 80 }, { 16, 1, 128 }, { 4, 2, 256 } };
+    static const size_t rows_len[][2] = { { 1, 1 }, { 1, 65 }, { 3, 3 }, { 2, 700 }, { 33, 130 } };
+    struct ctx *c = context(COMPUTE_AUTO);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(encs); i++)
+        for (size_t h = 0; h < ARRAY_LEN(heads); h++)
+            for (size_t r = 0; r < ARRAY_LEN(rows_len); r++)
+                check_attention(c, encs[i], heads[h][0], heads[h][1], heads[h][2], rows_len[r][0],
+                                rows_len[r][1]);
+    c->be->free(c);
+    settle();
+}
+
+/* ---- whole models ---- */
+
+enum { ROWS = 96, V = 1024 };
+
+static struct session *open_on(struct engine **g, const char *path, enum compute compute,
+                               const char *device, size_t ctx)
+{
+    const struct engine_opts o = {
+        .threads = 2, .compute = compute, .isa = -1, .no_tokenizer = true, .device = device
+    };
+    struct session *s;
+    struct err e;
+
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+    OK(engine_open(g, path, &o, &e), e);
+    OK(session_new(&s, *g, ctx, &e), e);
+    return s;
+}
+
+static void tiny(void **state)
+{
+    static const struct {
+        enum compute compute;
+        double limit;
+    } how[] = { { COMPUTE_F32, 1e-3 }, { COMPUTE_AUTO, 2e-2 }, { COMPUTE_BF16, 2e-2 } };
+    size_t n, n_ids;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(how); i++) {
+        struct engine *g;
+        struct session *s = open_on(&g, data_path("tiny-llama31"), how[i].compute, "cuda", 256);
+        float *want =
+            golden(data_path("golden/tiny-llama31.safetensors"), "logits_f32", ENC_F32, &n);
+        int32_t *ids = golden(data_path("golden/tiny-llama31.safetensors"), "ids", ENC_I32, &n_ids);
+        float *got = xcalloc(n, sizeof(*got));
+        struct err e;
+
+        for (size_t k = 0; k < 2; k++) {
+            session_cut(s, 0);
+            OK(session_eval_rows(s, ids + k * ROWS, ROWS, NULL, 0, got + k * ROWS * V, &e), e);
+        }
+        if (!(rel_error(got, want, n) < how[i].limit))
+            MISS("compute %d: relative error %g\n", (int)how[i].compute, rel_error(got, want, n));
+        /* token by token: eager, recorded, started again */
+        session_cut(s, 0);
+        for (size_t t = 0; t < ROWS; t++)
+            OK(session_eval_rows(s, ids + t, 1, NULL, 0, got + t * V, &e), e);
+        if (!(rel_error(got, want, ROWS * V) < how[i].limit))
+            MISS("one by one, compute %d: relative error %g\n", (int)how[i].compute,
+                 rel_error(got, want, ROWS * V));
+        free(want);
+        free(ids);
+        free(got);
+        session_free(s);
+        engine_close(g);
+    }
+    settle();
+}
+
+/* Quantised checkpoints, and the default model when it is there, against the CPU in float32. */
+static void beside_cpu(const char *path, double limit)
+{
+    enum { N = 40 };
+    float *want = NULL;
+
+    for (int i = 0; i < 3; i++) {
+        struct engine *g;
+        struct session *s =
+            open_on(&g, path, i < 2 ? COMPUTE_F32 : COMPUTE_AUTO, i ? "cuda" : "cpu", 64);
+        const size_t vocab = (size_t)g->model->hp->vocab;
+        float *got = xcalloc(N * vocab, sizeof(*got));
+        int32_t ids[N];
+        struct err e;
+
+        for (int k = 0; k < N; k++)
+            ids[k] = (int32_t)(rng_u64(9, (uint64_t)k) % vocab);
+        OK(session_eval_rows(s, ids, N - 4, NULL, 0, got, &e), e);
+        for (int k = N - 4; k < N; k++)
+            OK(session_eval_rows(s, ids + k, 1, NULL, 0, got + (size_t)k * vocab, &e), e);
+        if (!want) {
+            want = got;
+        } else {
+            const double err = rel_error(got, want, N * vocab), most = i == 1 ? 1e-3 : limit;
+
+            if (!(err < most))
+                MISS("%s, %s: relative error %g\n", path, i == 1 ? "f32" : "auto", err);
+            free(got);
+        }
+        session_free(s);
+        engine_close(g);
+    }
+    free(want);
+}
+
+static void quantised(void **state)
+{
+    static const char *const names[] = { "awq",        "bnb-int8", "bnb-nf4",       "bnb-nf4-dq",
+                                         "fbgemm-fp8", "gptq",     "gptq-actorder", "gptq-asym" };
+
+    (void)state;
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = quantised_new(names[i]);
+
+        beside_cpu(path, 5e-2);
+        quantised_free(path);
+    }
+    settle();
+}
+
+static int ask(void **state)
+{
+    static struct err e;
+    struct ctx *c;
+
+    (void)state;
+    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
+        why_not = e.msg;
+    else
+        c->be->free(c);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows),          cmocka_unit_test(attention),
+        cmocka_unit_test(products_f32),  cmocka_unit_test(products_auto),
+        cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
+        cmocka_unit_test(quantised),
+    };
+
+    return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);
+}

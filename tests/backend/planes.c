@@ -1,0 +1,96 @@
+/* Encodings with planes on every instruction set of this machine: against the scalar truth on
+ * awkward shapes, and against themselves, bit for bit, for any batch and number of threads. */
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+#include "planes.h"
+#include "support.h"
+
+static const size_t some_rows[] = { 8, 24, 40 }, some_cols[] = { 24, 128, 288, 1024 };
+static const size_t some_T[] = { 1, 3, 9 };
+
+static struct ctx *context(int threads, unsigned flags, enum compute compute)
+{
+    struct ctx *c = NULL;
+    struct err e;
+
+    OK(cpu_ctx_new(&c, threads, flags, compute, &e), e);
+    return c;
+}
+
+/* Each of `threads` against the truth, alone and in company, row by row. */
+static void check(unsigned flags, enum compute compute, const struct weight *w, size_t T)
+{
+    const size_t n = T * w->rows;
+    const bool codes8 = compute == COMPUTE_AUTO &&
+                        (w->enc == ENC_AWQ || w->enc == ENC_GPTQ4 || w->enc == ENC_GPTQ8 ||
+                         w->enc == ENC_PACKED4 || w->enc == ENC_PACKED8);
+    const double limit = codes8 ? 2e-2 : compute == COMPUTE_BF16 ? 1e-4 : 1e-5;
+    struct ctx ref = { .op = &ops_ref, .compute = compute };
+    float *x = random_floats(T * w->cols, T), *want = xcalloc(n, sizeof(*want));
+    float *got = xcalloc(n, sizeof(*got)), *first = xcalloc(n, sizeof(*first));
+    const struct linear_out truth = { want, w };
+
+    ops_ref.linear(&ref, &truth, 1, x, T);
+    for (int threads = 1; threads <= 3; threads++) {
+        struct ctx *c = context(threads, flags, compute);
+        const struct linear_out out = { got, w }, both[] = { { got, w }, { first, w } };
+
+        c->op->linear(c, threads == 1 ? both : &out, threads == 1 ? 2 : 1, x, T);
+        assert_memory_equal(got, first, n * sizeof(*got));
+        for (size_t t = 0; t < T; t++) {
+            const struct linear_out row = { got + t * w->rows, w };
+
+            c->op->linear(c, &row, 1, x + t * w->cols, 1);
+        }
+        assert_memory_equal(got, first, n * sizeof(*got));
+        c->op->linear_add(c, got, w, x, T);
+        for (size_t k = 0; k < n; k++)
+            assert_true(got[k] == first[k] + first[k]);
+        cpu_ctx_free(c);
+    }
+    if (rel_error(first, want, n) > limit * (n < 33 ? 8 : 1))
+        fail_msg("%s, flags %u, compute %d, %zu x %zu, T %zu: relative error %g", w->name, flags,
+                 (int)compute, w->rows, w->cols, T, rel_error(first, want, n));
+    if (codes8 && w->p.group % 32 == 0 && w->cols % 32 == 0) { /* integers: plain C agrees */
+        struct ctx *c = context(1, 0, compute);
+        const struct linear_out out = { got, w };
+
+        c->op->linear(c, &out, 1, x, T);
+        assert_memory_equal(got, first, n * sizeof(*got));
+        cpu_ctx_free(c);
+    }
+    free(x);
+    free(want);
+    free(got);
+    free(first);
+}
+
+static void linear(void **state)
+{
+    static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
+        unsigned flags;
+
+        assert_int_equal(cpu_flags_from_name(isa[i], &flags), 0);
+        if (flags & ~cpu_flags()) {
+            print_message("not run: this CPU has no %s\n", isa[i]);
+            continue;
+        }
+        for (size_t k = 0; k < plane_kinds_n; k++)
+            for (size_t r = 0; r < ARRAY_LEN(some_rows); r++)
+                for (size_t m = 0; m < ARRAY_LEN(some_cols); m++) {
+                    struct planes_owned o;
+                    const struct weight w =
+                        planes_new(&plane_kinds[k], some_rows[r], some_cols[m], &o);
+
+                    for (size_t t = 0; t < ARRAY_LEN(some_T); t++)
+                        for (enum compute c = COMPUTE_AUTO; c <= COMPUTE_BF16; c++)
+                            check(flags, c, &w, some_T[t]);
+                    planes_release(&o);
+                }
+    }
+}
+
+TEST_MAIN(cmocka_unit_test(linear))

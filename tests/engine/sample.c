@@ -1,0 +1,257 @@
+/* Sampling against direct, unclever restatements of each rule. */
+#include "support.h"
+
+#include <math.h>
+
+#include "base/rng.h"
+#include "engine/sample.h"
+
+enum { V = 1000 };
+
+static float *logits(uint64_t seed)
+{
+    float *x = random_floats(V, seed);
+
+    for (size_t i = 0; i < V; i++)
+        x[i] *= 8;
+    return x;
+}
+
+static struct sampler *sampler(void)
+{
+    struct sampler *s;
+    struct err e;
+
+    OK(sampler_new(&s, V, &e), e);
+    return s;
+}
+
+static void greedy_takes_the_lowest_of_equals(void **state)
+{
+    struct sampler *s = sampler();
+    struct sampling p;
+    float x[V] = { 0 };
+
+    (void)state;
+    sampling_init(&p);
+    p.temperature = 0;
+    x[7] = x[3] = x[900] = 5;
+    assert_int_equal(sampler_pick(s, &p, x, NULL, 0, 0), 3);
+    x[0] = NAN;
+    assert_int_equal(sampler_pick(s, &p, x, NULL, 0, 0), -1);
+    x[0] = INFINITY;
+    assert_int_equal(sampler_pick(s, &p, x, NULL, 0, 0), -1);
+    sampler_free(s);
+}
+
+/* Which ids the limits allow, by sorting everything. */
+static void allowed(bool *ok, const float *x, const struct sampling *p)
+{
+    double w[V], sum = 0, mass = 0;
+    size_t order[V];
+    float max = -INFINITY;
+
+    for (size_t i = 0; i < V; i++) {
+        max = fmaxf(max, x[i]);
+        order[i] = i;
+        ok[i] = false;
+    }
+    for (size_t i = 1; i < V; i++) /* insertion sort: likeliest first */
+        for (size_t j = i; j > 0 && x[order[j]] > x[order[j - 1]]; j--) {
+            const size_t t = order[j];
+
+            order[j] = order[j - 1];
+            order[j - 1] = t;
+        }
+    const size_t k = p->top_k ? (size_t)p->top_k : V;
+
+    for (size_t i = 0; i < k; i++)
+        sum += w[i] = exp(((double)x[order[i]] - max) / p->temperature);
+    for (size_t i = 0; i < k; i++) {
+        if (w[i] >= p->min_p)
+            ok[order[i]] = true;
+        mass += w[i];
+        if (p->top_p < 1 && mass >= p->top_p * sum)
+            break;
+    }
+}
+
+static void limits_keep_what_they_should(void **state)
+{
+    static const struct sampling cases[] = {
+        { .temperature = 1, .top_p = 1, .top_k = 1, .repetition_penalty = 1 },
+        { .temperature = 1, .top_p = 1, .top_k = 40, .repetition_penalty = 1 },
+        { .temperature = 0.6, .top_p = 0.9, .repetition_penalty = 1 },
+        { .temperature = 30, .top_p = 0.95, .repetition_penalty = 1 },
+        { .temperature = 2, .top_p = 0.7, .top_k = 300, .repetition_penalty = 1 },
+        { .temperature = 1.5, .top_p = 1, .min_p = 0.1, .repetition_penalty = 1 },
+        { .temperature = 5, .top_p = 0.8, .top_k = 500, .min_p = 0.2, .repetition_penalty = 1 },
+    };
+    struct sampler *s = sampler();
+
+    (void)state;
+    for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+        float *x = logits(c + 1);
+        bool ok[V], seen[V] = { false };
+        size_t n_ok = 0, n_seen = 0;
+
+        allowed(ok, x, &cases[c]);
+        for (uint64_t seed = 0; seed < 4000; seed++) {
+            struct sampling p = cases[c];
+
+            p.seed = seed;
+            const int32_t id = sampler_pick(s, &p, x, NULL, 0, 0);
+
+            assert_in_range(id, 0, V - 1);
+            if (!ok[id])
+                fail_msg("case %zu drew %d, which the limits exclude", c, id);
+            seen[id] = true;
+        }
+        for (size_t i = 0; i < V; i++) {
+            n_ok += ok[i];
+            n_seen += seen[i];
+        }
+        if (n_ok <= 40)
+            assert_true(n_seen * 2 >= n_ok); /* the tail is drawn too */
+        free(x);
+    }
+    sampler_free(s);
+}
+
+static void draws_follow_the_probabilities(void **state)
+{
+    struct sampler *s = sampler();
+    struct sampling p;
+    float x[V];
+    int count[3] = { 0 };
+    enum { DRAWS = 20000 };
+
+    (void)state;
+    sampling_init(&p);
+    for (size_t i = 0; i < V; i++)
+        x[i] = -50;
+    x[10] = logf(0.5f);
+    x[20] = logf(0.3f);
+    x[30] = logf(0.2f);
+    for (uint64_t i = 0; i < DRAWS; i++) {
+        int32_t ids[1] = { 0 };
+
+        p.seed = i;
+        const int32_t id = sampler_pick(s, &p, x, ids, 0, 0);
+
+        assert_true(id == 10 || id == 20 || id == 30);
+        count[id / 10 - 1]++;
+    }
+    /* five standard deviations: chance alone fails once in a million */
+    assert_true(fabs(count[0] - 0.5 * DRAWS) < 5 * sqrt(DRAWS * 0.25));
+    assert_true(fabs(count[1] - 0.3 * DRAWS) < 5 * sqrt(DRAWS * 0.21));
+    sampler_free(s);
+}
+
+static void same_seed_same_draw(void **state)
+{
+    struct sampler *a = sampler(), *b = sampler();
+    float *x = logits(3), *other = logits(4);
+    int32_t ids[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    struct sampling p;
+    bool differs = false;
+
+    (void)state;
+    sampling_init(&p);
+    p.seed = 42;
+    for (size_t n = 2; n <= 8; n++) {
+        (void)sampler_pick(b, &p, other, ids, 2, n); /* an unrelated draw changes nothing */
+        assert_int_equal(sampler_pick(a, &p, x, ids, 2, n), sampler_pick(b, &p, x, ids, 2, n));
+        differs |= sampler_pick(a, &p, x, ids, 2, n) != sampler_pick(a, &p, x, ids, 2, 2);
+    }
+    assert_true(differs); /* and the counter matters */
+    free(x);
+    free(other);
+    sampler_free(a);
+    sampler_free(b);
+}
+
+static void penalties_and_bias(void **state)
+{
+    struct sampler *s = sampler();
+    struct sampling p;
+    const int32_t ids[] = { 5, 5, 6, 7, 7, 7 }; /* prompt 5 5 6, answer 7 7 7 */
+    float x[V] = { 0 };
+
+    (void)state;
+    sampling_init(&p);
+    p.temperature = 0;
+    x[5] = 3.0f;
+    x[7] = 2.9f;
+    x[8] = 1.6f;
+    p.repetition_penalty = 1.9; /* 5 -> 1.58, 7 -> 1.53: once each, whatever the count */
+    assert_int_equal(sampler_pick(s, &p, x, ids, 3, 6), 8);
+    p.repetition_penalty = 1.8; /* 5 -> 1.67 */
+    assert_int_equal(sampler_pick(s, &p, x, ids, 3, 6), 5);
+    p.repetition_penalty = 1;
+    x[7] = 5.0f;
+    p.frequency_penalty = 0.6; /* 7 -> 5 - 1.8 = 3.2 */
+    assert_int_equal(sampler_pick(s, &p, x, ids, 3, 6), 7);
+    p.presence_penalty = 0.3; /* 7 -> 2.9; the prompt's 5 is not touched */
+    assert_int_equal(sampler_pick(s, &p, x, ids, 3, 6), 5);
+    const struct logit_bias bias[] = { { 999, 4 },
+                                       { 5000, 100 } }; /* an id beyond the vocabulary is ignored */
+
+    p.bias = bias;
+    p.n_bias = 2;
+    assert_int_equal(sampler_pick(s, &p, x, ids, 3, 6), 999);
+    assert_true(x[7] == 5.0f); /* the caller's logits stay */
+    sampler_free(s);
+}
+
+static void top_is_sorted_and_normalised(void **state)
+{
+    struct sampler *s = sampler();
+    float *x = logits(9);
+    struct top_logprob top[V];
+    double sum = 0;
+
+    (void)state;
+    sampler_top(s, x, V, top);
+    for (size_t i = 0; i < V; i++) {
+        sum += exp((double)top[i].logprob);
+        if (i > 0)
+            assert_true(top[i].logprob <= top[i - 1].logprob);
+    }
+    assert_true(fabs(sum - 1) < 1e-4);
+    assert_true(fabsf(sampler_logprob(s, x, top[5].id) - top[5].logprob) < 1e-6f);
+    free(x);
+    sampler_free(s);
+}
+
+static void ranges_are_checked(void **state)
+{
+    struct sampling p;
+    struct err e;
+
+    (void)state;
+    sampling_init(&p);
+    assert_int_equal(sampling_check(&p, &e), 0);
+#define BAD(field, value)                                                                          \
+    sampling_init(&p);                                                                             \
+    p.field = (value);                                                                             \
+    assert_int_equal(sampling_check(&p, &e), -1);                                                  \
+    assert_non_null(strstr(e.msg, #field))
+    BAD(temperature, -1);
+    BAD(temperature, NAN);
+    BAD(temperature, INFINITY);
+    BAD(top_p, 0);
+    BAD(top_p, 1.1);
+    BAD(top_k, -1);
+    BAD(min_p, 2);
+    BAD(repetition_penalty, 0);
+    BAD(frequency_penalty, 3);
+    BAD(presence_penalty, -3);
+#undef BAD
+}
+
+TEST_MAIN(cmocka_unit_test(greedy_takes_the_lowest_of_equals),
+          cmocka_unit_test(limits_keep_what_they_should),
+          cmocka_unit_test(draws_follow_the_probabilities), cmocka_unit_test(same_seed_same_draw),
+          cmocka_unit_test(penalties_and_bias), cmocka_unit_test(top_is_sorted_and_normalised),
+          cmocka_unit_test(ranges_are_checked))

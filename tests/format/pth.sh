@@ -1,0 +1,2 @@
+# PyTorch files: read, never run.
+exec python3 "$(dirname "$0")/pth.py" "$PUNA"

@@ -1,0 +1,64 @@
+#include "support.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+
+const char *data_path(const char *name)
+{
+    static char ring[4][512];
+    static unsigned at;
+    char *p = ring[at++ % 4];
+
+    snprintf(p, sizeof(ring[0]), "tests/data/%s", name);
+    return p;
+}
+
+static const char *cached(char *out, size_t size, const char *name)
+{
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
+    if (xdg && *xdg)
+        snprintf(out, size, "%s/puna/%s", xdg, name);
+    else
+        snprintf(out, size, "%s/.cache/puna/%s", home ? home : "", name);
+    if (access(out, R_OK))
+        fail_msg("%s is missing: run script/setup", out);
+    return out;
+}
+
+const char *smollm2_path(void)
+{
+    static char p[512];
+
+    return cached(p, sizeof(p), "models/SmolLM2-135M-Instruct.Q4_1.gguf");
+}
+
+const char *meta_tokenizer_path(void)
+{
+    static char p[512];
+
+    return cached(p, sizeof(p), "tokenizers/llama3/tokenizer.model");
+}
+
+float *random_floats(size_t n, uint64_t seed)
+{
+    float *x = calloc(n ? n : 1, sizeof(*x));
+
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(rng_uniform(seed, i) * 2 - 1);
+    return x;
+}
+
+double rel_error(const float *a, const float *b, size_t n)
+{
+    double d = 0, s = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        s += (double)b[i] * b[i];
+    }
+    return sqrt(d / (s > 0 ? s : 1));
+}

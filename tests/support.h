@@ -1,0 +1,44 @@
+/* support.h - what test programs share. A test file defines its cases and ends with
+ * TEST_MAIN(cmocka_unit_test(a), cmocka_unit_test(b), ...). */
+#ifndef PUNA_TESTS_SUPPORT_H
+#define PUNA_TESTS_SUPPORT_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/err.h"
+
+/* tests/data/NAME (from the repository's root, where tests run; a static buffer of four). */
+const char *data_path(const char *name);
+/* The default model's GGUF and Meta's tokenizer.model in the user's cache, as script/setup puts
+ * them there ($XDG_CACHE_HOME/puna/...). They fail the test, with what to run, when absent: never
+ * skip. */
+const char *smollm2_path(void);
+const char *meta_tokenizer_path(void);
+/* Deterministic pseudo-random floats in [-1, 1), malloc'd. */
+float *random_floats(size_t n, uint64_t seed);
+/* norm(a - b) / norm(b) */
+double rel_error(const float *a, const float *b, size_t n);
+
+/* A call that must succeed: on failure prints its message. */
+#define OK(call, e)                                                                                \
+    do {                                                                                           \
+        if (call)                                                                                  \
+            fail_msg("%s: %s", #call, (e).msg);                                                    \
+    } while (0)
+
+#define TEST_MAIN(...)                                                                             \
+    int main(void)                                                                                 \
+    {                                                                                              \
+        const struct CMUnitTest tests[] = { __VA_ARGS__ };                                         \
+        return cmocka_run_group_tests_name(__FILE__, tests, NULL, NULL);                           \
+    }
+
+#endif

@@ -1,0 +1,93 @@
+/* The Unigram tokenizer against the answers of sentencepiece and of tokenizers. The text ___ is an
+ * exact tie between two splits, which single and double precision decide differently. */
+#include "support.h"
+
+#include <jansson.h>
+
+#include "base/file.h"
+#include "text/unigram.h"
+
+static const char *str(const json_t *j, const char *key)
+{
+    const char *s = json_string_value(json_object_get(j, key));
+
+    return s ? s : "";
+}
+
+static bool same_ids(const struct ids *got, const json_t *want)
+{
+    bool same = got->n == json_array_size(want);
+
+    for (size_t i = 0; same && i < got->n; i++)
+        same = got->p[i] == json_integer_value(json_array_get(want, i));
+    return same;
+}
+
+static size_t recorded(const struct unigram *u, const char *file)
+{
+    FILE *f = fopen(data_path(file), "rb");
+    struct buf line, text;
+    size_t n = 0;
+    struct err e;
+
+    assert_non_null(f);
+    buf_init(&line, 1 << 20);
+    buf_init(&text, 1 << 20);
+    while (file_line(&line, f, &e) > 0) {
+        json_t *j = json_loadb(line.p, line.len, JSON_ALLOW_NUL, NULL);
+        const json_t *t = json_object_get(j, "text"), *pieces = json_object_get(j, "pieces");
+        struct ids ids = { 0 };
+
+        assert_non_null(j);
+        buf_clear(&text);
+        OK(unigram_normalize(u, json_string_value(t), json_string_length(t), &text, &e), e);
+        if (json_object_get(j, "normalized"))
+            assert_string_equal(text.p, str(j, "normalized"));
+        OK(unigram_encode(u, json_string_value(t), json_string_length(t), &ids, &e), e);
+        if (!same_ids(&ids, json_object_get(j, "ids")) && strcmp(str(j, "text"), "___") != 0)
+            fail_msg("%s: %s: other ids", str(j, "id"), str(j, "text"));
+        for (size_t i = 0; i < ids.n && i < json_array_size(pieces); i++) {
+            size_t len;
+            const char *p = unigram_piece(u, ids.p[i], &len);
+
+            if (ids.p[i] != 3 && strcmp(str(j, "text"), "___") != 0) /* [UNK] shows its text */
+                assert_memory_equal(p, json_string_value(json_array_get(pieces, i)), len);
+        }
+        ids_release(&ids);
+        json_decref(j);
+        n++;
+    }
+    buf_release(&line);
+    buf_release(&text);
+    fclose(f);
+    return n;
+}
+
+static void sentencepiece(void **state)
+{
+    struct unigram *u;
+    struct err e;
+
+    (void)state;
+    OK(unigram_open(&u, data_path("golden/spm_tiny.model"), &e), e);
+    assert_int_equal(unigram_size(u), 1098);
+    assert_int_equal(unigram_cls(u), 1);
+    assert_int_equal(unigram_sep(u), 2);
+    assert_int_equal(recorded(u, "golden/spm_tiny.jsonl"), 342);
+    unigram_close(u);
+}
+
+/* The tokenizers library works grapheme by grapheme, and word by word. */
+static void tokenizers(void **state)
+{
+    struct unigram *u;
+    struct err e;
+
+    (void)state;
+    OK(unigram_open(&u, data_path("unigram"), &e), e);
+    assert_int_equal(unigram_size(u), 1098);
+    assert_int_equal(recorded(u, "unigram/cases.jsonl"), 365);
+    unigram_close(u);
+}
+
+TEST_MAIN(cmocka_unit_test(sentencepiece), cmocka_unit_test(tokenizers))
