@@ -42,7 +42,7 @@ static void follow(struct automaton *a, const uint8_t *data, size_t size)
         for (; b < 256 && to == STATE_DEAD; b++)
             to = states_step(s, m.state, (uint8_t)(first + b));
         if (to == STATE_DEAD) {
-            if (forced >= 0)
+            if (forced >= 0 && !states_cut(s))
                 __builtin_trap();
             break;
         }

@@ -44,6 +44,7 @@ struct states {
     struct index by_frame, by_items;
     size_t room, used; /* bytes, near enough */
     size_t n_words;    /* of a mask */
+    bool cut;          /* a limit was met */
     /* of one step */
     struct item *todo, *work;
     size_t n_todo, cap_todo, n_work, cap_work;
@@ -115,8 +116,10 @@ static uint32_t push(struct states *s, uint32_t node, uint32_t parent)
         if (s->frame[k].node == node && s->frame[k].parent == parent)
             return k;
     }
-    if (depth > STACK_DEPTH_MAX)
+    if (depth > STACK_DEPTH_MAX) {
+        s->cut = true;
         return 0;
+    }
     if (s->n_frames == s->cap_frames)
         s->frame = xrealloc(s->frame, (s->cap_frames *= 2) * sizeof(*s->frame));
     s->frame[s->n_frames] = (struct frame){ .node = node, .parent = parent, .depth = depth };
@@ -223,8 +226,10 @@ static uint32_t settle(struct states *s, bool accepts)
     size_t n = 0;
     uint64_t h;
 
-    if (s->n_work > STATE_WIDTH_MAX)
+    if (s->n_work > STATE_WIDTH_MAX) {
+        s->cut = true;
         return STATE_DEAD;
+    }
     for (size_t i = 0; i < s->n_work; i++)
         if (s->a.node[s->work[i].node].kind == NODE_BYTE)
             s->work[n++] = s->work[i];
@@ -296,6 +301,11 @@ uint32_t states_step(struct states *s, uint32_t from, uint8_t byte)
 bool states_accepts(const struct states *s, uint32_t state)
 {
     return s->state[state].accepts;
+}
+
+bool states_cut(const struct states *s)
+{
+    return s->cut;
 }
 
 size_t states_width(const struct states *s, uint32_t state)

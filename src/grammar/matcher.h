@@ -27,6 +27,9 @@ uint32_t states_step(struct states *s, uint32_t state, uint8_t byte);
 bool states_accepts(const struct states *s, uint32_t state);
 /* The only byte that may follow, or -1: none may, or more, or the text may also end. */
 int states_forced(struct states *s, uint32_t state);
+/* Whether a step was cut short at one of the limits above: then what was dead may have been so
+ * because of that alone. */
+bool states_cut(const struct states *s);
 /* How many ways to go on it keeps: what a step from it may cost. */
 size_t states_width(const struct states *s, uint32_t state);
 /* Nothing may follow. */

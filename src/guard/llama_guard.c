@@ -85,12 +85,13 @@ int llama_guard_parse(const char *text, struct guard_verdict *v)
         const char *code = text + i + strspn(text + i, " \t");
         const size_t digits = *code == 'S' ? strspn(code + 1, "0123456789") : 0;
         const size_t after = 1 + digits + strspn(code + 1 + digits, " \t");
-        const size_t len = strlen(v->codes);
+        const size_t len = strlen(v->codes), comma = len > 0;
 
         if (digits && strchr(",\r\n", code[after]) && len + digits + 3 < sizeof(v->codes)) {
-            memcpy(v->codes + len, ",", len > 0);
-            memcpy(v->codes + len + (len > 0), code, digits + 1);
-            v->codes[len + (len > 0) + digits + 1] = 0;
+            if (comma)
+                v->codes[len] = ',';
+            memcpy(v->codes + len + comma, code, digits + 1);
+            v->codes[len + comma + digits + 1] = 0;
         }
         i += strcspn(text + i, ",\r\n");
         i += text[i] == ',';
