@@ -25,7 +25,7 @@ def tls():
     def one(i):
         if i % 4 == 3:
             c = s.tls.wrap_socket(socket.create_connection(("127.0.0.1", s.port), WAIT),
-                                  server_hostname="localhost")
+                                  server_hostname="127.0.0.1")
             c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
             c.close()
         else:

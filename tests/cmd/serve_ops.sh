@@ -6,7 +6,7 @@ unset PUNA_PORT PUNA_HOSTNAME PUNA_API_KEY PORT API_KEY MODEL_ID
 
 for name in a b; do
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
-        -addext subjectAltName=DNS:localhost -keyout "$tmp/$name.key" -out "$tmp/$name.pem" 2>"$tmp/err" ||
+        -addext subjectAltName=IP:127.0.0.1 -keyout "$tmp/$name.key" -out "$tmp/$name.pem" 2>"$tmp/err" ||
         { cat "$tmp/err"; exit 1; }
     chmod 600 "$tmp/$name.key"
 done

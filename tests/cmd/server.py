@@ -35,7 +35,7 @@ class Server:
     def call(self, method, path, body=None, headers=None, raw=None):
         """(status, headers, bytes)"""
         if self.tls:
-            c = http.client.HTTPSConnection("localhost", self.port, timeout=WAIT, context=self.tls)
+            c = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=WAIT, context=self.tls)
         else:
             c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
         h = dict(headers or {})
