@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "base/buf.h"
+#include "text/toolcall.h"
 
 /* ---- toolcall_json.c: one JSON value, byte by byte, as models write it ---- */
 
@@ -75,5 +76,100 @@ bool coerce_wanted(const json_t *schema, char first);
 json_t *coerce_value(const json_t *schema, const json_t *v);
 /* The properties of an object, each by its own schema; returns how many changed. */
 size_t coerce_object(const json_t *parameters, json_t *object);
+
+/* ---- toolcall.c: the state machine, and what its parts share ---- */
+
+enum state {
+    START,     /* only white space so far */
+    TEXT,      /* plain text */
+    LEAD,      /* raw[lead..] may start a call */
+    OBJECT,    /* inside a JSON object that may be a call */
+    TAG,       /* behind <function=NAME> */
+    WHOLE,     /* a Python list or calls of built-in tools: read at the end */
+    SKIP,      /* the rest of a JSON object that is no call: text */
+    AFTER,     /* behind a call: separators wait in raw */
+    CODE_LEAD, /* behind <|python_tag|>: a code fence may come */
+    CODE,
+    LATE,   /* behind a <|python_tag|> that follows text: code only if a tool is awaited */
+    HEADER, /* inside an echoed header */
+    STOPPED,
+};
+
+/* A call that waits longer than this for its name is text (512 bytes cover every layout that
+ * models write). */
+enum { UNDECIDED_MAX = 512, NAME_MAX_BYTES = 128, RAW_MAX = 256 << 20 };
+
+struct tool_parser {
+    struct tool_options o;
+    struct tool_events ev;
+    enum state state;
+    enum tool_stop stop;
+    bool stopped;             /* a control token said why */
+    bool offered;             /* some tool may be called */
+    bool python;              /* behind <|python_tag|>, nothing read yet */
+    bool spoken;              /* text other than white space was sent */
+    bool list, fence, tagged; /* a closing ] or ``` or </function> may follow the call */
+    bool spare;               /* one closing brace too many was seen */
+    struct buf text;          /* content that waits for the end of this feed */
+    struct buf raw;           /* held back; lead = where the candidate starts in it */
+    size_t lead;
+    char tail[4]; /* an unfinished character */
+    size_t n_tail;
+    char mark[32]; /* tool_parser_markup: an unfinished control name */
+    size_t n_mark;
+
+    /* the candidate */
+    struct jpipe j;
+    bool nested; /* inside {"function": {...}} */
+    char name[NAME_MAX_BYTES];
+    bool has_name, begun, done, whole; /* whole: arguments are sent at once, at their end */
+    bool has_args, in_args, args_done;
+    size_t args_depth, sent, hold; /* j.out: sent so far; not final from here (SIZE_MAX = all is) */
+    struct buf args;               /* of a call that is sent whole */
+    bool fenced;       /* CODE: a fence was opened, and what may close it waits in raw */
+    struct buf code;   /* CODE: not sent yet */
+    int skip_newlines; /* behind an echoed header */
+
+    size_t calls, ids, coerced;
+    const struct tok *tok; /* whose control tokens these are */
+    int32_t control[8];
+};
+
+/* ---- toolcall_call.c: what is sent; the JSON object that may be a call ---- */
+
+/* Whether a tool of this name may be called. */
+bool tp_declared(const struct tool_parser *p, const char *name);
+/* Content: kept until the end of a feed, and sent. */
+void tp_say(struct tool_parser *p, const char *s, size_t n);
+void tp_flush_text(struct tool_parser *p);
+/* The events of one call; its arguments come as JSON text in pieces. */
+void tp_call_begin(struct tool_parser *p, const char *name);
+void tp_call_args(struct tool_parser *p, const char *s, size_t n);
+void tp_call_end(struct tool_parser *p);
+/* A whole call: its arguments are given their types, and for a built-in tool without a schema made
+ * into its one `query`. args stays the caller's, and may be changed. */
+void tp_call_whole(struct tool_parser *p, const char *name, json_t *args);
+/* Nothing is known of the next candidate; its object is read by p->j, whose hooks fill it in. */
+void tp_reset(struct tool_parser *p);
+/* The value that starts now, at this depth of p->j, is the call's arguments. */
+void tp_args_begin(struct tool_parser *p, size_t depth);
+/* Sends of the candidate what is certain; and of its arguments what is final. */
+void tp_send(struct tool_parser *p);
+void tp_args_flush(struct tool_parser *p);
+
+/* ---- toolcall_judge.c: how a call may start ---- */
+
+enum verdict { NO, MORE, IS_OBJECT, IS_TAG, IS_WHOLE, IS_CLOSE };
+
+/* What p->raw from p->lead on is, so far; `first`: nothing came before it. Sets the candidate's
+ * name for IS_TAG, and what has to be closed behind the call. */
+enum verdict tp_judge(struct tool_parser *p, bool first);
+bool tp_name_declared(const struct tool_parser *p, const char *s, size_t n);
+bool tp_is_prefix(const char *s, size_t n, const char *of);
+/* The first place from i on that is not white space. */
+size_t tp_skip_blanks(const char *s, size_t i, size_t n);
+
+#define TOOL_TAG_OPEN  "<function="
+#define TOOL_TAG_CLOSE "</function>"
 
 #endif
