@@ -43,7 +43,7 @@ def tls():
     assert b"200" not in c.recv(100)
     c.close()
     for other in (ssl.create_default_context(), ssl.create_default_context(cafile=TMP + "/b.pem")):
-        h = http.client.HTTPSConnection("localhost", s.port, timeout=WAIT, context=other)
+        h = http.client.HTTPSConnection("127.0.0.1", s.port, timeout=WAIT, context=other)
         try:
             h.request("GET", "/health")
             raise AssertionError("a certificate that nobody vouches for was taken")
