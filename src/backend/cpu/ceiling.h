@@ -7,8 +7,8 @@
 #include "base/team.h"
 
 struct ceilings {
-    double read_4k, read_2m;   /* bytes per second, with 4 KiB and 2 MiB pages */
-    double fp32, bf16, int8;   /* operations per second; 0 = the CPU has no such instruction */
+    double read_4k, read_2m; /* bytes per second, with 4 KiB and 2 MiB pages */
+    double fp32, bf16, int8; /* operations per second; 0 = the CPU has no such instruction */
 };
 
 /* Best of `reps` short runs each; buffer of `bytes` (512 MiB is far larger than any cache). */
@@ -17,8 +17,11 @@ int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t
 /* Read bandwidth alone, best of both page sizes, for brackets around a decode figure. */
 int ceiling_read(double *out, struct team *t, size_t bytes, int reps, struct err *e) MUST_USE;
 
-/* Filled by ceiling_<isa>.c: runs n rounds of independent chains; returns operations done. */
+/* Filled by ceiling_<isa>.c. */
 struct ceiling_kern {
+    /* Sums n bytes, a multiple of 256, prefetching what lies `ahead` of them. */
+    uint64_t (*read)(const uint8_t *p, size_t n, size_t ahead);
+    /* Run n rounds of independent chains; return operations done. */
     double (*fp32)(size_t n);
     double (*bf16)(size_t n);
     double (*int8)(size_t n);
