@@ -20,8 +20,8 @@ PREFIX  ?= /usr/local
 CC      := gcc
 CLANG   ?= clang
 NVCC    := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
-PKGS    := jansson libpcre2-8 libedit hwloc libcrypto libssl libseccomp libevent libevent_openssl \
-           libevent_pthreads
+PKGS    := jansson libpcre2-8 libedit hwloc libcrypto libssl libcurl libseccomp libevent \
+           libevent_openssl libevent_pthreads
 
 Q := $(if $(V),,@)
 ifeq ($(MAKELEVEL),0)

@@ -8,6 +8,7 @@
 #include "cmd/opt.h"
 #include "engine/session.h"
 #include "text/chat.h"
+#include "tools/loop.h"
 
 struct run_cfg {
     struct opt_list args; /* [MODEL] [PROMPT...] */
@@ -19,6 +20,9 @@ struct run_cfg {
     int64_t top_k, seed, max_new_tokens, ctx, threads, batch_size, top_logprobs;
     struct opt_list logit_bias, stop;
     const char *dtype, *isa, *device;
+    const char *tools, *approve, *tool_choice, *image_dir;
+    int64_t tool_steps, tool_tokens;
+    double tool_time;
 };
 
 /* How answers are made; from the options, then the model's generation config. Borrows from run_cfg.
@@ -44,13 +48,15 @@ struct talk {
     struct ids eos;                   /* ids that end an answer */
     struct settings set;
     struct grammar *grammar; /* of every answer, a reference; NULL = any text */
-    json_t *messages; /* the conversation; the system message, if any, first */
+    json_t *messages;        /* the conversation; the system message, if any, first */
     struct ids
         past;      /* exact ids of the conversation up to the last answer; empty = render afresh */
     uint64_t turn; /* answers so far */
     uint64_t last_seed;                  /* that the last answer drew from */
     size_t last_prompt;                  /* tokens that it was asked with */
     const volatile sig_atomic_t *cancel; /* may be NULL; copied into requests */
+    struct kit *kit;                     /* what the model may call; NULL = nothing; owned */
+    struct grammar *must_call; /* of the first turn of an answer, a reference; NULL = as it likes */
 };
 
 /* ref: a model reference, NULL = the default model. */
@@ -73,6 +79,36 @@ int talk_ask(struct talk *t, const char *text, size_t n,
              void (*on_text)(void *arg, const char *p, size_t n),
              void (*on_progress)(void *arg, size_t done, size_t total), void *arg,
              struct gen_result *out, struct err *e) MUST_USE;
+/* One turn after t->messages: its prompt, and what the model writes. r: talk_request's, with the
+ * callbacks. */
+int talk_turn(struct talk *t, struct gen_request *r, struct gen_result *out,
+              struct err *e) MUST_USE;
+/* t->messages, the options and the tools as a request of the chat format. */
+json_t *talk_chat_request(const struct talk *t, const json_t *messages);
+
+/* ---- talk_tools.c ---- */
+
+/* --tools and what belongs to it. */
+int talk_tools_open(struct talk *t, struct err *e) MUST_USE;
+/* The turns of one answer, with calls run in between. */
+struct tool_talk {
+    struct talk *t;
+    json_t *base; /* a JSON request whose fields hold for every turn; NULL = t's conversation */
+    struct gen_request r;   /* of every turn, callbacks included: they get content alone */
+    struct gen_result last; /* of the last turn */
+    struct loop_result loop;
+    json_t *calls; /* [{"name", "arguments", "failed", "result", "seconds"}] */
+    bool quiet;    /* calls are not shown on stderr */
+    /* inside */
+    struct ids prompt; /* of the last turn */
+    struct tool_parser *parser;
+    struct tool_events read;
+    bool first;
+};
+/* Takes messages through the loop; the caller ends with tool_talk_release in any case. */
+int tool_talk(struct tool_talk *w, json_t *messages, struct err *e) MUST_USE;
+void tool_talk_release(struct tool_talk *w);
+
 /* Ids of a raw prompt: control-token text becomes control tokens, BOS in front where the model
  * wants it. */
 int talk_raw_ids(const struct talk *t, const char *text, size_t n, struct ids *out,

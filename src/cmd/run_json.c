@@ -173,6 +173,40 @@ static json_t *json_answer(const struct talk *t, const struct gen_request *r,
     return j;
 }
 
+/* The same with tools: the last turn's answer, the calls before it, and all messages that are new.
+ */
+static int answer_tools(struct talk *t, struct line *l, const struct gen_request *r, json_t **out,
+                        struct err *e)
+{
+    struct tool_talk w = { .t = t, .base = l->json, .r = *r, .quiet = true };
+    json_t *messages = json_copy(json_object_get(l->json, "messages")), *fresh = json_array();
+    const size_t had = json_array_size(messages);
+    int rc = -1;
+
+    if (tool_talk(&w, messages, e) == 0) {
+        struct gen_request last = *r;
+        struct loop limits = { .limits.seconds = t->cfg->tool_time };
+        char *note = loop_note(&limits, &w.loop);
+
+        last.prompt = w.prompt.p;
+        last.n_prompt = w.prompt.n;
+        for (size_t i = had; i < json_array_size(messages); i++)
+            json_array_append(fresh, json_array_get(messages, i));
+        *out = json_answer(t, &last, &w.last);
+        json_object_set_new(*out, "text", json_stringn(w.loop.text.p, w.loop.text.len));
+        json_object_set(*out, "tool_calls", w.calls);
+        json_object_set(*out, "messages", fresh);
+        if (note)
+            json_object_set_new(*out, "note", json_string(note));
+        free(note);
+        rc = 0;
+    }
+    tool_talk_release(&w);
+    json_decref(messages);
+    json_decref(fresh);
+    return rc;
+}
+
 static int answer(struct talk *t, struct line *l, const struct buf *text, json_t **out,
                   struct err *e)
 {
@@ -190,6 +224,8 @@ static int answer(struct talk *t, struct line *l, const struct buf *text, json_t
         return -1;
     if (l->grammar)
         r.grammar = l->grammar;
+    if (t->kit && json_object_get(l->json, "messages"))
+        return answer_tools(t, l, &r, out, e);
     r.prompt = l->prompt.p;
     r.n_prompt = l->prompt.n;
     if (generate(t->session, &r, &result, e))

@@ -166,7 +166,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
-    if (open_grammar(t, e)) {
+    if (open_grammar(t, e) || talk_tools_open(t, e)) {
         talk_close(t);
         return -1;
     }
@@ -180,6 +180,8 @@ void talk_close(struct talk *t)
 {
     session_free(t->session);
     grammar_unref(t->grammar);
+    grammar_unref(t->must_call);
+    kit_close(t->kit);
     if (t->engine)
         engine_close(t->engine);
     ids_release(&t->eos);
@@ -233,11 +235,24 @@ void talk_date(const struct run_cfg *c, json_t *request)
         json_object_set_new(request, "date_string", json_string(c->date));
 }
 
-static int render(const struct talk *t, struct prompt *out, struct err *e)
+json_t *talk_chat_request(const struct talk *t, const json_t *messages)
 {
-    json_t *request = json_pack("{s:O}", "messages", t->messages);
+    json_t *request =
+        json_pack("{s:o}", "messages",
+                  t->kit ? json_deep_copy(messages) : json_copy((json_t *)(uintptr_t)messages));
 
     talk_date(t->cfg, request);
+    if (t->kit) {
+        kit_declare(t->kit, t->format, request);
+        if (t->format->no_tools)
+            chat_spell_tools(request);
+    }
+    return request;
+}
+
+static int render(const struct talk *t, struct prompt *out, struct err *e)
+{
+    json_t *request = talk_chat_request(t, t->messages);
     const int rc = chat_render(t->format, t->engine->tok, request, out, e);
 
     json_decref(request);
@@ -333,48 +348,87 @@ void talk_request(const struct talk *t, struct gen_request *r)
         r->sampling.seed = rng_u64(s->sampling.seed, t->turn);
 }
 
+int talk_turn(struct talk *t, struct gen_request *r, struct gen_result *out, struct err *e)
+{
+    struct ids ids = { 0 };
+    int rc = compose(t, &ids, e);
+
+    if (rc == 0) {
+        r->prompt = ids.p;
+        r->n_prompt = ids.n;
+        rc = generate(t->session, r, out, e);
+    }
+    if (rc == 0) {
+        t->last_seed = r->sampling.seed;
+        t->last_prompt = ids.n;
+        t->turn += out->ids.n > 0;
+    }
+    if (rc == 0 && out->ids.n) {
+        t->past.n = 0;
+        ids_append(&t->past, ids.p, ids.n);
+        ids_append(&t->past, out->ids.p, out->ids.n);
+    }
+    ids_release(&ids);
+    return rc;
+}
+
+static int ask_raw(struct talk *t, const char *text, size_t n, struct gen_request *r,
+                   struct gen_result *out, struct err *e)
+{
+    struct ids ids = { 0 };
+    int rc = talk_raw_ids(t, text, n, &ids, e);
+
+    if (rc == 0 && ids.n == 0)
+        rc = err_set(e, ERR_USAGE, "the prompt is empty");
+    r->prompt = ids.p;
+    r->n_prompt = ids.n;
+    if (rc == 0)
+        rc = generate(t->session, r, out, e);
+    if (rc == 0) {
+        t->last_seed = r->sampling.seed;
+        t->last_prompt = ids.n;
+        t->turn += out->ids.n > 0;
+    }
+    ids_release(&ids);
+    return rc;
+}
+
+static int ask_tools(struct talk *t, const struct gen_request *r, struct gen_result *out,
+                     struct err *e)
+{
+    struct tool_talk w = { .t = t, .r = *r };
+    const int rc = tool_talk(&w, t->messages, e);
+
+    if (rc == 0) {
+        *out = w.last;
+        w.last = (struct gen_result){ 0 };
+    }
+    tool_talk_release(&w);
+    return rc;
+}
+
 int talk_ask(struct talk *t, const char *text, size_t n,
              void (*on_text)(void *arg, const char *p, size_t n),
              void (*on_progress)(void *arg, size_t done, size_t total), void *arg,
              struct gen_result *out, struct err *e)
 {
+    const size_t had = json_array_size(t->messages);
     struct gen_request r;
-    struct ids ids = { 0 };
-    int rc = -1;
+    int rc;
 
-    if (t->format) {
-        json_array_append_new(t->messages, message("user", text, n));
-        if (compose(t, &ids, e))
-            goto done;
-    } else if (talk_raw_ids(t, text, n, &ids, e)) {
-        goto done;
-    }
-    if (ids.n == 0) {
-        err_set(e, ERR_USAGE, "the prompt is empty");
-        goto done;
-    }
     talk_request(t, &r);
-    r.prompt = ids.p;
-    r.n_prompt = ids.n;
     r.on_text = on_text;
     r.on_progress = on_progress;
     r.arg = arg;
-    rc = generate(t->session, &r, out, e);
-    if (rc)
-        goto done;
-    t->last_seed = r.sampling.seed;
-    t->last_prompt = ids.n;
-    t->turn += out->ids.n > 0;
-    if (t->format && out->ids.n) {
+    if (!t->format)
+        return ask_raw(t, text, n, &r, out, e);
+    json_array_append_new(t->messages, message("user", text, n));
+    rc = t->kit ? ask_tools(t, &r, out, e) : talk_turn(t, &r, out, e);
+    if (rc == 0 && out->ids.n && !t->kit)
         json_array_append_new(t->messages, message("assistant", out->text.p, out->text.len));
-        t->past.n = 0;
-        ids_append(&t->past, ids.p, ids.n);
-        ids_append(&t->past, out->ids.p, out->ids.n);
-    }
-done:
-    if (t->format && (rc || out->ids.n == 0))
-        json_array_remove(t->messages, json_array_size(t->messages) - 1);
-    ids_release(&ids);
+    if (rc || out->ids.n == 0)
+        while (json_array_size(t->messages) > had)
+            json_array_remove(t->messages, json_array_size(t->messages) - 1);
     return rc;
 }
 

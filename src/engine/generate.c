@@ -25,11 +25,13 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Hands over the text that a has let go since `from`. */
+/* Hands over the text that a has let go since `from`, and the last token. */
 static size_t show(const struct answer *a, size_t from)
 {
     if (a->r->on_text && a->shown > from)
         a->r->on_text(a->r->arg, a->out->text.p + from, a->shown - from);
+    if (a->r->on_token)
+        a->r->on_token(a->r->arg, a->out->ids.p[a->out->ids.n - 1]);
     return a->shown;
 }
 

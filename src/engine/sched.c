@@ -49,6 +49,7 @@ static struct job *job_new(const struct sched_request *r)
         grammar_ref(g->grammar);
     j->gen.cancel = NULL;
     j->gen.on_text = NULL;
+    j->gen.on_token = NULL;
     j->gen.on_progress = NULL;
     /* an address would do until the adapter is unloaded and another one gets it */
     j->kv.salt = r->salt ^ (r->adapter ? r->adapter->id : 0) * 0x9E3779B97F4A7C15u;

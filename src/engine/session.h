@@ -33,7 +33,7 @@ struct engine {
     struct tok *tok; /* NULL with no_tokenizer */
     struct ctx *ctx;
     struct acts *acts;
-    struct lora *adapter; /* NULL = none */
+    struct lora *adapter;      /* NULL = none */
     struct grammars *grammars; /* NULL with no_tokenizer */
     size_t chunk;
     unsigned isa;   /* CPU flags in use */
@@ -94,13 +94,15 @@ struct gen_request {
     const int32_t *eos; /* ids that end the answer */
     size_t n_eos;
     struct grammar *grammar; /* what the answer must be; borrowed; NULL = any text */
-    bool keep_special;   /* control tokens' text stays in the text (raw tool-call output) */
-    bool logprobs;       /* fill gen_result.logprob */
-    size_t top_logprobs; /* alternatives per token; 0 = none; needs logprobs */
+    bool keep_special;       /* control tokens' text stays in the text (raw tool-call output) */
+    bool logprobs;           /* fill gen_result.logprob */
+    size_t top_logprobs;     /* alternatives per token; 0 = none; needs logprobs */
     const volatile sig_atomic_t *cancel; /* may be NULL */
     /* Called with whole characters only, never with text that could still be part of a stop string.
      */
     void (*on_text)(void *arg, const char *p, size_t n);
+    /* Each token of the answer, its end too, after the text that it let go; may be NULL. */
+    void (*on_token)(void *arg, int32_t id);
     void (*on_progress)(void *arg, size_t done, size_t total); /* prompt; may be NULL */
     void *arg;
 };

@@ -79,8 +79,8 @@ static int force_call(struct call *c, struct oai *o, struct err *e)
         return 0;
     if (o->grammar)
         return err_set(e, ERR_USAGE, "tool_choice: a call is forced, and another form asked for");
-    what = json_pack("{s:O, s:s?, s:b}", "tools", o->tools, "only", o->tool, "parallel",
-                     o->parallel);
+    what =
+        json_pack("{s:O, s:s?, s:b}", "tools", o->tools, "only", o->tool, "parallel", o->parallel);
     rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
     json_decref(what);
     return rc ? err_wrap(e, "tool_choice") : 0;
@@ -110,68 +110,9 @@ int oai_read_tools(struct call *c, struct oai *o, struct err *e)
     return 0;
 }
 
-/* ---- templates without tools ---- */
-
-static void append_text(json_t *message, const char *text)
-{
-    json_t *content = json_object_get(message, "content");
-
-    if (json_is_array(content))
-        json_array_append_new(content, json_pack("{s:s, s:s}", "type", "text", "text", text));
-    else
-        json_object_set_new(
-            message, "content",
-            json_sprintf("%s%s", json_is_string(content) ? json_string_value(content) : "", text));
-}
-
-/* A turn's calls, as the model is asked to write them. */
-static void spell_calls(json_t *message)
-{
-    json_t *calls = json_object_get(message, "tool_calls");
-
-    for (size_t i = 0; i < json_array_size(calls); i++) {
-        const json_t *f = json_object_get(json_array_get(calls, i), "function");
-        const json_t *name = json_object_get(f, "name"), *args = json_object_get(f, "arguments");
-        char *a = json_is_string(args) ? xstrdup(json_string_value(args))
-                                       : json_dumps(args, JSON_COMPACT | JSON_ENCODE_ANY);
-        struct buf b;
-
-        buf_init(&b, 64 << 20);
-        buf_addf(&b, "%s{\"name\": \"%s\", \"parameters\": %s}", i ? "; " : "",
-                 json_is_string(name) ? json_string_value(name) : "", a ? a : "{}");
-        append_text(message, b.p);
-        buf_release(&b);
-        free(a);
-    }
-    json_object_del(message, "tool_calls");
-}
-
-static void spell_tools(json_t *messages, const json_t *tools)
-{
-    char *list = json_dumps(tools, JSON_INDENT(1));
-    struct buf b;
-    size_t i = json_array_size(messages);
-
-    while (i > 0 &&
-           strcmp(json_string_value(json_object_get(json_array_get(messages, i - 1), "role")) ?: "",
-                  "user") != 0)
-        i--;
-    if (i > 0 && list) {
-        buf_init(&b, 64 << 20);
-        buf_addf(&b,
-                 "\n\nThese functions can be called:\n%s\nTo call one, answer with nothing but "
-                 "{\"name\": its name, \"parameters\": an object of its arguments}.",
-                 list);
-        append_text(json_array_get(messages, i - 1), b.p);
-        buf_release(&b);
-    }
-    free(list);
-}
-
 int oai_adapt_messages(struct call *c, struct err *e)
 {
     json_t *messages = json_object_get(c->body, "messages");
-    const bool no_tools = c->s->format->no_tools;
 
     for (size_t i = 0; i < json_array_size(messages); i++) {
         json_t *m = json_array_get(messages, i);
@@ -181,12 +122,8 @@ int oai_adapt_messages(struct call *c, struct err *e)
             return err_set(e, ERR_USAGE, "messages[%zu]: content is null", i);
         if (role && strcmp(role, "developer") == 0) /* what OpenAI calls a system message now */
             json_object_set_new(m, "role", json_string("system"));
-        if (no_tools && json_is_array(json_object_get(m, "tool_calls")))
-            spell_calls(m);
     }
-    if (no_tools && json_object_get(c->body, "tools")) {
-        spell_tools(messages, json_object_get(c->body, "tools"));
-        json_object_del(c->body, "tools");
-    }
+    if (c->s->format->no_tools)
+        chat_spell_tools(c->body);
     return 0;
 }

@@ -29,6 +29,7 @@ struct chat_format {
     bool (*detect)(const struct tok *t, const char *chat_template);
     int (*render)(const struct tok *t, const json_t *request, struct prompt *out, struct err *e);
     bool no_tools; /* refuses tools and tool calls */
+    bool builtins; /* reads builtin_tools: the release's own tools have a spelling of theirs */
     /* ids after which a turn is over, by token name, NULL-terminated; and those that only the
      * tokenizer's own template tells, appended (NULL = none) */
     const char *const *stop;
@@ -48,6 +49,10 @@ const char *chat_names(void);
 /* Checks an OpenAI-style request and appends its prompt. On failure *out is as before. */
 int chat_render(const struct chat_format *f, const struct tok *t, const json_t *request,
                 struct prompt *out, struct err *e) MUST_USE;
+
+/* For a format with no_tools: rewrites the request so that its last user message describes the
+ * tools and turns with calls or results are text. */
+void chat_spell_tools(json_t *request);
 
 /* A base model's prompt: BOS, where the tokenizer has one, and plain text. */
 int chat_base(const struct tok *t, const char *text, size_t n, struct prompt *out,

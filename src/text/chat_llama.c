@@ -476,6 +476,7 @@ const struct chat_format chat_llama3 = {
 const struct chat_format chat_llama31 = {
     .name = "llama3.1",
     .what = "Llama 3.1 and 3.3, as their Hugging Face template",
+    .builtins = true,
     .detect = detect31,
     .render = render31,
     .stop = stop,

@@ -504,6 +504,7 @@ const struct chat_format chat_meta = {
 const struct chat_format chat_meta_docs = {
     .name = "meta-docs",
     .what = "Llama 3.1 as Meta's prompt_format.md: dates, built-in and custom tools",
+    .builtins = true,
     .render = render_docs,
     .stop = stop,
 };
@@ -511,6 +512,7 @@ const struct chat_format chat_meta_docs = {
 const struct chat_format chat_meta_stack = {
     .name = "meta-stack",
     .what = "Llama 3.1 as llama-stack: dates, built-in and custom tools",
+    .builtins = true,
     .render = render_stack,
     .stop = stop,
 };

@@ -26,7 +26,8 @@ void tool_result_release(struct tool_result *r);
 /* A row of tool.def. */
 struct tool {
     const char *name;
-    const char *what;            /* one line for help */
+    const char *what; /* one line for help, and for a model that is shown it as a function */
+    const char *arg;  /* the name of its one argument: "code", "query" */
     int (*check)(struct err *e); /* 0 = it can be used here; -1 = why not */
     /* Runs it on input (code, or a query). -1 only when it cannot be run at all. */
     int (*run)(struct tool_session *s, const char *input, size_t n, struct tool_result *r,

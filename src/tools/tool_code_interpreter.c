@@ -103,6 +103,7 @@ static int run(struct tool_session *s, const char *input, size_t n, struct tool_
 
 const struct tool tool_code_interpreter = {
     .name = "code_interpreter",
+    .arg = "code",
     .what = "Python in a sandbox, with names and files kept for the chat",
     .check = check,
     .run = run,
