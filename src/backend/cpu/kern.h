@@ -10,9 +10,9 @@
  *     rest = fma(float(sum of code * r), d_w * e_x, rest)   where the group has a remainder r
  *
  * and acc + rest in the end. The inner sums are exact integers: hence the same bits for any batch
- * and any thread count. Codes are unsigned; signed encodings carry their offset in
- * m_w = -offset * d_w. Codes of 4 and 5 bits are centred: the sums are of (code - centre) * q, and
- * m_w is what the centre stands for, so that sums and m_w stay small.
+ * and any thread count. Codes are unsigned and told from their centre: the sums are of
+ * (code - centre) * q, and m_w is what the centre stands for, so that sums and m_w stay small. In
+ * symmetric encodings it is 0, and the second line may be left out: acc is never -0.
  *
  * A group's rounding error grows with its largest value, and trained models have a few inputs that
  * are far larger than the rest: a group whose largest value is OUTLIER times the row's root mean
@@ -28,59 +28,63 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    LANES = 16,        /* weight rows of a panel */
-    GROUP = 32,        /* values of a group */
-    CHUNK = 16,        /* groups of a panel: 12 KiB, which stay in the first-level cache */
-    OUTLIER = 8,       /* 6 doubles the groups and takes another fifth off the error */
-    HEAD_MAX = 4096,   /* largest head size attention has room for */
+    LANES = 16,      /* weight rows of a panel */
+    GROUP = 32,      /* values of a group */
+    CHUNK = 16,      /* groups of a panel: 12 KiB, two of which stay in the first-level cache */
+    PANELS = 2,      /* most that a dot takes together */
+    OUTLIER = 8,     /* 6 doubles the groups and takes another fifth off the error */
+    HEAD_MAX = 4096, /* largest head size attention has room for */
 };
 
 struct group {
-    uint8_t code[8][64];       /* [value / 4][row][value % 4] */
-    float d[2][LANES];         /* scale of values 0..15 and 16..31; [1] only when halves differ */
+    uint8_t code[8][64]; /* [value / 4][row][value % 4] */
+    float d[2][LANES];   /* scale of values 0..15 and 16..31; [1] only when halves differ */
     float m[2][LANES];
 };
 
-/* T activation rows of 8 bits: x = d * q, or d * q + e * r where e is not 0. */
+/* T activation rows of 8 bits: x = d * q, or d * q + e * r where e is not 0. What a group has one
+ * number of lies with the tokens side by side, as a tile of tokens reads it. */
 struct q8 {
     int8_t *q;     /* [T][K] */
     int8_t *r;     /* [T][K] written where `more` is set */
-    float *d;      /* [T][K/32] */
-    float *e;      /* [T][K/32] 0 where there is no r */
-    float *s;      /* [T][K/32] d * sum(q) + e * sum(r) of the group */
-    float *h;      /* [T][K/16] the same of each half */
-    int32_t *n;    /* [T][K/32] sum(q) */
-    int32_t *nr;   /* [T][K/32] sum(r) or 0 */
-    uint8_t *more; /* [K/32][T] whether there is r: tokens side by side, to be found quickly */
+    float *d;      /* [K/32][T] */
+    float *e;      /* [K/32][T] 0 where there is no r */
+    float *s;      /* [K/32][T] d * sum(q) + e * sum(r) of the group */
+    int32_t *n;    /* [K/32][T] -sum(q) */
+    int32_t *n0;   /* [K/32][T] the same of the first half */
+    int32_t *nr;   /* [K/32][T] -sum(r) or 0 */
+    int32_t *nr0;  /* [K/32][T] the same of the first half */
+    uint8_t *more; /* [K/32][T] whether there is r */
     size_t T, K;
 };
 
 /* How large the codes of an encoding are: AVX2's 8-bit multiply-add saturates, so that small codes
  * take fewer instructions there. */
 enum codes {
-    CODES_8,        /* up to 255: any encoding */
-    CODES_5,        /* up to 31 */
-    CODES_4,        /* up to 15 */
-    CODES_HALVES,   /* up to 63, the two halves of a group with scales of their own */
+    CODES_8,      /* up to 255 */
+    CODES_5,      /* up to 31 */
+    CODES_4,      /* up to 15 */
+    CODES_HALVES, /* up to 63, the two halves of a group with scales of their own and no m */
     CODES_COUNT
 };
 static inline int code_centre(enum codes kind)
 {
-    return kind == CODES_4 ? 8 : kind == CODES_5 ? 16 : 0;
+    return kind == CODES_4 ? 8 : kind == CODES_5 ? 16 : kind == CODES_HALVES ? 32 : 128;
 }
 static inline float planes_centre(const struct weight *w)
 {
-    return w->enc == ENC_GPTQ8 || w->enc == ENC_PACKED8 ? 0 : 8;
+    return w->enc == ENC_GPTQ8 || w->enc == ENC_PACKED8 ? 128 : 8;
 }
 
 /* Sixteen rows of a weight; rows past the last repeat it, and their sums are dropped. */
 struct rows16 {
     const uint8_t *at[LANES];
-    const uint8_t *next[2];  /* what follows in the file: to be fetched, never read */
+    const uint8_t *next[2]; /* what follows in the file: to be fetched, never read */
 };
 
-typedef void dot_fn(float *acc, float *rest, const struct group *p, size_t ng, const struct q8 *x,
-                    size_t g0, size_t t0, size_t T);
+/* Panel i of P is at p + i * CHUNK, its sums at acc and rest + i * T * LANES. */
+typedef void dot_fn(float *acc, float *rest, const struct group *p, size_t P, size_t ng,
+                    const struct q8 *x, size_t g0, size_t t0, size_t T);
 typedef void unpack_fn(struct group *p, const struct rows16 *w, size_t g0, size_t ng);
 /* The same for encodings with planes: rows r0 .. r0+R, R <= 16. */
 typedef void unpack_planes_fn(struct group *p, const struct weight *w, size_t r0, size_t R,
@@ -90,8 +94,8 @@ typedef void decode_planes_fn(float *y, const struct weight *w, size_t r0, size_
 
 /* A query head of one row: it sees slots up to its own. */
 struct attn_query {
-    const float *q;   /* [hd] */
-    float *state;     /* [ATTN_STATE(hd)] sums of values, largest score, sum of weights */
+    const float *q; /* [hd] */
+    float *state;   /* [ATTN_STATE(hd)] sums of values, largest score, sum of weights */
     size_t slot;
 };
 
@@ -105,7 +109,7 @@ struct attn_span {
 enum { ATTN_QUERIES = 32 }; /* that share a block once it is widened to float32 */
 #define ATTN_WIDTH(hd) (((hd) + 15) / 16 * 16)
 #define ATTN_STATE(hd) (ATTN_WIDTH(hd) + 16)
-#define ATTN_ROOM(hd) ((2 * KV_BLOCK + ATTN_QUERIES) * ATTN_WIDTH(hd))
+#define ATTN_ROOM(hd)  ((2 * KV_BLOCK + ATTN_QUERIES) * ATTN_WIDTH(hd))
 
 /* Bit i: whether flag[i] is 1; n <= 64. */
 static inline uint64_t more_mask(const uint8_t *flag, size_t n)
@@ -130,11 +134,15 @@ struct cpu_kern {
      * reads x in p.order */
     unpack_planes_fn *unpack_planes[ENC_COUNT];
     decode_planes_fn *decode_planes[ENC_COUNT];
-    /* acc[16] = 16 rows times row t of x, all groups, with the bits of unpack and dot; or NULL */
+    /* acc[16] = 16 rows times the only row of x (t = 0, T = 1), all groups, with the bits of unpack
+     * and dot; or NULL */
     void (*row[ENC_COUNT])(float *acc, const struct rows16 *w, const struct q8 *x, size_t t);
     enum codes codes[ENC_COUNT];
-    /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng */
-    dot_fn *dot[CODES_COUNT];
+    bool offset[ENC_COUNT]; /* whether m is not 0 */
+    /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
+     * encodings with m */
+    dot_fn *dot[CODES_COUNT][2];
+    size_t panels; /* of 16 rows, that a dot gains from having together */
     void (*quantise)(const struct q8 *x, size_t t, const float *src);
     /* y[t * ys + r] = or += w[r] . x[t] for R rows and T tokens, both of n floats */
     void (*dot_f32)(float *y, size_t ys, const float *w, size_t ws, size_t R, const float *x,
@@ -157,10 +165,10 @@ struct cpu_kern {
 void cpu_kern_init(struct cpu_kern *k, unsigned flags);
 
 void cpu_kern_generic(struct cpu_kern *k);
-void cpu_kern_unpack(struct cpu_kern *k);      /* unpack.c: every encoding, plain C */
-void cpu_kern_planes(struct cpu_kern *k);      /* planes.c: those with planes */
+void cpu_kern_unpack(struct cpu_kern *k); /* unpack.c: every encoding, plain C */
+void cpu_kern_planes(struct cpu_kern *k); /* planes.c: those with planes */
 void cpu_kern_planes_avx2(struct cpu_kern *k);
-unpack_planes_fn unpack_planes_generic;        /* plain C, for what a faster one leaves */
+unpack_planes_fn unpack_planes_generic; /* plain C, for what a faster one leaves */
 decode_planes_fn decode_planes_generic;
 void cpu_kern_avx2(struct cpu_kern *k);
 void cpu_kern_q8_avx2(struct cpu_kern *k);

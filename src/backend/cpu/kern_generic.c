@@ -103,18 +103,16 @@ static void sums(int sum[2], const struct group *p, int r, const int8_t *q, int 
 static void dot_any(float *acc, float *rest, const struct group *p, size_t ng, const struct q8 *x,
                     size_t g0, size_t t0, size_t T, const enum codes kind)
 {
-    const size_t G = x->K / GROUP;
-
     for (size_t t = 0; t < T; t++, acc += LANES, rest += LANES) {
         for (size_t g = 0; g < ng; g++) {
-            const size_t at = (t0 + t) * G + g0 + g;
+            const size_t at = (g0 + g) * x->T + t0 + t, from = (t0 + t) * x->K + (g0 + g) * GROUP;
 
             for (int r = 0; r < LANES; r++) {
                 int q[2], left[2] = { 0, 0 };
 
-                sums(q, p + g, r, x->q + at * GROUP, code_centre(kind));
+                sums(q, p + g, r, x->q + from, code_centre(kind));
                 if (x->e[at] != 0)
-                    sums(left, p + g, r, x->r + at * GROUP, code_centre(kind));
+                    sums(left, p + g, r, x->r + from, code_centre(kind));
                 if (kind != CODES_HALVES) {
                     acc[r] = fmaf((float)(q[0] + q[1]), p[g].d[0][r] * x->d[at], acc[r]);
                     acc[r] = fmaf(p[g].m[0][r], x->s[at], acc[r]);
@@ -122,7 +120,6 @@ static void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
                 }
                 for (size_t i = 0; kind == CODES_HALVES && i < 2; i++) {
                     acc[r] = fmaf((float)q[i], p[g].d[i][r] * x->d[at], acc[r]);
-                    acc[r] = fmaf(p[g].m[i][r], x->h[2 * at + i], acc[r]);
                     rest[r] = fmaf((float)left[i], p[g].d[i][r] * x->e[at], rest[r]);
                 }
             }
@@ -131,10 +128,12 @@ static void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
 }
 
 #define DOT(name, kind)                                                                            \
-    static void name(float *acc, float *rest, const struct group *p, size_t ng,                    \
+    static void name(float *acc, float *rest, const struct group *p, size_t P, size_t ng,          \
                      const struct q8 *x, size_t g0, size_t t0, size_t T)                           \
     {                                                                                              \
-        dot_any(acc, rest, p, ng, x, g0, t0, T, kind);                                             \
+        for (size_t i = 0; i < P; i++)                                                             \
+            dot_any(acc + i * T * LANES, rest + i * T * LANES, p + i * CHUNK, ng, x, g0, t0, T,    \
+                    kind);                                                                         \
     }
 DOT(dot_8, CODES_8)
 DOT(dot_5, CODES_5)
@@ -143,7 +142,10 @@ DOT(dot_halves, CODES_HALVES)
 
 void cpu_kern_generic(struct cpu_kern *k)
 {
-    *k = (struct cpu_kern){ .dot = { dot_8, dot_5, dot_4, dot_halves } };
+    *k = (struct cpu_kern){
+        .dot = { { dot_8, dot_8 }, { dot_5, dot_5 }, { dot_4, dot_4 }, { dot_halves, dot_halves } },
+        .panels = 1
+    };
     cpu_kern_unpack(k);
     cpu_kern_planes(k);
     fill_floats(k);

@@ -43,8 +43,7 @@ static bool unpacks(const struct cpu_kern *k, const struct weight *w)
            (!w->p.group_of || w->p.order);
 }
 
-static enum path path_of(const struct cpu_kern *k, enum compute compute,
-                         const struct weight *w)
+static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
 {
     if (compute == COMPUTE_F32)
         return PATH_F32;
@@ -94,13 +93,9 @@ static void put_rows(const struct job *j, const struct linear_out *o, size_t t, 
         y[r] = acc[r] + (j->add ? y[r] : 0);
 }
 
-static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, size_t R, void *mem)
+/* Sixteen rows from r0 on, of which there are R. */
+static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R)
 {
-    const struct weight *w = o->w;
-    const struct cpu_kern *k = &j->b->k;
-    const size_t G = j->K / GROUP;
-    struct group *panel = mem;
-    float *acc = (float *)(panel + CHUNK);
     struct rows16 rows;
 
     for (size_t r = 0; r < LANES; r++)
@@ -108,30 +103,51 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     /* eight rows ahead of the first eight, and of the last: the unit after this one */
     rows.next[0] = rows.at[0] + LANES * w->row_bytes;
     rows.next[1] = rows.next[0] + LANES / 2 * w->row_bytes;
+    return rows;
+}
+
+/* R rows: panels of 16, of which the last may have fewer. */
+static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, size_t R, void *mem)
+{
+    const struct weight *w = o->w;
+    const struct cpu_kern *k = &j->b->k;
+    const size_t G = j->K / GROUP, P = (R + LANES - 1) / LANES;
+    struct group *panel = mem;
+    float *acc = (float *)(panel + k->panels * CHUNK);
+    struct rows16 rows[PANELS];
+
+    for (size_t i = 0; i < P; i++)
+        rows[i] = rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES));
     if (j->T == 1 && k->row[w->enc]) {
-        k->row[w->enc](acc, &rows, &j->x8, 0);
-        put_rows(j, o, 0, r0, R, acc);
+        for (size_t i = 0; i < P; i++) {
+            k->row[w->enc](acc, &rows[i], &j->x8, 0);
+            put_rows(j, o, 0, r0 + i * LANES, smaller(R - i * LANES, LANES), acc);
+        }
         return;
     }
     for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
-        const size_t T = smaller(j->T - t0, PANEL_T);
+        const size_t T = smaller(j->T - t0, PANEL_T), n = P * T * LANES;
+        float *rest = acc + n;
 
-        float *rest = acc + T * LANES;
-
-        memset(acc, 0, 2 * T * LANES * sizeof(*acc));
+        memset(acc, 0, 2 * n * sizeof(*acc));
         for (size_t g = 0; g < G; g += CHUNK) {
             const size_t ng = smaller(G - g, CHUNK);
 
-            if (k->unpack[w->enc])
-                k->unpack[w->enc](panel, &rows, g, ng);
-            else
-                k->unpack_planes[w->enc](panel, w, r0, R, g, ng);
-            k->dot[k->codes[w->enc]](acc, rest, panel, ng, &j->x8, g, t0, T);
+            for (size_t i = 0; i < P; i++) {
+                if (k->unpack[w->enc])
+                    k->unpack[w->enc](panel + i * CHUNK, &rows[i], g, ng);
+                else
+                    k->unpack_planes[w->enc](panel + i * CHUNK, w, r0 + i * LANES,
+                                             smaller(R - i * LANES, LANES), g, ng);
+            }
+            k->dot[k->codes[w->enc]][k->offset[w->enc]](acc, rest, panel, P, ng, &j->x8, g, t0, T);
         }
-        for (size_t i = 0; i < T * LANES; i++)
+        for (size_t i = 0; i < n; i++)
             acc[i] += rest[i];
-        for (size_t t = 0; t < T; t++)
-            put_rows(j, o, t0 + t, r0, R, acc + t * LANES);
+        for (size_t i = 0; i < P; i++)
+            for (size_t t = 0; t < T; t++)
+                put_rows(j, o, t0 + t, r0 + i * LANES, smaller(R - i * LANES, LANES),
+                         acc + (i * T + t) * LANES);
     }
 }
 
@@ -172,8 +188,9 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
     const struct linear_out *o = &j->out[i];
     const size_t r0 = (u - j->first[i]) * LANES;
 
-    if (j->path[i] == PATH_BF16)
-        n = smaller(smaller(end, j->first[i + 1]) - u, j->b->k.bf16_rows / LANES);
+    if (j->path[i] == PATH_BF16 || j->path[i] == PATH_Q8)
+        n = smaller(smaller(end, j->first[i + 1]) - u,
+                    j->path[i] == PATH_Q8 ? j->b->k.panels : j->b->k.bf16_rows / LANES);
     const size_t R = smaller(o->w->rows - r0, n * LANES);
 
     switch (j->path[i]) {
@@ -234,19 +251,20 @@ static size_t scale_bytes(size_t T, size_t K)
     return round64(T * (K / GROUP) * 4);
 }
 
-/* Its two planes of bytes, seven such planes (h counts twice), and one of flags. */
+/* Its two planes of bytes, seven such planes, and one of flags. */
 static size_t q8_bytes(size_t T, size_t K)
 {
     return 2 * round64(T * K) + 7 * scale_bytes(T, K) + round64(T * (K / GROUP));
 }
 
 /* What one output needs; make_room and the planner both go by it. */
-static void need_linear(struct cpu_need *need, enum path path, const struct weight *w, size_t T)
+static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum path path,
+                        const struct weight *w, size_t T)
 {
     const size_t sums = 2 * smaller(T, PANEL_T) * LANES * sizeof(float);
     const size_t K = w->cols, copy = T * K * sizeof(float);
 
-    need->thread = larger(need->thread, round64(CHUNK * sizeof(struct group) + sums));
+    need->thread = larger(need->thread, round64(k->panels * (CHUNK * sizeof(struct group) + sums)));
     switch (path) {
     case PATH_Q8:
         need->x8 = larger(need->x8, q8_bytes(T, K));
@@ -272,7 +290,7 @@ void cpu_need_linear(struct cpu_need *need, unsigned flags, enum compute compute
     struct cpu_kern k;
 
     cpu_kern_init(&k, flags);
-    need_linear(need, path_of(&k, compute, w), w, T);
+    need_linear(need, &k, path_of(&k, compute, w), w, T);
 }
 
 static void make_room(struct job *j, struct cpu *b)
@@ -281,7 +299,7 @@ static void make_room(struct job *j, struct cpu *b)
     struct cpu_need need = { 0 };
 
     for (size_t i = 0; i < j->n; i++) {
-        need_linear(&need, j->path[i], j->out[i].w, j->T);
+        need_linear(&need, &b->k, j->path[i], j->out[i].w, j->T);
         j->q8 |= j->path[i] == PATH_Q8;
         j->rounded |= j->path[i] == PATH_ROUNDED;
         j->bf |= j->path[i] == PATH_BF16;
@@ -296,9 +314,10 @@ static void make_room(struct job *j, struct cpu *b)
                              .d = (float *)f,
                              .e = (float *)(f + d),
                              .s = (float *)(f + 2 * d),
-                             .h = (float *)(f + 3 * d),
-                             .n = (int32_t *)(f + 5 * d),
-                             .nr = (int32_t *)(f + 6 * d),
+                             .n = (int32_t *)(f + 3 * d),
+                             .n0 = (int32_t *)(f + 4 * d),
+                             .nr = (int32_t *)(f + 5 * d),
+                             .nr0 = (int32_t *)(f + 6 * d),
                              .more = f + 7 * d,
                              .T = j->T,
                              .K = j->K };
@@ -333,6 +352,8 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
 
     /* an eighth of a thread's share: a neighbour on the core delays the end by that much at most */
     j.grain = units / (8 * threads) ? units / (8 * threads) : 1;
+    if (units >= 4 * PANELS * threads) /* whole pairs of panels */
+        j.grain = (j.grain + PANELS - 1) / PANELS * PANELS;
     j.prepared = T < 4;
     if (j.prepared)
         prepare(&j, 0, T);

@@ -74,5 +74,7 @@ void cpu_kern_planes(struct cpu_kern *k)
     k->unpack_planes[ENC_GPTQ8] = unpack_planes_generic;
     k->unpack_planes[ENC_PACKED4] = unpack_planes_generic;
     k->unpack_planes[ENC_PACKED8] = unpack_planes_generic;
+    for (int e = 0; e < ENC_COUNT; e++)
+        k->offset[e] = k->offset[e] || k->unpack_planes[e];
     k->codes[ENC_AWQ] = k->codes[ENC_GPTQ4] = k->codes[ENC_PACKED4] = CODES_4;
 }

@@ -32,11 +32,14 @@ INLINE __m256i wide(__m256i sum, short by)
     return _mm256_madd_epi16(sum, _mm256_set1_epi16(by));
 }
 
-/* One end of a chain's link: acc = fma(m, s, fma(float(sum), d * dx, acc)) */
-INLINE __m256 link(__m256 acc, __m256i sum, __m256 d, __m256 m, __m256 dx, __m256 s)
+/* One link of a chain: acc = fma(m, s, fma(float(sum), d * dx, acc)) */
+INLINE __m256 link(__m256 acc, __m256i sum, const float *d, const float *m, const struct q8 *x,
+                   size_t at, const bool offset)
 {
-    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, dx), acc);
-    return _mm256_fmadd_ps(m, s, acc);
+    const __m256 by = _mm256_mul_ps(_mm256_load_ps(d), _mm256_set1_ps(x->d[at]));
+
+    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), by, acc);
+    return offset ? _mm256_fmadd_ps(_mm256_load_ps(m), _mm256_set1_ps(x->s[at]), acc) : acc;
 }
 
 /* steps c0 .. c1 of S tokens for two registers of codes: 16-bit sums */
@@ -87,14 +90,19 @@ INLINE void sums(__m256i total[2][4], const struct group *p, const int h, const 
     }
 }
 
-INLINE void tile(float *acc, const struct group *p, size_t ng, const struct q8 *x, size_t g0,
-                 size_t t0, const enum codes kind, const int S)
+/* centre times the sum of q: of half h, or of all */
+INLINE __m256i middle_of(const int32_t *n, const int32_t *n0, const int h, const enum codes kind)
 {
-    const size_t G = x->K / GROUP, first = t0 * G + g0;
+    const int32_t of = kind != CODES_HALVES ? *n : h == 0 ? *n0 : *n - *n0;
+
+    return _mm256_set1_epi32(-of * code_centre(kind));
+}
+
+INLINE void tile(float *acc, const struct group *p, size_t ng, const struct q8 *x, size_t g0,
+                 size_t t0, const enum codes kind, const bool offset, const int S)
+{
     const int halves = kind == CODES_HALVES ? 2 : 1;
-    const float *d = x->d + first, *s = halves == 2 ? x->h + 2 * first : x->s + first;
-    const int32_t *n = x->n + first;
-    const int8_t *base = x->q + first * GROUP;
+    const int8_t *base = x->q + t0 * x->K + g0 * GROUP;
 
     for (size_t g = 0; g < ng; g++, base += GROUP) {
         const int8_t *q[4];
@@ -109,18 +117,15 @@ INLINE void tile(float *acc, const struct group *p, size_t ng, const struct q8 *
             sums(total, p + g, h, q, kind, S);
 #pragma GCC unroll 4
             for (int t = 0; t < S; t++) {
-                const size_t at = (size_t)t * G + g;
-                const __m256 dx = _mm256_set1_ps(d[at]);
-                const __m256 sx = _mm256_set1_ps(s[halves == 2 ? 2 * at + (size_t)h : at]);
-                const __m256i mid = _mm256_set1_epi32(code_centre(kind) * n[at]);
+                const size_t at = (g0 + g) * x->T + t0 + (size_t)t;
+                const __m256i mid = middle_of(x->n + at, x->n0 + at, h, kind);
 
 #pragma GCC unroll 2
                 for (int i = 0; i < 2; i++) {
                     float *y = acc + LANES * t + 8 * i;
 
                     _mm256_storeu_ps(y, link(_mm256_loadu_ps(y), _mm256_sub_epi32(total[i][t], mid),
-                                             _mm256_load_ps(p[g].d[h] + 8 * i),
-                                             _mm256_load_ps(p[g].m[h] + 8 * i), dx, sx));
+                                             p[g].d[h] + 8 * i, p[g].m[h] + 8 * i, x, at, offset));
                 }
             }
         }
@@ -150,11 +155,9 @@ INLINE void sums_8(__m256i total[4], const struct group *p, const int i, const i
 
 /* The same for 8-bit codes, one register of rows after the other. */
 INLINE void tile_8(float *acc, const struct group *p, size_t ng, const struct q8 *x, size_t g0,
-                   size_t t0, const int S)
+                   size_t t0, const bool offset, const int S)
 {
-    const size_t G = x->K / GROUP, first = t0 * G + g0;
-    const float *d = x->d + first, *s = x->s + first;
-    const int8_t *base = x->q + first * GROUP;
+    const int8_t *base = x->q + t0 * x->K + g0 * GROUP;
 
     for (size_t g = 0; g < ng; g++, base += GROUP) {
         const int8_t *q[4];
@@ -168,13 +171,12 @@ INLINE void tile_8(float *acc, const struct group *p, size_t ng, const struct q8
             sums_8(total, p + g, i, q, S);
 #pragma GCC unroll 4
             for (int t = 0; t < S; t++) {
-                const size_t at = (size_t)t * G + g;
+                const size_t at = (g0 + g) * x->T + t0 + (size_t)t;
+                const __m256i mid = middle_of(x->n + at, NULL, 0, CODES_8);
                 float *y = acc + LANES * t + 8 * i;
 
-                _mm256_storeu_ps(y, link(_mm256_loadu_ps(y), total[t],
-                                         _mm256_load_ps(p[g].d[0] + 8 * i),
-                                         _mm256_load_ps(p[g].m[0] + 8 * i), _mm256_set1_ps(d[at]),
-                                         _mm256_set1_ps(s[at])));
+                _mm256_storeu_ps(y, link(_mm256_loadu_ps(y), _mm256_sub_epi32(total[t], mid),
+                                         p[g].d[0] + 8 * i, p[g].m[0] + 8 * i, x, at, offset));
             }
         }
     }
@@ -188,16 +190,15 @@ INLINE void onto(float *rest, __m256i sum, const float *d, float e)
     _mm256_storeu_ps(rest, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), by, _mm256_loadu_ps(rest)));
 }
 
-/* Remainders of one group of S tokens: at[t] is where theirs are, in x->d and the like. */
-INLINE void rest_tile(float *rest, const struct group *p, const struct q8 *x, const size_t *at,
-                      size_t t0, const enum codes kind, const int S)
+/* Remainders of group g of S tokens t[]; the sums of token 0 are at rest - t0 rows. */
+INLINE void rest_tile(float *rest, const struct group *p, const struct q8 *x, size_t g,
+                      const size_t *token, size_t t0, const enum codes kind, const int S)
 {
-    const size_t G = x->K / GROUP;
     const int8_t *q[4];
 
 #pragma GCC unroll 4
     for (int t = 0; t < S; t++)
-        q[t] = x->r + at[t] * GROUP;
+        q[t] = x->r + token[t] * x->K + g * GROUP;
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         __m256i total[2][4];
@@ -208,19 +209,20 @@ INLINE void rest_tile(float *rest, const struct group *p, const struct q8 *x, co
             sums(total, p, h, q, kind, S);
 #pragma GCC unroll 4
         for (int t = 0; t < S; t++) {
-            float *y = rest + LANES * (at[t] / G - t0);
-            const __m256i mid = _mm256_set1_epi32(code_centre(kind) * x->nr[at[t]]);
+            const size_t at = g * x->T + token[t];
+            float *y = rest + LANES * (token[t] - t0);
+            const __m256i mid = middle_of(x->nr + at, x->nr0 + at, h, kind);
 
             if (kind == CODES_8)
-                onto(y + 8 * h, total[h][t], p->d[0] + 8 * h, x->e[at[t]]);
+                onto(y + 8 * h, _mm256_sub_epi32(total[h][t], mid), p->d[0] + 8 * h, x->e[at]);
             for (int i = 0; i < 2 && (kind == CODES_HALVES || (kind != CODES_8 && h == 0)); i++)
-                onto(y + 8 * i, _mm256_sub_epi32(total[i][t], mid), p->d[h] + 8 * i, x->e[at[t]]);
+                onto(y + 8 * i, _mm256_sub_epi32(total[i][t], mid), p->d[h] + 8 * i, x->e[at]);
         }
     }
 }
 
 INLINE void dot_any(float *acc, float *rest, const struct group *p, size_t ng, const struct q8 *x,
-                    size_t g0, size_t t0, size_t T, const enum codes kind)
+                    size_t g0, size_t t0, size_t T, const enum codes kind, const bool offset)
 {
     for (size_t t = 0; t < T;) {
         const size_t left = T - t;
@@ -228,9 +230,9 @@ INLINE void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
 #define TILE(S)                                                                                    \
     do {                                                                                           \
         if (kind == CODES_8)                                                                       \
-            tile_8(acc + LANES * t, p, ng, x, g0, t0 + t, S);                                      \
+            tile_8(acc + LANES * t, p, ng, x, g0, t0 + t, offset, S);                              \
         else                                                                                       \
-            tile(acc + LANES * t, p, ng, x, g0, t0 + t, kind, S);                                  \
+            tile(acc + LANES * t, p, ng, x, g0, t0 + t, kind, offset, S);                          \
         t += S;                                                                                    \
     } while (0)
         if (left >= 4)
@@ -249,28 +251,33 @@ INLINE void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
             uint64_t mask = more_mask(flag + t, t0 + T - t < 64 ? t0 + T - t : 64);
 
             for (; mask; mask &= mask - 1) {
-                at[n++] = (t + (size_t)__builtin_ctzll(mask)) * (x->K / GROUP) + g0 + g;
+                at[n++] = t + (size_t)__builtin_ctzll(mask);
                 if (n == 4) {
-                    rest_tile(rest, p + g, x, at, t0, kind, 4);
+                    rest_tile(rest, p + g, x, g0 + g, at, t0, kind, 4);
                     n = 0;
                 }
             }
         }
         for (size_t i = 0; i < n; i++)
-            rest_tile(rest, p + g, x, at + i, t0, kind, 1);
+            rest_tile(rest, p + g, x, g0 + g, at + i, t0, kind, 1);
     }
 }
 
-#define DOT(name, kind)                                                                            \
-    static void name(float *acc, float *rest, const struct group *p, size_t ng,                    \
+#define DOT(name, kind, offset)                                                                    \
+    static void name(float *acc, float *rest, const struct group *p, size_t P, size_t ng,          \
                      const struct q8 *x, size_t g0, size_t t0, size_t T)                           \
     {                                                                                              \
-        dot_any(acc, rest, p, ng, x, g0, t0, T, kind);                                             \
+        for (size_t i = 0; i < P; i++)                                                             \
+            dot_any(acc + i * T * LANES, rest + i * T * LANES, p + i * CHUNK, ng, x, g0, t0, T,    \
+                    kind, offset);                                                                 \
     }
-DOT(dot_8, CODES_8)
-DOT(dot_5, CODES_5)
-DOT(dot_4, CODES_4)
-DOT(dot_halves, CODES_HALVES)
+DOT(dot_8, CODES_8, false)
+DOT(dot_8m, CODES_8, true)
+DOT(dot_5, CODES_5, false)
+DOT(dot_5m, CODES_5, true)
+DOT(dot_4, CODES_4, false)
+DOT(dot_4m, CODES_4, true)
+DOT(dot_halves, CODES_HALVES, false)
 
 /* ---- eight rows of a file into registers ---- */
 
@@ -286,8 +293,8 @@ struct eight {
 struct sink {
     struct group *p;
     const int8_t *q, *r;
-    const float *d, *e, *s, *h;
-    const int32_t *n, *nr;
+    const float *d, *e, *s;
+    const int32_t *n, *n0, *nr, *nr0;
     __m256 acc, rest;
 };
 
@@ -331,8 +338,8 @@ INLINE __m256i twice(const int8_t *q)
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)q));
 }
 
-/* codes that are signed here, and 128 more in a panel; n = sum of q */
-INLINE __m256i row_8(const struct eight *e, const int8_t *q, int32_t n)
+/* codes that are signed here, and 128 more in a panel */
+INLINE __m256i row_8(const struct eight *e, const int8_t *q)
 {
     const __m256i x[2] = { twice(q), twice(q + 16) };
     __m256i t[4];
@@ -346,11 +353,10 @@ INLINE __m256i row_8(const struct eight *e, const int8_t *q, int32_t n)
 
         t[i] = _mm256_add_epi32(wide(a, 1), wide(b, 1));
     }
-    return _mm256_add_epi32(totals(t), _mm256_set1_epi32(n * 128));
+    return totals(t);
 }
 
-/* mid: the centre times the sum of q */
-INLINE __m256i row_small(const struct eight *e, const int8_t *q, int32_t mid)
+INLINE __m256i row_small(const struct eight *e, const int8_t *q)
 {
     const __m256i x[2] = { twice(q), twice(q + 16) };
     __m256i t[4];
@@ -360,7 +366,7 @@ INLINE __m256i row_small(const struct eight *e, const int8_t *q, int32_t mid)
         t[i] = wide(_mm256_add_epi16(_mm256_maddubs_epi16(e->v[0][i], x[0]),
                                      _mm256_maddubs_epi16(e->v[1][i], x[1])),
                     1);
-    return _mm256_sub_epi32(totals(t), _mm256_set1_epi32(mid));
+    return totals(t);
 }
 
 INLINE __m256i row_half(const struct eight *e, const int8_t *q, const int h)
@@ -374,18 +380,19 @@ INLINE __m256i row_half(const struct eight *e, const int8_t *q, const int h)
     return totals(t);
 }
 
-/* Sums of half h (or all) of a group with q, whose sum is n. */
-INLINE __m256i row_sum(const struct eight *e, const int8_t *q, int32_t n, const int h,
-                       const enum codes kind)
+/* Sums of half h (or all) of a group with q, told from the centre; n and n0 as in struct q8. */
+INLINE __m256i row_sum(const struct eight *e, const int8_t *q, const int32_t *n, const int32_t *n0,
+                       const int h, const enum codes kind)
 {
-    return kind == CODES_HALVES ? row_half(e, q, h)
-           : kind == CODES_8    ? row_8(e, q, n)
-                                : row_small(e, q, code_centre(kind) * n);
+    if (kind == CODES_8)
+        return row_8(e, q);
+    return _mm256_sub_epi32(kind == CODES_HALVES ? row_half(e, q, h) : row_small(e, q),
+                            middle_of(n, n0, h, kind));
 }
 
 /* Group g of the sink for rows 8i .. 8i+7. */
 INLINE void put(struct sink *k, size_t g, const int i, const struct eight *e, const enum codes kind,
-                const bool one)
+                const bool offset, const bool one)
 {
     const int halves = kind == CODES_HALVES ? 2 : 1;
 
@@ -394,13 +401,14 @@ INLINE void put(struct sink *k, size_t g, const int i, const struct eight *e, co
 #pragma GCC unroll 2
     for (int h = 0; h < halves; h++) {
         if (one) {
-            const float s = halves == 2 ? k->h[2 * g + (size_t)h] : k->s[g];
-            const __m256i sum = row_sum(e, k->q + g * GROUP, k->n[g], h, kind);
+            const __m256i sum = row_sum(e, k->q + g * GROUP, k->n + g, k->n0 + g, h, kind);
 
-            k->acc =
-                link(k->acc, sum, e->d[h], e->m[h], _mm256_set1_ps(k->d[g]), _mm256_set1_ps(s));
+            k->acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
+                                     _mm256_mul_ps(e->d[h], _mm256_set1_ps(k->d[g])), k->acc);
+            if (offset)
+                k->acc = _mm256_fmadd_ps(e->m[h], _mm256_set1_ps(k->s[g]), k->acc);
             if (k->e[g] != 0) {
-                const __m256i left = row_sum(e, k->r + g * GROUP, k->nr[g], h, kind);
+                const __m256i left = row_sum(e, k->r + g * GROUP, k->nr + g, k->nr0 + g, h, kind);
                 const __m256 by = _mm256_mul_ps(e->d[h], _mm256_set1_ps(k->e[g]));
 
                 k->rest = _mm256_fmadd_ps(_mm256_cvtepi32_ps(left), by, k->rest);
@@ -453,13 +461,6 @@ INLINE void two_scales(__m256 *lo, __m256 *hi, __m256i w)
 
     *lo = _mm256_cvtph_ps(_mm256_castsi256_si128(s));
     *hi = _mm256_cvtph_ps(_mm256_extracti128_si256(s, 1));
-}
-
-/* d * (code - offset) */
-INLINE void offset(struct eight *e, __m256 d, float by)
-{
-    e->d[0] = d;
-    e->m[0] = _mm256_mul_ps(d, _mm256_set1_ps(-by));
 }
 
 /* d * (code - centre) */
@@ -542,7 +543,7 @@ INLINE void load_q8_0(struct eight *e, const uint8_t *const *at, size_t off)
 {
     sixteen(e->v[0], at, off + 2);
     sixteen(e->v[1], at, off + 18);
-    offset(e, scales(at, off), 128);
+    middle(e, scales(at, off));
 }
 
 /* The scales of a block of Q4_K or Q5_K for eight rows. A byte of s[0] and n[0] is scale and
@@ -608,7 +609,7 @@ INLINE void block_k(struct sink *k, size_t g, const int i, const uint8_t *const 
         e.d[0] = k_scale(b.s, j, b.d);
         e.m[0] = k_scale(b.n, j, b.m);
         centre(&e, five ? CODES_5 : CODES_4);
-        put(k, g + (size_t)j, i, &e, five ? CODES_5 : CODES_4, one);
+        put(k, g + (size_t)j, i, &e, five ? CODES_5 : CODES_4, true, one);
     }
 }
 
@@ -644,9 +645,9 @@ INLINE void block_q6_k(struct sink *k, size_t g, const int i, const uint8_t *con
                 }
                 e.d[l] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_srai_epi32(
                                               _mm256_slli_epi32(sc[n / 2], 24 - 8 * byte), 24)));
-                e.m[l] = _mm256_mul_ps(e.d[l], _mm256_set1_ps(-32));
+                e.m[l] = _mm256_setzero_ps();
             }
-            put(k, g + 4 * half + (size_t)n, i, &e, CODES_HALVES, one);
+            put(k, g + 4 * half + (size_t)n, i, &e, CODES_HALVES, false, one);
         }
     }
 }
@@ -720,7 +721,7 @@ INLINE void feed(struct sink *k, const struct rows16 *w, const int i, size_t g0,
             enc == ENC_Q8_0                      ? CODES_8
             : enc == ENC_Q5_0 || enc == ENC_Q5_1 ? CODES_5
                                                  : CODES_4,
-            one);
+            enc == ENC_Q4_1 || enc == ENC_Q5_1, one);
     }
 }
 
@@ -736,15 +737,17 @@ INLINE void feed(struct sink *k, const struct rows16 *w, const int i, size_t g0,
     {                                                                                              \
         const size_t G = x->K / GROUP;                                                             \
                                                                                                    \
+        (void)t;                                                                                   \
         for (int i = 0; i < 2; i++) {                                                              \
-            struct sink k = { .q = x->q + t * x->K,                                                \
-                              .r = x->r + t * x->K,                                                \
-                              .d = x->d + t * G,                                                   \
-                              .e = x->e + t * G,                                                   \
-                              .s = x->s + t * G,                                                   \
-                              .h = x->h + 2 * t * G,                                               \
-                              .n = x->n + t * G,                                                   \
-                              .nr = x->nr + t * G,                                                 \
+            struct sink k = { .q = x->q,                                                           \
+                              .r = x->r,                                                           \
+                              .d = x->d,                                                           \
+                              .e = x->e,                                                           \
+                              .s = x->s,                                                           \
+                              .n = x->n,                                                           \
+                              .n0 = x->n0,                                                         \
+                              .nr = x->nr,                                                         \
+                              .nr0 = x->nr0,                                                       \
                               .acc = _mm256_setzero_ps(),                                          \
                               .rest = _mm256_setzero_ps() };                                       \
                                                                                                    \
@@ -764,10 +767,13 @@ ENCODING(q8_0, ENC_Q8_0)
 #define FILL(name, enc) k->unpack[enc] = unpack_##name, k->row[enc] = row_##name
 void cpu_kern_q8_avx2(struct cpu_kern *k)
 {
-    k->dot[CODES_8] = dot_8;
-    k->dot[CODES_5] = dot_5;
-    k->dot[CODES_4] = dot_4;
-    k->dot[CODES_HALVES] = dot_halves;
+    k->dot[CODES_8][0] = dot_8;
+    k->dot[CODES_8][1] = dot_8m;
+    k->dot[CODES_5][0] = dot_5;
+    k->dot[CODES_5][1] = dot_5m;
+    k->dot[CODES_4][0] = dot_4;
+    k->dot[CODES_4][1] = dot_4m;
+    k->dot[CODES_HALVES][0] = dot_halves;
     FILL(q4_0, ENC_Q4_0);
     FILL(q4_1, ENC_Q4_1);
     FILL(q4_k, ENC_Q4_K);

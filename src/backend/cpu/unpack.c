@@ -91,7 +91,7 @@ static void piece_q8_0(struct piece *o, const uint8_t *row, size_t g)
 
     for (int j = 0; j < GROUP; j++)
         o->q[j] = (uint8_t)(b->q[j] + 128);
-    one_scale(o, d, -128 * d);
+    one_scale(o, d, 0);
 }
 
 static void piece_q4_k(struct piece *o, const uint8_t *row, size_t g)
@@ -114,8 +114,8 @@ static void piece_q5_k(struct piece *o, const uint8_t *row, size_t g)
 
     k_scales_get(b->sc, j, &scale, &min);
     for (int l = 0; l < GROUP; l++)
-        o->q[l] = (uint8_t)((b->qs[32 * (j / 2) + l] >> 4 * (j & 1) & 15) |
-                            (b->qh[l] >> j & 1) << 4);
+        o->q[l] =
+            (uint8_t)((b->qs[32 * (j / 2) + l] >> 4 * (j & 1) & 15) | (b->qh[l] >> j & 1) << 4);
     centred(o, f16_at(b->d) * (float)scale, -(f16_at(b->dmin) * (float)min), 16);
 }
 
@@ -129,7 +129,7 @@ static void piece_q6_k(struct piece *o, const uint8_t *row, size_t g)
         o->q[l] = (uint8_t)((ql[l] >> 4 * (k >> 1) & 15) | (b->qh[32 * h + l] >> 2 * k & 3) << 4);
     for (int i = 0; i < 2; i++) {
         o->d[i] = f16_at(b->d) * (float)b->sc[8 * h + 2 * k + i];
-        o->m[i] = -32 * o->d[i];
+        o->m[i] = 0;
     }
 }
 
@@ -151,10 +151,10 @@ static inline void panel(struct group *p, const struct rows16 *w, size_t g0, siz
     }
 }
 
-#define UNPACK(name)                                                                             \
-    static void unpack_##name(struct group *p, const struct rows16 *w, size_t g0, size_t ng)     \
-    {                                                                                            \
-        panel(p, w, g0, ng, piece_##name);                                                       \
+#define UNPACK(name)                                                                               \
+    static void unpack_##name(struct group *p, const struct rows16 *w, size_t g0, size_t ng)       \
+    {                                                                                              \
+        panel(p, w, g0, ng, piece_##name);                                                         \
     }
 UNPACK(q4_0)
 UNPACK(q4_1)
@@ -178,4 +178,5 @@ void cpu_kern_unpack(struct cpu_kern *k)
     k->codes[ENC_Q4_0] = k->codes[ENC_Q4_1] = k->codes[ENC_Q4_K] = CODES_4;
     k->codes[ENC_Q5_0] = k->codes[ENC_Q5_1] = k->codes[ENC_Q5_K] = CODES_5;
     k->codes[ENC_Q6_K] = CODES_HALVES;
+    k->offset[ENC_Q4_1] = k->offset[ENC_Q4_K] = k->offset[ENC_Q5_1] = k->offset[ENC_Q5_K] = true;
 }
