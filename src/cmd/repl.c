@@ -526,7 +526,7 @@ static void ask(struct chat *c, const struct buf *text)
         return;
     }
     progress_end();
-    if (!show.newline)
+    if (!show.newline && !(r.finish == FINISH_FILTER && r.text.len == 0))
         putchar('\n');
     fflush(stdout);
     if (r.finish == FINISH_CANCELLED)

@@ -10,7 +10,7 @@
 #include "cmd/run_int.h"
 #include "hub/models.h"
 
-enum { STDIN_MAX = 64 << 20, STATUS_INTERRUPTED = 128 + SIGINT };
+enum { STDIN_MAX = 64 << 20, STATUS_GUARDED = 3, STATUS_INTERRUPTED = 128 + SIGINT };
 
 static const struct opt opts[] = {
     OPT(REST, struct run_cfg, args, NULL, "[MODEL] [PROMPT]", NULL,
@@ -43,6 +43,7 @@ static const struct opt opts[] = {
               "tokens of one answer over all its turns"),
     OPT(STR, struct run_cfg, image_dir, NULL, "DIR", ".",
         "where plots of the code interpreter are saved, as plot-N.png"),
+    GUARDING_OPTS(struct run_cfg),
     OPT(BOOL, struct run_cfg, raw, NULL, NULL, "false",
         "continue the prompt as it is, without a chat template"),
     OPT(BOOL, struct run_cfg, json, NULL, NULL, "false",
@@ -197,12 +198,14 @@ static int one_shot(struct talk *t, const struct buf *text, struct err *e)
     progress_end();
     if (rc)
         return -1;
-    if (!show.newline)
+    const bool cut = r.finish == FINISH_FILTER;
+
+    if (!show.newline && !(cut && r.text.len == 0))
         putchar('\n');
     if (fflush(stdout) == 0)
         show_notes(t, &r);
     gen_result_release(&r);
-    return interrupted ? STATUS_INTERRUPTED : 0;
+    return interrupted ? STATUS_INTERRUPTED : cut ? STATUS_GUARDED : 0;
 }
 
 static int run(const void *cfg, struct err *e)

@@ -5,8 +5,9 @@
 
 #include <jansson.h>
 
-#include "cmd/opt.h"
+#include "cmd/guarding.h"
 #include "engine/session.h"
+#include "guard/hold.h"
 #include "text/chat.h"
 #include "tools/loop.h"
 
@@ -23,6 +24,7 @@ struct run_cfg {
     const char *tools, *approve, *tool_choice, *image_dir;
     int64_t tool_steps, tool_tokens;
     double tool_time;
+    GUARDING_FIELDS;
 };
 
 /* How answers are made; from the options, then the model's generation config. Borrows from run_cfg.
@@ -52,10 +54,11 @@ struct talk {
     struct ids
         past;      /* exact ids of the conversation up to the last answer; empty = render afresh */
     uint64_t turn; /* answers so far */
-    uint64_t last_seed;                  /* that the last answer drew from */
-    size_t last_prompt;                  /* tokens that it was asked with */
-    const volatile sig_atomic_t *cancel; /* may be NULL; copied into requests */
-    struct kit *kit;                     /* what the model may call; NULL = nothing; owned */
+    uint64_t last_seed;            /* that the last answer drew from */
+    size_t last_prompt;            /* tokens that it was asked with */
+    volatile sig_atomic_t *cancel; /* may be NULL; copied into requests */
+    struct guards *guards;         /* NULL = none; owned */
+    struct kit *kit;               /* what the model may call; NULL = nothing; owned */
     struct grammar *must_call; /* of the first turn of an answer, a reference; NULL = as it likes */
 };
 
@@ -86,6 +89,37 @@ int talk_turn(struct talk *t, struct gen_request *r, struct gen_result *out,
 /* t->messages, the options and the tools as a request of the chat format. */
 json_t *talk_chat_request(const struct talk *t, const json_t *messages);
 
+/* ---- talk_guard.c ---- */
+
+/* A turn's text on its way to a reader, past the guard of answers (or straight, without one). */
+struct filter {
+    struct talk *t;
+    const json_t *messages; /* before the turn; borrowed */
+    void (*on_text)(void *arg, const char *p, size_t n);
+    void (*on_progress)(void *arg, size_t done,
+                        size_t total); /* for whoever filters; may be NULL */
+    void *arg;
+    struct hold hold;
+    volatile sig_atomic_t stop; /* where t has nothing that cancels */
+    bool failed;                /* the guard could not judge: err */
+    struct finding found;
+    struct err err;
+};
+void filter_open(struct filter *f, struct talk *t, const json_t *messages,
+                 void (*on_text)(void *arg, const char *p, size_t n), void *arg);
+void filter_text(struct filter *f, const char *p, size_t n);
+/* What the answer's request has as cancel: the guard ends it that way. */
+volatile sig_atomic_t *filter_cancel(struct filter *f);
+/* The turn is over: judges the rest. One that was cut gets FINISH_FILTER and loses the text that
+ * was not shown. -1 = there was no verdict, so nothing more is shown. */
+int filter_end(struct filter *f, struct gen_result *r, struct err *e) MUST_USE;
+void filter_close(struct filter *f);
+/* Judges the last message, the user's. 1 = it is refused: *out is empty, with FINISH_FILTER. */
+int guard_question(struct talk *t, const json_t *messages, struct gen_result *out,
+                   struct err *e) MUST_USE;
+/* One line on stderr. */
+void guard_note(const char *what, const struct finding *f);
+
 /* ---- talk_tools.c ---- */
 
 /* --tools and what belongs to it. */
@@ -101,6 +135,8 @@ struct tool_talk {
     bool quiet;    /* calls are not shown on stderr */
     /* inside */
     struct ids prompt; /* of the last turn */
+    const json_t *messages;
+    struct filter filter; /* of a turn's content */
     struct tool_parser *parser;
     struct tool_events read;
     bool first;

@@ -173,6 +173,46 @@ static json_t *json_answer(const struct talk *t, const struct gen_request *r,
     return j;
 }
 
+static void into_filter(void *arg, const char *p, size_t n)
+{
+    filter_text(arg, p, n);
+}
+
+/* What guards read: the messages, or a prompt that is continued as a user's turn. A new reference. */
+static json_t *guard_messages(const struct talk *t, const struct line *l)
+{
+    json_t *messages = json_object_get(l->json, "messages");
+    struct buf text;
+
+    if (messages || !t->guards)
+        return json_incref(messages);
+    buf_init(&text, SIZE_MAX);
+    tok_decode(t->engine->tok, l->prompt.p, l->prompt.n, false, &text);
+    messages = json_pack("[{s:s, s:o}]", "role", "user", "content",
+                         json_stringn_nocheck(text.p, text.len));
+    buf_release(&text);
+    return messages;
+}
+
+static int generate_guarded(struct talk *t, const json_t *messages, struct gen_request *r,
+                            struct gen_result *out, struct err *e)
+{
+    struct filter f;
+    int rc;
+
+    filter_open(&f, t, messages, NULL, NULL);
+    r->on_text = into_filter;
+    r->arg = &f;
+    r->cancel = filter_cancel(&f);
+    rc = generate(t->session, r, out, e);
+    if (rc == 0 && filter_end(&f, out, e)) {
+        gen_result_release(out);
+        rc = -1;
+    }
+    filter_close(&f);
+    return rc;
+}
+
 /* The same with tools: the last turn's answer, the calls before it, and all messages that are new.
  */
 static int answer_tools(struct talk *t, struct line *l, const struct gen_request *r, json_t **out,
@@ -212,6 +252,8 @@ static int answer(struct talk *t, struct line *l, const struct buf *text, json_t
 {
     struct gen_request r;
     struct gen_result result;
+    json_t *messages;
+    int rc;
 
     if (json_parse(&l->json, text->p, text->len, "request", e))
         return -1;
@@ -224,11 +266,18 @@ static int answer(struct talk *t, struct line *l, const struct buf *text, json_t
         return -1;
     if (l->grammar)
         r.grammar = l->grammar;
-    if (t->kit && json_object_get(l->json, "messages"))
-        return answer_tools(t, l, &r, out, e);
     r.prompt = l->prompt.p;
     r.n_prompt = l->prompt.n;
-    if (generate(t->session, &r, &result, e))
+    messages = guard_messages(t, l);
+    rc = guard_question(t, messages, &result, e);
+    if (rc == 0 && t->kit && json_object_get(l->json, "messages")) {
+        json_decref(messages);
+        return answer_tools(t, l, &r, out, e);
+    }
+    if (rc == 0)
+        rc = generate_guarded(t, messages, &r, &result, e);
+    json_decref(messages);
+    if (rc < 0)
         return -1;
     *out = json_answer(t, &r, &result);
     gen_result_release(&result);

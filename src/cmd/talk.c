@@ -149,6 +149,15 @@ static int open_grammar(struct talk *t, struct err *e)
     return rc ? err_wrap(e, c->grammar ? "--grammar" : "--json-schema") : 0;
 }
 
+static int open_guards(struct talk *t, const struct engine_opts *o, struct err *e)
+{
+    if (guarding_open(&t->guards, &GUARDING(t->cfg), o, e))
+        return -1;
+    if (t->guards && t->cfg->raw)
+        return err_set(e, ERR_USAGE, "guards judge the turns of a chat: leave out --raw");
+    return 0;
+}
+
 int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
 {
     struct engine_opts o;
@@ -166,7 +175,8 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
-    if (open_grammar(t, e) || talk_tools_open(t, e)) {
+    if (open_grammar(t, e) || talk_tools_open(t, e) ||
+        open_guards(t, &o, e)) {
         talk_close(t);
         return -1;
     }
@@ -182,6 +192,7 @@ void talk_close(struct talk *t)
     grammar_unref(t->grammar);
     grammar_unref(t->must_call);
     kit_close(t->kit);
+    guards_close(t->guards);
     if (t->engine)
         engine_close(t->engine);
     ids_release(&t->eos);
@@ -393,6 +404,40 @@ static int ask_raw(struct talk *t, const char *text, size_t n, struct gen_reques
     return rc;
 }
 
+static void into_filter(void *arg, const char *p, size_t n)
+{
+    filter_text(arg, p, n);
+}
+
+/* Progress goes past the filter. */
+static void past_filter(void *arg, size_t done, size_t total)
+{
+    const struct filter *f = arg;
+
+    if (f->on_progress)
+        f->on_progress(f->arg, done, total);
+}
+
+static int ask_plain(struct talk *t, struct gen_request *r, struct gen_result *out, struct err *e)
+{
+    struct filter f;
+    int rc;
+
+    filter_open(&f, t, t->messages, r->on_text, r->arg);
+    f.on_progress = r->on_progress;
+    r->on_text = into_filter;
+    r->on_progress = past_filter;
+    r->arg = &f;
+    r->cancel = filter_cancel(&f);
+    rc = talk_turn(t, r, out, e);
+    if (rc == 0 && filter_end(&f, out, e)) {
+        gen_result_release(out);
+        rc = -1;
+    }
+    filter_close(&f);
+    return rc;
+}
+
 static int ask_tools(struct talk *t, const struct gen_request *r, struct gen_result *out,
                      struct err *e)
 {
@@ -423,13 +468,17 @@ int talk_ask(struct talk *t, const char *text, size_t n,
     if (!t->format)
         return ask_raw(t, text, n, &r, out, e);
     json_array_append_new(t->messages, message("user", text, n));
-    rc = t->kit ? ask_tools(t, &r, out, e) : talk_turn(t, &r, out, e);
+    rc = guard_question(t, t->messages, out, e);
+    if (rc == 0)
+        rc = t->kit ? ask_tools(t, &r, out, e) : ask_plain(t, &r, out, e);
     if (rc == 0 && out->ids.n && !t->kit)
         json_array_append_new(t->messages, message("assistant", out->text.p, out->text.len));
-    if (rc || out->ids.n == 0)
+    if (rc || out->ids.n == 0 || out->finish == FINISH_FILTER) {
         while (json_array_size(t->messages) > had)
             json_array_remove(t->messages, json_array_size(t->messages) - 1);
-    return rc;
+        t->past.n = 0; /* of a turn that is gone */
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 /* ---- showing ---- */

@@ -113,27 +113,28 @@ static void ended(void *arg, const struct tool_call *c, const struct tool_result
     put_text(stderr, r->images.p, r->images.len);
 }
 
-/* Asks the terminal, whatever standard input is. */
-static bool approve(void *arg, const struct tool_call *c)
+static const char denied[] = "the user does not allow this call";
+
+/* --approve: asks the terminal, whatever standard input is. */
+static const char *approve(const struct tool_talk *w, const struct tool_call *c)
 {
-    const struct tool_talk *w = arg;
     const char *how = w->t->cfg->approve;
     char line[16] = "";
     FILE *tty;
 
     if (strcmp(how, "auto") == 0)
-        return true;
+        return NULL;
     if (strcmp(how, "never") == 0) {
         if (!w->quiet)
             show_call(c);
-        return false;
+        return denied;
     }
     tty = fopen("/dev/tty", "r+e");
     if (!tty) {
         fprintf(stderr,
                 "note: no terminal to ask whether %s may be called: refused (--approve auto)\n",
                 c->name);
-        return false;
+        return denied;
     }
     show_call(c);
     fputs("run it? [y/N] ", tty);
@@ -141,7 +142,51 @@ static bool approve(void *arg, const struct tool_call *c)
     const bool yes = fgets(line, sizeof(line), tty) && (*line == 'y' || *line == 'Y');
 
     fclose(tty);
-    return yes;
+    return yes ? NULL : denied;
+}
+
+/* A guard reads a call as the assistant's turn that it is, before anybody is asked. */
+static const char *refuse(void *arg, const struct tool_call *c)
+{
+    struct tool_talk *w = arg;
+    struct finding f = { 0 };
+    struct err e;
+    struct buf text;
+
+    if (!guards_judge_output(w->t->guards))
+        return approve(w, c);
+    buf_init(&text, SIZE_MAX);
+    buf_addf(&text, "%s(%s)", c->name, c->args.p);
+    const int rc = guards_turn(w->t->guards, w->messages, text.p, text.len, &f, NULL, &e);
+
+    buf_release(&text);
+    if (rc == 0 && !f.bad)
+        return approve(w, c);
+    if (rc == 0)
+        guard_note("the call is refused", &f);
+    else
+        fprintf(stderr, "error: %s\n", e.msg);
+    return "a guard does not allow this call";
+}
+
+/* What looks like an attack does not reach the model. */
+static int check(void *arg, const struct tool_call *c, struct tool_result *r, struct err *e)
+{
+    struct tool_talk *w = arg;
+    struct finding f = { 0 };
+
+    (void)c;
+    if (!w->t->guards)
+        return 0;
+    if (guards_text(w->t->guards, r->text.p, r->text.len, true, &f, e))
+        return -1;
+    if (f.bad) {
+        guard_note("what the tool brought is withheld", &f);
+        r->failed = true;
+        buf_clear(&r->text);
+        buf_adds(&r->text, "error: withheld, it looks like an attack on you");
+    }
+    return 0;
 }
 
 /* ---- turns ---- */
@@ -151,8 +196,7 @@ static void on_content(void *arg, const char *p, size_t n)
     struct tool_talk *w = arg;
 
     w->read.content(w->read.arg, p, n);
-    if (w->r.on_text)
-        w->r.on_text(w->r.arg, p, n);
+    filter_text(&w->filter, p, n);
 }
 
 static void on_begin(void *arg, size_t index, const char *id, const char *name)
@@ -258,6 +302,8 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
     if (w->first && w->t->must_call)
         r.grammar = w->t->must_call;
     w->first = false;
+    filter_open(&w->filter, w->t, messages, w->r.on_text, w->r.arg);
+    r.cancel = filter_cancel(&w->filter);
     rc = w->base ? turn_of_request(w, messages, &r, e) : talk_turn(w->t, &r, &w->last, e);
     if (rc == 0) {
         tool_parser_end(w->parser,
@@ -267,7 +313,16 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
     tool_parser_free(w->parser);
     w->parser = NULL;
     json_decref(declared);
-    return rc ? -1 : w->last.finish == FINISH_CANCELLED;
+    if (rc == 0)
+        rc = filter_end(&w->filter, &w->last, e);
+    filter_close(&w->filter);
+    if (rc == 0 && w->last.finish == FINISH_FILTER) { /* its text was cut to what was shown */
+        buf_clear(&out->content);
+        buf_add(&out->content, w->last.text.p, w->last.text.len);
+        while (out->n)
+            tool_answer_drop(out);
+    }
+    return rc ? -1 : w->last.finish == FINISH_CANCELLED || w->last.finish == FINISH_FILTER;
 }
 
 int tool_talk(struct tool_talk *w, json_t *messages, struct err *e)
@@ -280,12 +335,14 @@ int tool_talk(struct tool_talk *w, json_t *messages, struct err *e)
                             .cancel = w->t->cancel,
                             .arg = w,
                             .answer = answer,
-                            .approve = approve,
+                            .refuse = refuse,
+                            .check = check,
                             .begun = begun,
                             .ended = ended };
     char *note;
 
     w->calls = json_array();
+    w->messages = messages;
     w->first = true;
     loop_result_init(&w->loop);
     if (tool_loop(&l, messages, &w->loop, e))

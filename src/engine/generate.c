@@ -11,6 +11,8 @@ const char *finish_name(enum finish f)
         return "stop";
     case FINISH_LENGTH:
         return "length";
+    case FINISH_FILTER:
+        return "content_filter";
     case FINISH_CANCELLED:
         return "cancelled";
     }

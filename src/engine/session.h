@@ -79,8 +79,9 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, const float **
 int session_eval_rows(struct session *s, const int32_t *ids, size_t n, const int32_t *rows,
                       size_t n_rows, float *out, struct err *e) MUST_USE;
 
-enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED };
-const char *finish_name(enum finish f); /* "stop", "length", "cancelled" */
+/* FINISH_FILTER: a guard cut it; nothing here does. */
+enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_FILTER, FINISH_CANCELLED };
+const char *finish_name(enum finish f); /* "stop", "length", "content_filter", "cancelled" */
 
 struct gen_request {
     const int32_t *prompt; /* borrowed */

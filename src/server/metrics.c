@@ -192,7 +192,7 @@ static void vllm(struct buf *out, const char *labels, const char *name, const ch
 static void write_vllm(struct buf *out, const struct metrics *m, const struct sched_stats *st,
                        const char *labels)
 {
-    static const char *const ends[] = { "stop", "length", "abort" };
+    static const char *const ends[] = { "stop", "length", "content_filter", "abort" };
     const size_t taken = st->kv_blocks - st->kv_free - st->kv_cached;
     const double used = st->kv_blocks ? (double)taken / (double)st->kv_blocks : 0;
 

@@ -89,6 +89,8 @@ struct tool_answer {
 };
 void tool_answer_init(struct tool_answer *a);
 void tool_answer_release(struct tool_answer *a);
+/* Forgets the last call. */
+void tool_answer_drop(struct tool_answer *a);
 /* Events that fill a. */
 struct tool_events tool_answer_events(struct tool_answer *a);
 /* OpenAI's finish_reason: "tool_calls", "length" or "stop". */

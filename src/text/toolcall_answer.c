@@ -55,12 +55,17 @@ static void on_args(void *arg, size_t index, const char *p, size_t n)
     buf_add(&a->calls[index].args, p, n);
 }
 
+void tool_answer_drop(struct tool_answer *a)
+{
+    call_release(&a->calls[--a->n]);
+}
+
 static void on_cancel(void *arg, size_t index)
 {
     struct tool_answer *a = arg;
 
     BUG_ON(index + 1 != a->n);
-    call_release(&a->calls[--a->n]);
+    tool_answer_drop(a);
 }
 
 static void on_end(void *arg, enum tool_stop stop)

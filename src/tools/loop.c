@@ -202,7 +202,7 @@ static void deny(struct running *c, const char *why)
 {
     c->denied = true;
     c->r.failed = true;
-    buf_adds(&c->r.text, why);
+    buf_addf(&c->r.text, "error: %s", why);
 }
 
 /* A built-in tool's call stands alone in a turn: its spelling has no room for a second. */
@@ -228,10 +228,12 @@ static int run_calls(const struct loop *l, const struct tool_answer *a, double e
     for (size_t i = 0; i < a->n; i++) {
         c[i] = (struct running){ .l = l, .c = &a->calls[i] };
         tool_result_init(&c[i].r);
-        if (l->cancel && *l->cancel)
-            deny(&c[i], "error: stopped by the user");
-        else if (l->approve && !l->approve(l->arg, c[i].c))
-            deny(&c[i], "error: the user does not allow this call");
+        const char *why = l->cancel && *l->cancel ? "stopped by the user"
+                          : l->refuse             ? l->refuse(l->arg, c[i].c)
+                                                  : NULL;
+
+        if (why)
+            deny(&c[i], why);
         else if (l->begun)
             l->begun(l->arg, c[i].c, a->n);
     }

@@ -32,8 +32,9 @@ struct loop {
      * fills *out, which is fresh, and *tokens. 1 = stop here: *out is all there is. */
     int (*answer)(void *arg, json_t *messages, struct tool_answer *out, size_t *tokens,
                   struct err *e);
-    /* NULL = every call may run. */
-    bool (*approve)(void *arg, const struct tool_call *c);
+    /* Why a call may not run, as the model is told (it lives until the next question); NULL = it
+     * may. NULL instead of the function: all may. */
+    const char *(*refuse)(void *arg, const struct tool_call *c);
     /* What came back, before the model sees it: it may be changed. NULL = goes on as it is. */
     int (*check)(void *arg, const struct tool_call *c, struct tool_result *r, struct err *e);
     /* For show, on the caller's thread; may be NULL. n calls of one turn are begun together. */

@@ -72,12 +72,12 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
     return 0;
 }
 
-static bool approve(void *arg, const struct tool_call *c)
+static const char *refuse(void *arg, const struct tool_call *c)
 {
     struct script *s = arg;
 
     (void)c;
-    return s->allowed-- > 0;
+    return s->allowed-- > 0 ? NULL : "the user does not allow this call";
 }
 
 static int say_own(struct kit_tool *t, const json_t *args, const char *text, size_t n,
@@ -351,7 +351,7 @@ static void side_by_side(void **state)
     (void)state;
     add(s.kit, F("f", "", ""), "<|eot_id|>of f");
     add(s.kit, F("g", "", ""), "of g");
-    l.approve = approve;
+    l.refuse = refuse;
     loop_result_init(&r);
     OK(tool_loop(&l, m, &r, &e), e);
     assert_int_equal(r.calls, 2);
