@@ -178,7 +178,7 @@ static void into_filter(void *arg, const char *p, size_t n)
     filter_text(arg, p, n);
 }
 
-/* What guards read: the messages, or a prompt that is continued as a user's turn. A new reference. */
+/* What guards read: the messages, or a prompt that is continued, as a user's turn. */
 static json_t *guard_messages(const struct talk *t, const struct line *l)
 {
     json_t *messages = json_object_get(l->json, "messages");

@@ -1,13 +1,13 @@
-/* tests/guard/hold.c - text that waits for a guard: nothing of a sentence before its end, all of it in
- * the end, whatever the pieces. */
+/* tests/guard/hold.c - text that waits for a guard: nothing of a sentence before its end, and all
+ * of it in the end, whatever the pieces. */
 #include "support.h"
 
 #include "guard/hold.h"
 
 static const char text[] =
     "The value is 3.5 and it stays, as far as anybody here can tell. Here comes a second sentence "
-    "that is long enough! \xE3\x81\x93\xE3\x82\x8C\xE3\x81\xAF\xE4\xB8\x89\xE3\x80\x82 And one more "
-    "that nobody ends";
+    "that is long enough! \xE3\x81\x93\xE3\x82\x8C\xE3\x81\xAF\xE4\xB8\x89\xE3\x80\x82 And "
+    "one more that nobody ends";
 
 static void pieces(void **state)
 {
