@@ -3,8 +3,8 @@ set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-"$PUNA" bench smollm2 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --reps 2 --no-ceilings --json >"$tmp/json"
-"$PUNA" bench smollm2 --pp 8 --tg 2 --batches '' --reps 1 --no-ceilings >"$tmp/plain"
+"$PUNA" bench tests/data/tiny-llama31 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --reps 2 --no-ceilings --json >"$tmp/json"
+"$PUNA" bench tests/data/tiny-llama31 --pp 8 --tg 2 --batches '' --reps 1 --no-ceilings >"$tmp/plain"
 grep -q tok/s "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no rates'; exit 1; }
 python3 - "$tmp/json" <<'P'
 import json, sys
@@ -18,6 +18,6 @@ for r in rows:
 assert [r.get("batch", r.get("n")) for r in j["batched"]] == [1, 2] or len(j["batched"]) == 2, j["batched"]
 P
 status=0
-"$PUNA" bench smollm2 --batches 1,x --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
+"$PUNA" bench tests/data/tiny-llama31 --batches 1,x --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] || { echo "FAIL: --batches 1,x ended with $status: $(cat "$tmp/err")"; exit 1; }
 echo ok
