@@ -54,7 +54,10 @@ int grammar_new(struct grammar **out, const struct exprs *x, const struct tokens
     /* the first mask, which the first token waits for, tells early what cannot work */
     mask = xcalloc(tokens_words(t), sizeof(*mask));
     guide_begin(&p, g);
-    rc = guide_accepts(&p) ? 0 : guide_mask(&p, NULL, 0, mask, e);
+    if (guide_final(&p))
+        rc = err_set(e, ERR_USAGE, "only the empty text matches it: every answer would be empty");
+    else
+        rc = guide_accepts(&p) ? 0 : guide_mask(&p, NULL, 0, mask, e);
     guide_end(&p);
     free(mask);
     if (rc) {

@@ -174,7 +174,70 @@ static void the_same_text_is_compiled_once(void **state)
     grammars_free(gs);
 }
 
+/* A choice among many, alternatives in each of many members, and a pattern that backtracking would
+ * take for ever over: places stay narrow, and masks exact. */
+static void large_and_nested_schemas_stay_narrow(void **state)
+{
+    struct buf json[3];
+    const char *const fits[] = { "\"v4999\"", "{\"p0\": 1, \"p1\": \"x", "\"aaaaaaaaaaaaaaaaaaaa" };
+    const char *const not [] = { "\"v5000", "{\"p0\": t", "\"aaaaaaaaaaaaaaaaaaaab" };
+    struct grammars *gs = grammars_new(tok, (size_t)tok_size(tok));
+    const int32_t eos = tok_eos(tok);
+    struct err e;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(json); i++)
+        buf_init(&json[i], 1 << 20);
+    buf_adds(&json[0], "{\"enum\":[\"v0\"");
+    for (int i = 1; i < 5000; i++)
+        buf_addf(&json[0], ",\"v%d\"", i);
+    buf_adds(&json[0], "]}");
+    buf_adds(&json[1], "{\"type\":\"object\",\"properties\":{");
+    for (int i = 0; i < 512; i++)
+        buf_addf(&json[1], "%s\"p%d\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"number\"}]}",
+                 i ? "," : "", i);
+    buf_adds(&json[1], "}}");
+    buf_adds(&json[2], "{\"type\":\"string\",\"pattern\":\"^(a+)+$\"}");
+    for (size_t i = 0; i < ARRAY_LEN(json); i++) {
+        struct grammar *g;
+        struct guide p;
+
+        OK(grammars_get(gs, GRAMMAR_SCHEMA, json[i].p, json[i].len, &g, &e), e);
+        guide_begin(&p, g);
+        grammar_unref(g);
+        check(&p, &eos);
+        assert_false(guide_take_bytes(&p, not [i], strlen(not [i])));
+        assert_true(guide_take_bytes(&p, fits[i], strlen(fits[i])));
+        check(&p, &eos);
+        guide_end(&p);
+        buf_release(&json[i]);
+    }
+    grammars_free(gs);
+}
+
+static void what_holds_nothing_is_refused(void **state)
+{
+    static const struct {
+        enum grammar_kind kind;
+        const char *grammar;
+    } t[] = { { GRAMMAR_GBNF, "root ::= ((\"\")*)*" }, { GRAMMAR_REGEX, "()*" } };
+    struct grammars *gs = grammars_new(tok, (size_t)tok_size(tok));
+    struct grammar *g;
+    struct err e;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+        assert_int_equal(grammars_get(gs, t[i].kind, t[i].grammar, strlen(t[i].grammar), &g, &e),
+                         -1);
+        if (!strstr(e.msg, "only the empty text"))
+            fail_msg("%s: %s", t[i].grammar, e.msg);
+    }
+    grammars_free(gs);
+}
+
 TEST_MAIN(cmocka_unit_test_setup(masks_are_what_bytes_say, open_tok),
           cmocka_unit_test(forgetting_changes_nothing),
           cmocka_unit_test(forced_text_is_all_that_may_come),
+          cmocka_unit_test(large_and_nested_schemas_stay_narrow),
+          cmocka_unit_test(what_holds_nothing_is_refused),
           cmocka_unit_test_teardown(the_same_text_is_compiled_once, close_tok))
