@@ -348,6 +348,23 @@ static void deal_prompts(struct sched *s, size_t taken)
     }
 }
 
+/* Tokens to check beside the next one of an answer, in j->guess: what its grammar forces, else what
+ * the text so far suggests. Forced text nearly always proves right, so that it comes however many
+ * rows there are; the rest is worth a try only while rows are few. */
+static void guess_next(struct sched *s, struct job *j, size_t suggestions, size_t *spare)
+{
+    const size_t left = s->ctx - j->answer.all.n; /* not at the end of the context */
+    const size_t room = left ? left - 1 : 0, forced = *spare < MAX_GUESS ? *spare : MAX_GUESS;
+
+    if (j->r.prompt_only)
+        return;
+    j->n_guess = answer_forced(&j->answer, j->guess, forced < room ? forced : room);
+    if (j->n_guess)
+        *spare -= j->n_guess;
+    else if (suggestions && suggestions < left)
+        j->n_guess = guess(&j->answer.all, j->guess, suggestions);
+}
+
 /* Decides j->rows for everyone, and makes room in the cache in rank order. A job that finds none
  * sends the last in rank back, at worst itself. */
 static void deal(struct sched *s)
@@ -355,6 +372,10 @@ static void deal(struct sched *s)
     const size_t decoders = decoding(s);
     const bool few = decoders && decoders * (1 + s->o.speculate) <= FEW_ROWS;
     const size_t guesses = few ? s->o.speculate : 0;
+    /* logits for one row of each answer and its guesses; of what is over, half is for forced text
+     * and the rest for prompts' scores */
+    const size_t due = s->n_active + decoders * guesses;
+    size_t spare = s->max_want > due ? (s->max_want - due) / 2 : 0, taken = 0;
 
     for (size_t i = 0; i < s->n_active; i++) {
         struct job *j = s->active[i];
@@ -362,14 +383,11 @@ static void deal(struct sched *s)
         j->rows = j->n_guess = 0;
         if (j->over || pending(j) != 1)
             continue;
-        if (guesses && !j->r.prompt_only && j->answer.all.n + guesses < s->ctx) {
-            j->n_guess = answer_forced(&j->answer, j->guess, guesses);
-            if (j->n_guess == 0)
-                j->n_guess = guess(&j->answer.all, j->guess, guesses);
-        }
+        guess_next(s, j, guesses, &spare);
         j->rows = 1 + j->n_guess;
+        taken += j->rows;
     }
-    deal_prompts(s, decoders * (1 + guesses));
+    deal_prompts(s, taken);
     for (size_t i = 0; i < s->n_active; i++) {
         struct job *j = s->active[i];
 

@@ -245,6 +245,53 @@ static void adapters_meet_in_a_batch(void **state)
     engine_close(g);
 }
 
+/* Text that a grammar leaves no choice about comes several tokens a pass, and is what it would be
+ * one by one, beside answers without a grammar and sampled ones too. */
+static void forced_text_comes_in_few_passes(void **state)
+{
+    enum { N = 6 };
+    const char *regex = "(The quick brown fox jumps over the lazy dog, and then|nothing else)";
+    static struct got want[N], got[N];
+    struct engine *g = engine(64);
+    struct grammar *form;
+    struct sched_stats st;
+    struct err e;
+
+    (void)state;
+    OK(grammars_get(g->grammars, GRAMMAR_REGEX, regex, strlen(regex), &form, &e), e);
+    for (int round = 0; round < 2; round++) {
+        struct sched *s = sched(g, &(struct sched_opts){ .kv_tokens = 1 << 14, .max_active = N });
+
+        for (unsigned i = 0; i < N; i++) {
+            int32_t prompt[LONGEST];
+            struct got *to = round ? &got[i] : &want[i];
+            struct sched_request r = { .gen = request(i, prompt), .on_event = on_event, .arg = to };
+            uint64_t ticket;
+
+            r.gen.grammar = i == N - 1 ? NULL : form;
+            r.gen.max_new_tokens = 60;
+            got_init(to);
+            OK(sched_submit(s, &r, &ticket, &e), e);
+            if (round == 0)
+                sched_settle(s); /* alone */
+        }
+        sched_settle(s);
+        sched_stats(s, &st);
+        sched_free(s);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        same(&got[i], &want[i], i);
+        if (i < N - 1)
+            assert_true(memcmp(got[i].text.p, "The quick", 9) == 0 ||
+                        memcmp(got[i].text.p, "nothing else", 12) == 0);
+        got_release(&got[i]);
+        got_release(&want[i]);
+    }
+    assert_true(st.guessed_right > 10);
+    grammar_unref(form);
+    engine_close(g);
+}
+
 /* A prompt that many ask at once is computed once. */
 static void a_shared_prompt_is_computed_once(void **state)
 {
@@ -476,6 +523,7 @@ static void closing_cancels_what_is_left(void **state)
 
 TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
           cmocka_unit_test(adapters_meet_in_a_batch),
+          cmocka_unit_test(forced_text_comes_in_few_passes),
           cmocka_unit_test(a_shared_prompt_is_computed_once),
           cmocka_unit_test(a_short_prompt_does_not_wait_for_a_long_one),
           cmocka_unit_test(what_cannot_fit_is_refused_with_numbers),
