@@ -9,4 +9,9 @@
  * still reach the thread that made it. */
 int thread_start(pthread_t *out, void *(*fn)(void *arg), void *arg);
 
+/* For a thread that does little and is waited for, beside others that compute on every CPU: asks
+ * the system to run the calling thread as soon as it wakes. A system that does not know how, or
+ * does not allow it, leaves it as it was. */
+void thread_prompt(void);
+
 #endif

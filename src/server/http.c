@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 #include "server/adapters.h"
 #include "server/gen.h"
 #include "server/http_int.h"
@@ -306,6 +307,7 @@ int server_run(struct server *s, void (*on_listen)(void *arg, int port), void *a
         goto done;
     signal(SIGPIPE, SIG_IGN);
     allow_files();
+    thread_prompt();
     if (on_listen)
         on_listen(arg, port);
     event_base_dispatch(s->http->base);
