@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "cmd/common.h"
+#include "cmd/guarding.h"
 #include "cmd/opt.h"
 #include "cmd/serve_config.h"
 #include "engine/request.h"
@@ -23,6 +24,7 @@ struct serve_cfg {
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
     double graceful_termination_timeout, request_timeout;
     bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating;
+    GUARDING_FIELDS;
 };
 
 static const struct opt opts[] = {
@@ -104,6 +106,7 @@ static const struct opt opts[] = {
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
+    GUARDING_OPTS(struct serve_cfg),
     OPT(BOOL, struct serve_cfg, quiet, "-q", NULL, "false", "no log"),
     OPT(BOOL, struct serve_cfg, verbose, "-v", NULL, "false",
         "at the end, memory as planned and as measured"),
@@ -236,7 +239,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
         engine_open_named(&s.engine, ref, &eo, e) || check_quantize(c->quantize, s.engine, e) ||
         choose_format(&s.format, c, s.engine, e) ||
         adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
-        sched_new(&s.sched, s.engine, &so, e))
+        guarding_open(&s.o.guards, &GUARDING(c), &eo, e) || sched_new(&s.sched, s.engine, &so, e))
         goto done;
     request_eos(&s.eos, s.engine, s.format);
     rc = server_run(&s, on_listen, &s, e);
@@ -244,6 +247,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
         memory_show_sched(s.sched);
 done:
     sched_free(s.sched);
+    guards_close(s.o.guards);
     adapters_free(s.adapters);
     engine_close(s.engine);
     ids_release(&s.eos);

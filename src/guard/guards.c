@@ -77,6 +77,11 @@ bool guards_judge_input(const struct guards *g)
     return g && ((g->llama && g->o.input) || g->prompt);
 }
 
+bool guards_judge_turns(const struct guards *g)
+{
+    return g && g->llama && g->o.input;
+}
+
 bool guards_judge_output(const struct guards *g)
 {
     return g && g->llama && g->o.output;

@@ -28,6 +28,7 @@ struct finding {
 int guards_open(struct guards **out, const struct guards_opts *o, struct err *e) MUST_USE;
 void guards_close(struct guards *g); /* legal on NULL */
 bool guards_judge_input(const struct guards *g);
+bool guards_judge_turns(const struct guards *g); /* of users, by Llama Guard */
 bool guards_judge_output(const struct guards *g);
 /* Whether there is a Llama Guard, for texts that are no chat's. */
 bool guards_llama(const struct guards *g);

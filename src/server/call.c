@@ -53,6 +53,7 @@ void call_settle(struct call *c)
         c->state_free(c->state);
     gen_free_all(c);
     json_decref(c->body);
+    json_decref(c->talk);
     buf_release(&c->ignored);
     free(c);
 }

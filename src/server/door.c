@@ -19,6 +19,7 @@
 #include "base/mem.h"
 #include "server/field.h"
 #include "server/http_int.h"
+#include "server/judge.h"
 #include "server/metrics.h"
 
 #define ROUTE(name, fn, dialect, open, fields, help) handler fn;
@@ -366,7 +367,7 @@ void door(struct call *c)
     c->dialect = c->s->o.compat_tgi ? TGI : c->route ? c->route->dialect : OPENAI;
     extra = header_in(c, "extra-parameters"); /* Azure's */
     c->strict = c->s->o.strict || (extra && strcmp(extra, "error") == 0);
-    if (let_in(c, method, other))
+    if (let_in(c, method, other) && !judge_input(c))
         c->route->fn(c);
 }
 

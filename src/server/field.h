@@ -14,6 +14,7 @@ enum {
     IN_ADAPTER = 64,
     IGNORED = 128,
     IN_TOKENIZE = 256, /* vLLM's form of /tokenize, and /detokenize */
+    IN_MODERATIONS = 512,
 };
 
 struct field {

@@ -7,24 +7,22 @@
 #include "base/rng.h"
 #include "server/adapters.h"
 #include "server/metrics.h"
+#include "server/watch.h"
 
 enum { TEXT_MAX = 64 << 20 };
 
-/* A sched_event that outlives its call: on its way from the engine's thread to the server's. */
-struct letter {
-    struct gen *gen;
-    struct sched_event ev;
-    struct err err;
-    /* owned copies */
-    struct top_logprob *top, *score_top;
-    struct score *score;
-    float *embedding;
-    char *text;
-};
-
-static void deliver(void *arg)
+void letter_free(struct letter *l)
 {
-    struct letter *l = arg;
+    free(l->top);
+    free(l->score);
+    free(l->score_top);
+    free(l->embedding);
+    free(l->text);
+    free(l);
+}
+
+void gen_arrive(struct letter *l)
+{
     struct gen *g = l->gen;
     struct sched_event *ev = &l->ev;
     struct call *c = g->call;
@@ -61,16 +59,31 @@ static void deliver(void *arg)
     const bool ended = g->ended;
 
     g->on_event(g, ev);
-    free(l->top);
-    free(l->score);
-    free(l->score_top);
-    free(l->embedding);
-    free(l->text);
-    free(l);
+    letter_free(l);
     if (ended) {
         adapters_leave(c->s->adapters, g->adapter);
         call_gen_ended(c);
     }
+}
+
+static void deliver(void *arg)
+{
+    struct letter *l = arg;
+
+    if (l->gen->watch)
+        watch_add(l->gen->watch, l);
+    else
+        gen_arrive(l);
+}
+
+/* The answer to an input that a guard refused: none. */
+static void refuse(struct gen *g)
+{
+    struct letter *l = xcalloc(1, sizeof(*l));
+
+    l->gen = g;
+    l->ev = (struct sched_event){ .kind = SCHED_DONE, .finish = FINISH_FILTER, .stop_id = -1 };
+    server_post(g->call->s, deliver, l);
 }
 
 static void *copy(const void *p, size_t n)
@@ -111,6 +124,7 @@ static void gen_free(struct gen *g)
         g->state_free(g->state);
     buf_release(&g->text);
     json_decref(g->logprobs);
+    watch_free(g->watch);
     free(g->prompt);
     free(g);
 }
@@ -160,10 +174,14 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     q.on_event = on_event;
     q.arg = g;
     /* its events are delivered on this thread: none can come before the list knows it */
-    if (sched_submit(c->s->sched, &q, &g->ticket, e)) {
+    if (c->refused)
+        refuse(g);
+    else if (sched_submit(c->s->sched, &q, &g->ticket, e)) {
         gen_free(g);
         return -1;
     }
+    if (!c->refused)
+        g->watch = watch_new(g);
     g->next = c->gens;
     c->gens = g;
     c->n_gens++;

@@ -22,6 +22,7 @@
 #include "server/adapters.h"
 #include "server/gen.h"
 #include "server/http_int.h"
+#include "server/judge.h"
 #include "server/metrics.h"
 #include "server/patience.h"
 #include "server/tls.h"
@@ -250,6 +251,8 @@ static int http_open(struct server *s, struct err *e)
     if (s->o.cert && tls_open(&h->tls, h->evhttp, s->o.cert, s->o.key, e))
         return -1;
     door_open(s);
+    if (s->o.guards)
+        h->judge = judge_new(s);
     return 0;
 }
 
@@ -265,6 +268,7 @@ static void http_close(struct server *s)
         if (h->calls)
             usleep(10000);
     }
+    judge_free(h->judge);
     patience_free(h->patience);
     struct event *const events[] = { h->wake, h->tick, h->term, h->intr };
 

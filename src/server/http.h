@@ -39,6 +39,7 @@ struct server_opts {
     bool compat_tgi;                           /* /v1 as TGI answers it, oddities included */
     bool quiet;                                /* no log lines */
     bool runtime_adapters;                     /* clients may load and unload adapters */
+    struct guards *guards;                     /* borrowed; NULL = none */
 };
 
 struct server {
@@ -81,6 +82,8 @@ struct call {
     void *state;              /* the handler's; state_free frees it */
     void (*state_free)(void *state);
     json_t *body;             /* of a POST; owned */
+    json_t *talk;             /* what guards of answers read before them; NULL = no guards; owned */
+    bool refused;             /* a guard refuses the input: every answer is empty */
     struct buf ignored;       /* names of fields that were not used: x-puna-ignored */
     struct call *next, *prev; /* all calls */
 };

@@ -30,9 +30,10 @@ struct http {
     bool draining;
     double drain_until;
     unsigned ticks;
-    struct key *keys;       /* [n_keys], or one for everybody; owned */
+    struct key *keys; /* [n_keys], or one for everybody; owned */
     struct patience *patience;
     struct ssl_ctx_st *tls; /* NULL = plain; owned */
+    struct judge *judge;    /* NULL = no guards; owned */
 };
 
 /* Makes the request's call and takes it to the door. */

@@ -46,7 +46,9 @@ int oai_read_model(struct call *c, struct oai *o, struct err *e)
 static int check_unsupported(const json_t *j, struct err *e)
 {
     static const char *const names[] = {
-        "chat_template", "structural_tag", "prompt_embeds",
+        "chat_template",
+        "structural_tag",
+        "prompt_embeds",
     };
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
@@ -247,6 +249,8 @@ struct choice *choice_of(struct gen *g)
 
 const char *oai_finish(const struct gen *g)
 {
+    if (g->finish == FINISH_FILTER)
+        return finish_name(g->finish);
     if (g->call->s->o.compat_tgi && g->finish != FINISH_LENGTH)
         return g->stop_id < 0                               ? "stop_sequence"
                : ((const struct oai *)g->call->state)->chat ? "stop"

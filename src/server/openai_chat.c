@@ -73,8 +73,8 @@ static const char *finish_reason(const struct gen *g)
     const struct choice *ch = g->state;
     const size_t calls = !ch->parser ? 0 : o->stream ? ch->sent - ch->cancelled : ch->answer.n;
 
-    return calls && g->finish != FINISH_LENGTH && !g->call->s->o.compat_tgi ? "tool_calls"
-                                                                            : oai_finish(g);
+    return calls && g->finish == FINISH_STOP && !g->call->s->o.compat_tgi ? "tool_calls"
+                                                                          : oai_finish(g);
 }
 
 /* ---- tool calls in a stream ---- */

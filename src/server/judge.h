@@ -1,0 +1,20 @@
+/* judge.h - the guards of a server: a thread of their own asks them, so that nothing waits. */
+#ifndef PUNA_SERVER_JUDGE_H
+#define PUNA_SERVER_JUDGE_H
+
+#include "guard/guards.h"
+#include "server/http.h"
+
+struct judge;
+struct judge *judge_new(struct server *s);
+void judge_free(struct judge *j); /* legal on NULL; what is left is not asked any more */
+
+/* Runs work(arg) on the guards' thread, then done(c, arg) on the server's. The call lives until
+ * then; nobody may be listening any more. */
+void judge_ask(struct call *c, void (*work)(void *arg), void (*done)(struct call *c, void *arg),
+               void *arg);
+/* Before the route's handler: true = the call's input is being judged and the handler follows, with
+ * c->refused when it is no good. Keeps what guards of answers read besides in c->talk. */
+bool judge_input(struct call *c);
+
+#endif
