@@ -10,6 +10,8 @@ import shutil
 import struct
 import sys
 
+TOKENIZER = "tests/data/tiny-llama31"  # every BASE has its vocabulary
+
 
 def read(path):
     with open(path, "rb") as f:
@@ -54,7 +56,7 @@ def main(base, *overlays, out):
             shutil.copyfile(os.path.join(overlays[-1], file), os.path.join(out, file))
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if not os.path.exists(os.path.join(out, file)):
-            shutil.copyfile(os.path.join(base, file), os.path.join(out, file))
+            shutil.copyfile(os.path.join(TOKENIZER, file), os.path.join(out, file))
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ static void run(char *const argv[])
 char *quantised_new(const char *name)
 {
     char *out = xstrdup("/tmp/puna-quantised-XXXXXX"), own[128];
+    const bool small = !strncmp(name, "small/", 6);
     /* double quantisation shares its codes with the plain file */
     const bool nested = !strcmp(name, "bnb-nf4-dq");
 
     assert_non_null(mkdtemp(out));
     snprintf(own, sizeof(own), "tests/data/quantised/%s", name);
-    run((char *[]){ "python3", "tests/overlay.py", "tests/data/tiny-llama31",
+    run((char *[]){ "python3", "tests/overlay.py",
+                    small ? "tests/data/quantised/small" : "tests/data/tiny-llama31",
                     nested ? "tests/data/quantised/bnb-nf4" : own, own, out, NULL });
     return out;
 }
@@ -77,6 +79,11 @@ char *quantised_new(const char *name)
 void repack(const char *path)
 {
     run((char *[]){ "python3", "tests/repack.py", (char *)(uintptr_t)path, NULL });
+}
+
+void widen(const char *path)
+{
+    run((char *[]){ "python3", "tests/widen.py", (char *)(uintptr_t)path, NULL });
 }
 
 char *micro_new(void)

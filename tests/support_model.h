@@ -11,11 +11,14 @@ struct engine *engine_for(const char *path, enum compute compute, int threads, i
 struct session *session_for(struct engine *g, size_t ctx);
 
 /* The quantised model tests/data/quantised/NAME, put together in a folder of its own from what it
- * shares with tests/data/tiny-llama31 and what it does not. */
+ * shares with tests/data/tiny-llama31 (small/...: with small) and what it does not. */
 char *quantised_new(const char *name);
 void quantised_free(char *path);
 /* Turns a GPTQ folder into compressed-tensors' pack-quantized (tests/repack.py). */
 void repack(const char *path);
+/* Turns what is in 16 bits into float32, scales too (tests/widen.py): --dtype auto is then the rule
+ * of the quantised matrices and nothing else. */
+void widen(const char *path);
 /* A model of random weights so small that a pass takes no time (tests/micro.py); quantised_free
  * it. */
 char *micro_new(void);

@@ -95,15 +95,48 @@ static int read_gptq(struct quant *q, const json_t *j, const char *what, struct 
     return 0;
 }
 
-/* All groups of compressed-tensors must agree on what happens to inputs: tensors show the rest. */
-static int read_compressed(struct quant *q, const json_t *j, const char *what, struct err *e)
+/* What a group does to its inputs; KEEP without "input_activations". */
+static int read_inputs(enum act *out, const json_t *group, bool is_float, const char *what,
+                       struct err *e)
 {
-    const char *format = "float-quantized", *key;
-    json_t *groups = NULL, *group;
-    size_t n = 0;
+    const char *type = is_float ? "float" : "int";
+    json_t *act = NULL;
+    bool symmetric = true;
+    int64_t bits = 8;
 
-    if (json_get_str(j, "format", &format, NULL, what, e) < 0 ||
-        json_get_obj(j, "config_groups", &groups, what, e) < 0)
+    *out = ACT_KEEP;
+    if (json_get_obj(group, "input_activations", &act, what, e) < 0)
+        return -1;
+    if (!act)
+        return 0;
+    if (json_get_int(act, "num_bits", 1, 64, &bits, what, e) < 0 ||
+        json_get_str(act, "type", &type, NULL, what, e) < 0 ||
+        json_get_bool(act, "symmetric", &symmetric, what, e) < 0)
+        return -1;
+    if (bits != 8)
+        return err_set(e, ERR_FORMAT, "%s: inputs of %lld bits are not supported (8 are)", what,
+                       (long long)bits);
+    if (!symmetric)
+        return err_set(e, ERR_FORMAT,
+                       "%s: inputs with zero points are not supported (symmetric ones are)", what);
+    *out = !strcmp(type, "float") ? ACT_F8 : ACT_I8;
+    return 0;
+}
+
+/* One entry of "config_groups". Which matrices it is for is told by how they are stored: groups
+ * of the same encoding must agree on what happens to inputs. */
+static int read_group(struct quant *q, unsigned *seen, const json_t *group, const char *format,
+                      const char *what, struct err *e)
+{
+    json_t *w = NULL;
+    int64_t bits = 8;
+    const char *type = "int";
+    enum act act;
+
+    if (json_get_obj(group, "weights", &w, what, e) < 0 ||
+        json_get_str(group, "format", &format, NULL, what, e) < 0 ||
+        (w && json_get_int(w, "num_bits", 1, 64, &bits, what, e) < 0) ||
+        (w && json_get_str(w, "type", &type, NULL, what, e) < 0))
         return -1;
     const bool packed = !strcmp(format, "pack-quantized");
 
@@ -113,27 +146,42 @@ static int read_compressed(struct quant *q, const json_t *j, const char *what, s
                        "%s: compressed-tensors format \"%s\" is not supported (float-quantized, "
                        "int-quantized and pack-quantized are)",
                        what, format);
+    if (bits != 8 && !(packed && bits == 4))
+        return err_set(e, ERR_FORMAT, "%s: %lld bits in format \"%s\" are not supported (8 are%s)",
+                       what, (long long)bits, format, packed ? ", and 4" : "");
+    const enum quant_kind kind = packed && bits == 4      ? QUANT_PACKED4
+                                 : packed                 ? QUANT_PACKED8
+                                 : !strcmp(type, "float") ? QUANT_F8
+                                                          : QUANT_INT8;
+
+    if (read_inputs(&act, group, kind == QUANT_F8, what, e))
+        return -1;
+    if (*seen >> kind & 1 && q->inputs[kind] != act)
+        return err_set(e, ERR_FORMAT,
+                       "%s: another group stores its matrices alike and treats inputs otherwise: "
+                       "that is not supported",
+                       what);
+    *seen |= 1u << kind;
+    q->inputs[kind] = act;
+    return 0;
+}
+
+static int read_compressed(struct quant *q, const json_t *j, const char *what, struct err *e)
+{
+    const char *format = "float-quantized", *key;
+    json_t *groups = NULL, *group;
+    char where[160];
+    unsigned seen = 0;
+
+    if (json_get_str(j, "format", &format, NULL, what, e) < 0 ||
+        json_get_obj(j, "config_groups", &groups, what, e) < 0)
+        return -1;
     json_object_foreach(groups, key, group)
     {
-        json_t *w = NULL, *act = NULL;
-        int64_t bits = 8;
-
+        snprintf(where, sizeof(where), "%.80s: %.64s", what, key);
         if (json_get_obj(groups, key, &group, what, e) < 0 ||
-            json_get_obj(group, "weights", &w, what, e) < 0 ||
-            json_get_obj(group, "input_activations", &act, what, e) < 0 ||
-            (w && json_get_int(w, "num_bits", 1, 64, &bits, what, e) < 0) ||
-            (act && bits == 8 && json_get_int(act, "num_bits", 1, 64, &bits, what, e) < 0))
+            read_group(q, &seen, group, format, where, e))
             return -1;
-        if (bits != 8 && !(packed && bits == 4))
-            return err_set(e, ERR_FORMAT,
-                           "%s: %.64s: %lld bits in format \"%s\" are not supported (8 are%s)",
-                           what, key, (long long)bits, format, packed ? ", and 4" : "");
-        if (n++ && q->act_quantised != (act != NULL))
-            return err_set(e, ERR_FORMAT,
-                           "%s: %.64s: groups with and without quantised activations in one model "
-                           "are not supported",
-                           what, key);
-        q->act_quantised = act != NULL;
     }
     return 0;
 }
@@ -152,10 +200,10 @@ static int read_method(struct quant *q, const json_t *j, const char *what, struc
     case QUANT_COMPRESSED:
         return read_compressed(q, j, what, e);
     case QUANT_FP8:
-        q->act_quantised = true;
+        q->inputs[QUANT_F8] = ACT_F8;
         return 0;
     case QUANT_FBGEMM_FP8:
-        q->act_quantised = true;
+        q->inputs[QUANT_F8] = ACT_F8;
         if (json_get_num(j, "activation_scale_ub", 1e-6, 1e30, &bound, what, e) < 0)
             return -1;
         q->act_bound = (float)bound;
@@ -229,7 +277,7 @@ static const struct {
     { ".SCB", M_INT8 },
     { ".bias", M_ANY },
     { ".g_idx", M_GPTQ },
-    { ".input_scale", M_F8 },
+    { ".input_scale", M_F8 | M_INT8 },
     { ".qweight", M_AWQ | M_GPTQ },
     { ".qzeros", M_AWQ | M_GPTQ },
     { ".scales", M_AWQ | M_GPTQ },
@@ -483,7 +531,7 @@ static int static_scale(const struct finder *f, struct weight *w, const struct t
     if (!(w->p.act_scale > 0 && w->p.act_scale <= FLT_MAX))
         return err_set(f->e, ERR_FORMAT, "%s: tensor %s is %g, a scale is above zero",
                        f->src->file(f->src->arg, t), t->name, (double)w->p.act_scale);
-    w->p.act = ACT_F8_STATIC;
+    w->p.act = w->enc == ENC_F8 ? ACT_F8_STATIC : ACT_I8_STATIC;
     return 0;
 }
 
@@ -509,17 +557,16 @@ static int bind_f8(const struct finder *f, struct weight *w, const struct tensor
         return -1;
     if (in)
         return static_scale(f, w, in);
-    if (f->q->act_quantised) {
-        w->p.act = ACT_F8;
-        w->p.act_bound = f->q->act_bound;
-        w->p.act_group = w->p.group;
-    }
+    w->p.act = f->q->inputs[QUANT_F8];
+    w->p.act_bound = f->q->act_bound;
+    w->p.act_group = w->p.group;
     return 0;
 }
 
 static int bind_int8(const struct finder *f, struct weight *w, const struct tensor_view *codes)
 {
     const struct tensor_view *s = look(f, ".SCB"), *format = look(f, ".weight_format");
+    const struct tensor_view *in = look(f, ".input_scale");
     const bool bnb = s != NULL;
 
     if (!s)
@@ -539,13 +586,15 @@ static int bind_int8(const struct finder *f, struct weight *w, const struct tens
     w->p.scale = s->data;
     w->p.scale_enc = s->enc;
     w->p.scale_by = bnb ? 1.0f / 127 : 1;
-    w->p.act = bnb || f->q->act_quantised ? ACT_I8 : ACT_KEEP;
+    w->p.act = bnb ? ACT_BNB8 : f->q->inputs[QUANT_INT8];
     w->p.act_bound = bnb ? f->q->threshold : FLT_MAX;
     if (shape(f, codes, 2, w->rows, w->cols) || type(f, s, is_float(s->enc), "f32, bf16 or f16"))
         return -1;
     w->p.group = w->cols;
     w->p.row_group = 1;
-    return bnb ? shape(f, s, 1, w->rows, 0) : scale_shape(f, w, s);
+    if (bnb ? shape(f, s, 1, w->rows, 0) : scale_shape(f, w, s))
+        return -1;
+    return in && !bnb ? static_scale(f, w, in) : 0;
 }
 
 /* compressed-tensors, "pack-quantized": everything follows from the tensors. */
@@ -584,8 +633,9 @@ static int bind_pack_quantized(const struct finder *f, struct weight *w,
                                  .scale_by = 1,
                                  .group = w->cols / G,
                                  .zero = zero ? zero->data : NULL,
-                                 .act = f->q->act_quantised ? ACT_I8 : ACT_KEEP,
-                                 .act_bound = FLT_MAX } };
+                                 .act = f->q->inputs[wide ? QUANT_PACKED8 : QUANT_PACKED4],
+                                 .act_bound = FLT_MAX,
+                                 .act_group = w->cols } };
     if (shape(f, codes, 2, w->rows, ceil_div(w->cols, per)) || shape(f, s, 2, w->rows, G) ||
         (zero && (type(f, zero, zero->enc == ENC_I32, "i32") ||
                   shape(f, zero, 2, ceil_div(w->rows, per), G))))
@@ -806,8 +856,14 @@ int32_t *quant_order(const struct weight *w)
 
 void quant_detail(char out[96], const struct weight *w)
 {
-    static const char *const act[] = { "", ", inputs fp8", ", inputs fp8 with a fixed scale",
-                                       ", inputs int8" };
+    static const char *const act[] = {
+        [ACT_KEEP] = "",
+        [ACT_F8] = ", inputs fp8",
+        [ACT_F8_STATIC] = ", inputs fp8 with a fixed scale",
+        [ACT_I8] = ", inputs int8",
+        [ACT_I8_STATIC] = ", inputs int8 with a fixed scale",
+        [ACT_BNB8] = ", inputs int8",
+    };
     const struct planes *p = &w->p;
 
     out[0] = '\0';

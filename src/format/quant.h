@@ -22,15 +22,18 @@ enum quant_method {
     QUANT_GPTQ,
 };
 
+/* How a matrix of compressed-tensors is stored. */
+enum quant_kind { QUANT_F8, QUANT_INT8, QUANT_PACKED4, QUANT_PACKED8, QUANT_KINDS };
+
 struct quant {
     enum quant_method method;
-    int64_t bits;       /* AWQ, GPTQ */
-    int64_t group;      /* AWQ, GPTQ: group_size; -1 = all inputs */
-    bool per_module;    /* GPTQModel's "dynamic": bits and groups follow from the tensors */
-    bool v2;            /* GPTQ: zero points as they are, not minus one */
-    bool act_quantised; /* FP8, INT8: inputs without a scale in the file are quantised too */
-    float act_bound;    /* FBGEMM: of the largest input */
-    float threshold;    /* LLM.int8: inputs from here on stay floats */
+    int64_t bits;    /* AWQ, GPTQ */
+    int64_t group;   /* AWQ, GPTQ: group_size; -1 = all inputs */
+    bool per_module; /* GPTQModel's "dynamic": bits and groups follow from the tensors */
+    bool v2;         /* GPTQ: zero points as they are, not minus one */
+    enum act inputs[QUANT_KINDS]; /* without a scale in the file; LLM.int8 has a rule of its own */
+    float act_bound;              /* FBGEMM: of the largest input */
+    float threshold;              /* LLM.int8: inputs from here on stay floats */
 };
 
 /* As users write it: "gptq"; "" for none. */

@@ -132,10 +132,22 @@ static void inputs(void **state)
     w.p.act_scale = 0.001f;
     weight_act(y, &w, x);
     assert_true(y[3] == 448 * 0.001f);
-    w.p.act = ACT_I8;
+    w.p.act = ACT_I8; /* s = 8 / 127.5: 15.9, -8, 4.8, and 127.5, which is clamped */
+    weight_act(y, &w, x);
+    assert_true(y[0] == 16 * (8 / 127.5f) && y[1] == -8 * (8 / 127.5f) &&
+                y[2] == 5 * (8 / 127.5f) && y[3] == 127 * (8 / 127.5f));
+    w.p.act = ACT_I8_STATIC;
+    weight_act(y, &w, x);
+    assert_true(y[3] == 127 * 0.001f && y[1] == -128 * 0.001f);
+    w.p.act = ACT_BNB8;
     w.p.act_bound = 6; /* 8 stays; the scale is that of the others: 1 / 127 */
     weight_act(y, &w, x);
     assert_true(y[3] == 8 && y[0] == 127 * (1.0f / 127) && y[2] == 38 * (1.0f / 127));
+    /* 0.5 / 127 * 63.5 and more: as f16 it is the tie, which goes to the even 64 */
+    const float near[] = { 1, 0.49999f, -5.9999f, 6 };
+
+    weight_act(y, &w, near); /* 5.9999 is 6 in f16 */
+    assert_true(y[1] == 64 * (1.0f / 127) && y[2] == -5.9999f && y[3] == 6);
 }
 
 TEST_MAIN(cmocka_unit_test(dequantised), cmocka_unit_test(eight_bit_floats),

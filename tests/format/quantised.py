@@ -120,6 +120,42 @@ def repacked_but(change):
     return both
 
 
+def int_quantized(act, fixed=None):
+    """The LLM.int8 fixture as compressed-tensors spells it."""
+
+    def change(t, c):
+        for name in [n[: -len(".SCB")] for n in t if n.endswith(".SCB")]:
+            dtype, dims, data = t.pop(name + ".SCB")
+            t[name + ".weight_scale"] = (dtype, dims + [1], data)
+            t.pop(name + ".weight_format", None)
+            if fixed:
+                t[name + ".input_scale"] = ("F32", [1], fixed)
+        c["quantization_config"] = {
+            "quant_method": "compressed-tensors", "format": "int-quantized",
+            "config_groups": {"group_0": {"input_activations": act, "weights": {"num_bits": 8, "type": "int"}}}}
+
+    return change
+
+
+def inputs(act):
+    return lambda t, c: c["quantization_config"]["config_groups"]["group_0"].update(input_activations=act)
+
+
+def mixed(t, c):
+    """Formats by group, and what one group does to inputs does not concern the other."""
+    q = c["quantization_config"]
+    q["format"] = "mixed-precision"
+    q["config_groups"]["group_0"]["format"] = "pack-quantized"
+    q["config_groups"]["group_1"] = {
+        "format": "float-quantized", "weights": {"num_bits": 8, "type": "float"},
+        "input_activations": {"num_bits": 8, "type": "float"}}
+
+
+def torn(t, c):
+    q = c["quantization_config"]["config_groups"]
+    q["group_1"] = dict(q["group_0"], input_activations={"num_bits": 8, "type": "int"})
+
+
 ONE = (b"\0\0\0\x3f")  # 0.5
 RIGHT = [
     ("gptq", lambda t, c: None, "gptq4", "groups of 128"),
@@ -141,6 +177,13 @@ RIGHT = [
      "fp8", "tensors, inputs fp8 with a fixed scale"),
     ("fbgemm-fp8", config(quant_method="fp8", activation_scheme="dynamic"), "fp8",
      "rows, inputs fp8"),
+    ("bnb-int8", int_quantized({"num_bits": 8, "type": "int"}), "int8", "rows, inputs int8"),
+    ("bnb-int8", int_quantized({"num_bits": 8, "type": "int"}, b"\0\0\0\x3f"), "int8",
+     "rows, inputs int8 with a fixed scale"),
+    ("bnb-int8", int_quantized(None), "int8", "rows"),
+    ("gptq", repacked_but(inputs({"num_bits": 8, "type": "float"})), "packed4",
+     "groups of 128, zero points, inputs fp8"),
+    ("gptq", repacked_but(mixed), "packed4", "groups of 128, zero points"),
 ]
 
 CASES = [
@@ -172,6 +215,10 @@ CASES = [
     ("gptq", repacked_but(shape(X + ".weight_zero_point", 31, 6)), "is [31, 6], [32, 6] is needed"),
     ("gptq", repacked_but(lambda t, c: c["quantization_config"]["config_groups"]["group_0"]["weights"]
                           .update(num_bits=2)), "2 bits in format"),
+    ("gptq", repacked_but(torn), "another group stores its matrices alike"),
+    ("gptq", repacked_but(inputs({"num_bits": 8, "symmetric": False})), "inputs with zero points"),
+    ("gptq", repacked_but(inputs({"num_bits": 4})), "inputs of 4 bits are not supported"),
+    ("bnb-int8", int_quantized({"num_bits": 8}, bytes(4)), "a scale is above zero"),
     ("awq", config(version="gemv"), 'version "gemv" is not supported'),
     ("awq", drop(X + ".qzeros"), X + ".qzeros is missing"),
     ("awq", shape(X + ".qweight", 768, 31), "is [768, 31], [768, 32] is needed"),

@@ -56,12 +56,11 @@ struct tile_args {
 };
 
 enum prep_mode { PREP_BF16, PREP_F16 };
-enum dev_act { DEV_ACT_KEEP, DEV_ACT_F8, DEV_ACT_F8_STATIC, DEV_ACT_I8 };
 
 struct act_args {
     float *y;
     const float *x;
-    int T, cols, act, group, bf16;
+    int T, cols, act, group, bf16; /* act: enum act */
     float bound, scale;
 };
 

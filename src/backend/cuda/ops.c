@@ -224,7 +224,7 @@ static const float *changed(struct cuda *b, const struct inputs *in, const struc
                           .x = x,
                           .T = (int)T,
                           .cols = (int)cols,
-                          .act = in->act ? (int)w->p.act : DEV_ACT_KEEP,
+                          .act = in->act ? (int)w->p.act : ACT_KEEP,
                           .group = (int)group,
                           .bf16 = in->bf16,
                           .bound = w->p.act_bound,

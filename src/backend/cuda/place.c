@@ -7,7 +7,6 @@
 #include "base/mem.h"
 
 _Static_assert((int)DEV_ENC_U8 == (int)ENC_U8 && (int)DEV_ENC_AWQ == (int)ENC_AWQ, "one numbering");
-_Static_assert((int)DEV_ACT_I8 == (int)ACT_I8 && (int)DEV_ACT_F8 == (int)ACT_F8, "one numbering");
 
 enum { MOST = 65535 }; /* the second axis of a grid */
 

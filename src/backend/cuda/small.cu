@@ -165,20 +165,16 @@ extern "C" __global__ void kv_write(const float *k, const float *v, uint8_t *kc,
     }
 }
 
-/* What a checkpoint's own library makes of inputs (format/enc/weight.h). grid: (groups, rows) */
+/* What a checkpoint's own library makes of inputs (format/enc/act.h). grid: (groups, rows) */
 extern "C" __global__ void act(act_args a)
 {
     const int from = blockIdx.x * a.group, n = min(a.group, a.cols - from);
     const float *x = a.x + (size_t)blockIdx.y * a.cols + from;
-    float *y = a.y + (size_t)blockIdx.y * a.cols + from, max = 0, s = a.scale;
+    float *y = a.y + (size_t)blockIdx.y * a.cols + from, max = 0;
     __shared__ float part[WARP];
 
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        const float v = fabsf(x[i]);
-
-        if (!(a.act == DEV_ACT_I8 && v >= a.bound))
-            max = fmaxf(max, v);
-    }
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        max = fmaxf(max, act_magnitude(a.act, a.bound, x[i]));
     for (int d = WARP / 2; d; d /= 2)
         max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
     if (threadIdx.x % WARP == 0)
@@ -187,15 +183,11 @@ extern "C" __global__ void act(act_args a)
     max = 0;
     for (int i = 0; i < blockDim.x / WARP; i++)
         max = fmaxf(max, part[i]);
-    if (a.act == DEV_ACT_F8)
-        s = fmaxf(fminf(max, a.bound) / F8_E4M3_MAX, 1 / (F8_E4M3_MAX * 512));
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        float v = x[i];
+    const float s = act_scale(a.act, a.bound, a.scale, max);
 
-        if (a.act == DEV_ACT_F8 || a.act == DEV_ACT_F8_STATIC)
-            v = f8_e4m3_to_f32(f32_to_f8_e4m3(v / s)) * s;
-        else if (a.act == DEV_ACT_I8 && fabsf(v) < a.bound && max > 0)
-            v = rintf(v * (127 / max)) * (max / 127);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        const float v = act_round(a.act, a.bound, s, x[i]);
+
         y[i] = a.bf16 ? bf16_to_f32(f32_to_bf16(v)) : v;
     }
 }

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "backend/cuda/dev.h"
+#include "format/enc/act.h"
 #include "format/enc/awq.h"
 #include "format/enc/bnb4.h"
 #include "format/enc/f8.h"

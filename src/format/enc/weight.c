@@ -1,10 +1,7 @@
 #include "format/enc/weight.h"
 
-#include <math.h>
-
 #include "format/enc/awq.h"
 #include "format/enc/bnb4.h"
-#include "format/enc/f8.h"
 #include "format/enc/gptq.h"
 #include "format/enc/packed.h"
 
@@ -131,11 +128,6 @@ void weight_decode_row(float *y, const struct weight *w, size_t r)
     }
 }
 
-static float f8_round(float x, float s)
-{
-    return f8_e4m3_to_f32(f32_to_f8_e4m3(x / s)) * s;
-}
-
 void weight_act(float *y, const struct weight *w, const float *x)
 {
     const struct planes *p = &w->p;
@@ -143,24 +135,17 @@ void weight_act(float *y, const struct weight *w, const float *x)
 
     for (size_t at = 0; at < w->cols; at += group) {
         const size_t end = at + group < w->cols ? at + group : w->cols;
-        float max = 0, s = p->act_scale;
+        float max = 0;
 
         for (size_t i = at; i < end; i++) {
-            const float a = fabsf(x[i]);
+            const float a = act_magnitude(p->act, p->act_bound, x[i]);
 
-            max = a > max && !(p->act == ACT_I8 && a >= p->act_bound) ? a : max;
+            max = a > max ? a : max;
         }
-        if (p->act == ACT_F8)
-            s = fmaxf(fminf(max, p->act_bound) / F8_E4M3_MAX, 1 / (F8_E4M3_MAX * 512));
-        for (size_t i = at; i < end; i++) {
-            if (p->act == ACT_KEEP ||
-                (p->act == ACT_I8 && (fabsf(x[i]) >= p->act_bound || max == 0)))
-                y[i] = x[i];
-            else if (p->act == ACT_I8)
-                y[i] = rintf(x[i] * (127 / max)) * (max / 127);
-            else
-                y[i] = f8_round(x[i], s);
-        }
+        const float s = act_scale(p->act, p->act_bound, p->act_scale, max);
+
+        for (size_t i = at; i < end; i++)
+            y[i] = act_round(p->act, p->act_bound, s, x[i]);
     }
 }
 

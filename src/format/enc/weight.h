@@ -4,17 +4,9 @@
 #ifndef PUNA_FORMAT_ENC_WEIGHT_H
 #define PUNA_FORMAT_ENC_WEIGHT_H
 
+#include "format/enc/act.h"
 #include "format/enc/enc.h"
 #include "format/enc/floats.h"
-
-/* What the checkpoint's own library makes of the inputs of a matrix; COMPUTE_AUTO follows it. */
-enum act {
-    ACT_KEEP,
-    ACT_F8,        /* E4M3, one scale per row and act_group: s = max(min(max|x|, bound) / 448,
-                      1 / (448 * 512)) */
-    ACT_F8_STATIC, /* E4M3 with the scale in the file */
-    ACT_I8,        /* 8-bit integers, one scale per row; values of at least `bound` stay floats */
-};
 
 /* clang-format off */
 /* encoding    data                           scale                zero
@@ -40,8 +32,8 @@ struct planes {
     float nested_offset;
     enum enc round; /* NF4, FP4: values are rounded to this */
     enum act act;
-    float act_bound, act_scale;
-    size_t act_group;
+    float act_bound, act_scale; /* act.h; the scale of the file for ACT_*_STATIC */
+    size_t act_group;           /* ACT_F8: inputs that share a scale */
 };
 
 /* y = x W^T, [rows = out, cols = in], or a vector (rows = 1). */
