@@ -19,7 +19,7 @@
 struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
-    const char *batches, *dtype, *isa, *device;
+    const char *batches, *dtype, *kv_dtype, *isa, *device;
     bool json, ceilings;
 };
 
@@ -36,6 +36,7 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct bench_cfg, reps, "-r", "N", "5", 1, 1000, "repetitions of each figure"),
     OPT(STR, struct bench_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products"),
+    OPT(STR, struct bench_cfg, kv_dtype, NULL, KV_TYPES, "auto", "type of the key-value cache"),
     OPT(STR, struct bench_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct bench_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
@@ -137,7 +138,7 @@ static int herd_new(struct herd *h, struct bench *b, size_t n, size_t tokens, st
     void *logits;
 
     *h = (struct herd){ .n = n, .blocks_each = (tokens + KV_BLOCK - 1) / KV_BLOCK };
-    if (kv_new(&h->kv, b->g->ctx, hp, engine_kv_enc(b->g), n * h->blocks_each, e))
+    if (kv_new(&h->kv, b->g->ctx, hp, b->g->kv, n * h->blocks_each, e))
         return -1;
     if (mem_new(&logits, n * (size_t)hp->vocab, sizeof(float), "logits", e)) {
         kv_release(&h->kv);
@@ -428,6 +429,7 @@ static int run(const void *cfg, struct err *e)
     int rc = engine_opts_fill(&o, b.c->threads, b.c->dtype, b.c->isa, b.c->device, e);
 
     o.no_tokenizer = true;
+    engine_opts_kv(&o, b.c->kv_dtype);
     if (rc == 0)
         rc = measure_all(&b, &o, out, e);
     if (rc == 0 && b.c->json) {

@@ -45,6 +45,11 @@ int engine_opts_fill(struct engine_opts *o, int64_t threads, const char *dtype, 
     return 0;
 }
 
+void engine_opts_kv(struct engine_opts *o, const char *kv_dtype)
+{
+    o->kv = strcmp(kv_dtype, "auto") ? kv_dtype : NULL;
+}
+
 void adapter_warn(const struct engine *g)
 {
     if (g->adapter && peft_warning(g->adapter->peft))

@@ -8,6 +8,9 @@
  * cpu|cuda|auto. */
 int engine_opts_fill(struct engine_opts *o, int64_t threads, const char *dtype, const char *isa,
                      const char *device, struct err *e) MUST_USE;
+/* The cache's type from --kv-dtype KV_TYPES. */
+#define KV_TYPES "auto|f32|f16|bf16|q8_0"
+void engine_opts_kv(struct engine_opts *o, const char *kv_dtype);
 /* Resolves a model reference (hub/models.h; NULL = the default model) and opens it. */
 int engine_open_named(struct engine **out, const char *model, const struct engine_opts *o,
                       struct err *e) MUST_USE;

@@ -17,7 +17,7 @@ struct perplexity_cfg {
     const char *ids, *text;
     int64_t ctx;
     int64_t threads;
-    const char *dtype;
+    const char *dtype, *kv_dtype;
     const char *isa, *device;
     bool json;
 };
@@ -33,6 +33,8 @@ static const struct opt opts[] = {
               "threads (0 = all cores)"),
     OPT(STR, struct perplexity_cfg, dtype, NULL, "auto|f32|bf16", "f32",
         "arithmetic of the matrix products; auto is what `run` uses"),
+    OPT(STR, struct perplexity_cfg, kv_dtype, NULL, KV_TYPES, "auto",
+        "type of the key-value cache"),
     OPT(STR, struct perplexity_cfg, device, NULL, "cpu|cuda|auto", "cpu",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct perplexity_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
@@ -164,6 +166,7 @@ static int run(const void *cfg, struct err *e)
         return err_set(e, ERR_USAGE, "give either --ids FILE or --text FILE");
     if (engine_opts_fill(&o, c->threads, c->dtype, c->isa, c->device, e))
         return -1;
+    engine_opts_kv(&o, c->kv_dtype);
     o.no_tokenizer = c->ids != NULL;
     if (engine_open_named(&g, c->model, &o, e) == 0 &&
         (c->ids ? ids_from_json(&ids, c->ids, e) : ids_from_text(&ids, g->tok, c->text, e)) == 0)

@@ -14,7 +14,7 @@
 #include "server/http.h"
 
 struct serve_cfg {
-    const char *model_id, *model, *quantize, *hostname, *dtype, *isa, *device, *template,
+    const char *model_id, *model, *quantize, *hostname, *dtype, *kv_dtype, *isa, *device, *template,
         *served_model_name;
     const char *pooling, *compat, *config, *api_key_file, *ssl_certfile, *ssl_keyfile;
     struct opt_list api_key, allowed_host, cors_allow_origin, lora_adapters;
@@ -103,6 +103,7 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct serve_cfg, threads, "-t", "N", "0", 0, 1024, "threads; 0 = all cores"),
     OPT(STR, struct serve_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products"),
+    OPT(STR, struct serve_cfg, kv_dtype, NULL, KV_TYPES, "auto", "type of the key-value cache"),
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
@@ -235,8 +236,10 @@ static int serve(const struct serve_cfg *c, struct err *e)
         err_set(e, ERR_USAGE, "--ssl-certfile and --ssl-keyfile go together");
         goto done;
     }
-    if (engine_opts_fill(&eo, c->threads, c->dtype, c->isa, c->device, e) ||
-        engine_open_named(&s.engine, ref, &eo, e) || check_quantize(c->quantize, s.engine, e) ||
+    if (engine_opts_fill(&eo, c->threads, c->dtype, c->isa, c->device, e))
+        goto done;
+    engine_opts_kv(&eo, c->kv_dtype);
+    if (engine_open_named(&s.engine, ref, &eo, e) || check_quantize(c->quantize, s.engine, e) ||
         choose_format(&s.format, c, s.engine, e) ||
         adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
         guarding_open(&s.o.guards, &GUARDING(c), &eo, e) || sched_new(&s.sched, s.engine, &so, e))

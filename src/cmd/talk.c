@@ -167,6 +167,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
+    engine_opts_kv(&o, c->kv_dtype);
     o.chunk = (size_t)c->batch_size;
     o.adapter = c->adapter;
     if (hub_resolve(ref, &t->model, e) || engine_open(&t->engine, t->model, &o, e) ||
@@ -175,8 +176,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
-    if (open_grammar(t, e) || talk_tools_open(t, e) ||
-        open_guards(t, &o, e)) {
+    if (open_grammar(t, e) || talk_tools_open(t, e) || open_guards(t, &o, e)) {
         talk_close(t);
         return -1;
     }

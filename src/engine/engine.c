@@ -55,6 +55,27 @@ static int open_ctx(struct engine *g, const struct engine_opts *o, struct err *e
     return 0;
 }
 
+/* The cache's type. */
+static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    const long long hd = (long long)g->model->hp->head_dim;
+
+    g->kv = o->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
+    if (!o->kv)
+        return 0;
+    g->kv = (enum enc)enc_from_name(o->kv);
+    if (g->kv == ENC_Q8_0 && hd % (long long)enc_table[ENC_Q8_0].block)
+        return err_set(
+            e, ERR_USAGE,
+            "a q8_0 cache needs heads of a multiple of 32 values, %s has %lld: choose f16 "
+            "or bf16",
+            checkpoint_path(g->model->ckpt), hd);
+    if (g->kv == ENC_Q8_0 && !ctx_on_host(g->ctx))
+        return err_set(e, ERR_USAGE,
+                       "a q8_0 cache is for the CPU alone: choose f16 or bf16, or --device cpu");
+    return 0;
+}
+
 static int open_parts(struct engine *g, const char *path, const struct engine_opts *o,
                       struct err *e)
 {
@@ -77,7 +98,8 @@ static int open_parts(struct engine *g, const char *path, const struct engine_op
     if (g->tok)
         g->grammars = grammars_new(g->tok, (size_t)g->model->hp->vocab);
     g->isa = isa;
-    if (open_ctx(g, o, e) || acts_new(&g->acts, g->model, g->ctx, g->chunk, e))
+    if (open_ctx(g, o, e) || choose_kv(g, o, e) ||
+        acts_new(&g->acts, g->model, g->ctx, g->chunk, e))
         return -1;
     return o->adapter ? engine_adapter(&g->adapter, g, o->adapter, e) : 0;
 }

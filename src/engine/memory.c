@@ -6,11 +6,6 @@
 
 #include "base/mem.h"
 
-enum enc engine_kv_enc(const struct engine *g)
-{
-    return g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
-}
-
 /* *w is filled too: the query refers to it. */
 static struct plan_query query(struct plan_weights *w, const struct engine *g, size_t tokens,
                                size_t want)
@@ -19,7 +14,7 @@ static struct plan_query query(struct plan_weights *w, const struct engine *g, s
     return (struct plan_query){ .hp = g->model->hp,
                                 .w = w,
                                 .model = g->model,
-                                .kv = engine_kv_enc(g),
+                                .kv = g->kv,
                                 .ctx = tokens,
                                 .sequences = 1,
                                 .want = want,

@@ -6,10 +6,6 @@
 #include "engine/session.h"
 #include "plan/plan.h"
 
-/* The cache's type: the model's own; float32 arithmetic is asked for to be compared with, and a
- * 16-bit cache would spoil it. */
-enum enc engine_kv_enc(const struct engine *g);
-
 /* g with a cache for `tokens` tokens in all and `want` rows of logits. */
 void engine_plan(struct plan_use *u, const struct engine *g, size_t tokens, size_t want);
 /* What of that has been touched so far (g->peak). */

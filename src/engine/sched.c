@@ -268,7 +268,7 @@ static int new_ints(int32_t **p, size_t n, struct err *e)
 static int make_room(struct sched *s, struct err *e)
 {
     const struct hparams *hp = s->g->model->hp;
-    const enum enc enc = engine_kv_enc(s->g);
+    const enum enc enc = s->g->kv;
     const size_t rows = s->g->chunk;
     void *logits, *table, *lora, *active, *line;
 

@@ -60,8 +60,7 @@ int session_new(struct session **out, struct engine *g, size_t ctx, struct err *
     s->g = g;
     s->adapter = g->adapter;
     s->ctx = ctx;
-    if (choose_ctx(&s->ctx, g, e) ||
-        kv_new(&s->kv, g->ctx, hp, engine_kv_enc(g), blocks_for(s->ctx), e) ||
+    if (choose_ctx(&s->ctx, g, e) || kv_new(&s->kv, g->ctx, hp, g->kv, blocks_for(s->ctx), e) ||
         mem_new(&logits, (size_t)hp->vocab, sizeof(float), "logits", e))
         goto fail;
     s->logits = logits;

@@ -18,6 +18,8 @@
 struct engine_opts {
     int threads; /* 0 = all */
     enum compute compute;
+    const char *kv;        /* the cache's type: f32, f16, bf16 or q8_0; NULL = the model's,
+                            * or f32 where arithmetic is f32: that is asked for to compare with */
     int isa;               /* CPU flags to allow; -1 = all this machine has */
     size_t chunk;          /* prompt rows per forward pass; 0 = 512 */
     bool no_tokenizer;     /* ids only (logits, bench) */
@@ -37,6 +39,7 @@ struct engine {
     struct grammars *grammars; /* NULL with no_tokenizer */
     size_t chunk;
     unsigned isa;   /* CPU flags in use */
+    enum enc kv;    /* the cache's type */
     char note[896]; /* where it computes and why, when that wants to be said; "" = nothing to say */
     struct {
         size_t tokens, rows; /* the most of a sequence, and of a forward pass, so far */

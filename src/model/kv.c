@@ -7,9 +7,9 @@
 /* bytes of K (or of V) of one layer; false on overflow */
 static bool plane_bytes(const struct hparams *hp, enum enc enc, size_t blocks, size_t *out)
 {
-    size_t n = (size_t)hp->kv_heads * (size_t)hp->head_dim * KV_BLOCK * enc_table[enc].bytes;
+    const size_t row = kv_row_bytes(enc, (size_t)hp->head_dim);
 
-    return mul_ok(out, n, blocks);
+    return mul_ok(out, (size_t)hp->kv_heads * KV_BLOCK * row, blocks);
 }
 
 size_t kv_bytes(const struct hparams *hp, enum enc enc, size_t blocks)
@@ -52,8 +52,7 @@ int kv_new(struct kv_cache *kv, struct ctx *c, const struct hparams *hp, enum en
 
 void kv_release(struct kv_cache *kv)
 {
-    const size_t bytes =
-        kv->kv_heads * kv->head_dim * KV_BLOCK * enc_table[kv->enc].bytes * kv->blocks;
+    const size_t bytes = kv->kv_heads * KV_BLOCK * kv_row_bytes(kv->enc, kv->head_dim) * kv->blocks;
 
     for (size_t l = 0; kv->layer && l < kv->layers; l++) {
         kv->on->be->release(kv->on, kv->layer[l].k, bytes);

@@ -29,18 +29,24 @@ enum compute {
 
 enum { KV_BLOCK = 64 }; /* positions per cache block: a multiple of every kernel's step */
 
-/* The paged cache of one layer: block b holds K as [K][KV_BLOCK][hd], then V the same. */
+/* The paged cache of one layer; a head's row of hd values in the cache's encoding. */
 struct kv_layer {
     void *k, *v; /* [blocks][K][KV_BLOCK][hd] */
 };
 
 struct ctx;
 struct kv_cache {
-    enum enc enc; /* ENC_F32, ENC_F16 or ENC_BF16 */
+    enum enc enc; /* ENC_F32, ENC_F16, ENC_BF16, or ENC_Q8_0 where hd is a multiple of 32 */
     size_t kv_heads, head_dim, blocks, layers;
     struct kv_layer *layer;
     struct ctx *on; /* whose memory it is */
 };
+
+/* Bytes of one head's row. */
+static inline size_t kv_row_bytes(enum enc enc, size_t hd)
+{
+    return hd / enc_table[enc].block * enc_table[enc].bytes;
+}
 
 struct lora; /* model/lora.h */
 

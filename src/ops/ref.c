@@ -11,7 +11,7 @@
 static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const struct kv_cache *kv,
                      size_t layer, const struct batch *b)
 {
-    const size_t hd = kv->head_dim, K = kv->kv_heads, size = enc_table[kv->enc].bytes;
+    const size_t hd = kv->head_dim, K = kv->kv_heads, row_bytes = kv_row_bytes(kv->enc, hd);
     const double scale = 1 / sqrt((double)hd);
     float *row = xmalloc(hd * sizeof(*row));
 
@@ -28,10 +28,10 @@ static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const st
 
             for (size_t j = 0; j < n; j++) {
                 const size_t at =
-                    (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * hd;
+                    (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * row_bytes;
                 double s = 0;
 
-                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].k + at * size, hd);
+                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].k + at, hd);
                 for (size_t i = 0; i < hd; i++)
                     s += (double)qh[i] * row[i];
                 p[j] = s * scale;
@@ -41,10 +41,10 @@ static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const st
                 acc[i] = 0;
             for (size_t j = 0; j < n; j++) {
                 const size_t at =
-                    (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * hd;
+                    (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * row_bytes;
                 const double e = exp(p[j] - max);
 
-                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].v + at * size, hd);
+                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].v + at, hd);
                 sum += e;
                 for (size_t i = 0; i < hd; i++)
                     acc[i] += e * row[i];
@@ -76,7 +76,7 @@ static void gather_ref(struct ctx *c, float *y, const float *x, const int32_t *r
 static void kv_write_ref(struct ctx *c, const float *k, const float *v, const struct kv_cache *kv,
                          size_t layer, const struct batch *b)
 {
-    const size_t hd = kv->head_dim, K = kv->kv_heads, size = enc_table[kv->enc].bytes;
+    const size_t hd = kv->head_dim, K = kv->kv_heads, row_bytes = kv_row_bytes(kv->enc, hd);
 
     (void)c;
     for (size_t t = 0; t < b->T; t++) {
@@ -84,12 +84,10 @@ static void kv_write_ref(struct ctx *c, const float *k, const float *v, const st
         const size_t block = (size_t)b->block_table[b->seq[t]][slot / KV_BLOCK];
 
         for (size_t h = 0; h < K; h++) {
-            const size_t at = ((block * K + h) * KV_BLOCK + slot % KV_BLOCK) * hd;
+            const size_t at = ((block * K + h) * KV_BLOCK + slot % KV_BLOCK) * row_bytes;
 
-            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].k + at * size,
-                                      k + (t * K + h) * hd, hd);
-            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].v + at * size,
-                                      v + (t * K + h) * hd, hd);
+            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].k + at, k + (t * K + h) * hd, hd);
+            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].v + at, v + (t * K + h) * hd, hd);
         }
     }
 }

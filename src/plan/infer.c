@@ -27,6 +27,9 @@ int plan_query_check(const struct plan_query *q, struct err *e)
     if (q->ctx > (size_t)hp->ctx)
         return err_set(e, ERR_USAGE, "a context of %zu tokens is more than the model's %lld",
                        q->ctx, (long long)hp->ctx);
+    if (hp->head_dim % (int64_t)enc_table[q->kv].block)
+        return err_set(e, ERR_USAGE, "a %s cache needs heads of a multiple of %d values, not %lld",
+                       enc_table[q->kv].name, (int)enc_table[q->kv].block, (long long)hp->head_dim);
     return 0;
 }
 

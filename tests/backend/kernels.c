@@ -269,15 +269,16 @@ static void check_attn(unsigned flags, enum enc enc, size_t length, size_t group
 static void attn_isa(unsigned flags)
 {
     static const size_t lengths[] = { 1, 63, 64, 65, 200 }, groups[] = { 1, 3, 4, 8 };
-    static const enum enc caches[] = { ENC_F32, ENC_F16, ENC_BF16 };
-    static const size_t heads[] = { 64, 128, 36, 6 };
+    static const enum enc caches[] = { ENC_F32, ENC_F16, ENC_BF16, ENC_Q8_0 };
+    static const size_t heads[] = { 64, 128, 96, 36, 6 };
 
     for (size_t e = 0; e < ARRAY_LEN(caches); e++) {
         for (size_t l = 0; l < ARRAY_LEN(lengths); l++)
             for (size_t g = 0; g < ARRAY_LEN(groups); g++)
                 check_attn(flags, caches[e], lengths[l], groups[g], 64);
         for (size_t h = 1; h < ARRAY_LEN(heads); h++)
-            check_attn(flags, caches[e], 65, 2, heads[h]);
+            if (heads[h] % enc_table[caches[e]].block == 0)
+                check_attn(flags, caches[e], 65, 2, heads[h]);
     }
     /* several spans with sums of their own */
     check_attn(flags, ENC_F16, 1025, 3, 6);

@@ -23,6 +23,7 @@ P
 "$PUNA" perplexity smollm2 --text "$tmp/text" --json | diff "$tmp/a" - || fail '--text is not --ids'
 "$PUNA" perplexity smollm2 --ids "$tmp/ids.json" --ctx 48 --json >"$tmp/windows"
 "$PUNA" perplexity smollm2 --ids "$tmp/ids.json" >"$tmp/plain"
+"$PUNA" perplexity smollm2 --ids "$tmp/ids.json" --kv-dtype q8_0 --json >"$tmp/q8"
 python3 - "$tmp" <<'P'
 import json, math, re, sys
 read = lambda name: open(f"{sys.argv[1]}/{name}").read()
@@ -30,6 +31,8 @@ a, w = json.loads(read("a")), json.loads(read("windows"))
 assert (a["tokens"], a["scored"]) == (96, 95), a
 assert abs(math.exp(a["mean_nll"]) / a["perplexity"] - 1) < 1e-6 and 2 < a["perplexity"] < 60, a
 assert (w["tokens"], w["scored"]) == (96, 94) and w["mean_nll"] > a["mean_nll"], (w, a)
+q8 = json.loads(read("q8"))
+assert q8["mean_nll"] != a["mean_nll"] and abs(q8["mean_nll"] - a["mean_nll"]) < 3e-2, (q8, a)
 m = re.fullmatch(r"perplexity ([\d.]+) over 95 tokens .*\n", read("plain"))
 assert abs(float(m[1]) - a["perplexity"]) < 1e-3, read("plain")
 P

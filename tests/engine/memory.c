@@ -39,7 +39,7 @@ static void scratch(void **state)
             if (is < u.scratch || is > u.scratch + u.scratch / 4 + 6 * 64)
                 fail_msg("%s, compute %d: %zu bytes planned, %zu held", path[i], (int)computes[k],
                          u.scratch, is);
-            assert_int_equal(u.kv_cache, kv_bytes(g->model->hp, engine_kv_enc(g), 4));
+            assert_int_equal(u.kv_cache, kv_bytes(g->model->hp, g->kv, 4));
             assert_int_equal(u.activations, acts_bytes(g->model->hp, 64));
             assert_int_equal(u.weights, checkpoint_bytes(g->model->ckpt));
             session_free(s);

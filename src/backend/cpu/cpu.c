@@ -90,7 +90,8 @@ struct kv_job {
 static void kv_part(void *arg, int me, int n)
 {
     const struct kv_job *j = arg;
-    const size_t hd = j->kv->head_dim, K = j->kv->kv_heads, size = enc_table[j->kv->enc].bytes;
+    const size_t hd = j->kv->head_dim, K = j->kv->kv_heads;
+    const size_t bytes = kv_row_bytes(j->kv->enc, hd);
     const struct kv_layer *l = &j->kv->layer[j->layer];
     size_t lo, hi;
 
@@ -100,7 +101,7 @@ static void kv_part(void *arg, int me, int n)
         const size_t block = (size_t)j->b->block_table[j->b->seq[t]][slot / KV_BLOCK];
 
         for (size_t h = 0; h < K; h++) {
-            const size_t at = ((block * K + h) * KV_BLOCK + slot % KV_BLOCK) * hd * size;
+            const size_t at = ((block * K + h) * KV_BLOCK + slot % KV_BLOCK) * bytes;
 
             enc_table[j->kv->enc].encode((uint8_t *)l->k + at, j->k + (t * K + h) * hd, hd);
             enc_table[j->kv->enc].encode((uint8_t *)l->v + at, j->v + (t * K + h) * hd, hd);

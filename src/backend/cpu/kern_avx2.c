@@ -68,6 +68,13 @@ static inline v16 v_load_bf16(const uint8_t *p)
 {
     return (v16){ bf16x8(p), bf16x8(p + 16) };
 }
+static inline v16 v_load_i8(const int8_t *p)
+{
+    const __m128i b = _mm_loadu_si128((const __m128i *)p);
+
+    return (v16){ _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))) };
+}
 static inline float v_sum(v16 x)
 {
     const __m256 s = _mm256_add_ps(x.a, x.b);

@@ -31,6 +31,10 @@ static inline v16 v_load_bf16(const uint8_t *p)
 
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
+static inline v16 v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 static inline float v_sum(v16 x) { return _mm512_reduce_add_ps(x); }
 /* Sums of four, all in one order. */
 static inline void v_sum4(float *out, const v16 x[4])

@@ -50,6 +50,8 @@ static inline v16 v_load_bf16(const uint8_t *p)
     LANEWISE(bf16_to_f32(h[i]));
 }
 
+static inline v16 v_load_i8(const int8_t *p) { LANEWISE((float)p[i]); }
+
 static inline float v_sum(v16 a)
 {
     for (int n = 8; n; n /= 2)
