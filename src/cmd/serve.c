@@ -22,7 +22,7 @@ struct serve_cfg {
         max_queue, speculate;
     int64_t payload_limit, max_concurrent_requests, max_best_of, max_stop_sequences;
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
-    double graceful_termination_timeout, request_timeout;
+    double graceful_termination_timeout, request_timeout, max_queue_time;
     bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating;
     GUARDING_FIELDS;
 };
@@ -90,6 +90,8 @@ static const struct opt opts[] = {
         "what /v1/embeddings makes of a prompt's hidden states"),
     OPT_RANGE(INT, struct serve_cfg, max_queue, NULL, "N", "1024", 0, 1e6,
               "requests that may wait"),
+    OPT_RANGE(NUM, struct serve_cfg, max_queue_time, NULL, "SECONDS", "0", 0, 1e6,
+              "a request whose first token would come later gets status 429; 0 = any"),
     OPT_RANGE(INT, struct serve_cfg, speculate, NULL, "N", "0", 0, 8,
               "tokens guessed from the text so far and checked at once; answers stay the same"),
     OPT(BOOL, struct serve_cfg, prefix_cache, NULL, NULL, "true",
@@ -205,6 +207,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
                                .cert = c->ssl_certfile,
                                .key = c->ssl_keyfile,
                                .per_minute = (size_t)c->requests_per_minute,
+                               .max_wait_s = c->max_queue_time,
                                .strict = c->strict,
                                .compat_tgi = strcmp(c->compat, "tgi") == 0,
                                .request_s = c->request_timeout,
@@ -214,6 +217,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
     const struct sched_opts so = { .kv_tokens = (size_t)c->max_batch_total_tokens,
                                    .max_active = (size_t)c->max_batch_size,
                                    .max_queue = (size_t)c->max_queue,
+                                   .max_wait_s = c->max_queue_time,
                                    .speculate = (size_t)c->speculate,
                                    .no_prefix_cache = !c->prefix_cache };
     char *name = c->served_model_name ? xstrdup(c->served_model_name) : name_of(ref);

@@ -80,12 +80,21 @@ void job_free(struct job *j)
 
 /* ---- the thread ---- */
 
+/* Rows of a prompt that are still to be computed. */
+static size_t prompt_rows_left(const struct job *j)
+{
+    const size_t left = j->answer.all.n - j->done;
+
+    return left > 1 ? left : 0;
+}
+
 static void sweep(struct sched *s)
 {
-    size_t n = 0, freed = 0;
+    size_t n = 0, freed = 0, rows = 0;
 
     for (size_t i = 0; i < s->n_waiting; i++) {
         if (!s->waiting[i]->over) {
+            rows += prompt_rows_left(s->waiting[i]);
             s->waiting[n++] = s->waiting[i];
             continue;
         }
@@ -96,6 +105,7 @@ static void sweep(struct sched *s)
     n = 0;
     for (size_t i = 0; i < s->n_active; i++) {
         if (!s->active[i]->over) {
+            rows += prompt_rows_left(s->active[i]);
             s->active[n++] = s->active[i];
             continue;
         }
@@ -103,7 +113,12 @@ static void sweep(struct sched *s)
         freed++;
     }
     s->n_active = n;
+    const double row_s = sched_row_s(s);
+
     pthread_mutex_lock(&s->lock);
+    s->line.rows = rows;
+    s->line.row_s = row_s;
+    s->line.end_s = s->ended > 0 ? s->ending_s / s->ended : 0;
     s->n_jobs -= freed;
     s->stats.active = s->n_active;
     s->stats.waiting = s->n_waiting;
@@ -185,6 +200,8 @@ static bool take_orders(struct sched *s)
     inbox = s->inbox;
     s->inbox = NULL;
     s->inbox_end = &s->inbox;
+    s->line.rows += s->line.new_rows;
+    s->line.new_rows = 0;
     cancel = s->cancel;
     n_cancel = s->n_cancel;
     s->cancel = NULL;
@@ -270,7 +287,7 @@ static int make_room(struct sched *s, struct err *e)
     const struct hparams *hp = s->g->model->hp;
     const enum enc enc = s->g->kv;
     const size_t rows = s->g->chunk;
-    void *logits, *table, *lora, *active, *line;
+    void *logits, *table, *lora, *active, *turns;
 
     s->max_want = s->o.max_active * (1 + s->o.speculate) + SCORE_ROWS;
     if (s->max_want > rows)
@@ -292,9 +309,9 @@ static int make_room(struct sched *s, struct err *e)
     if (mem_new(&active, s->o.max_active, sizeof(*s->active), "batch rows", e))
         return -1;
     s->active = active;
-    if (mem_new(&line, s->o.max_active, sizeof(*s->line), "batch rows", e))
+    if (mem_new(&turns, s->o.max_active, sizeof(*s->turns), "batch rows", e))
         return -1;
-    s->line = line;
+    s->turns = turns;
     if (mem_new(&logits, s->max_want * (size_t)hp->vocab, sizeof(float), "logits", e))
         return -1;
     s->logits = logits;
@@ -363,7 +380,7 @@ void sched_free(struct sched *s)
     free(s->table);
     free(s->lora);
     free(s->active);
-    free(s->line);
+    free(s->turns);
     free(s->waiting);
     free(s->logits);
     free(s->hidden);
@@ -397,6 +414,17 @@ static int check(const struct sched *s, const struct sched_request *r, struct er
     return sampling_check(&g->sampling, e);
 }
 
+/* Seconds to the first token of a prompt of n tokens that came now, by how things have gone: the
+ * rows before it, and the answers that must end before it has a place. Under the lock. */
+static double expected_wait(const struct sched *s, size_t n)
+{
+    const size_t all = s->n_jobs + 1, most = s->o.max_active;
+    const double rows = s->line.row_s * (double)(s->line.rows + s->line.new_rows + n);
+    const double place = all > most ? s->line.end_s * (double)(all - most) : 0;
+
+    return rows > place ? rows : place;
+}
+
 int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticket, struct err *e)
 {
     if (check(s, r, e))
@@ -410,12 +438,19 @@ int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticke
     else if (s->n_jobs >= s->o.max_active + s->o.max_queue)
         rc = err_set(e, ERR_TIMEOUT,
                      "the model is overloaded: %zu requests are being answered or wait", s->n_jobs);
+    else if (s->o.max_wait_s > 0 && s->n_jobs &&
+             expected_wait(s, r->gen.n_prompt) > s->o.max_wait_s)
+        rc = err_set(e, ERR_TIMEOUT,
+                     "the model is overloaded: a first token would come in some %.2g s, and it may "
+                     "take %g (%zu requests are being answered or wait)",
+                     expected_wait(s, r->gen.n_prompt), s->o.max_wait_s, s->n_jobs);
     if (rc == 0) {
         *ticket = j->ticket = ++s->next_ticket;
         j->submitted = sched_now();
         *s->inbox_end = j;
         s->inbox_end = &j->next;
         s->n_jobs++;
+        s->line.new_rows += r->gen.n_prompt;
         s->stats.submitted++;
         s->stats.prompt_tokens += r->gen.n_prompt;
         pthread_cond_signal(&s->wake);
@@ -450,6 +485,7 @@ void sched_stats(struct sched *s, struct sched_stats *out)
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
     out->waiting = s->n_jobs - (s->stats.active < s->n_jobs ? s->stats.active : s->n_jobs);
+    out->wait_s = expected_wait(s, 0);
     out->last_step_s = s->busy ? sched_now() - s->last_step : 0;
     pthread_mutex_unlock(&s->lock);
 }

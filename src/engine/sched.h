@@ -22,6 +22,8 @@ struct sched_opts {
                           fits */
     size_t max_active; /* answers in the batch; 0 = 64 */
     size_t max_queue;  /* requests that may wait; 0 = 1024 */
+    double max_wait_s; /* a request whose first token is not to be expected within is refused; 0 =
+                          it may wait as long as it takes */
     size_t
         speculate; /* tokens guessed from the text so far and checked in the same pass; 0 = off */
     double step_s; /* seconds that a pass with both prompts and decoding should take while few
@@ -89,7 +91,8 @@ int sched_new(struct sched **out, struct engine *g, const struct sched_opts *o,
 void sched_free(struct sched *s);
 
 /* Any thread. ERR_USAGE: it can never fit (the message has the numbers); ERR_TIMEOUT: the queue is
- * full or the scheduler drains. *ticket names it for sched_cancel. */
+ * full, its first token would come too late, or the scheduler drains. *ticket names it for
+ * sched_cancel. */
 int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticket,
                  struct err *e) MUST_USE;
 /* Any thread. Ends it with SCHED_DONE and FINISH_CANCELLED within a step, unless it has ended. */
@@ -117,7 +120,8 @@ struct sched_stats {
     uint64_t steps;
     struct sched_passes decodes, prompts; /* prompts: with rows of a prompt in them */
     double busy_s;                        /* in passes */
-    double last_step_s;                   /* how long ago a pass ended or there was nothing to do */
+    double wait_s;      /* in which a request that came now could expect its first token */
+    double last_step_s; /* how long ago a pass ended or there was nothing to do */
 };
 void sched_stats(struct sched *s, struct sched_stats *out);
 /* What was planned for the engine with s's cache, and what of it has been touched so far; *tokens:

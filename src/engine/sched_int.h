@@ -71,7 +71,8 @@ struct sched {
     float *hidden;            /* [chunk][D], made for the first job that pools; owned */
     size_t max_want;
     struct pace pace;
-    struct job **line; /* [max_active]: scratch of deal() */
+    double ended, ending_s; /* answers that ended, and time in passes: fading sums */
+    struct job **turns;     /* [max_active]: scratch of deal() */
 
     /* shared, under lock */
     pthread_mutex_t lock;
@@ -81,7 +82,11 @@ struct sched {
     struct job *inbox, **inbox_end;
     uint64_t *cancel; /* tickets */
     size_t n_cancel, cap_cancel;
-    size_t n_jobs; /* taken and not over */
+    size_t n_jobs;             /* taken and not over */
+    struct {                   /* what a request that comes now has before it */
+        size_t rows, new_rows; /* of prompts in the lists, as of the last pass, and in the inbox */
+        double row_s, end_s;   /* seconds for a row of a prompt, and between ends of answers */
+    } line;
     uint64_t next_ticket;
     struct sched_stats stats;
     struct {
@@ -91,6 +96,8 @@ struct sched {
 };
 
 double sched_now(void);
+/* Seconds that a row of a prompt takes while many wait; 0 = nothing is known yet. */
+double sched_row_s(const struct sched *s);
 /* One pass. Only the engine thread calls it, without the lock. */
 void sched_step(struct sched *s);
 /* Sends the last event and gives the blocks back; the job is freed by the caller's sweep. */

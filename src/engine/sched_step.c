@@ -32,6 +32,7 @@ void job_finish(struct sched *s, struct job *j, enum finish finish)
     event_text(j, &ev);
     kvpool_release(s->pool, &j->kv);
     j->over = true;
+    s->ended += finish != FINISH_CANCELLED;
     pthread_mutex_lock(&s->lock);
     s->stats.finished += finish != FINISH_CANCELLED;
     s->stats.cancelled += finish == FINISH_CANCELLED;
@@ -296,6 +297,19 @@ static size_t prompt_rows(const struct sched *s, size_t taken, size_t backlog)
     return rows > LEAST_PIECE ? (size_t)rows : LEAST_PIECE;
 }
 
+double sched_row_s(const struct sched *s)
+{
+    const double pass = MOST_STEPS * s->o.step_s;
+    double base, row;
+
+    if (!pace_line(&s->pace, &base, &row))
+        return 0;
+    /* the answers' part of such a pass */
+    const double answers = base + row * (double)decoding(s);
+
+    return row * pass / (answers < pass / 2 ? pass - answers : pass / 2);
+}
+
 static size_t pending(const struct job *j)
 {
     return j->answer.all.n - j->done;
@@ -328,17 +342,17 @@ static void deal_prompts(struct sched *s, size_t taken)
 
         if (j->over || pending(j) == 1)
             continue;
-        s->line[n++] = j;
+        s->turns[n++] = j;
         backlog += pending(j);
     }
     /* when there is room for the logits of every row, a pass's rows are limit enough */
     if (s->max_want < s->g->chunk)
         scores -= taken + n;
-    qsort_r(s->line, n, sizeof(struct job *), by_turn, &row);
+    qsort_r(s->turns, n, sizeof(struct job *), by_turn, &row);
     size_t left = prompt_rows(s, taken, backlog);
 
     for (size_t i = 0; i < n && left; i++) {
-        struct job *j = s->line[i];
+        struct job *j = s->turns[i];
 
         j->rows = pending(j) < left ? pending(j) : left;
         if (j->r.score && j->rows > scores)
@@ -603,6 +617,8 @@ static void account(struct sched *s, double began)
     for (size_t i = 0; i < s->n_active; i++)
         prompts += pending(s->active[i]) > 1 ? s->active[i]->rows : 0;
     pace_note(&s->pace, (double)s->batch.T, took);
+    s->ending_s = 0.995 * s->ending_s + took; /* the last two hundred passes */
+    s->ended *= 0.995;
     pthread_mutex_lock(&s->lock);
     s->stats.steps++;
     s->stats.busy_s += took;

@@ -85,6 +85,8 @@ void metrics(struct call *c)
     metric(&b, "puna_answer_tokens", "counter", "tokens generated", (double)st.answer_tokens);
     metric(&b, "puna_steps", "counter", "forward passes", (double)st.steps);
     metric(&b, "puna_busy_seconds", "counter", "time in forward passes", st.busy_s);
+    metric(&b, "puna_expected_wait_seconds", "gauge", "to the first token of a request now",
+           st.wait_s);
     metric(&b, "puna_kv_blocks", "gauge", "blocks of the KV cache", (double)st.kv_blocks);
     metric(&b, "puna_kv_blocks_free", "gauge", "blocks that hold nothing", (double)st.kv_free);
     metric(&b, "puna_kv_blocks_cached", "gauge", "blocks kept for prompts to come",

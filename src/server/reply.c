@@ -1,5 +1,6 @@
 /* reply.c - what goes back: whole answers, errors in each dialect, event streams. */
 #include <event2/buffer.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,6 +173,13 @@ void reply_error(struct call *c, const struct err *e)
                                                            : F_GENERATION);
     char msg[sizeof(e->msg) + 64];
     const char *prefix = "";
+
+    if (e->code == ERR_TIMEOUT && c->s->o.max_wait_s > 0) {
+        struct sched_stats st;
+
+        sched_stats(c->s->sched, &st);
+        call_header(c, "Retry-After", "%.0f", fmax(1, ceil(st.wait_s - c->s->o.max_wait_s)));
+    }
 
     if (c->dialect == TGI)
         prefix = status == 422   ? "Input validation error: "

@@ -165,6 +165,24 @@ def exhaustion():
     s.stop()
 
 
+def too_late():
+    """With --max-queue-time, whoever would wait too long for a first token is told when to come again."""
+    s = server("--max-queue-time", "0.000001")
+    c = connect(s)
+    c.sendall(chat(20))
+    assert events(rest(c))[1]
+    c.close()
+    c = connect(s)
+    c.sendall(chat(100000))
+    c.recv(100)
+    status, headers, data = s.call("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+    assert status == 429 and int(headers["Retry-After"]) >= 1, (status, data)
+    assert "first token" in json.loads(data)["error"]["message"], data
+    c.close()
+    nothing_left(s)
+    s.stop()
+
+
 def text_of(event):
     choices = json.loads(event)["choices"]
     return choices[0]["delta"].get("content") or "" if choices else ""
@@ -298,6 +316,7 @@ print("slow readers, prefix")
 slowloris()
 print("slowloris")
 exhaustion()
+too_late()
 print("exhaustion")
 many_connections()
 no_descriptors()

@@ -434,6 +434,43 @@ static void what_cannot_fit_is_refused_with_numbers(void **state)
     engine_close(g);
 }
 
+/* Once passes have been timed, whoever would wait too long for a first token is told so. */
+static void who_would_wait_too_long_is_refused(void **state)
+{
+    enum { MANY = 300 };
+    struct engine *g = engine(64);
+    struct sched *s =
+        sched(g, &(struct sched_opts){ .kv_tokens = 4096, .max_active = 2, .max_wait_s = 1e-9 });
+    struct got got;
+    int32_t prompt[MANY] = { 0 };
+    struct sched_request r = { .gen = { .prompt = prompt, .n_prompt = MANY, .max_new_tokens = 20 },
+                               .on_event = on_event,
+                               .arg = &got };
+    struct sched_stats st;
+    uint64_t ticket;
+    struct err e;
+
+    (void)state;
+    got_init(&got);
+    sampling_init(&r.gen.sampling);
+    OK(sched_submit(s, &r, &ticket, &e), e);
+    sched_settle(s);
+    sched_stats(s, &st);
+    assert_true(st.wait_s == 0);
+    r.gen.max_new_tokens = 400;
+    OK(sched_submit(s, &r, &ticket, &e), e); /* nobody is before it */
+    assert_int_equal(sched_submit(s, &r, &ticket, &e), -1);
+    assert_int_equal(e.code, ERR_TIMEOUT);
+    assert_non_null(strstr(e.msg, "a first token would come in some "));
+    sched_stats(s, &st);
+    assert_true(st.wait_s > 0);
+    sched_settle(s);
+    assert_int_equal(got.ends, 2);
+    got_release(&got);
+    sched_free(s);
+    engine_close(g);
+}
+
 static void a_deadline_passes(void **state)
 {
     struct engine *g = engine(64);
@@ -527,5 +564,6 @@ TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
           cmocka_unit_test(a_shared_prompt_is_computed_once),
           cmocka_unit_test(a_short_prompt_does_not_wait_for_a_long_one),
           cmocka_unit_test(what_cannot_fit_is_refused_with_numbers),
-          cmocka_unit_test(a_deadline_passes), cmocka_unit_test(random_cancellations_leave_nothing),
+          cmocka_unit_test(who_would_wait_too_long_is_refused), cmocka_unit_test(a_deadline_passes),
+          cmocka_unit_test(random_cancellations_leave_nothing),
           cmocka_unit_test(closing_cancels_what_is_left))
