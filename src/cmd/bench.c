@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "backend/cpu/ceiling.h"
+#include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "cmd/common.h"
@@ -51,6 +52,7 @@ struct bench {
     struct engine *g;
     uint64_t draw;
     struct ceilings top;
+    struct cuda_ceilings gpu;
 };
 
 static double now(void)
@@ -328,8 +330,19 @@ static double median(const json_t *figure)
     return json_number_value(json_object_get(json_object_get(figure, "tok_per_s"), "median"));
 }
 
-static void print_table(const json_t *out, const struct ceilings *top, double bytes)
+/* What a decoded token reads of the weights: of a table of embeddings that is no head, one row. */
+static size_t decode_bytes(const struct model *m)
 {
+    const size_t all = checkpoint_bytes(m->ckpt), table = m->embed.rows * m->embed.row_bytes;
+
+    return m->head.data == m->embed.data || table > all ? all : all - table;
+}
+
+static void print_table(const json_t *out, const struct ceilings *top,
+                        const struct cuda_ceilings *gpu, double bytes)
+{
+    const double most = top->read_2m > top->read_4k ? top->read_2m : top->read_4k;
+    const double read = gpu->read > 0 ? gpu->read : most;
     const json_t *pp = json_object_get(out, "prefill"), *tg = json_object_get(out, "decode"), *b;
     size_t i;
 
@@ -340,10 +353,8 @@ static void print_table(const json_t *out, const struct ceilings *top, double by
     if (tg) {
         printf("decode  %-16lld %12.1f", json_integer_value(json_object_get(tg, "tokens")),
                median(tg));
-        if (top->read_4k > 0)
-            printf("   %.0f %% of read bandwidth",
-                   100 * median(tg) * bytes /
-                       (top->read_2m > top->read_4k ? top->read_2m : top->read_4k));
+        if (read > 0)
+            printf("   %.0f %% of read bandwidth", 100 * median(tg) * bytes / read);
         putchar('\n');
     }
     json_array_foreach(json_object_get(out, "batched"), i, b) printf(
@@ -353,6 +364,9 @@ static void print_table(const json_t *out, const struct ceilings *top, double by
     printf("memory: peak %.1f MiB, planned %.1f\n",
            json_number_value(json_object_get(m, "peak_rss_bytes")) / (1 << 20),
            json_number_value(json_object_get(m, "planned_bytes")) / (1 << 20));
+    if (gpu->read > 0)
+        printf("ceilings: read %.0f GB/s; products of 8192 cubed: bf16 %.0f, E4M3 %.0f TFLOP/s\n",
+               gpu->read / 1e9, gpu->bf16 / 1e12, gpu->f8 / 1e12);
     if (top->read_4k > 0)
         printf("ceilings: read %.1f GB/s (4 KiB pages) %.1f (2 MiB); fp32 %.0f, bf16 %.0f, int8 "
                "%.0f Gop/s\n",
@@ -387,6 +401,16 @@ static size_t planned(const struct bench *b)
     return all.total;
 }
 
+static int measure_gpu(struct bench *b, json_t *out, struct err *e)
+{
+    if (cuda_ceiling(b->g->ctx, &b->gpu, e))
+        return -1;
+    json_object_set_new(out, "ceilings",
+                        json_pack("{s:f, s:f, s:f}", "read_bytes_per_s", b->gpu.read,
+                                  "bf16_ops_per_s", b->gpu.bf16, "f8_ops_per_s", b->gpu.f8));
+    return 0;
+}
+
 static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out, struct err *e)
 {
     const struct bench_cfg *c = b->c;
@@ -408,8 +432,10 @@ static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out
                         json_pack("{s:I, s:I, s:I}", "loaded_peak_rss_bytes", (json_int_t)loaded,
                                   "peak_rss_bytes", (json_int_t)mem_peak_rss(), "planned_bytes",
                                   (json_int_t)planned(b)));
-    if (!c->ceilings || !ctx_on_host(b->g->ctx)) /* the CPU's would be beside the point */
+    if (!c->ceilings)
         return 0;
+    if (!ctx_on_host(b->g->ctx)) /* the CPU's would be beside the point */
+        return measure_gpu(b, out, e);
     if (ceiling_measure(&b->top, b->g->ctx->team, o->isa < 0 ? cpu_flags() : (unsigned)o->isa,
                         (size_t)512 << 20, 5, e))
         return -1;
@@ -436,7 +462,7 @@ static int run(const void *cfg, struct err *e)
         json_dumpf(out, stdout, JSON_INDENT(1));
         putchar('\n');
     } else if (rc == 0) {
-        print_table(out, &b.top, (double)checkpoint_bytes(b.g->model->ckpt));
+        print_table(out, &b.top, &b.gpu, (double)decode_bytes(b.g->model));
     }
     json_decref(out);
     engine_close(b.g);

@@ -16,10 +16,13 @@ static int open_cpu(struct engine *g, const struct engine_opts *o, struct err *e
  * = it failed on the way. */
 static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *e)
 {
+    enum { GPU_CHUNK = 2048 }; /* rows that fill its matrix units */
+
     if (cuda_ctx_new(&g->ctx, o->compute, e))
         return 1;
     const size_t have = g->ctx->be->available(g->ctx);
-    const size_t need = checkpoint_bytes(g->model->ckpt) + acts_bytes(g->model->hp, g->chunk);
+    const size_t chunk = o->chunk ? o->chunk : GPU_CHUNK;
+    const size_t need = checkpoint_bytes(g->model->ckpt) + acts_bytes(g->model->hp, chunk);
 
     if (need > have) {
         err_set(e, ERR_MEMORY,
@@ -31,6 +34,7 @@ static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *
         g->ctx = NULL;
         return 1;
     }
+    g->chunk = chunk;
     return model_place(g->model, g->ctx, o->progress, o->arg, e);
 }
 

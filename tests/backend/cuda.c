@@ -121,8 +121,10 @@ static void check_weight(struct ctx *c, struct weight *w)
 {
     static const size_t T[] = { 1, 3, 9, 17, 64, 70 };
     /* the fast path: inputs of 11 bits, or 8 for bf16 weights (which ref rounds alike only with
-     * COMPUTE_BF16); from 65 rows on products are in bf16 on both sides */
-    const double fast = 6e-3, f32 = 1e-5;
+     * COMPUTE_BF16); from 17 rows on products are in bf16 on both sides. Four-bit floats are not
+     * rounded to the model's type as ref does. */
+    const bool table = w->enc == ENC_NF4 || w->enc == ENC_FP4;
+    const double fast = table ? 9e-3 : 6e-3, f32 = 1e-5;
     struct err e;
 
     OK(c->be->place(c, w, &e), e);
@@ -139,8 +141,8 @@ static void check_weight(struct ctx *c, struct weight *w)
         c->op->embed(c, dy, w, dids, 3);
         check_calls(c);
         from_gpu(c, got, dy, 3 * w->cols * sizeof(*got));
-        /* q4_k's scales are rounded to f16 in the packed layout */
-        if (!(rel_error(got, want, 3 * w->cols) <= (c->compute == COMPUTE_F32 ? 1e-6 : 2e-3)))
+        /* scales are rounded to f16 in the packed layout */
+        if (!(rel_error(got, want, 3 * w->cols) <= (c->compute == COMPUTE_F32 ? 1e-6 : 3e-3)))
             MISS("%s, %zu x %zu: rows differ by %g\n", w->name, w->rows, w->cols,
                  rel_error(got, want, 3 * w->cols));
     }
@@ -351,18 +353,20 @@ static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, siz
     assert_memory_equal(back, host.k, bytes);
     from_gpu(c, back, there.v, bytes);
     assert_memory_equal(back, host.v, bytes);
-    for (size_t i = 0; i < 2 * T; i++)
+    /* the second sequence has fewer rows: of a batch of more than 64, some are then on their own */
+    b.T = T == 100 ? T + 5 : 2 * T;
+    for (size_t i = 0; i < b.T; i++)
         row[i] = (int32_t)(i / T), slot[i] = (int32_t)(len - T + i % T);
-    b.T = 2 * T;
     ops_ref.attn(NULL, want, q, H, &kv, 0, &b);
     p.key[0] = &p;
     assert_true(c->be->enter(c, &p, &e) >= 0);
     c->op->attn(c, dy, dq, H, &dkv, 0, &p.at);
     OK(c->be->leave(c, &p, &e), e);
     from_gpu(c, got, dy, n * sizeof(*got));
-    const double err = rel_error(got, want, n);
+    const bool flash = b.T > 64 && enc != ENC_F32 && (hd == 64 || hd == 128);
+    const double err = rel_error(got, want, b.T * H * hd);
 
-    if (!(err < 3e-6))
+    if (!(err < (!flash ? 3e-6 : enc == ENC_F16 ? 1e-3 : 6e-3)))
         MISS("attention %s, %zu/%zu heads of %zu, %zu rows at %zu: relative error %g\n",
              enc_table[enc].name, H, K, hd, T, len, err);
     void *const gpu[] = { there.k, there.v, dk, dv, dq, dy };
@@ -379,7 +383,8 @@ static void attention(void **state)
     static const enum enc encs[] = { ENC_F32, ENC_F16, ENC_BF16 };
     static const size_t heads[][3] = { { 4, 4, 16 },  { 9, 3, 64 },   { 8, 2, 128 },
                                        { 16, 2, 80 }, { 16, 1, 128 }, { 4, 2, 256 } };
-    static const size_t rows_len[][2] = { { 1, 1 }, { 1, 65 }, { 3, 3 }, { 2, 700 }, { 33, 130 } };
+    static const size_t rows_len[][2] = { { 1, 1 },    { 1, 65 },    { 3, 3 },    { 2, 700 },
+                                          { 33, 130 }, { 100, 300 }, { 130, 130 } };
     struct ctx *c = context(COMPUTE_AUTO);
 
     (void)state;

@@ -4,7 +4,7 @@
  * A block has one row, one kv head with GH of the query heads that share it, and a span of slots. A
  * slot's key (and value) is read by LANES lanes, 8 elements each; every such group of lanes keeps its
  * own maximum, sum and weighted values for the slots that it sees, four at a time. They are merged at
- * the end: groups of a warp, warps of a block, and by attn_merge the spans of a row. */
+ * the end: groups of a warp, warps of a block, and by the block that ends last the spans of a row. */
 #include "backend/cuda/unit.cuh"
 
 enum { KV_BLOCK = 64, WARP = 32, WARPS = 4, PER = 8, SLOTS = 4 };
@@ -69,17 +69,76 @@ __device__ static inline void merge(state &a, float m, float l, const float *acc
 
 __device__ static inline void put(const attn_args &a, int t, int h, int i, float v)
 {
-    a.y[((size_t)t * a.H + h) * a.hd + i] = v;
+    if (a.y)
+        a.y[((size_t)t * a.H + h) * a.hd + i] = v;
     if (a.y16)
         a.y16[(size_t)t * a.kp16 + h * a.hd + i] = to16(v, a.mode16);
+}
+
+/* Whether all other splits of this row and these heads are there already. */
+__device__ static inline bool last_of(const attn_args &a)
+{
+    __shared__ bool last;
+    int *const done = a.done + blockIdx.z * gridDim.y + blockIdx.y;
+
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(done, 1) == a.splits - 1;
+        if (last)
+            *done = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+/* The splits of a row in their order, whichever ended last. */
+template <int GH>
+__device__ static inline void merge_splits(const attn_args &a, int t, int h0, int n_heads)
+{
+    __shared__ float by[GH][ATTN_SPLITS];
+    const int lane = threadIdx.x % WARP, stride = a.hd + 2;
+    const float *part = a.part + ((size_t)t * a.H + h0) * a.splits * stride;
+
+    for (int h = threadIdx.x / WARP; h < n_heads; h += WARPS) {
+        const float *p = part + (size_t)h * a.splits * stride + a.hd;
+        float max = -INFINITY, sum = 0;
+
+        for (int s = lane; s < a.splits; s += WARP)
+            max = fmaxf(max, p[s * stride]);
+        for (int d = WARP / 2; d; d /= 2)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+        for (int s = lane; s < a.splits; s += WARP) {
+            by[h][s] = exp2f(p[s * stride] - max);
+            sum += p[s * stride + 1] * by[h][s];
+        }
+        for (int d = WARP / 2; d; d /= 2)
+            sum += __shfl_xor_sync(~0u, sum, d);
+        for (int s = lane; s < a.splits; s += WARP)
+            by[h][s] /= sum;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < n_heads * a.hd; i += blockDim.x) {
+        const int h = i / a.hd, k = i % a.hd;
+        const float *p = part + (size_t)h * a.splits * stride + k;
+        float v = 0;
+
+#pragma unroll 4
+        for (int s = 0; s < a.splits; s++)
+            v = fmaf(p[s * stride], by[h][s], v);
+        put(a, t, h0 + h, k, v);
+    }
 }
 
 /* grid: (splits, kv heads * parts of their query heads, rows); 128 threads */
 template <int ENC, int GH> __device__ static inline void attn_body(const attn_args &a)
 {
+    dep_launch();
+    dep_wait();
     const int group = a.H / a.K, parts = (group + GH - 1) / GH, kh = blockIdx.y / parts;
     const int h0 = kh * group + blockIdx.y % parts * GH, n_heads = min(GH, kh * group + group - h0);
-    const int t = blockIdx.z, slots = a.slot[t] + 1, from = blockIdx.x * a.span;
+    const int t = a.rows ? a.rows[blockIdx.z] : blockIdx.z, slots = a.slot[t] + 1, from = blockIdx.x * a.span;
     const int to = min(slots, from + a.span);
     const int32_t *table = a.table[a.seq[t]];
     int lanes = 1;
@@ -205,11 +264,11 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
             other[warp][h][i][in_warp] = st[h].acc[i];
     }
     __syncthreads();
-    if (warp || in_warp >= lanes || !live)
-        return;
+    const bool ends = warp == 0 && in_warp < lanes && live;
+
 #pragma unroll
     for (int h = 0; h < GH; h++) {
-        if (h >= n_heads)
+        if (!ends || h >= n_heads)
             continue;
         for (int o = 1; o < WARPS; o++) {
             float acc[PER];
@@ -233,6 +292,8 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
             part[a.hd + 1] = st[h].l;
         }
     }
+    if (a.part && last_of(a))
+        merge_splits<GH>(a, t, h0, n_heads);
 }
 
 #define ATTN(name, enc, gh)                                                                     \
@@ -249,23 +310,3 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
 ATTNS(f32, DEV_ENC_F32)
 ATTNS(f16, DEV_ENC_F16)
 ATTNS(bf16, DEV_ENC_BF16)
-
-/* grid: (heads, rows) */
-extern "C" __global__ void attn_merge(const __grid_constant__ attn_args a)
-{
-    const int h = blockIdx.x, t = blockIdx.y;
-    const float *part = a.part + ((size_t)t * a.H + h) * a.splits * (a.hd + 2);
-    float max = -INFINITY, sum = 0;
-
-    for (int s = 0; s < a.splits; s++)
-        max = fmaxf(max, part[s * (a.hd + 2) + a.hd]);
-    for (int s = 0; s < a.splits; s++)
-        sum += part[s * (a.hd + 2) + a.hd + 1] * exp2f(part[s * (a.hd + 2) + a.hd] - max);
-    for (int i = threadIdx.x; i < a.hd; i += blockDim.x) {
-        float v = 0;
-
-        for (int s = 0; s < a.splits; s++)
-            v += part[s * (a.hd + 2) + i] * exp2f(part[s * (a.hd + 2) + a.hd] - max);
-        put(a, t, h, i, v / sum);
-    }
-}

@@ -1,5 +1,5 @@
-/* blas.c - bf16 products of many rows through cuBLASLt, opened at run time. Where it is not to be
- * had the tile kernel does them, slower. */
+/* blas.c - products of many rows through cuBLASLt, opened at run time. Where it is not to be had
+ * stream.cu does them, a few rows at a time. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -26,6 +26,7 @@ enum { PLANS = 64, WORKSPACE = 32 << 20 };
 /* One shape of product, ready to run. */
 struct plan {
     size_t rows, T, kp, ldy;
+    enum blas_type type;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
 };
@@ -36,7 +37,8 @@ struct blas {
     BLAS_FUNCTIONS(F)
 #undef F
     cublasLtHandle_t handle;
-    cublasLtMatmulDesc_t desc;
+    cublasLtMatmulDesc_t desc[BLAS_TYPES];
+    bool f8; /* with a factor for each row of both */
     CUdeviceptr workspace;
     struct plan plan[PLANS];
     size_t n, next;
@@ -61,8 +63,9 @@ void blas_close(struct cuda *b)
         return;
     for (size_t i = 0; i < l->n; i++)
         plan_release(l, &l->plan[i]);
-    if (l->desc)
-        l->cublasLtMatmulDescDestroy(l->desc);
+    for (size_t i = 0; i < BLAS_TYPES; i++)
+        if (l->desc[i])
+            l->cublasLtMatmulDescDestroy(l->desc[i]);
     if (l->handle)
         l->cublasLtDestroy(l->handle);
     if (l->workspace)
@@ -82,22 +85,49 @@ static bool symbols(struct blas *l)
     return true;
 }
 
+static bool set(const struct blas *l, enum blas_type type, cublasLtMatmulDescAttributes_t what,
+                const void *value, size_t n)
+{
+    return l->cublasLtMatmulDescSetAttribute(l->desc[type], what, value, n) == 0;
+}
+
+static bool describe(struct blas *l, enum blas_type type)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+
+    return l->cublasLtMatmulDescCreate(&l->desc[type], CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+           set(l, type, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
+}
+
+/* Rows' own factors came with CUDA 12.9, for Hopper and later. */
+static bool describe_f8(struct blas *l)
+{
+#if CUBLAS_VERSION >= 120900
+    const cublasLtMatmulMatrixScale_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+
+    return describe(l, BLAS_F8) &&
+           set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &rows, sizeof(rows)) &&
+           set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &rows, sizeof(rows));
+#else
+    (void)l;
+    return false;
+#endif
+}
+
 struct blas *blas_open(struct cuda *b)
 {
     static const char *const names[] = { "libcublasLt.so.13", "libcublasLt.so.12" };
-    const cublasOperation_t transposed = CUBLAS_OP_T;
     struct blas *l = xcalloc(1, sizeof(*l));
 
     for (size_t i = 0; i < ARRAY_LEN(names) && !l->lib; i++)
         l->lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     b->blas = l;
     if (l->lib && symbols(l) && l->cublasLtCreate(&l->handle) == CUBLAS_STATUS_SUCCESS &&
-        l->cublasLtMatmulDescCreate(&l->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) ==
-            CUBLAS_STATUS_SUCCESS &&
-        l->cublasLtMatmulDescSetAttribute(l->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                          sizeof(transposed)) == CUBLAS_STATUS_SUCCESS &&
-        b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS)
+        describe(l, BLAS_BF16) && describe(l, BLAS_F16) &&
+        b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
+        l->f8 = b->pdl && describe_f8(l);
         return l;
+    }
     if (l->lib && l->cublasLtDestroy && l->cublasLtMatmulDescDestroy)
         blas_close(b);
     else
@@ -106,22 +136,29 @@ struct blas *blas_open(struct cuda *b)
     return NULL;
 }
 
+bool blas_has_f8(const struct cuda *b)
+{
+    return b->blas && b->blas->f8;
+}
+
 /* Column-major to cuBLAS: y^T [rows, T] = W [rows, kp] x^T [kp, T]. */
 static bool plan_make(const struct blas *l, struct plan *p)
 {
+    static const cudaDataType_t types[BLAS_TYPES] = { CUDA_R_16BF, CUDA_R_16F, CUDA_R_8F_E4M3 };
+    const cudaDataType_t type = types[p->type];
     const size_t most = WORKSPACE;
     cublasLtMatmulPreference_t pref = NULL;
     cublasLtMatmulHeuristicResult_t found;
     int n = 0;
     const bool ok =
-        l->cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, p->kp, p->rows, (int64_t)p->kp) == 0 &&
-        l->cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, p->kp, p->T, (int64_t)p->kp) == 0 &&
+        l->cublasLtMatrixLayoutCreate(&p->w, type, p->kp, p->rows, (int64_t)p->kp) == 0 &&
+        l->cublasLtMatrixLayoutCreate(&p->x, type, p->kp, p->T, (int64_t)p->kp) == 0 &&
         l->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, p->rows, p->T, (int64_t)p->ldy) == 0 &&
         l->cublasLtMatmulPreferenceCreate(&pref) == 0 &&
         l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                 &most, sizeof(most)) == 0 &&
-        l->cublasLtMatmulAlgoGetHeuristic(l->handle, l->desc, p->w, p->x, p->y, p->y, pref, 1,
-                                          &found, &n) == 0 &&
+        l->cublasLtMatmulAlgoGetHeuristic(l->handle, l->desc[p->type], p->w, p->x, p->y, p->y, pref,
+                                          1, &found, &n) == 0 &&
         n == 1;
 
     if (pref)
@@ -131,12 +168,13 @@ static bool plan_make(const struct blas *l, struct plan *p)
     return ok;
 }
 
-static struct plan *plan_for(struct blas *l, size_t ldy, size_t rows, size_t T, size_t kp)
+static struct plan *plan_for(struct blas *l, const struct blas_product *o)
 {
     for (size_t i = 0; i < l->n; i++) {
         struct plan *p = &l->plan[i];
 
-        if (p->rows == rows && p->T == T && p->kp == kp && p->ldy == ldy)
+        if (p->rows == o->rows && p->T == o->T && p->kp == o->kp && p->ldy == o->ldy &&
+            p->type == o->type)
             return p;
     }
     struct plan *p = &l->plan[l->next];
@@ -145,26 +183,35 @@ static struct plan *plan_for(struct blas *l, size_t ldy, size_t rows, size_t T, 
         l->n++;
     l->next = (l->next + 1) % PLANS;
     plan_release(l, p);
-    *p = (struct plan){ .rows = rows, .T = T, .kp = kp, .ldy = ldy };
+    *p = (struct plan){ .rows = o->rows, .T = o->T, .kp = o->kp, .ldy = o->ldy, .type = o->type };
     if (plan_make(l, p))
         return p;
     plan_release(l, p);
     return NULL;
 }
 
-bool blas_product(struct cuda *b, float *y, size_t ldy, CUdeviceptr w, size_t rows, const void *x,
-                  size_t T, size_t kp, bool add)
+bool blas_run(struct cuda *b, const struct blas_product *o)
 {
     struct blas *l = b->blas;
-    const float one = 1, beta = add ? 1 : 0;
-    struct plan *p = plan_for(l, ldy, rows, T, kp);
+    const float one = 1, beta = o->add ? 1 : 0;
+    const void *const w = (const void *)(uintptr_t)o->w, *const x = (const void *)(uintptr_t)o->x;
 
-    if (!p || b->failed)
+    if (b->failed ||
+        (o->type == BLAS_F8 &&
+         (!set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &o->w_scale, sizeof(o->w_scale)) ||
+          !set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &o->x_scale, sizeof(o->x_scale)))))
         return false;
-    const cublasStatus_t rc = l->cublasLtMatmul(
-        l->handle, l->desc, &one, (const void *)(uintptr_t)w, p->w, x, p->x, &beta, y, p->y, y,
-        p->y, &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
+    struct plan *p = plan_for(l, o);
 
+    if (!p) {
+        l->f8 &= o->type != BLAS_F8; /* it would not the next time either */
+        return false;
+    }
+    const cublasStatus_t rc = l->cublasLtMatmul(
+        l->handle, l->desc[o->type], &one, w, p->w, x, p->x, &beta, o->y, p->y, o->y, p->y,
+        &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
+
+    b->chained = false;
     return cuda_ok(b, rc == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN,
                    "cuBLASLt product");
 }

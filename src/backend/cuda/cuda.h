@@ -11,6 +11,13 @@
 int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e) MUST_USE;
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */
 const char *cuda_ctx_name(const struct ctx *c);
+/* What the device can do at most, measured now: bytes read per second from its memory, and
+ * operations per second of an 8192^3 product through cuBLASLt on random data; 0 = not to be had.
+ * Takes 4 GiB. */
+struct cuda_ceilings {
+    double read, bf16, f8;
+};
+int cuda_ceiling(struct ctx *c, struct cuda_ceilings *out, struct err *e) MUST_USE;
 /* Whether there is a GPU with a driver, used or not. */
 bool cuda_present(void);
 

@@ -46,7 +46,8 @@
     F(cuModuleLoadData)                                                                            \
     F(cuModuleUnload)                                                                              \
     F(cuModuleGetFunction)                                                                         \
-    F(cuLaunchKernel)
+    F(cuFuncSetAttribute)                                                                          \
+    F(cuLaunchKernelEx)
 
 struct driver {
 #define F(name) __typeof__(name) *name;
@@ -55,8 +56,7 @@ struct driver {
 };
 
 /* Kernels, by the .cu file that has them. */
-#define CUDA_TILES(F, kind)                                                                        \
-    F(linear, tile_##kind##_1) F(linear, tile_##kind##_2) F(linear, tile_##kind##_8)
+#define CUDA_STREAMS(F, kind) F(stream, stream_##kind##_1) F(stream, stream_##kind##_2)
 #define CUDA_ATTNS(F, enc) F(attn, attn_##enc##_1) F(attn, attn_##enc##_4) F(attn, attn_##enc##_8)
 #define CUDA_KERNELS(F)                                                                            \
     F(small, embed)                                                                                \
@@ -66,25 +66,40 @@ struct driver {
     F(small, swiglu)                                                                               \
     F(small, rope)                                                                                 \
     F(small, kv_write)                                                                             \
+    F(small, rope_kv)                                                                              \
     F(small, act)                                                                                  \
     F(small, prep)                                                                                 \
     F(small, dequant)                                                                              \
-    F(small, pack_codes)                                                                           \
-    F(small, pack_scales)                                                                          \
-    F(small, pack_pad)                                                                             \
     F(small, read_all)                                                                             \
+    F(small, fill)                                                                                 \
+    F(pack, pack_codes)                                                                            \
+    F(pack, pack_scales)                                                                           \
+    F(pack, pack_pad)                                                                              \
+    F(pack, pack_row_scales)                                                                       \
+    F(pack, widen_u8)                                                                              \
+    F(pack, widen_u4)                                                                              \
+    F(pack, widen_u6)                                                                              \
+    F(pack, widen_n4)                                                                              \
+    F(pack, widen_f8)                                                                              \
     F(linear, product)                                                                             \
-    CUDA_TILES(F, b16)                                                                             \
-    CUDA_TILES(F, h16)                                                                             \
-    CUDA_TILES(F, f8)                                                                              \
-    CUDA_TILES(F, u8)                                                                              \
-    CUDA_TILES(F, u8_fine)                                                                         \
-    CUDA_TILES(F, u4)                                                                              \
-    CUDA_TILES(F, u4_fine)                                                                         \
+    CUDA_STREAMS(F, b16)                                                                           \
+    CUDA_STREAMS(F, h16)                                                                           \
+    CUDA_STREAMS(F, f8)                                                                            \
+    CUDA_STREAMS(F, u8)                                                                            \
+    CUDA_STREAMS(F, u8_fine)                                                                       \
+    CUDA_STREAMS(F, u8_pair)                                                                       \
+    CUDA_STREAMS(F, u4)                                                                            \
+    CUDA_STREAMS(F, u4_fine)                                                                       \
+    CUDA_STREAMS(F, u4_pair)                                                                       \
+    CUDA_STREAMS(F, u6)                                                                            \
+    CUDA_STREAMS(F, n4)                                                                            \
     CUDA_ATTNS(F, f32)                                                                             \
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
-    F(attn, attn_merge)
+    F(flash, flash_bf16_64)                                                                        \
+    F(flash, flash_bf16_128)                                                                       \
+    F(flash, flash_f16_64)                                                                         \
+    F(flash, flash_f16_128)
 
 enum kernel {
 #define F(file, name) KERN_##name,
@@ -106,7 +121,34 @@ struct recording {
     CUgraphExec exec; /* NULL: it ran once, the next time it is recorded */
 };
 
-enum { RECORDINGS = 64, RECORD_ROWS = 64, PIN_BYTES = 16 << 20 };
+enum { RECORDINGS = 64, RECORD_ROWS = 64, PIN_BYTES = 16 << 20, OPS = 2048, MODULES = 6 };
+
+/* An op as it was asked for. */
+enum op_kind {
+    OP_ATTN,
+    OP_EMBED,
+    OP_GATHER,
+    OP_KV_WRITE,
+    OP_LINEAR,
+    OP_RMSNORM,
+    OP_ROPE,
+    OP_SCALE,
+    OP_SWIGLU
+};
+
+struct op {
+    enum op_kind kind;
+    bool add, interleaved; /* linear_add; rope */
+    size_t T, D;           /* x is [T, D], and so is y but for products */
+    float *y;
+    const float *x, *u; /* u: what the op reads besides */
+    const int32_t *ids; /* tokens, rows or positions */
+    struct linear_out out[DEV_OUTS];
+    size_t n, H, hd, layer;
+    float by; /* factor, epsilon */
+    const struct kv_cache *kv;
+    const struct batch *at;
+};
 
 struct blas; /* blas.c */
 
@@ -117,10 +159,11 @@ struct cuda {
     CUdevice device;
     CUcontext context;
     CUstream stream;
-    CUmodule module[3];
+    CUmodule module[MODULES];
     CUfunction kern[KERN_COUNT];
-    int sms;
-    bool retained;
+    size_t sms, shared; /* multiprocessors; shared memory that a block may have */
+    bool pdl;           /* kernels may start while those before them end */
+    bool chained;       /* the last thing in the stream was a kernel of ours */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
 
@@ -129,7 +172,12 @@ struct cuda {
 
     void *pin[2]; /* PIN_BYTES each */
     CUevent pin_free[2];
-    struct gpu_room batch, logits, hidden, x16, xsum, rounded, part, dequant;
+    /* x16 and ss: the one that is read, and the one that is written next */
+    struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant;
+
+    struct op op[OPS]; /* noted, not launched yet */
+    size_t n_op;
+    bool ending; /* nothing in the activations is read after these */
 
     size_t slots; /* of this pass: no row sees more; a power of two */
     size_t splits, span;
@@ -138,14 +186,27 @@ struct cuda {
     size_t n_rec;
     struct recording *recording; /* under way */
 
-    /* the last input that was written in 16 bits too: x16 holds it */
+    /* Rows of this pass; those of its prompts as runs, (first, number) each, and all others; none
+     * where the pass may be recorded. The copies at _at are on the device. */
+    size_t rows, n_runs, n_lone;
+    int32_t *runs, *lone;
+    const int32_t *runs_at, *lone_at;
+
+    /* the last input that was written in 16 bits: x16[cur] holds it */
+    int cur;
     struct {
         const float *x;
         size_t T;
         int kp, mode;
-        bool sums;
+        bool scaled; /* to be multiplied by its norm's factor, from n_ss sums in ss[cur] */
+        int n_ss;
+        float eps;
     } have;
-    int hint; /* enum prep_mode that products asked for last, or -1 */
+    struct { /* and in E4M3: x8 */
+        const float *x;
+        size_t T;
+        const struct weight *w;
+    } have8;
 };
 
 /* A weight on the device. */
@@ -161,6 +222,10 @@ int cuda_fail(struct cuda *b, CUresult rc, const char *what, struct err *e);
 bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n);
 void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                  void **args);
+void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
+                      size_t shared, void **args);
+/* Launches what was noted; ending: no op of this pass follows. */
+void cuda_run(struct cuda *b, bool ending);
 int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err *e) MUST_USE;
 void cuda_release(struct ctx *c, void *p, size_t n);
 int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
@@ -173,12 +238,21 @@ void cuda_forget(struct cuda *b); /* every recording */
 
 extern const struct ops ops_cuda;
 
-/* y [T][rows] (+)= x [T][k] w [rows][k]^T, both bf16, strides ldx and ldw; y float32, stride ldy.
- * false: cuBLASLt cannot. */
+/* y [T][rows] (+)= x [T][kp] w [rows][kp]^T, both of one type, rows kp apart; y float32, ldy apart.
+ */
+enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_TYPES };
+struct blas_product {
+    float *y;
+    size_t ldy, rows, T, kp;
+    CUdeviceptr w, x, w_scale, x_scale; /* E4M3: float32 factors [rows], [T] */
+    enum blas_type type;
+    bool add;
+};
 struct blas *blas_open(struct cuda *b);
 void blas_close(struct cuda *b);
-bool blas_product(struct cuda *b, float *y, size_t ldy, CUdeviceptr w, size_t rows, const void *x,
-                  size_t T, size_t kp, bool add);
+/* false: cuBLASLt cannot. */
+bool blas_run(struct cuda *b, const struct blas_product *p);
+bool blas_has_f8(const struct cuda *b);
 
 #endif
 #endif

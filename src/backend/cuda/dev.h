@@ -1,17 +1,27 @@
 /* dev.h - what host code and kernels both know: weights on the device, arguments of kernels.
  *
  * A weight lies either as in its file (DEV_RAW; every encoding, every shape) or packed for the
- * tensor cores. A packed row is padded to KP = a multiple of 128 columns, with zeros, and cut into
- * chunks of 128: four blocks of 32. A warp's lane reads 8 columns of each block, block j's from
- * column 32 j + 8 c, c = lane % 4; packed codes lie so that these are neighbours:
+ * tensor cores. A packed row is padded to KP = a multiple of 128 columns.
  *
- *   DEV_B16, DEV_H16   bf16, f16    as they are
- *   DEV_F8, DEV_U8     E4M3; q      16 bytes = c's columns of block j, then of j + 1 (j = 0, 2)
- *   DEV_U4             q            16 bytes = four words, c's columns of blocks 0 .. 3; within a
- *                                   word column e is in nibble e / 2 + 4 (e % 2)
+ * DEV_B16, DEV_H16, DEV_F8: bf16, f16, E4M3 in rows, as cuBLASLt reads them too.
  *
- * and mean scale * E4M3 or scale * (q - zero) or, with `pair`, scale * q + second of the pair.
- * Scales are [rows / row_group][ceil(cols / group)] in scale_enc, zeros [rows][..] bytes. */
+ * DEV_U8, DEV_U4, DEV_U6, DEV_N4: a tile of 16 rows is a run of records, each of 64 (U8) or 128
+ * columns: 1 KiB of codes, then what scales them, so that a product is one stream of memory. The
+ * codes of a record are 16 bytes for each lane of a warp and its row g = lane / 4, then as much for
+ * row g + 8; lane % 4 = c has eight columns of each block j of 32:
+ *
+ *   U8   q          eight bytes for block 0, eight for block 1: column 32 j + 8 c + e
+ *   U4   q          a word for each of four blocks, the same columns; e in nibble e / 2 + 4 (e % 2)
+ *   N4   table[q]   the same; e in nibble e
+ *   U6   q          a word for each block with the low four bits as in U4, of columns
+ *                   32 j + 16 (e / 4) + 4 c + e % 4; then 512 bytes with the high two: eight bytes
+ * a lane and row, word j / 2, bit 2 (e / 2) + 8 (j % 2) + 16 (e % 2)
+ *
+ * and mean scale * (q - zero) or, with `pair`, scale * q + second of the pair. Scales are f16, 8
+ * pairs (rows g, g + 8) for each of the record's `gs` groups, followed at once by the seconds' 8
+ * pairs where there are some; zero points, if they differ, are 8 pairs of bytes a group after all
+ * scales. F8, and U8 with one scale for a row (gs = 0), have scales [rows / row_group][n_groups] in
+ * scale_enc. */
 #ifndef PUNA_BACKEND_CUDA_DEV_H
 #define PUNA_BACKEND_CUDA_DEV_H
 
@@ -23,20 +33,22 @@ enum dev_enc {
 #undef ENC
 };
 
-enum dev_kind { DEV_RAW, DEV_B16, DEV_H16, DEV_F8, DEV_U8, DEV_U4, DEV_KINDS };
+enum dev_kind { DEV_RAW, DEV_B16, DEV_H16, DEV_F8, DEV_U8, DEV_U4, DEV_U6, DEV_N4, DEV_KINDS };
 
-enum { DEV_CHUNK = 128, DEV_TILE = 16, DEV_MAX_ROWS = 64 };
+enum { DEV_CHUNK = 128, DEV_TILE = 16, DEV_STREAM_ROWS = 16 };
 
 struct dev_weight {
     int kind, enc; /* enum dev_kind, enum enc */
     int rows, cols, kp;
     int group, row_group, n_groups;
     int scale_enc, round, nested_group, zero_const;
-    int minus_one, pair;
+    int minus_one, pair, zeros;
+    int rec, gs; /* bytes of a record, its groups; 0 = rows */
     float scale_by, nested_offset;
     unsigned long long row_bytes;
     const uint8_t *q, *scale, *zero, *group_of, *map, *nested_map, *nested_absmax;
     const int32_t *order; /* packed column k is input order[k]; NULL = k */
+    uint16_t table[16];   /* N4: f16 */
 };
 
 /* One matrix of a product: y [T, rows]. */
@@ -46,35 +58,72 @@ struct dev_out {
     int tile0; /* first tile of 16 rows among those of all */
 };
 
-enum { DEV_OUTS = 3 };
+enum { DEV_OUTS = 3, ATTN_SPLITS = 128 };
 
-struct tile_args {
+/* Products of few rows, with what comes before and after them. */
+struct stream_args {
     struct dev_out out[DEV_OUTS];
-    int n, T, add;
+    int n, T, tiles, add;
+    int ahead;         /* bytes of a block's weights to ask for before its inputs are there */
     const uint16_t *x; /* [T][kp] bf16 or f16 */
-    const float *xsum; /* [T][kp / 32], for pairs */
+    const float *ss; /* [T][n_ss] parts of the sums of squares of x's rows, unnormalised; or NULL */
+    int n_ss, D;
+    float eps;
+    int swiglu;        /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
+    uint16_t *y16;     /* [T][kp16]: y * norm, or the gated values */
+    const float *norm; /* [rows]; NULL = no norm follows */
+    float *ss_out;     /* [T][tiles] */
+    int mode16, kp16;
 };
 
 enum prep_mode { PREP_BF16, PREP_F16 };
 
 struct act_args {
-    float *y;
+    float *y;      /* [T][cols]; each of the three may be NULL */
+    uint16_t *y16; /* [T][kp] */
+    uint8_t *y8;   /* [T][kp] E4M3, with scales [T] */
+    float *scales;
     const float *x;
-    int T, cols, act, group, bf16; /* act: enum act */
+    int T, cols, kp, mode16, act, group, bf16; /* act: enum act */
     float bound, scale;
+};
+
+/* Rotation of queries and keys, and the keys and values into the cache of one layer. */
+struct rope_args {
+    float *q, *k;
+    const float *v, *inv_freq;
+    const int32_t *pos, *slot, *seq;
+    const int32_t *const *table;
+    uint8_t *kc, *vc;
+    int H, K, hd, enc, interleaved;
 };
 
 /* The batch as kernels see it, and the cache of one layer. */
 struct attn_args {
-    float *y;       /* [T, H * hd] */
+    float *y;       /* [T, H * hd]; NULL = y16 alone */
     const float *q; /* [T, H * hd] */
     float *part;    /* [T][H][splits][hd + 2]; NULL with one split */
+    int *done;      /* [gridDim.z][gridDim.y] splits that are there; zero before and after */
     const uint8_t *k, *v;
     const int32_t *slot, *seq;
     const int32_t *const *table;
+    const int32_t *rows;        /* the batch's rows that this is about; NULL = all */
     int H, K, hd, splits, span; /* span: slots of a split, a multiple of the cache's block */
     float scale;
     uint16_t *y16; /* [T][kp16], NULL = not wanted */
+    int mode16, kp16;
+};
+
+/* Prompts: runs of rows of one sequence, (first, number) each. */
+struct flash_args {
+    float *y; /* NULL = y16 alone */
+    const float *q;
+    const uint8_t *k, *v;
+    const int32_t *slot, *seq, *runs;
+    const int32_t *const *table;
+    int n_runs, tokens, H, K; /* tokens: rows of a tile */
+    float scale;
+    uint16_t *y16;
     int mode16, kp16;
 };
 

@@ -15,11 +15,14 @@
     __asm__(".section .rodata\n.balign 16\ncuda_" #name ":\n.incbin \"" PUNA_CUDA "/" #name        \
             ".fatbin\"\n.byte 0\n.previous\n");                                                    \
     extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")))
-EMBED(small);
-EMBED(linear);
 EMBED(attn);
+EMBED(flash);
+EMBED(linear);
+EMBED(pack);
+EMBED(small);
+EMBED(stream);
 
-enum { FILE_small, FILE_linear, FILE_attn, FILES };
+enum { FILE_attn, FILE_flash, FILE_linear, FILE_pack, FILE_small, FILE_stream };
 
 static const struct {
     int file;
@@ -96,6 +99,7 @@ void cuda_release(struct ctx *c, void *p, size_t n)
     if (!p)
         return;
     b->d.cuCtxSetCurrent(b->context);
+    cuda_run(b, false);
     cuda_forget(b); /* a recording may use it */
     b->d.cuStreamSynchronize(b->stream);
     b->d.cuMemFree((CUdeviceptr)(uintptr_t)p);
@@ -121,7 +125,7 @@ bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
         return false;
     }
     r->n = n + n / 4;
-    return true;
+    return cuda_ok(b, b->d.cuMemsetD8Async(r->p, 0, r->n, b->stream), "scratch");
 }
 
 /* Through two pinned buffers: one is filled while the other travels. */
@@ -130,7 +134,9 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
     struct cuda *b = of(c);
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
 
+    cuda_run(b, false);
     b->have.x = NULL;
+    b->chained = false;
     for (size_t at = 0, i = 0; at < n && rc == 0; at += PIN_BYTES, i ^= 1) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
 
@@ -150,6 +156,8 @@ int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct er
     const CUdeviceptr p = (CUdeviceptr)(uintptr_t)from;
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
 
+    cuda_run(b, false);
+    b->chained = false;
     for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
 
@@ -171,16 +179,35 @@ static size_t available_cuda(struct ctx *c)
     return have;
 }
 
-void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
-                 void **args)
+void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
+                      size_t shared, void **args)
 {
+    CUlaunchAttribute dependent = { .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION };
+
     if (b->failed || gx == 0 || gy == 0 || gz == 0)
         return;
     BUG_ON(gx > INT32_MAX || gy > 65535 || gz > 65535);
-    cuda_ok(b,
-            b->d.cuLaunchKernel(b->kern[k], (unsigned)gx, (unsigned)gy, (unsigned)gz,
-                                (unsigned)threads, 1, 1, 0, b->stream, args, NULL),
-            kernels[k].name);
+    dependent.value.programmaticStreamSerializationAllowed = 1;
+    /* kernels wait for those before them themselves (dep_wait) */
+    const CUlaunchConfig how = { .gridDimX = (unsigned)gx,
+                                 .gridDimY = (unsigned)gy,
+                                 .gridDimZ = (unsigned)gz,
+                                 .blockDimX = (unsigned)threads,
+                                 .blockDimY = 1,
+                                 .blockDimZ = 1,
+                                 .sharedMemBytes = (unsigned)shared,
+                                 .hStream = b->stream,
+                                 .attrs = &dependent,
+                                 .numAttrs = b->pdl && b->chained };
+
+    b->chained = true;
+    cuda_ok(b, b->d.cuLaunchKernelEx(&how, b->kern[k], args, NULL), kernels[k].name);
+}
+
+void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
+                 void **args)
+{
+    cuda_launch_with(b, k, gx, gy, gz, threads, 0, args);
 }
 
 /* ---- the context ---- */
@@ -188,8 +215,9 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16,
-                                       &b->xsum,  &b->rounded, &b->part,   &b->dequant };
+    struct gpu_room *const rooms[] = { &b->batch,   &b->logits, &b->hidden, &b->x16[0],
+                                       &b->x16[1],  &b->ss[0],  &b->ss[1],  &b->x8,
+                                       &b->rounded, &b->part,   &b->done,   &b->dequant };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -206,7 +234,7 @@ static void free_cuda(struct ctx *c)
             if (b->pin_free[i])
                 b->d.cuEventDestroy(b->pin_free[i]);
         }
-        for (size_t i = 0; i < FILES; i++)
+        for (size_t i = 0; i < MODULES; i++)
             if (b->module[i])
                 b->d.cuModuleUnload(b->module[i]);
         if (b->stream)
@@ -214,6 +242,8 @@ static void free_cuda(struct ctx *c)
         b->d.cuDevicePrimaryCtxRelease(b->device);
     }
     team_free(b->ctx.team);
+    free(b->runs);
+    free(b->lone);
     /* the library stays: it has threads of its own */
     free(b);
 }
@@ -251,7 +281,7 @@ static int open_device(struct cuda *b, struct err *e)
 {
     char name[96] = "";
     size_t total = 0;
-    int n = 0, major = 0, minor = 0;
+    int n = 0, major = 0, minor = 0, sms = 0, shared = 0;
     CUresult rc = b->d.cuInit(0);
 
     if (rc)
@@ -265,8 +295,9 @@ static int open_device(struct cuda *b, struct err *e)
                                         b->device)) ||
         (rc = b->d.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
                                         b->device)) ||
-        (rc = b->d.cuDeviceGetAttribute(&b->sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-                                        b->device)))
+        (rc = b->d.cuDeviceGetAttribute(
+             &shared, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, b->device)) ||
+        (rc = b->d.cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device)))
         return cuda_fail(b, rc, "the device does not answer", e);
     if (major < 8)
         return err_set(e, ERR_HARDWARE,
@@ -276,19 +307,27 @@ static int open_device(struct cuda *b, struct err *e)
         b->context = NULL;
         return cuda_fail(b, rc, "no context", e);
     }
+    b->sms = (size_t)sms;
+    b->shared = (size_t)shared;
+    b->pdl = major >= 9;
     snprintf(b->name, sizeof(b->name), "%s, %.1f GiB", name, (double)total / (1 << 30));
     return 0;
 }
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[FILES] = { cuda_small, cuda_linear, cuda_attn };
+    const void *const image[MODULES] = { cuda_attn, cuda_flash, cuda_linear,
+                                         cuda_pack, cuda_small, cuda_stream };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
 
-    for (size_t i = 0; i < FILES && rc == 0; i++)
+    for (size_t i = 0; i < MODULES && rc == 0; i++)
         rc = b->d.cuModuleLoadData(&b->module[i], image[i]);
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++)
         rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
+    for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
+        if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash)
+            rc = b->d.cuFuncSetAttribute(
+                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 1024);
     if (rc)
         return cuda_fail(b, rc, "the kernels do not load", e);
     rc = b->d.cuStreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
@@ -308,7 +347,6 @@ int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
     b->ctx.be = &backend_cuda;
     b->ctx.compute = compute;
     b->ctx.backend = b;
-    b->hint = -1;
     if (team_new(&b->ctx.team, 1, e) || open_driver(b, e) || open_device(b, e) ||
         open_kernels(b, e)) {
         free_cuda(&b->ctx);

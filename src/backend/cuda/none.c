@@ -18,6 +18,13 @@ const char *cuda_ctx_name(const struct ctx *c)
     return "";
 }
 
+int cuda_ceiling(struct ctx *c, struct cuda_ceilings *out, struct err *e)
+{
+    (void)c;
+    (void)out;
+    return err_set(e, ERR_HARDWARE, "no GPU can be used: this puna was built without nvcc");
+}
+
 bool cuda_present(void)
 {
     return access("/dev/nvidia0", F_OK) == 0;

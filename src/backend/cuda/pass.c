@@ -1,9 +1,11 @@
 /* pass.c - a forward pass: the batch to the device, the logits back, and recordings of passes (CUDA
  * graphs). A pass of few rows without adapters runs once as it comes, is recorded the second time
  * and is then only started again: what changes from step to step lies in the batch's arrays. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_int.h"
+#include "base/mem.h"
 
 enum { LEAST_SLOTS = 256, MOST_ROWS = 65535 };
 
@@ -16,9 +18,9 @@ void cuda_forget(struct cuda *b)
 }
 
 /* Where the arrays of a batch lie in one block of memory: token, pos, slot, seq [T], want [n_want],
- * the sequences' tables and pointers to them. */
+ * runs and lone rows, the sequences' tables and pointers to them. */
 struct layout {
-    size_t ints, pointers, tables, bytes;
+    size_t runs, lone, ints, pointers, tables, bytes;
 };
 
 static size_t most_slots(const struct batch *b)
@@ -31,10 +33,13 @@ static size_t most_slots(const struct batch *b)
 }
 
 /* The array of pointers stands where T and n_want alone decide, for recordings. */
-static struct layout lay_out(const struct batch *b, size_t slots)
+static struct layout lay_out(const struct cuda *c, const struct batch *b, size_t slots)
 {
     const size_t blocks = (slots + KV_BLOCK - 1) / KV_BLOCK;
-    struct layout l = { .ints = 4 * b->T + b->n_want };
+    struct layout l = { .runs = 4 * b->T + b->n_want };
+
+    l.lone = l.runs + 2 * c->n_runs;
+    l.ints = l.lone + c->n_lone;
 
     l.pointers = (l.ints * sizeof(int32_t) + 7) / 8 * 8;
     l.tables = l.pointers + b->n_seq * sizeof(CUdeviceptr);
@@ -53,10 +58,36 @@ static size_t blocks_of(const struct batch *b, size_t s)
     return (most + KV_BLOCK - 1) / KV_BLOCK;
 }
 
+/* Neighbouring rows of one sequence, where they are enough for the tensor cores. Passes that may be
+ * recorded have none: the next one that is like them may be cut differently. */
+static void find_runs(struct cuda *c, const struct batch *b)
+{
+    enum { SHORTEST = 16 };
+
+    c->rows = b->T;
+    c->n_runs = c->n_lone = 0;
+    if (b->T <= RECORD_ROWS)
+        return;
+    free(c->runs);
+    free(c->lone);
+    c->runs = xcalloc(2 * (b->T / SHORTEST), sizeof(*c->runs));
+    c->lone = xcalloc(b->T, sizeof(*c->lone));
+    for (size_t t = 0, n; t < b->T; t += n) {
+        for (n = 1; t + n < b->T && b->seq[t + n] == b->seq[t];)
+            n++;
+        if (n >= SHORTEST) {
+            c->runs[2 * c->n_runs] = (int32_t)t;
+            c->runs[2 * c->n_runs++ + 1] = (int32_t)n;
+        }
+        for (size_t k = 0; n < SHORTEST && k < n; k++)
+            c->lone[c->n_lone++] = (int32_t)(t + k);
+    }
+}
+
 static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
 {
     const struct batch *b = p->b;
-    const struct layout l = lay_out(b, slots);
+    const struct layout l = lay_out(c, b, slots);
     uint8_t *to = c->pin[0];
     size_t at = l.tables;
 
@@ -77,6 +108,10 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
         memcpy(to + i * b->T * sizeof(int32_t), from[i], b->T * sizeof(int32_t));
     if (b->n_want)
         memcpy(to + 4 * b->T * sizeof(int32_t), b->want, b->n_want * sizeof(int32_t));
+    if (c->n_runs)
+        memcpy(to + l.runs * sizeof(int32_t), c->runs, 2 * c->n_runs * sizeof(int32_t));
+    if (c->n_lone)
+        memcpy(to + l.lone * sizeof(int32_t), c->lone, c->n_lone * sizeof(int32_t));
     for (size_t s = 0; s < b->n_seq; s++) {
         const size_t n = b->n_seq == 1 ? (slots + KV_BLOCK - 1) / KV_BLOCK : blocks_of(b, s);
         const CUdeviceptr table = c->batch.p + at;
@@ -87,6 +122,8 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
     }
     const int32_t *dev = (const int32_t *)(uintptr_t)c->batch.p;
 
+    c->runs_at = dev + l.runs;
+    c->lone_at = dev + l.lone;
     p->at = *b;
     p->at.token = dev;
     p->at.pos = dev + b->T;
@@ -135,12 +172,16 @@ int cuda_enter(struct ctx *ctx, struct pass *p, struct err *e)
     bool fresh;
 
     c->d.cuCtxSetCurrent(c->context);
+    cuda_run(c, false);
     if (p->b->T > MOST_ROWS)
         return err_set(e, ERR_USAGE, "a pass of %zu rows: the GPU takes at most %d", p->b->T,
                        (int)MOST_ROWS);
     c->have.x = NULL;
+    c->cur = 0; /* the same rooms for the same pass: a recording cannot make them larger */
     for (c->slots = LEAST_SLOTS; c->slots < slots;)
         c->slots *= 2;
+    find_runs(c, p->b);
+    c->chained = false;
     if (!send_batch(c, p, slots) ||
         !cuda_room(c, &c->logits, p->b->n_want * p->V * sizeof(float)) ||
         (p->b->hidden && !cuda_room(c, &c->hidden, p->b->T * p->D * sizeof(float))))
@@ -194,6 +235,8 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
 {
     struct cuda *c = ctx->backend;
 
+    cuda_run(c, true);
+    c->rows = 0;
     if (c->recording)
         end_recording(c);
     if (!c->failed)

@@ -137,16 +137,53 @@ static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, st
     return 0;
 }
 
+/* Encodings of GGUF: codes of their blocks in records. */
+static bool block_form(struct dev_weight *to, enum enc enc)
+{
+    static const struct {
+        enum enc enc;
+        int kind, gs, pair, zero;
+    } forms[] = {
+        { ENC_Q4_0, DEV_U4, 4, 0, 8 },   { ENC_Q4_1, DEV_U4, 4, 1, 0 },
+        { ENC_Q4_K, DEV_U4, 4, 1, 0 }, /* a sub-block's scale and minimum become two f16 */
+        { ENC_Q5_0, DEV_U6, 8, 0, 16 },  { ENC_Q5_1, DEV_U8, 2, 1, 0 },
+        { ENC_Q5_K, DEV_U8, 2, 1, 0 },   { ENC_Q6_K, DEV_U6, 8, 0, 32 },
+        { ENC_Q8_0, DEV_U8, 2, 0, 128 },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(forms); i++)
+        if (forms[i].enc == enc) {
+            to->kind = forms[i].kind;
+            to->gs = forms[i].gs;
+            to->pair = forms[i].pair;
+            to->zero_const = forms[i].zero;
+            to->group = 32;
+            return true;
+        }
+    return false;
+}
+
+/* Groups of columns in records; false where they do not fit. */
+static bool group_form(struct dev_weight *to, int kind, size_t group)
+{
+    const size_t cols = kind == DEV_U8 ? 64 : 128;
+
+    if (group % 32 || (group < cols && cols % group) || (group > cols && group % cols))
+        return false;
+    to->kind = kind;
+    to->gs = group < cols ? (int)(cols / group) : 1;
+    return true;
+}
+
 /* The packed form that w could take; kind stays DEV_RAW where there is none. */
 static struct dev_weight packed_form(const struct ctx *c, const struct weight *w,
                                      const struct dev_weight *raw)
 {
-    const size_t G = groups_of(w), group = w->p.group;
-    const bool whole = G == 1, even = group % 32 == 0 || whole;
-    const bool coarse = group % DEV_CHUNK == 0 || whole;
+    const bool whole = groups_of(w) == 1;
+    const size_t group = whole ? (size_t)raw->kp : w->p.group;
     struct dev_weight to = *raw;
 
-    to.scale = to.zero = to.group_of = NULL;
+    to.scale = to.zero = to.group_of = to.map = to.nested_map = to.nested_absmax = NULL;
     to.zero_const = 0;
     /* padding costs memory: not where it is most of the row */
     if (c->compute == COMPUTE_F32 || (size_t)raw->kp > w->cols + w->cols / 4)
@@ -159,72 +196,97 @@ static struct dev_weight packed_form(const struct ctx *c, const struct weight *w
         to.kind = DEV_H16;
         return to;
     case ENC_F8:
-        to.kind = coarse ? DEV_F8 : DEV_RAW;
+        to.kind = group % DEV_CHUNK == 0 ? DEV_F8 : DEV_RAW;
         break;
     case ENC_INT8:
-        to.kind = coarse ? DEV_U8 : DEV_RAW;
+        to.kind = whole ? DEV_U8 : DEV_RAW;
         to.zero_const = 128;
         break;
     case ENC_AWQ:
     case ENC_GPTQ4:
     case ENC_PACKED4:
-        to.kind = even ? DEV_U4 : DEV_RAW;
+        group_form(&to, DEV_U4, group);
         to.zero_const = 8;
         break;
     case ENC_GPTQ8:
     case ENC_PACKED8:
-        to.kind = even ? DEV_U8 : DEV_RAW;
+        group_form(&to, DEV_U8, group);
         to.zero_const = 128;
         break;
-    case ENC_Q8_0:
-        to.kind = DEV_U8;
-        to.zero_const = 128;
-        break;
-    case ENC_Q4_0:
-        to.kind = DEV_U4;
-        to.zero_const = 8;
-        break;
-    case ENC_Q4_1:
-    case ENC_Q4_K: /* a sub-block's scale and minimum become two f16: 5 bits instead of 4.5 */
-        to.kind = DEV_U4;
-        to.pair = 1;
+    case ENC_NF4:
+    case ENC_FP4: /* blocks run over the end of rows that are not whole blocks */
+        if (w->cols % w->p.group == 0 && w->p.group >= 32)
+            group_form(&to, DEV_N4, w->p.group);
+        for (size_t i = 0; i < 16; i++)
+            to.table[i] = f32_to_f16(enc_loadf(w->p.map + 4 * i));
         break;
     default:
+        block_form(&to, w->enc);
+        break;
+    }
+    if (to.kind == DEV_RAW)
         return to;
-    }
-    if (!enc_has_planes(w->enc)) {
-        to.group = 32;
-        to.scale_enc = DEV_ENC_F16;
-        to.scale_by = 1;
-    } else if (whole) {
+    to.zeros = raw->zero != NULL;
+    if (whole)
         to.group = to.kp;
-    }
     to.n_groups = (int)over((size_t)to.kp, (size_t)to.group);
+    if (to.kind != DEV_F8)
+        to.rec = (to.kind == DEV_U6 ? 1536 : 1024) + to.gs * (to.pair ? 64 : 32) +
+                 (to.zeros ? to.gs * 16 : 0);
     return to;
 }
 
-static int pack(struct ctx *c, struct placed *d, const struct weight *w, const struct placed *raw,
-                struct err *e)
+/* One scale for each row in float32, or the scales as they are. */
+static int pack_scales(struct ctx *c, struct placed *d, const struct weight *w,
+                       const struct dev_weight *raw, struct err *e)
 {
     struct cuda *b = c->backend;
-    struct dev_weight *to = &d->w, from = raw->w;
-    const size_t rows = w->rows, kp = (size_t)to->kp;
+    struct dev_weight *to = &d->w, from = *raw;
+    const size_t each = to->scale_enc == DEV_ENC_F32 ? 4 : 2;
+    const size_t n = over(w->rows, (size_t)to->row_group) * (size_t)to->n_groups * each;
+
+    if (to->n_groups > 1) {
+        if (keep(c, d, &to->scale, n, w->name, e))
+            return -1;
+        return cuda_upload(c, (void *)(uintptr_t)to->scale, w->p.scale, n, e);
+    }
+    if (keep(c, d, &to->scale, w->rows * sizeof(float), w->name, e))
+        return -1;
+    from.n_groups = 1;
+    cuda_launch(b, KERN_pack_row_scales, over(w->rows, 128), 1, 1, 128,
+                (void *[]){ &to->scale, &from });
+    to->scale_enc = DEV_ENC_F32;
+    to->scale_by = 1;
+    to->row_group = 1;
+    return 0;
+}
+
+static int pack_rows(struct ctx *c, struct placed *d, const struct weight *w,
+                     const struct dev_weight *raw, struct err *e)
+{
+    struct dev_weight *to = &d->w, from = *raw;
+    const size_t kp = (size_t)to->kp, each = to->kind == DEV_F8 ? 1 : 2;
     int kp_int = to->kp;
 
-    if (to->kind == DEV_B16 || to->kind == DEV_H16) {
-        if (keep(c, d, &to->q, rows * kp * 2, w->name, e))
-            return -1;
-        cuda_launch(b, KERN_pack_pad, over(kp, 128), rows < MOST ? rows : MOST, 1, 128,
-                    (void *[]){ &to->q, &from, &kp_int });
-        return 0;
-    }
-    const size_t scale_rows = over(rows, (size_t)to->row_group), G = (size_t)to->n_groups;
-    int each = to->pair ? 4 : to->scale_enc == DEV_ENC_F32 ? 4 : 2;
+    if (keep(c, d, &to->q, w->rows * kp * each, w->name, e) ||
+        (to->kind == DEV_F8 && pack_scales(c, d, w, raw, e)))
+        return -1;
+    cuda_launch(c->backend, KERN_pack_pad, over(kp, 128), w->rows < MOST ? w->rows : MOST, 1, 128,
+                (void *[]){ &to->q, &from, &kp_int });
+    return 0;
+}
+
+static int pack_records(struct ctx *c, struct placed *d, const struct weight *w,
+                        const struct dev_weight *raw, struct err *e)
+{
+    struct cuda *b = c->backend;
+    struct dev_weight *to = &d->w, from = *raw;
+    const size_t n_rec = (size_t)to->kp / (to->kind == DEV_U8 ? 64 : 128);
+    const size_t tiles = over(w->rows, DEV_TILE), gy = tiles < MOST ? tiles : MOST;
     const uint8_t *order = NULL;
 
-    if (keep(c, d, &to->q, to->kind == DEV_U4 ? rows * kp / 2 : rows * kp, w->name, e) ||
-        keep(c, d, &to->scale, scale_rows * G * (size_t)each, w->name, e) ||
-        (from.zero && keep(c, d, &to->zero, rows * G, w->name, e)))
+    if (keep(c, d, &to->q, tiles * n_rec * (size_t)to->rec, w->name, e) ||
+        (to->gs == 0 && pack_scales(c, d, w, raw, e)))
         return -1;
     if (from.group_of && (!w->p.order || keep(c, d, &order, 4 * w->cols, w->name, e) ||
                           cuda_upload(c, (void *)(uintptr_t)order, w->p.order, 4 * w->cols, e)))
@@ -232,12 +294,11 @@ static int pack(struct ctx *c, struct placed *d, const struct weight *w, const s
                    ? -1
                    : err_set(e, ERR_FORMAT, "%s: the order of its inputs is missing", w->name);
     to->order = (const int32_t *)(const void *)order;
-    if (!enc_has_planes(w->enc))
-        from.n_groups = (int)(w->cols / 32);
-    cuda_launch(b, KERN_pack_codes, over(kp / 8, 128), rows < MOST ? rows : MOST, 1, 128,
+    cuda_launch(b, KERN_pack_codes, over(n_rec * 32, 128), gy, 1, 128,
                 (void *[]){ &to->q, &from, to });
-    cuda_launch(b, KERN_pack_scales, over(G, 128), scale_rows < MOST ? scale_rows : MOST, 1, 128,
-                (void *[]){ &to->scale, &to->zero, &each, &from, to });
+    if (to->gs)
+        cuda_launch(b, KERN_pack_scales, over(n_rec * (size_t)to->gs * 16, 128), gy, 1, 128,
+                    (void *[]){ &to->q, &from, to });
     return 0;
 }
 
@@ -266,7 +327,9 @@ int cuda_place(struct ctx *c, struct weight *w, struct err *e)
         d->w.kind = kind;
         raw.n_mem = 0;
     } else {
-        if (pack(c, d, w, &raw, e))
+        if (d->w.kind == DEV_B16 || d->w.kind == DEV_H16 || d->w.kind == DEV_F8
+                ? pack_rows(c, d, w, &raw.w, e)
+                : pack_records(c, d, w, &raw.w, e))
             goto done;
         cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
         if (b->failed) {

@@ -35,6 +35,8 @@ __device__ static void put16(const copy16 &c, int t, int i, float f)
 /* grid: rows */
 extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 {
+    dep_launch();
+    dep_wait();
     const size_t t = blockIdx.x, r = ids[t];
 
     for (int u = threadIdx.x; u * UNIT < w.cols; u += blockDim.x) {
@@ -50,6 +52,8 @@ extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 
 extern "C" __global__ void gather(float *y, const float *x, const int32_t *rows, int D)
 {
+    dep_launch();
+    dep_wait();
     const size_t from = (size_t)rows[blockIdx.x] * D, to = (size_t)blockIdx.x * D;
 
     for (int i = threadIdx.x; i < D; i += blockDim.x)
@@ -58,6 +62,8 @@ extern "C" __global__ void gather(float *y, const float *x, const int32_t *rows,
 
 extern "C" __global__ void scale(float *x, size_t n, float by)
 {
+    dep_launch();
+    dep_wait();
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i < n)
@@ -69,12 +75,15 @@ extern "C" __global__ void scale(float *x, size_t n, float by)
 extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int D, float eps,
                                    copy16 c)
 {
+    dep_launch();
+    dep_wait();
     enum { KEPT = 8 };
     const int t = blockIdx.x, first = threadIdx.x, step = blockDim.x;
     float s = 0, kept[KEPT];
 
     x += (size_t)t * D;
-    y += (size_t)t * D;
+    if (y)
+        y += (size_t)t * D;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = first + k * step;
@@ -92,14 +101,16 @@ extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int
         const int i = first + k * step;
 
         if (i < D) {
-            y[i] = kept[k] * r;
+            if (y)
+                y[i] = kept[k] * r;
             put16(c, t, i, kept[k] * r);
         }
     }
     for (int i = first + KEPT * step; i < D; i += step) {
         const float v = x[i] * w[i] * r;
 
-        y[i] = v;
+        if (y)
+            y[i] = v;
         put16(c, t, i, v);
     }
     for (int i = D + first; c.p && i < c.kp; i += step)
@@ -109,34 +120,58 @@ extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int
 /* grid: (columns, rows) */
 extern "C" __global__ void swiglu(float *h, const float *g, const float *u, int F, copy16 c)
 {
+    dep_launch();
+    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t at = (size_t)blockIdx.y * F + i;
 
     if (i < F) {
         const float v = g[at] / (1 + expf(-g[at])) * u[at];
 
-        h[at] = v;
+        if (h)
+            h[at] = v;
         put16(c, blockIdx.y, i, v);
     } else if (i < c.kp) {
         put16(c, blockIdx.y, i, 0);
     }
 }
 
+__device__ static void rotate(float *v, int a, int b, float s, float c)
+{
+    const float va = v[a], vb = v[b];
+
+    v[a] = va * c - vb * s;
+    v[b] = vb * c + va * s;
+}
+
 /* grid: (pairs of all heads, rows). The angle is the float32 product. */
 extern "C" __global__ void rope(float *x, int heads, int hd, const int32_t *pos,
                                 const float *inv_freq, int interleaved)
 {
+    dep_launch();
+    dep_wait();
     const int half = hd / 2, n = blockIdx.x * blockDim.x + threadIdx.x, h = n / half, i = n % half;
+    float s, c;
 
     if (h >= heads)
         return;
-    float *v = x + ((size_t)blockIdx.y * heads + h) * hd, s, c;
-    const int a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + half;
-    const float va = v[a], vb = v[b];
-
     sincosf((float)pos[blockIdx.y] * inv_freq[i], &s, &c);
-    v[a] = va * c - vb * s;
-    v[b] = vb * c + va * s;
+    rotate(x + ((size_t)blockIdx.y * heads + h) * hd, interleaved ? 2 * i : i,
+           interleaved ? 2 * i + 1 : i + half, s, c);
+}
+
+__device__ static void store(uint8_t *cache, size_t at, float v, int enc)
+{
+    if (enc == DEV_ENC_F32)
+        ((float *)cache)[at] = v;
+    else
+        ((uint16_t *)cache)[at] = enc == DEV_ENC_BF16 ? f32_to_bf16(v) : f32_to_f16(v);
+}
+
+/* Where slot s of a sequence lies in the cache, head h. */
+__device__ static size_t cache_at(const int32_t *table, int s, int K, int h, int hd)
+{
+    return (((size_t)table[s / KV_BLOCK] * K + h) * KV_BLOCK + s % KV_BLOCK) * hd;
 }
 
 /* grid: (columns, rows) */
@@ -144,30 +179,65 @@ extern "C" __global__ void kv_write(const float *k, const float *v, uint8_t *kc,
                                     int enc, int K, int hd, const int32_t *slot,
                                     const int32_t *seq, const int32_t *const *table)
 {
+    dep_launch();
+    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y, h = i / hd;
 
     if (h >= K)
         return;
-    const int s = slot[t];
-    const size_t block = table[seq[t]][s / KV_BLOCK];
-    const size_t to = ((block * K + h) * KV_BLOCK + s % KV_BLOCK) * hd + i % hd;
+    const size_t to = cache_at(table[seq[t]], slot[t], K, h, hd) + i % hd;
     const size_t from = (size_t)t * K * hd + i;
 
-    if (enc == DEV_ENC_F32) {
-        ((float *)kc)[to] = k[from];
-        ((float *)vc)[to] = v[from];
-    } else if (enc == DEV_ENC_BF16) {
-        ((uint16_t *)kc)[to] = f32_to_bf16(k[from]);
-        ((uint16_t *)vc)[to] = f32_to_bf16(v[from]);
+    store(kc, to, k[from], enc);
+    store(vc, to, v[from], enc);
+}
+
+/* rope of queries and keys, and kv_write. grid: (pairs of H + 2 K heads, rows) */
+extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
+{
+    dep_launch();
+    const int half = a.hd / 2, n = blockIdx.x * blockDim.x + threadIdx.x, i = n % half, t = blockIdx.y;
+    int h = n / half;
+
+    if (h >= a.H + 2 * a.K) {
+        dep_wait();
+        return;
+    }
+    const bool inter = a.interleaved;
+    const int lo = inter ? 2 * i : i, hi = inter ? 2 * i + 1 : i + half;
+    float s, c;
+
+    sincosf((float)a.pos[t] * a.inv_freq[i], &s, &c);
+    const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
+
+    dep_wait();
+    if (h < a.H) {
+        rotate(a.q + ((size_t)t * a.H + h) * a.hd, lo, hi, s, c);
+        return;
+    }
+    h -= a.H;
+    const size_t at = to + (size_t)h % a.K * KV_BLOCK * a.hd;
+
+    if (h < a.K) {
+        float *k = a.k + ((size_t)t * a.K + h) * a.hd;
+
+        rotate(k, lo, hi, s, c);
+        store(a.kc, at + lo, k[lo], a.enc);
+        store(a.kc, at + hi, k[hi], a.enc);
     } else {
-        ((uint16_t *)kc)[to] = f32_to_f16(k[from]);
-        ((uint16_t *)vc)[to] = f32_to_f16(v[from]);
+        const float *v = a.v + ((size_t)t * a.K + h - a.K) * a.hd;
+
+        store(a.vc, at + lo, v[lo], a.enc);
+        store(a.vc, at + hi, v[hi], a.enc);
     }
 }
 
-/* What a checkpoint's own library makes of inputs (format/enc/act.h). grid: (groups, rows) */
+/* What a checkpoint's own library makes of inputs (format/enc/act.h): the values, in 32 or 16 bits,
+ * or E4M3 and their scale. grid: (groups, rows) */
 extern "C" __global__ void act(act_args a)
 {
+    dep_launch();
+    dep_wait();
     const int from = blockIdx.x * a.group, n = min(a.group, a.cols - from);
     const float *x = a.x + (size_t)blockIdx.y * a.cols + from;
     float *y = a.y + (size_t)blockIdx.y * a.cols + from, max = 0;
@@ -186,35 +256,44 @@ extern "C" __global__ void act(act_args a)
     const float s = act_scale(a.act, a.bound, a.scale, max);
 
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        const float v = act_round(a.act, a.bound, s, x[i]);
+        float v = act_round(a.act, a.bound, s, x[i]);
 
-        y[i] = a.bf16 ? bf16_to_f32(f32_to_bf16(v)) : v;
+        if (a.bf16)
+            v = bf16_to_f32(f32_to_bf16(v));
+        if (a.y)
+            y[i] = v;
+        if (a.y16)
+            a.y16[(size_t)blockIdx.y * a.kp + from + i] = to16(v, a.mode16);
+        if (a.y8)
+            a.y8[(size_t)blockIdx.y * a.kp + from + i] = f32_to_f8_e4m3(v / s);
+    }
+    if (a.scales && threadIdx.x == 0)
+        a.scales[blockIdx.y] = s;
+    for (int i = a.cols + threadIdx.x; blockIdx.x + 1 == gridDim.x && i < a.kp; i += blockDim.x) {
+        if (a.y16)
+            a.y16[(size_t)blockIdx.y * a.kp + i] = 0;
+        if (a.y8)
+            a.y8[(size_t)blockIdx.y * a.kp + i] = 0;
     }
 }
 
-/* Inputs of a product in 16 bits, padded with zeros to kp, and their sums by 32. grid: (kp / 128,
- * rows), 128 threads */
-extern "C" __global__ void prep(uint16_t *y, float *sums, const float *x, int cols, int kp,
-                                const int32_t *order, int mode)
+/* Inputs of a product in 16 bits, padded with zeros to kp. grid: (kp / 128, rows), 128 threads */
+extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, const int32_t *order,
+                                int mode)
 {
+    dep_launch();
+    dep_wait();
     const int k = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
     const float v = k < cols ? x[(size_t)t * cols + (order ? order[k] : k)] : 0;
-    const uint16_t h = to16(v, mode);
-    /* what the product sees, so that a minimum and its codes cancel as they should */
-    float s = mode == PREP_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
 
-    y[(size_t)t * kp + k] = h;
-    if (!sums)
-        return;
-    for (int d = WARP / 2; d; d /= 2)
-        s += __shfl_xor_sync(~0u, s, d);
-    if (threadIdx.x % WARP == 0)
-        sums[((size_t)t * kp + k) / WARP] = s;
+    y[(size_t)t * kp + k] = to16(v, mode);
 }
 
 /* Rows first .. first + n of a weight as bf16 [n][kp]. grid: (units / 128, rows) */
 extern "C" __global__ void dequant(uint16_t *y, dev_weight w, int first)
 {
+    dep_launch();
+    dep_wait();
     const size_t u = (size_t)blockIdx.x * blockDim.x + threadIdx.x, r = first + blockIdx.y;
     float v[UNIT];
 
@@ -238,141 +317,24 @@ extern "C" __global__ void dequant(uint16_t *y, dev_weight w, int first)
     }
 }
 
-/* ---- packing, once at load: from the file's layout (w) to the one of `to` ---- */
-
-__device__ static int source_code(const dev_weight &w, size_t r, size_t i)
+/* n words of random numbers that are small bf16 pairs and E4M3 quadruples, never NaN: every byte's
+ * exponent bits lie between. grid: any */
+extern "C" __global__ void fill(uint32_t *p, size_t n)
 {
-    const uint8_t *row = w.q + r * w.row_bytes;
+    dep_launch();
+    dep_wait();
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint64_t v = (i + 1) * 0x9E3779B97F4A7C15u;
 
-    switch (w.enc) {
-    case DEV_ENC_Q4_0: {
-        const q4_0 *b = (const q4_0 *)row + i / 32;
-
-        return b->qs[i % 16] >> (i % 32 < 16 ? 0 : 4) & 15;
-    }
-    case DEV_ENC_Q4_1: {
-        const q4_1 *b = (const q4_1 *)row + i / 32;
-
-        return b->qs[i % 16] >> (i % 32 < 16 ? 0 : 4) & 15;
-    }
-    case DEV_ENC_Q4_K: {
-        const q4_k *b = (const q4_k *)row + i / 256;
-        const int j = i % 256 / 32;
-
-        return b->qs[32 * (j / 2) + i % 32] >> 4 * (j & 1) & 15;
-    }
-    case DEV_ENC_Q8_0: {
-        const q8_0 *b = (const q8_0 *)row + i / 32;
-
-        return b->q[i % 32] + 128;
-    }
-    case DEV_ENC_INT8:
-        return (int8_t)row[i] + 128;
-    case DEV_ENC_F8:
-        return row[i];
-    default:
-        return raw_code(w, r, i);
+        v = (v ^ v >> 31) * 0xBF58476D1CE4E5B9u;
+        /* bf16 and f32: 2^-3 .. 1 and a sign; E4M3: 2^-1 .. 2^3 */
+        p[i] = ((uint32_t)(v >> 32) & 0x80FF80FF & ~0x00800080) | 0x3E003E00 |
+               ((uint32_t)v & 0x01800180);
     }
 }
 
-/* Eight neighbouring columns of a row. */
-__device__ static void pack_eight(uint8_t *out, const dev_weight &w, const dev_weight &to, size_t r,
-                                  size_t k8)
-{
-    uint32_t word = 0;
-
-    for (int e = 0; e < 8; e++) {
-        const size_t k = k8 * 8 + e;
-        int q = to.kind == DEV_F8 ? 0 : to.zero || to.pair ? 0 : to.zero_const;
-
-        if (k < w.cols)
-            q = source_code(w, r, to.order ? to.order[k] : k);
-        if (to.kind == DEV_U4)
-            word |= (uint32_t)q << 4 * (e / 2 + 4 * (e % 2));
-        else
-            out[packed8_at(to, r, k)] = (uint8_t)q;
-    }
-    if (to.kind == DEV_U4)
-        ((uint32_t *)out)[packed4_word(to, r, k8 * 8)] = word;
-}
-
-/* grid: (kp / 8 / 128, rows or as many as a grid has) */
-extern "C" __global__ void pack_codes(uint8_t *out, dev_weight w, dev_weight to)
-{
-    const size_t k8 = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    for (size_t r = blockIdx.y; k8 * 8 < to.kp && r < to.rows; r += gridDim.y)
-        pack_eight(out, w, to, r, k8);
-}
-
-/* Scale, minimum and zero point of group g of the rows r. */
-__device__ static void pack_group(uint8_t *scales, uint8_t *zeros, int scale_bytes,
-                                  const dev_weight &w, const dev_weight &to, size_t r, size_t g)
-{
-    const size_t at = r * to.n_groups + g;
-
-    if (g >= w.n_groups) { /* of the padding */
-        for (int i = 0; i < scale_bytes; i++)
-            scales[at * scale_bytes + i] = 0;
-        if (zeros)
-            zeros[at] = 0;
-        return;
-    }
-    const uint8_t *row = w.q + r * w.row_bytes;
-    uint16_t *out = (uint16_t *)scales;
-
-    switch (w.enc) {
-    case DEV_ENC_Q4_0:
-        out[at] = enc_load16(((const q4_0 *)row + g)->d);
-        return;
-    case DEV_ENC_Q8_0:
-        out[at] = enc_load16(((const q8_0 *)row + g)->d);
-        return;
-    case DEV_ENC_Q4_1:
-        out[2 * at] = enc_load16(((const q4_1 *)row + g)->d);
-        out[2 * at + 1] = enc_load16(((const q4_1 *)row + g)->m);
-        return;
-    case DEV_ENC_Q4_K: {
-        const q4_k *b = (const q4_k *)row + g / 8;
-        unsigned s, m;
-
-        k_scales_get(b->sc, g % 8, &s, &m);
-        out[2 * at] = f32_to_f16(f16_to_f32(enc_load16(b->d)) * (float)s);
-        out[2 * at + 1] = f32_to_f16(-f16_to_f32(enc_load16(b->dmin)) * (float)m);
-        return;
-    }
-    }
-    const size_t from =
-        w.enc == DEV_ENC_F8 || w.enc == DEV_ENC_INT8 ? r * w.n_groups + g : raw_scale_index(w, r, g);
-
-    if (w.scale_enc == DEV_ENC_F32)
-        ((uint32_t *)scales)[at] = enc_load32(w.scale + 4 * from);
-    else
-        out[at] = enc_load16(w.scale + 2 * from);
-    if (zeros)
-        zeros[at] = (uint8_t)raw_zero(w, r, g);
-}
-
-/* grid: (groups / 128, rows / row_group or as many as a grid has) */
-extern "C" __global__ void pack_scales(uint8_t *scales, uint8_t *zeros, int scale_bytes, dev_weight w,
-                                       dev_weight to)
-{
-    const size_t g = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    for (size_t r = blockIdx.y; g < to.n_groups && r * to.row_group < to.rows; r += gridDim.y)
-        pack_group(scales, zeros, scale_bytes, w, to, r, g);
-}
-
-/* bf16 and f16 rows to a stride of kp. grid: (kp / 128, rows or as many as a grid has) */
-extern "C" __global__ void pack_pad(uint16_t *out, dev_weight w, int kp)
-{
-    const size_t k = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    for (size_t r = blockIdx.y; k < kp && r < w.rows; r += gridDim.y)
-        out[r * kp + k] = k < w.cols ? enc_load16(w.q + r * w.row_bytes + 2 * k) : 0;
-}
-
-/* Eight bytes at a time for memory bandwidth: the yardstick of bench. */
+/* Sixteen bytes at a time for memory bandwidth: the yardstick of bench. */
 extern "C" __global__ void read_all(const uint4 *p, size_t n, uint32_t *out)
 {
     const size_t step = (size_t)gridDim.x * blockDim.x;

@@ -136,17 +136,54 @@ __device__ static __noinline__ void unit_values(float *y, const dev_weight &w, s
     }
 }
 
-/* The byte of packed column k of row r (DEV_F8, DEV_U8), and the code of DEV_U4. */
-__device__ static inline size_t packed8_at(const dev_weight &w, size_t r, size_t k)
-{
-    const size_t j = k % 128 / 32, c = k % 32 / 8;
+/* ---- packed (dev.h) ---- */
 
-    return r * w.kp + k / 128 * 128 + j / 2 * 64 + c * 16 + j % 2 * 8 + k % 8;
+__device__ static inline size_t record_cols(int kind)
+{
+    return kind == DEV_U8 ? 64 : 128;
 }
 
-__device__ static inline size_t packed4_word(const dev_weight &w, size_t r, size_t k)
+__device__ static inline size_t record_codes(int kind)
 {
-    return r * (w.kp / 8) + k / 128 * 16 + k % 32 / 8 * 4 + k % 128 / 32;
+    return kind == DEV_U6 ? 1536 : 1024;
+}
+
+__device__ static inline const uint8_t *record_at(const dev_weight &w, size_t r, size_t k)
+{
+    const size_t n = record_cols(w.kind);
+
+    return w.q + (r / DEV_TILE * (w.kp / n) + k / n) * w.rec;
+}
+
+/* The group of column k within its record. */
+__device__ static inline size_t record_group(const dev_weight &w, size_t k)
+{
+    return k % record_cols(w.kind) * w.gs / record_cols(w.kind);
+}
+
+/* The code of column k of row r. */
+__device__ static inline int packed_code_at(const dev_weight &w, size_t r, size_t k)
+{
+    const uint8_t *rec = record_at(w, r, k);
+    const size_t j = k % record_cols(w.kind) / 32, m = k % 32;
+    const size_t c = w.kind == DEV_U6 ? m % 16 / 4 : m / 8;
+    const size_t e = w.kind == DEV_U6 ? m / 16 * 4 + m % 4 : m % 8;
+    const size_t lane = r % 8 * 4 + c, half = r % 16 / 8;
+    const uint8_t *p = rec + half * 512 + lane * 16;
+
+    if (w.kind == DEV_U8)
+        return p[j * 8 + e];
+    const uint32_t word = ((const uint32_t *)p)[j];
+
+    if (w.kind == DEV_N4)
+        return word >> 4 * e & 15;
+    const int lo = word >> 4 * (e / 2 + 4 * (e % 2)) & 15;
+
+    if (w.kind == DEV_U4)
+        return lo;
+    const uint32_t hi = *(const uint32_t *)(rec + 1024 + lane * 16 + half * 8 + j / 2 * 4);
+
+    return lo | (hi >> (2 * (e / 2) + 8 * (j % 2) + 16 * (e % 2)) & 3) << 4;
 }
 
 __device__ static inline float packed_value(const dev_weight &w, size_t r, size_t k)
@@ -158,16 +195,21 @@ __device__ static inline float packed_value(const dev_weight &w, size_t r, size_
     const size_t g = r / (size_t)w.row_group * w.n_groups + k / (size_t)w.group;
 
     if (w.kind == DEV_F8)
-        return f8_e4m3_to_f32(w.q[packed8_at(w, r, k)]) * scale_at(w, g);
-    const int q = w.kind == DEV_U8
-                      ? w.q[packed8_at(w, r, k)]
-                      : ((const uint32_t *)w.q)[packed4_word(w, r, k)] >>
-                                4 * (k % 8 / 2 + 4 * (k % 2)) & 15;
+        return f8_e4m3_to_f32(w.q[r * w.kp + k]) * scale_at(w, g);
+    const int q = packed_code_at(w, r, k);
 
+    if (w.gs == 0)
+        return scale_at(w, g) * (float)(q - w.zero_const);
+    const uint8_t *scales = record_at(w, r, k) + record_codes(w.kind);
+    const size_t gi = record_group(w, k), at = r % 8 * 2 + r % 16 / 8;
+    const uint16_t *s = (const uint16_t *)scales + gi * (w.pair ? 32 : 16) + at;
+
+    if (w.kind == DEV_N4)
+        return f16_to_f32(s[0]) * f16_to_f32(w.table[q]);
     if (w.pair)
-        return scale_at(w, 2 * g) * (float)q + scale_at(w, 2 * g + 1);
-    return scale_at(w, g) * (float)(q - (w.zero ? w.zero[r * w.n_groups + k / w.group]
-                                                : w.zero_const));
+        return f16_to_f32(s[0]) * (float)q + f16_to_f32(s[16]);
+    return f16_to_f32(s[0]) *
+           (float)(q - (w.zeros ? scales[w.gs * 32 + gi * 16 + at] : w.zero_const));
 }
 
 /* Values 32 u .. 32 u + 31 of row r; zeros beyond its end. With an order, packed columns. */
@@ -220,4 +262,40 @@ __device__ static inline uint16_t to16(float f, int mode)
         return f32_to_bf16(f);
     /* an input beyond f16's range is held at its end */
     return __half_as_ushort(__float2half_rn(fminf(fmaxf(f, -65504.0f), 65504.0f)));
+}
+
+/* ---- kernels that follow one another without a gap (programmatic dependent launch) ---- */
+
+/* Lets the next kernel of the stream take the places that are free. */
+__device__ static inline void dep_launch()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* Until the kernels before have ended and what they wrote is there. Nothing that they write may be
+ * read, nor anything written, before. */
+__device__ static inline void dep_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* ---- copies to shared memory in the background ---- */
+
+__device__ static inline void copy_async(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ static inline void copy_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int N> __device__ static inline void copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }

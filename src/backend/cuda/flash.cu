@@ -1,0 +1,243 @@
+/* flash.cu - attention of prompts on the tensor cores: bf16 or f16 cache, heads of 64 or 128 values.
+ *
+ * A block has 128 rows, which are `tokens` neighbouring rows of the batch that belong to one sequence,
+ * each with the query heads that share one kv head: keys and values are read once for all of them.
+ * A warp has 16 rows. Blocks of the cache (64 slots) go through shared memory, the next one on its way
+ * while this one is used; scores, maxima and sums are float32, queries and probabilities are rounded to
+ * the cache's type. Blocks beyond a row's own slot are never read. */
+#include "backend/cuda/codes.cuh"
+
+enum { KV_BLOCK = 64, WARPS = 8, ROWS = 128 };
+
+template <bool BF16> __device__ static inline uint32_t pair16(float a, float b)
+{
+    if constexpr (BF16) {
+        const __nv_bfloat162 p = __floats2bfloat162_rn(a, b);
+
+        return *(const uint32_t *)&p;
+    } else {
+        const __half2 p = __floats2half2_rn(a, b);
+
+        return *(const uint32_t *)&p;
+    }
+}
+
+template <bool BF16>
+__device__ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    if (BF16)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    else
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
+                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+template <bool TRANS> __device__ static inline void load_matrices(uint32_t r[4], uint32_t at)
+{
+    if (TRANS)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+}
+
+/* 16 bytes number `chunk` of a row of shared memory: neighbouring rows are in other banks. */
+template <int SIZE> __device__ static inline uint32_t place(int row, int chunk)
+{
+    return (row * (SIZE / 8) + (chunk ^ (row & 7))) * 16;
+}
+
+/* Block number `block` of the cache, keys or values of one head, to shared memory. */
+template <int SIZE>
+__device__ static inline void fetch(uint32_t to, const uint8_t *from, size_t block, int K, int kh)
+{
+    const uint8_t *p = from + (block * K + kh) * (KV_BLOCK * SIZE * 2);
+
+#pragma unroll
+    for (int i = threadIdx.x; i < KV_BLOCK * SIZE / 8; i += WARPS * WARP)
+        copy_async(to + place<SIZE>(i / (SIZE / 8), i % (SIZE / 8)), p + i * 16);
+}
+
+/* The tile of this block: first row and number of rows of the batch. Last tiles, which see most,
+ * come first. */
+__device__ static inline void find_tile(const flash_args &a, int *t0, int *n)
+{
+    int i = gridDim.x - 1 - blockIdx.x;
+
+    for (int r = 0; r < a.n_runs; r++) {
+        const int rows = a.runs[2 * r + 1], tiles = (rows + a.tokens - 1) / a.tokens;
+
+        if (i < tiles) {
+            *t0 = a.runs[2 * r] + i * a.tokens;
+            *n = min(a.tokens, rows - i * a.tokens);
+            return;
+        }
+        i -= tiles;
+    }
+    *t0 = *n = 0;
+}
+
+/* grid: (tiles, kv heads), 256 threads */
+/* long: scores, softmax and sum share their registers */
+template <int SIZE, bool BF16> __device__ static inline void flash_body(const flash_args &a)
+{
+    enum { BYTES = KV_BLOCK * SIZE * 2, STEPS = SIZE / 16, NS = KV_BLOCK / 8, NO = SIZE / 8 };
+    extern __shared__ __align__(128) uint8_t shared[];
+    const uint32_t keys = (uint32_t)__cvta_generic_to_shared(shared), values = keys + 2 * BYTES;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    const int group = a.H / a.K, kh = blockIdx.y;
+    int t0, n;
+
+    dep_launch();
+    dep_wait();
+    find_tile(a, &t0, &n);
+    if (n == 0)
+        return;
+    const int32_t *table = a.table[a.seq[t0]];
+    const int blocks = a.slot[t0 + n - 1] / KV_BLOCK + 1, whole = (a.slot[t0] + 1) / KV_BLOCK;
+    int token[2], head[2], slot[2];
+    uint32_t q[STEPS][4];
+    float o[NO][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int m = warp * 16 + i * 8 + g;
+        const bool live = m / group < n;
+
+        token[i] = t0 + m / group;
+        head[i] = kh * group + m % group;
+        slot[i] = live ? a.slot[token[i]] : -1;
+        const float *from = a.q + ((size_t)token[i] * a.H + head[i]) * SIZE + 2 * c;
+
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const float2 f =
+                    live ? *(const float2 *)(from + 16 * k + 8 * h) : make_float2(0, 0);
+
+                q[k][i + 2 * h] = pair16<BF16>(f.x * a.scale, f.y * a.scale);
+            }
+    }
+    fetch<SIZE>(keys, a.k, table[0], a.K, kh);
+    copy_commit();
+    fetch<SIZE>(values, a.v, table[0], a.K, kh);
+    copy_commit();
+    for (int b = 0; b < blocks; b++) {
+        const uint32_t k_at = keys + b % 2 * BYTES, v_at = values + b % 2 * BYTES;
+        float s[NS][4] = {};
+
+        copy_wait<1>(); /* the keys are there */
+        __syncthreads();
+        if (b + 1 < blocks)
+            fetch<SIZE>(keys + (b + 1) % 2 * BYTES, a.k, table[b + 1], a.K, kh);
+        copy_commit();
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+#pragma unroll
+            for (int j = 0; j < NS; j += 2) {
+                uint32_t r[4];
+
+                load_matrices<false>(r, k_at + place<SIZE>(j * 8 + lane / 16 * 8 + lane % 8,
+                                                         2 * k + lane / 8 % 2));
+                mma<BF16>(s[j], q[k], r[0], r[1]);
+                mma<BF16>(s[j + 1], q[k], r[2], r[3]);
+            }
+        if (b >= whole)
+#pragma unroll
+            for (int j = 0; j < NS; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    if (b * KV_BLOCK + j * 8 + 2 * c + e % 2 > slot[e / 2])
+                        s[j][e] = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float m = max[i], part = 0;
+
+#pragma unroll
+            for (int j = 0; j < NS; j++)
+                m = fmaxf(m, fmaxf(s[j][2 * i], s[j][2 * i + 1]));
+            m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+            m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+            const float base = m == -INFINITY ? 0 : m, by = exp2f(max[i] - base);
+
+            max[i] = m;
+#pragma unroll
+            for (int j = 0; j < NS; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    s[j][2 * i + e] = exp2f(s[j][2 * i + e] - base);
+                    part += s[j][2 * i + e];
+                }
+            sum[i] = sum[i] * by + part;
+#pragma unroll
+            for (int j = 0; j < NO; j++)
+                o[j][2 * i] *= by, o[j][2 * i + 1] *= by;
+        }
+        copy_wait<1>(); /* the values are there */
+        __syncthreads();
+        if (b + 1 < blocks)
+            fetch<SIZE>(values + (b + 1) % 2 * BYTES, a.v, table[b + 1], a.K, kh);
+        copy_commit();
+#pragma unroll
+        for (int k = 0; k < NS / 2; k++) {
+            const uint32_t p[4] = { pair16<BF16>(s[2 * k][0], s[2 * k][1]),
+                                    pair16<BF16>(s[2 * k][2], s[2 * k][3]),
+                                    pair16<BF16>(s[2 * k + 1][0], s[2 * k + 1][1]),
+                                    pair16<BF16>(s[2 * k + 1][2], s[2 * k + 1][3]) };
+
+#pragma unroll
+            for (int j = 0; j < NO; j += 2) {
+                uint32_t r[4];
+
+                load_matrices<true>(r, v_at + place<SIZE>(16 * k + lane % 16, j + lane / 16));
+                mma<BF16>(o[j], p, r[0], r[1]);
+                mma<BF16>(o[j + 1], p, r[2], r[3]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float l = sum[i];
+
+        l += __shfl_xor_sync(~0u, l, 1);
+        l += __shfl_xor_sync(~0u, l, 2);
+        if (slot[i] < 0)
+            continue;
+        const float by = 1 / l;
+        const size_t at = head[i] * SIZE + 2 * c;
+
+#pragma unroll
+        for (int j = 0; j < NO; j++) {
+            const float x = o[j][2 * i] * by, y = o[j][2 * i + 1] * by;
+
+            if (a.y)
+                *(float2 *)(a.y + (size_t)token[i] * a.H * SIZE + at + j * 8) = make_float2(x, y);
+            if (a.y16)
+                *(uint32_t *)(a.y16 + (size_t)token[i] * a.kp16 + at + j * 8) =
+                    to16(x, a.mode16) | (uint32_t)to16(y, a.mode16) << 16;
+        }
+    }
+}
+
+#define FLASH(name, hd, bf16)                                                                      \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1)                                   \
+        flash_##name##_##hd(const __grid_constant__ flash_args a)                                  \
+    {                                                                                              \
+        flash_body<hd, bf16>(a);                                                                   \
+    }
+
+FLASH(bf16, 64, true)
+FLASH(bf16, 128, true)
+FLASH(f16, 64, false)
+FLASH(f16, 128, false)

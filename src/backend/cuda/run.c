@@ -1,0 +1,771 @@
+/* run.c - what ops.c noted, launched: which kernel, on which grid, and which neighbours share one.
+ *
+ * With few rows a layer is six kernels: q k v; rotation and cache; attention; o, which adds to the
+ * residual and writes the next norm's input; gate and up with the gated product; down, which does
+ * as o does. A norm's own factor comes out of the sums of squares that o and down leave behind, and
+ * is applied to what the product makes of the unnormalised row. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_int.h"
+
+enum { THREADS = 256, CHUNK = DEV_CHUNK, STREAM_WARPS = 16, AHEAD = 128 << 10 };
+
+struct copy16 { /* as in small.cu */
+    CUdeviceptr p;
+    int mode, kp;
+};
+
+static size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static const struct dev_weight *placed(const struct weight *w)
+{
+    if (!w->placed)
+        BUG("%s is not on the device", w->name);
+    return &((struct placed *)w->placed)->w;
+}
+
+/* ---- what is read and written later ---- */
+
+static bool meets(const float *p, size_t n, const float *lo, const float *hi)
+{
+    return p && p < hi && p + n > lo;
+}
+
+static bool reads(const struct cuda *b, const struct op *o, const float *lo, const float *hi)
+{
+    const size_t n = o->T * o->D;
+
+    /* gather reads any row of the pass */
+    if (meets(o->x, o->kind == OP_GATHER ? (b->rows + o->T) * o->D : n, lo, hi) ||
+        meets(o->u, n, lo, hi))
+        return true;
+    return o->kind == OP_LINEAR && o->add && meets(o->out[0].y, o->T * o->out[0].w->rows, lo, hi);
+}
+
+static bool overwrites(const struct op *o, const float *lo, const float *hi)
+{
+    for (size_t i = 0; o->kind == OP_LINEAR && i < o->n; i++)
+        if (o->out[i].y <= lo && o->out[i].y + o->T * o->out[i].w->rows >= hi)
+            return true;
+    return o->kind != OP_LINEAR && o->y && o->y <= lo && o->y + o->T * o->D >= hi;
+}
+
+/* Whether nobody reads y [n] from op i on before it is written again. */
+static bool dead(const struct cuda *b, size_t i, const float *y, size_t n)
+{
+    for (; i < b->n_op; i++) {
+        if (reads(b, &b->op[i], y, y + n))
+            return false;
+        if (overwrites(&b->op[i], y, y + n))
+            return true;
+    }
+    return b->ending;
+}
+
+/* ---- products: which way, and what they want of their inputs ---- */
+
+enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_LIBRARY };
+
+struct inputs {
+    bool act, bf16; /* float32 inputs changed: by the weight's rule, rounded to bf16 */
+    int mode;       /* 16 bits: enum prep_mode */
+    const int32_t *order;
+    size_t kp;
+};
+
+static enum route route_of(const struct cuda *b, const struct weight *w, size_t T)
+{
+    enum { FEWEST = 8 }; /* rows from which widening all of a weight pays */
+    const struct dev_weight *d = placed(w);
+
+    if (b->ctx.compute == COMPUTE_F32 || d->enc == DEV_ENC_F32)
+        return ROUTE_PLAIN;
+    if (d->kind == DEV_RAW)
+        return b->blas && T >= FEWEST ? ROUTE_LIBRARY : ROUTE_PLAIN;
+    return b->blas && T > DEV_STREAM_ROWS ? ROUTE_LIBRARY : ROUTE_STREAM;
+}
+
+static struct inputs inputs_of(const struct cuda *b, const struct weight *w, size_t T)
+{
+    const struct dev_weight *d = placed(w);
+    const bool library = route_of(b, w, T) == ROUTE_LIBRARY;
+    const bool half = d->kind == DEV_B16 || (library && d->kind != DEV_H16);
+
+    return (struct inputs){ .act = b->ctx.compute == COMPUTE_AUTO && w->p.act != ACT_KEEP,
+                            .bf16 = b->ctx.compute == COMPUTE_BF16 && d->kind != DEV_B16,
+                            .mode = half ? PREP_BF16 : PREP_F16,
+                            .order = d->order,
+                            .kp = (size_t)d->kp };
+}
+
+/* Inputs that are x rounded to 16 bits and nothing else. */
+static bool plain(const struct inputs *in)
+{
+    return !in->act && !in->bf16 && !in->order;
+}
+
+/* Whether one copy of x in 16 bits, of this mode and stride, does for all outputs of o. */
+static bool takes_copy(const struct cuda *b, const struct op *o, int *mode, int *kp)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        const struct inputs in = inputs_of(b, o->out[i].w, o->T);
+
+        if (route_of(b, o->out[i].w, o->T) == ROUTE_PLAIN || !plain(&in) ||
+            (i && (in.mode != *mode || (int)in.kp != *kp)))
+            return false;
+        *mode = in.mode;
+        *kp = (int)in.kp;
+    }
+    return o->n > 0;
+}
+
+/* The op after i, if it is a product of y [T, D]. */
+static const struct op *consumer(const struct cuda *b, size_t i, const float *y, size_t T, size_t D)
+{
+    const struct op *o = i + 1 < b->n_op ? &b->op[i + 1] : NULL;
+
+    return o && o->kind == OP_LINEAR && o->x == y && o->T == T && o->D == D ? o : NULL;
+}
+
+static struct gpu_room *next16(struct cuda *b)
+{
+    return &b->x16[1 - b->cur];
+}
+
+/* x16 holds a copy of x from now on. */
+static void have(struct cuda *b, const float *x, size_t T, int kp, int mode, bool scaled)
+{
+    b->cur = 1 - b->cur;
+    b->have.x = x;
+    b->have.T = T;
+    b->have.kp = kp;
+    b->have.mode = mode;
+    b->have.scaled = scaled;
+}
+
+/* A copy in 16 bits of y, which op i writes, for the product that follows. y becomes NULL where
+ * nobody wants more than that. */
+static struct copy16 copy_for(struct cuda *b, size_t i, float **y, size_t T, size_t D)
+{
+    const struct op *o = consumer(b, i, *y, T, D);
+    int mode, kp;
+
+    b->have.x = NULL;
+    if (!o || !takes_copy(b, o, &mode, &kp) ||
+        !cuda_room(b, next16(b), T * (size_t)kp * sizeof(uint16_t)))
+        return (struct copy16){ 0 };
+    have(b, *y, T, kp, mode, false);
+    if (dead(b, i + 2, *y, T * D))
+        *y = NULL;
+    return (struct copy16){ b->x16[b->cur].p, mode, kp };
+}
+
+/* ---- inputs in 16 or 8 bits ---- */
+
+static struct act_args act_of(const struct inputs *in, const struct weight *w, const float *x,
+                              size_t T)
+{
+    return (struct act_args){ .x = x,
+                              .T = (int)T,
+                              .cols = (int)w->cols,
+                              .kp = (int)in->kp,
+                              .mode16 = in->mode,
+                              .act = in->act ? (int)w->p.act : ACT_KEEP,
+                              .group =
+                                  (int)(in->act && w->p.act == ACT_F8 ? w->p.act_group : w->cols),
+                              .bf16 = in->bf16,
+                              .bound = w->p.act_bound,
+                              .scale = w->p.act_scale };
+}
+
+static void launch_act(struct cuda *b, struct act_args *a)
+{
+    cuda_launch(b, KERN_act, over((size_t)a->cols, (size_t)a->group), (size_t)a->T, 1, THREADS,
+                (void *[]){ a });
+}
+
+/* x as the weight's rule or --dtype bf16 changes it, in float32. */
+static const float *changed(struct cuda *b, const struct inputs *in, const struct weight *w,
+                            const float *x, size_t T)
+{
+    if ((!in->act && !in->bf16) || !cuda_room(b, &b->rounded, T * w->cols * sizeof(float)))
+        return x;
+    struct act_args a = act_of(in, w, x, T);
+
+    a.y = (float *)(uintptr_t)b->rounded.p;
+    launch_act(b, &a);
+    return a.y;
+}
+
+/* x in 16 bits, to x16; nothing to do where the op before left it there. */
+static bool prepare(struct cuda *b, const struct inputs *in, const struct weight *w, const float *x,
+                    size_t T)
+{
+    int cols = (int)w->cols, kp = (int)in->kp, mode = in->mode;
+    const int32_t *order = in->order;
+
+    if (plain(in) && b->have.x == x && b->have.T == T && b->have.kp == kp && b->have.mode == mode)
+        return !b->failed;
+    if (!cuda_room(b, next16(b), T * in->kp * sizeof(uint16_t)))
+        return false;
+    const CUdeviceptr to = next16(b)->p;
+
+    have(b, plain(in) ? x : NULL, T, kp, mode, false);
+    if ((in->act || in->bf16) && !order) {
+        struct act_args a = act_of(in, w, x, T);
+
+        a.y16 = (uint16_t *)(uintptr_t)to;
+        launch_act(b, &a);
+        return !b->failed;
+    }
+    const float *from = changed(b, in, w, x, T);
+
+    cuda_launch(b, KERN_prep, in->kp / 128, T, 1, 128,
+                (void *[]){ (void *)(uintptr_t)&to, &from, &cols, &kp, &order, &mode });
+    return !b->failed;
+}
+
+static bool same_inputs(const struct cuda *b, const struct weight *a, const struct weight *w,
+                        size_t T)
+{
+    const struct inputs p = inputs_of(b, a, T), q = inputs_of(b, w, T);
+
+    return p.act == q.act && p.bf16 == q.bf16 && p.mode == q.mode && p.order == q.order &&
+           p.kp == q.kp && (!p.act || weight_same_act(a, w));
+}
+
+/* ---- products of few rows ---- */
+
+static bool fine(const struct dev_weight *w)
+{
+    return w->gs > 1 && w->kind != DEV_U6;
+}
+
+/* Whether one kernel can do both. */
+static bool same_stream(const struct dev_weight *a, const struct dev_weight *w)
+{
+    return a->kind == w->kind && a->kp == w->kp && a->rec == w->rec && a->gs == w->gs &&
+           a->pair == w->pair && a->zeros == w->zeros && a->zero_const == w->zero_const &&
+           (a->kind != DEV_N4 || memcmp(a->table, w->table, sizeof(a->table)) == 0);
+}
+
+static enum kernel stream_kernel(const struct dev_weight *w, size_t T)
+{
+    static const enum kernel first[DEV_KINDS] = {
+        [DEV_B16] = KERN_stream_b16_1, [DEV_H16] = KERN_stream_h16_1, [DEV_F8] = KERN_stream_f8_1,
+        [DEV_U8] = KERN_stream_u8_1,   [DEV_U4] = KERN_stream_u4_1,   [DEV_U6] = KERN_stream_u6_1,
+        [DEV_N4] = KERN_stream_n4_1
+    };
+    /* plain, fine and pair follow one another, two kernels each */
+    const int step = w->kind == DEV_U8 || w->kind == DEV_U4 ? w->pair ? 4 : fine(w) ? 2 : 0 : 0;
+
+    return (enum kernel)((int)first[w->kind] + step + (T > 8));
+}
+
+/* As stream.cu lays out its shared memory. */
+static size_t stream_shared(const struct dev_weight *w, size_t T, size_t warps)
+{
+    const bool rows = w->kind == DEV_B16 || w->kind == DEV_H16 || w->kind == DEV_F8;
+    const size_t bytes = rows ? 2048 : w->kind == DEV_U6 ? 1792 : w->pair ? 1280 : 1216;
+    const size_t depth = rows || w->kind == DEV_U6 || w->kind == DEV_N4 ? 3 : w->pair ? 4 : 5;
+
+    return warps * depth * bytes + 2 * warps * (T > 8 ? 16 : 8) * DEV_TILE * sizeof(float) +
+           (w->kind == DEV_N4 ? 256 * 32 * sizeof(uint32_t) : 0);
+}
+
+static void stream_launch(struct cuda *b, struct stream_args *a)
+{
+    const struct dev_weight *w = &a->out[0].w;
+    const size_t warps = b->shared >= (size_t)160 << 10 ? STREAM_WARPS : STREAM_WARPS / 2;
+    const size_t units = (size_t)a->tiles / (a->swiglu ? 2 : 1);
+
+    a->ahead = b->pdl ? AHEAD : 0;
+    cuda_launch_with(b, stream_kernel(w, (size_t)a->T), units < b->sms ? units : b->sms, 1, 1,
+                     (int)warps * 32, stream_shared(w, (size_t)a->T, warps), (void *[]){ a });
+}
+
+/* n outputs of one layout from x16, at most DEV_STREAM_ROWS rows. */
+static struct stream_args stream_of(struct cuda *b, const struct linear_out *out, size_t n,
+                                    size_t T, bool add)
+{
+    struct stream_args a = { .n = (int)n,
+                             .T = (int)T,
+                             .add = add,
+                             .x = (const uint16_t *)(uintptr_t)b->x16[b->cur].p,
+                             .D = (int)out[0].w->cols };
+
+    for (size_t i = 0; i < n; i++) {
+        a.out[i] = (struct dev_out){ *placed(out[i].w), out[i].y, a.tiles };
+        a.tiles += (int)over(out[i].w->rows, DEV_TILE);
+    }
+    if (b->have.x && b->have.scaled) {
+        a.ss = (const float *)(uintptr_t)b->ss[b->cur].p;
+        a.n_ss = b->have.n_ss;
+        a.eps = b->have.eps;
+    }
+    return a;
+}
+
+/* More rows than a block takes go in turns. */
+static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
+{
+    const size_t kp = (size_t)placed(out[0].w)->kp;
+
+    for (size_t t = 0; t < T; t += DEV_STREAM_ROWS) {
+        const size_t rows = T - t < DEV_STREAM_ROWS ? T - t : DEV_STREAM_ROWS;
+        struct stream_args a = stream_of(b, out, n, rows, add);
+
+        a.x += t * kp;
+        for (size_t i = 0; i < n; i++)
+            a.out[i].y += t * out[i].w->rows;
+        stream_launch(b, &a);
+    }
+}
+
+/* ---- products of many rows: cuBLASLt ---- */
+
+/* E4M3 by E4M3, where the checkpoint's rule for inputs is that. */
+static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
+                       bool add, const struct inputs *in)
+{
+    const struct dev_weight *w = placed(out->w);
+    const enum act act = out->w->p.act;
+
+    if (w->kind != DEV_F8 || w->n_groups != 1 || !in->act ||
+        (act != ACT_F8_STATIC && (act != ACT_F8 || out->w->p.act_group < out->w->cols)) ||
+        !blas_has_f8(b) || !cuda_room(b, &b->x8, T * (in->kp + sizeof(float))))
+        return false;
+    struct act_args a = act_of(in, out->w, x, T);
+    const struct blas_product p = { .y = out->y,
+                                    .ldy = out->w->rows,
+                                    .w = (CUdeviceptr)(uintptr_t)w->q,
+                                    .rows = out->w->rows,
+                                    .x = b->x8.p,
+                                    .T = T,
+                                    .kp = in->kp,
+                                    .type = BLAS_F8,
+                                    .add = add,
+                                    .w_scale = (CUdeviceptr)(uintptr_t)w->scale,
+                                    .x_scale = b->x8.p + T * in->kp };
+
+    if (b->have8.x != x || b->have8.T != T || !weight_same_act(b->have8.w, out->w)) {
+        a.y8 = (uint8_t *)(uintptr_t)p.x;
+        a.scales = (float *)(uintptr_t)p.x_scale;
+        launch_act(b, &a);
+        b->have8.x = x, b->have8.T = T, b->have8.w = out->w;
+    }
+    return blas_run(b, &p);
+}
+
+/* Rows r .. r + n of a weight as bf16, to b->dequant. */
+static void widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
+{
+    const size_t kp = (size_t)w->kp;
+    int first = (int)r, tile = (int)(r / DEV_TILE);
+    struct dev_weight copy = *w;
+    const enum kernel k = w->kind == DEV_U8   ? KERN_widen_u8
+                          : w->kind == DEV_U4 ? KERN_widen_u4
+                          : w->kind == DEV_U6 ? KERN_widen_u6
+                                              : KERN_widen_n4;
+
+    if (w->kind == DEV_F8)
+        cuda_launch(b, KERN_widen_f8, over(kp / 16, 128), n, 1, 128,
+                    (void *[]){ &b->dequant.p, &copy, &first });
+    else if (w->kind == DEV_RAW)
+        cuda_launch(b, KERN_dequant, over(kp / 32, 128), n, 1, 128,
+                    (void *[]){ &b->dequant.p, &copy, &first });
+    else
+        cuda_launch(b, k, over(kp / (w->kind == DEV_U8 ? 64 : 128), 8), over(n, DEV_TILE), 1,
+                    THREADS, (void *[]){ &b->dequant.p, &copy, &tile });
+}
+
+/* What is neither bf16 nor f16 is widened first, a slice of rows at a time. */
+static bool library(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
+                    bool add, const struct inputs *in)
+{
+    const struct dev_weight *w = placed(out->w);
+    const size_t kp = (size_t)w->kp, rows = out->w->rows;
+    size_t slice = ((size_t)128 << 20) / (kp * 2);
+
+    if (library_f8(b, out, x, T, add, in))
+        return true;
+    if (!prepare(b, in, out->w, x, T))
+        return false;
+    struct blas_product p = { .y = out->y,
+                              .ldy = rows,
+                              .w = (CUdeviceptr)(uintptr_t)w->q,
+                              .rows = rows,
+                              .x = b->x16[b->cur].p,
+                              .T = T,
+                              .kp = kp,
+                              .type = w->kind == DEV_H16 ? BLAS_F16 : BLAS_BF16,
+                              .add = add };
+
+    if (w->kind == DEV_B16 || w->kind == DEV_H16)
+        return blas_run(b, &p);
+    slice = slice > 65535 ? 65535 : slice < 128 ? 128 : slice / 128 * 128;
+    slice = slice > rows ? rows : slice;
+    if (!cuda_room(b, &b->dequant, slice * kp * 2))
+        return false;
+    p.w = b->dequant.p;
+    for (size_t r = 0; r < rows; r += slice) {
+        p.rows = rows - r < slice ? rows - r : slice;
+        p.y = out->y + r;
+        widen(b, w, r, p.rows);
+        if (!blas_run(b, &p)) {
+            if (r) /* a part is there: nothing can be begun again */
+                cuda_ok(b, CUDA_ERROR_NOT_SUPPORTED, "cuBLASLt product");
+            return r > 0;
+        }
+    }
+    return true;
+}
+
+static void product(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
+                    bool add, const struct inputs *in)
+{
+    const float *from = changed(b, in, out->w, x, T);
+    int t = (int)T, plus = add;
+    float *y = out->y;
+
+    cuda_launch(b, KERN_product, over(out->w->rows, 8), over(T, 4), 1, THREADS,
+                (void *[]){ &y, (void *)(uintptr_t)placed(out->w), &from, &t, &plus });
+}
+
+/* The outputs of o from number i on that go along with it; how many they are. */
+static size_t some(struct cuda *b, const struct op *o, size_t i)
+{
+    const struct linear_out *out = &o->out[i];
+    const struct inputs in = inputs_of(b, out->w, o->T);
+    enum route route = route_of(b, out->w, o->T);
+    size_t n = 1;
+
+    if (o->T > 65535 * 4 || out->w->rows == 0 || o->T == 0)
+        return 1;
+    if (route == ROUTE_LIBRARY) {
+        if (library(b, out, o->x, o->T, o->add, &in))
+            return 1;
+        route = placed(out->w)->kind == DEV_RAW ? ROUTE_PLAIN : ROUTE_STREAM;
+    }
+    if (route == ROUTE_PLAIN) {
+        product(b, out, o->x, o->T, o->add, &in);
+        return 1;
+    }
+    while (i + n < o->n && route_of(b, out[n].w, o->T) == ROUTE_STREAM &&
+           same_stream(placed(out[0].w), placed(out[n].w)) &&
+           same_inputs(b, out[0].w, out[n].w, o->T))
+        n++;
+    if (prepare(b, &in, out->w, o->x, o->T))
+        stream(b, out, n, o->T, o->add);
+    return n;
+}
+
+/* ---- neighbours in one kernel ---- */
+
+static bool streams(const struct cuda *b, const struct op *o)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (route_of(b, o->out[i].w, o->T) != ROUTE_STREAM)
+            return false;
+    return o->kind == OP_LINEAR && o->T > 0 && o->T <= DEV_STREAM_ROWS;
+}
+
+/* gate and up, swiglu, and a product of that: the gated values in 16 bits alone. */
+static bool gated(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *s = &b->op[i + 1];
+    int mode, kp;
+
+    if (i + 2 >= b->n_op || o->n != 2 || o->add || !streams(b, o) || s->kind != OP_SWIGLU ||
+        s->x != o->out[0].y || s->u != o->out[1].y || s->T != o->T)
+        return false;
+    const struct weight *g = o->out[0].w, *u = o->out[1].w;
+    const struct inputs in = inputs_of(b, g, o->T);
+    const struct op *next = consumer(b, i + 1, s->y, s->T, s->D);
+    const size_t n = s->T * s->D;
+
+    if (!next || !takes_copy(b, next, &mode, &kp) || (size_t)kp != s->D || g->rows != u->rows ||
+        !same_stream(placed(g), placed(u)) || !same_inputs(b, g, u, o->T) ||
+        !dead(b, i + 3, s->y, n) || (s->y != s->x && !dead(b, i + 2, s->x, n)) ||
+        !dead(b, i + 2, s->u, n) || !prepare(b, &in, g, o->x, o->T) ||
+        !cuda_room(b, next16(b), n * sizeof(uint16_t)))
+        return false;
+    struct stream_args a = stream_of(b, o->out, 2, o->T, false);
+
+    a.swiglu = 1;
+    a.y16 = (uint16_t *)(uintptr_t)next16(b)->p;
+    a.mode16 = mode;
+    a.kp16 = kp;
+    stream_launch(b, &a);
+    have(b, s->y, s->T, kp, mode, false);
+    return true;
+}
+
+/* A product added to the residual, its norm, and a product of that. */
+static bool normed(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *s = &b->op[i + 1];
+    int mode, kp;
+
+    if (i + 2 >= b->n_op || o->n != 1 || !o->add || !streams(b, o) || s->kind != OP_RMSNORM ||
+        s->x != o->out[0].y || s->T != o->T || s->D != o->out[0].w->rows)
+        return false;
+    const struct weight *w = o->out[0].w;
+    const struct inputs in = inputs_of(b, w, o->T);
+    const struct op *next = consumer(b, i + 1, s->y, s->T, s->D);
+    const size_t n = s->T * s->D, tiles = over(w->rows, DEV_TILE);
+
+    if (!next || !streams(b, next) || !takes_copy(b, next, &mode, &kp) || (size_t)kp != s->D ||
+        !dead(b, i + 3, s->y, n) || !prepare(b, &in, w, o->x, o->T) ||
+        !cuda_room(b, next16(b), n * sizeof(uint16_t)) ||
+        !cuda_room(b, &b->ss[1 - b->cur], s->T * tiles * sizeof(float)))
+        return false;
+    struct stream_args a = stream_of(b, o->out, 1, o->T, true);
+
+    a.norm = s->u;
+    a.y16 = (uint16_t *)(uintptr_t)next16(b)->p;
+    a.ss_out = (float *)(uintptr_t)b->ss[1 - b->cur].p;
+    a.mode16 = mode;
+    a.kp16 = kp;
+    stream_launch(b, &a);
+    have(b, s->y, s->T, kp, mode, true);
+    b->have.n_ss = (int)tiles;
+    b->have.eps = s->by;
+    return true;
+}
+
+/* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
+static size_t rotated(struct cuda *b, size_t i)
+{
+    const struct op *q = &b->op[i], *k = q + 1, *w = q + 2;
+
+    if (i + 2 >= b->n_op || q->kind != OP_ROPE || k->kind != OP_ROPE || w->kind != OP_KV_WRITE ||
+        w->x != k->y || k->hd != q->hd || k->u != q->u || k->ids != q->ids || k->T != q->T ||
+        w->T != q->T || k->interleaved != q->interleaved || w->kv->head_dim != q->hd ||
+        w->kv->kv_heads != k->H)
+        return 0;
+    struct rope_args a = { .q = q->y,
+                           .k = k->y,
+                           .v = w->u,
+                           .inv_freq = q->u,
+                           .pos = q->ids,
+                           .slot = w->at->slot,
+                           .seq = w->at->seq,
+                           .table = w->at->block_table,
+                           .kc = w->kv->layer[w->layer].k,
+                           .vc = w->kv->layer[w->layer].v,
+                           .H = (int)q->H,
+                           .K = (int)k->H,
+                           .hd = (int)q->hd,
+                           .enc = (int)w->kv->enc,
+                           .interleaved = q->interleaved };
+
+    cuda_launch(b, KERN_rope_kv, over((q->H + 2 * k->H) * (q->hd / 2), 128), q->T, 1, 128,
+                (void *[]){ &a });
+    return 3;
+}
+
+/* ---- attention ---- */
+
+/* Spans of slots: enough blocks to fill the device about six times, none below 64 slots. */
+static void choose_splits(const struct cuda *b, size_t blocks, size_t *splits, size_t *span)
+{
+    size_t n = over(6 * (size_t)b->sms, blocks);
+    const size_t most = b->slots / KV_BLOCK;
+
+    n = n > most ? most : n;
+    n = n > ATTN_SPLITS ? ATTN_SPLITS : n ? n : 1;
+    *span = over(over(b->slots, n), KV_BLOCK) * KV_BLOCK;
+    *splits = over(b->slots, *span);
+}
+
+/* Rows one by one: all, or those of the batch that are in no run. */
+static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
+{
+    static const enum kernel kern[3][3] = {
+        { KERN_attn_f32_1, KERN_attn_f32_4, KERN_attn_f32_8 },
+        { KERN_attn_f16_1, KERN_attn_f16_4, KERN_attn_f16_8 },
+        { KERN_attn_bf16_1, KERN_attn_bf16_4, KERN_attn_bf16_8 },
+    };
+    static const size_t heads[] = { 1, 4, 8 };
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
+    const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2, parts = over(group, heads[size]);
+    const int enc = o->kv->enc == ENC_F32 ? 0 : o->kv->enc == ENC_F16 ? 1 : 2;
+    size_t splits, span;
+
+    choose_splits(b, rows * K * parts, &splits, &span);
+    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
+                       !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
+        return;
+    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
+    a->done = (int *)(uintptr_t)b->done.p;
+    a->splits = (int)splits;
+    a->span = (int)span;
+    cuda_launch(b, kern[enc][size], splits, K * parts, rows, 128, (void *[]){ a });
+}
+
+/* Prompts on the tensor cores; false where there is no kernel for them. */
+static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
+{
+    const size_t hd = o->kv->head_dim, group = o->H / o->kv->kv_heads;
+    const bool brain = o->kv->enc == ENC_BF16;
+    size_t tiles = 0;
+
+    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) || group > 128 ||
+        o->kv->enc == ENC_F32 || o->T != b->rows)
+        return false;
+    struct flash_args f = { .y = a->y,
+                            .q = a->q,
+                            .k = a->k,
+                            .v = a->v,
+                            .slot = a->slot,
+                            .seq = a->seq,
+                            .runs = b->runs_at,
+                            .table = a->table,
+                            .n_runs = (int)b->n_runs,
+                            .tokens = (int)(128 / group),
+                            .H = a->H,
+                            .K = a->K,
+                            .scale = a->scale,
+                            .y16 = a->y16,
+                            .mode16 = a->mode16,
+                            .kp16 = a->kp16 };
+
+    for (size_t r = 0; r < b->n_runs; r++)
+        tiles += over((size_t)b->runs[2 * r + 1], 128 / group);
+    cuda_launch_with(b,
+                     hd == 64 ? (brain ? KERN_flash_bf16_64 : KERN_flash_f16_64)
+                              : (brain ? KERN_flash_bf16_128 : KERN_flash_f16_128),
+                     tiles, o->kv->kv_heads, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
+    return true;
+}
+
+static void attention(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i];
+    const size_t hd = o->kv->head_dim;
+    float *y = o->y;
+
+    if (hd % 8 || hd > 256) {
+        if (!b->failed)
+            err_set(&b->fault, ERR_HARDWARE,
+                    "heads of %zu values: the GPU's attention takes multiples of 8 up to 256; use "
+                    "--device cpu",
+                    hd);
+        b->failed = true;
+        return;
+    }
+    /* nobody would write the zeros of padding */
+    const struct copy16 copy = o->D % CHUNK ? (struct copy16){ 0 } : copy_for(b, i, &y, o->T, o->D);
+    struct attn_args a = { .y = y,
+                           .q = o->x,
+                           .k = o->kv->layer[o->layer].k,
+                           .v = o->kv->layer[o->layer].v,
+                           .slot = o->at->slot,
+                           .seq = o->at->seq,
+                           .table = o->at->block_table,
+                           .H = (int)o->H,
+                           .K = (int)o->kv->kv_heads,
+                           .hd = (int)hd,
+                           .scale = (float)(1 / sqrt((double)hd) * M_LOG2E),
+                           .y16 = (uint16_t *)(uintptr_t)copy.p,
+                           .mode16 = copy.mode,
+                           .kp16 = copy.kp };
+
+    if (o->D % CHUNK)
+        b->have.x = NULL;
+    if (!attn_runs(b, &a, o)) {
+        attn_rows(b, &a, o, o->T);
+    } else if (b->n_lone) {
+        a.rows = b->lone_at;
+        attn_rows(b, &a, o, b->n_lone);
+    }
+}
+
+/* ---- one op ---- */
+
+static void small(struct cuda *b, size_t i)
+{
+    struct op *o = &b->op[i];
+    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved;
+    float *y = o->y;
+    struct copy16 copy;
+
+    switch (o->kind) {
+    case OP_EMBED:
+        cuda_launch(b, KERN_embed, o->T, 1, 1, 128,
+                    (void *[]){ &y, (void *)(uintptr_t)placed(o->out[0].w), &o->ids });
+        break;
+    case OP_GATHER:
+        cuda_launch(b, KERN_gather, o->T, 1, 1, THREADS, (void *[]){ &y, &o->x, &o->ids, &d });
+        break;
+    case OP_SCALE:
+        cuda_launch(b, KERN_scale, over(o->D, THREADS), 1, 1, THREADS,
+                    (void *[]){ &y, &o->D, &o->by });
+        break;
+    case OP_RMSNORM:
+        copy = copy_for(b, i, &y, o->T, o->D);
+        cuda_launch(b, KERN_rmsnorm, o->T, 1, 1, o->D > 1024 ? 1024 : THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &d, &o->by, &copy });
+        return;
+    case OP_SWIGLU:
+        copy = copy_for(b, i, &y, o->T, o->D);
+        cuda_launch(b, KERN_swiglu, over(over(o->D, CHUNK) * CHUNK, THREADS), o->T, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &d, &copy });
+        return;
+    case OP_ROPE:
+        cuda_launch(b, KERN_rope, over(o->D / 2, 128), o->T, 1, 128,
+                    (void *[]){ &y, &h, &hd, &o->ids, &o->u, &inter });
+        break;
+    case OP_KV_WRITE: {
+        int enc = (int)o->kv->enc, K = (int)o->kv->kv_heads;
+
+        hd = (int)o->kv->head_dim;
+        cuda_launch(b, KERN_kv_write, over(o->D, 128), o->T, 1, 128,
+                    (void *[]){ &o->x, &o->u, &o->kv->layer[o->layer].k, &o->kv->layer[o->layer].v,
+                                &enc, &K, &hd, (void *)(uintptr_t)&o->at->slot,
+                                (void *)(uintptr_t)&o->at->seq,
+                                (void *)(uintptr_t)&o->at->block_table });
+        return;
+    }
+    default:
+        BUG("op %d", (int)o->kind);
+    }
+    b->have.x = NULL;
+}
+
+void cuda_run(struct cuda *b, bool ending)
+{
+    size_t i = 0;
+
+    b->ending = ending;
+    while (i < b->n_op) {
+        const struct op *o = &b->op[i];
+        size_t n;
+
+        b->have8.x = i && b->have8.x && o->kind == OP_LINEAR ? b->have8.x : NULL;
+        if (gated(b, i) || normed(b, i)) {
+            i += 2;
+        } else if ((n = rotated(b, i)) > 0) {
+            i += n;
+        } else if (o->kind == OP_LINEAR) {
+            for (size_t k = 0; k < o->n;)
+                k += some(b, o, k);
+            for (size_t k = 0; k < o->n; k++)
+                if (b->have.x == o->out[k].y)
+                    b->have.x = NULL;
+            i++;
+        } else {
+            if (o->kind == OP_ATTN)
+                attention(b, i);
+            else
+                small(b, i);
+            i++;
+        }
+    }
+    b->n_op = 0;
+}
