@@ -12,6 +12,7 @@
 #include "hub/models.h"
 #include "server/adapters.h"
 #include "server/http.h"
+#include "tools/kit.h"
 
 struct serve_cfg {
     const char *model_id, *model, *quantize, *hostname, *dtype, *kv_dtype, *isa, *device, *template,
@@ -24,6 +25,7 @@ struct serve_cfg {
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
     double graceful_termination_timeout, request_timeout, max_queue_time;
     bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating;
+    const char *enable_tools;
     GUARDING_FIELDS;
 };
 
@@ -109,6 +111,8 @@ static const struct opt opts[] = {
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
+    OPT(STR, struct serve_cfg, enable_tools, NULL, "LIST", NULL,
+        "tools that the server runs where a request names them in builtin_tools, as run --tools"),
     GUARDING_OPTS(struct serve_cfg),
     OPT(BOOL, struct serve_cfg, quiet, "-q", NULL, "false", "no log"),
     OPT(BOOL, struct serve_cfg, verbose, "-v", NULL, "false",
@@ -246,6 +250,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
     if (engine_open_named(&s.engine, ref, &eo, e) || check_quantize(c->quantize, s.engine, e) ||
         choose_format(&s.format, c, s.engine, e) ||
         adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
+        (c->enable_tools && kit_open(&s.o.kit, c->enable_tools, e)) ||
         guarding_open(&s.o.guards, &GUARDING(c), &eo, e) || sched_new(&s.sched, s.engine, &so, e))
         goto done;
     request_eos(&s.eos, s.engine, s.format);
@@ -255,6 +260,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
 done:
     sched_free(s.sched);
     guards_close(s.o.guards);
+    kit_close(s.o.kit);
     adapters_free(s.adapters);
     engine_close(s.engine);
     ids_release(&s.eos);

@@ -119,7 +119,7 @@ static int call(const struct tools_cfg *c, struct kit *k, const struct buf *inpu
     } else if ((wrong = kit_complaint(k, c->name, input->p, input->len))) {
         rc = err_set(e, ERR_USAGE, "%s: %s", c->name, wrong);
     } else {
-        kit_call(k, c->name, input->p, input->len, c->wall, r);
+        kit_call(k, NULL, c->name, input->p, input->len, c->wall, r);
     }
     free(wrong);
     return rc;

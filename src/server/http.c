@@ -263,9 +263,10 @@ static void http_close(struct server *s)
     /* connections first: their calls cancel what runs */
     if (h->evhttp)
         evhttp_free(h->evhttp);
-    for (int i = 0; i < 1000 && h->calls; i++) { /* the engine ends the rest within a step */
+    for (int i = 0; h->n_agents || (i < 1000 && h->calls); i++) { /* the engine ends within a step,
+                                                                     a tool by its limit */
         on_wake(h->wake_fd, 0, s);
-        if (h->calls)
+        if (h->n_agents || h->calls)
             usleep(10000);
     }
     judge_free(h->judge);

@@ -41,6 +41,7 @@ struct server_opts {
     bool quiet;                                /* no log lines */
     bool runtime_adapters;                     /* clients may load and unload adapters */
     struct guards *guards;                     /* borrowed; NULL = none */
+    struct kit *kit;                           /* what the server runs; borrowed; NULL = nothing */
 };
 
 struct server {

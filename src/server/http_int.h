@@ -33,6 +33,7 @@ struct http {
     struct key *keys; /* [n_keys], or one for everybody; owned */
     struct patience *patience;
     struct ssl_ctx_st *tls; /* NULL = plain; owned */
+    size_t n_agents;        /* threads that run tools */
     struct judge *judge;    /* NULL = no guards; owned */
 };
 

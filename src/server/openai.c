@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "server/adapters.h"
+#include "server/agent.h"
 
 enum { MAX_SCORES = 1 << 18 };
 
@@ -212,6 +213,7 @@ void oai_free(void *p)
 {
     struct oai *o = p;
 
+    agent_free(o->agent);
     json_decref(o->tools);
     json_decref(o->builtin);
     grammar_unref(o->grammar);

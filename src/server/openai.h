@@ -31,6 +31,9 @@ struct oai {
     char *tool;              /* the one that must be called; owned */
     bool parallel;           /* more than one call in an answer */
     struct grammar *grammar; /* NULL = any text; a reference */
+    struct sched_request r;  /* chats: of every turn, but for its prompt */
+    struct request_mem mem;  /* what r borrows */
+    struct agent *agent;     /* NULL = the client runs all tools; owned */
 };
 
 /* A call's choice: text and logprobs not sent yet. */
@@ -81,6 +84,23 @@ int oai_render(struct call *c, struct prompt *p, struct err *e) MUST_USE;
 /* Rewrites what the model's chat format does not know: developer messages, tools. */
 int oai_adapt_messages(struct call *c, struct err *e) MUST_USE;
 void choice_free(void *p);
+
+/* ---- openai_chat.c, for chats of more turns than one (agent.c) ---- */
+
+/* Renders c->body and starts its answers: n of them, or one turn. */
+int chat_begin(struct call *c, struct oai *o, struct err *e) MUST_USE;
+/* A chunk of a stream; delta and logprobs are taken. */
+json_t *chat_chunk(const struct call *c, const struct gen *g, json_t *delta, json_t *logprobs,
+                   const char *finish);
+/* The chunk with the role, once. */
+void chat_open_choice(struct call *c, struct gen *g);
+void chat_send_text(struct call *c, struct gen *g, const char *text, size_t n);
+/* Feeds the choice's parser. */
+void chat_parse(struct gen *g, const struct sched_event *ev);
+json_t *chat_calls(const struct oai *o, const struct tool_answer *a);
+/* The usage, if asked for, and [DONE]. */
+void chat_end_stream(struct call *c);
+
 struct choice *choice_of(struct gen *g);
 
 const char *oai_finish(const struct gen *g);

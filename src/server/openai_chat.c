@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "server/agent.h"
 #include "server/field.h"
 #include "server/openai.h"
 
@@ -21,8 +22,8 @@ static json_t *logprob_of(const struct call *c, const struct gen *g, const struc
     return j;
 }
 
-static json_t *chunk(const struct call *c, const struct gen *g, json_t *delta, json_t *logprobs,
-                     const char *finish)
+json_t *chat_chunk(const struct call *c, const struct gen *g, json_t *delta, json_t *logprobs,
+                   const char *finish)
 {
     const struct oai *o = c->state;
 
@@ -39,19 +40,19 @@ static json_t *chunk(const struct call *c, const struct gen *g, json_t *delta, j
     return j;
 }
 
-static void open_choice(struct call *c, struct gen *g)
+void chat_open_choice(struct call *c, struct gen *g)
 {
     struct choice *ch = choice_of(g);
 
     if (ch->opened)
         return;
     ch->opened = true;
-    stream_data(
-        c, chunk(c, g, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL, NULL));
+    stream_data(c, chat_chunk(c, g, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
+                              NULL, NULL));
 }
 
 /* Text (with the logprobs that belong to it) as far as it may be shown. */
-static void send_text(struct call *c, struct gen *g, const char *text, size_t n)
+void chat_send_text(struct call *c, struct gen *g, const char *text, size_t n)
 {
     const struct oai *o = c->state;
     struct choice *ch = choice_of(g);
@@ -63,8 +64,9 @@ static void send_text(struct call *c, struct gen *g, const char *text, size_t n)
         tokens = ch->tokens;
         ch->tokens = json_array();
     }
-    open_choice(c, g);
-    stream_data(c, chunk(c, g, json_pack("{s:s%}", "content", text ? text : "", n), tokens, NULL));
+    chat_open_choice(c, g);
+    stream_data(
+        c, chat_chunk(c, g, json_pack("{s:s%}", "content", text ? text : "", n), tokens, NULL));
 }
 
 static const char *finish_reason(const struct gen *g)
@@ -83,7 +85,7 @@ static void on_content(void *arg, const char *p, size_t n)
 {
     struct choice *ch = arg;
 
-    send_text(ch->gen->call, ch->gen, p, n);
+    chat_send_text(ch->gen->call, ch->gen, p, n);
 }
 
 static void send_call(struct choice *ch, size_t index, json_t *one)
@@ -96,8 +98,8 @@ static void send_call(struct choice *ch, size_t index, json_t *one)
         ch->tokens = json_array();
     }
     json_object_set_new(one, "index", json_integer((json_int_t)(index + ch->cancelled)));
-    open_choice(c, ch->gen);
-    stream_data(c, chunk(c, ch->gen, json_pack("{s:[o]}", "tool_calls", one), tokens, NULL));
+    chat_open_choice(c, ch->gen);
+    stream_data(c, chat_chunk(c, ch->gen, json_pack("{s:[o]}", "tool_calls", one), tokens, NULL));
 }
 
 static bool wanted(const struct choice *ch, size_t index)
@@ -170,7 +172,7 @@ static void open_parser(struct gen *g)
     ch->parser = tool_parser_new(&to, &ev);
 }
 
-static void parse(struct gen *g, const struct sched_event *ev)
+void chat_parse(struct gen *g, const struct sched_event *ev)
 {
     const struct tok *tok = g->call->s->engine->tok;
     struct choice *ch = g->state;
@@ -185,7 +187,7 @@ static void parse(struct gen *g, const struct sched_event *ev)
                         ev->finish == FINISH_LENGTH ? TOOL_OUT_OF_TOKENS : TOOL_END_OF_TURN);
 }
 
-static json_t *calls_json(const struct oai *o, const struct tool_answer *a)
+json_t *chat_calls(const struct oai *o, const struct tool_answer *a)
 {
     json_t *list = json_array();
 
@@ -199,7 +201,7 @@ static json_t *calls_json(const struct oai *o, const struct tool_answer *a)
 
 /* ---- the end ---- */
 
-static void end_stream(struct call *c)
+void chat_end_stream(struct call *c)
 {
     struct oai *o = c->state;
 
@@ -224,7 +226,7 @@ static json_t *whole(struct call *c, struct gen *g)
     if (ch->parser && ch->answer.n) {
         if (text->len == 0)
             json_object_set_new(message, "content", json_null());
-        json_object_set_new(message, "tool_calls", calls_json(o, &ch->answer));
+        json_object_set_new(message, "tool_calls", chat_calls(o, &ch->answer));
     }
 
     return json_pack("{s:i, s:o, s:o, s:s}", "index", (int)g->index, "message", message, "logprobs",
@@ -257,6 +259,10 @@ static void on_event(struct gen *g, const struct sched_event *ev)
     struct call *c = g->call;
     struct oai *o = c->state;
 
+    if (o->agent) {
+        agent_event(o->agent, g, ev);
+        return;
+    }
     if (!call_alive(c) || o->failed)
         return;
     if (o->tools && o->choice != TOOLS_NONE && !choice_of(g)->parser)
@@ -266,7 +272,7 @@ static void on_event(struct gen *g, const struct sched_event *ev)
         if (o->score && g->index == 0)
             choice_of(g)->prompt_logprobs = oai_scores(g, ev);
         if (o->stream)
-            open_choice(c, g);
+            chat_open_choice(c, g);
         return;
     }
     if (ev->kind == SCHED_FAILED) {
@@ -279,18 +285,18 @@ static void on_event(struct gen *g, const struct sched_event *ev)
             json_array_append_new(choice_of(g)->tokens, logprob_of(c, g, ev));
     }
     if (choice_of(g)->parser)
-        parse(g, ev);
+        chat_parse(g, ev);
     else if (o->stream)
-        send_text(c, g, ev->text, ev->n_text);
+        chat_send_text(c, g, ev->text, ev->n_text);
     if (ev->kind != SCHED_DONE)
         return;
     if (o->stream) {
-        open_choice(c, g);
-        stream_data(c, chunk(c, g, json_object(), NULL, finish_reason(g)));
+        chat_open_choice(c, g);
+        stream_data(c, chat_chunk(c, g, json_object(), NULL, finish_reason(g)));
     }
     if (oai_all_ended(c)) {
         if (o->stream)
-            end_stream(c);
+            chat_end_stream(c);
         else
             end_whole(c);
     }
@@ -335,38 +341,44 @@ int oai_render(struct call *c, struct prompt *p, struct err *e)
     return rc;
 }
 
-static int start(struct call *c, struct oai *o, struct err *e)
+static int read_request(struct call *c, struct oai *o, struct err *e)
 {
-    struct request_mem mem;
-    struct sched_request r = { .priority = 0 };
-    struct prompt p;
+    struct sched_request *r = &o->r;
     int64_t priority = 0, best_of = 1;
-    int rc = -1;
 
-    if (oai_read(c, o, &r.gen, &mem, e) || read_logprobs(c->body, o, &r.gen, e) ||
+    if (oai_read(c, o, &r->gen, &o->mem, e) || read_logprobs(c->body, o, &r->gen, e) ||
         json_get_int(c->body, "priority", -1000, 1000, &priority, "request", e) < 0 ||
-        oai_read_tools(c, o, e))
+        agent_open(c, o, e) || oai_read_tools(c, o, e))
         return -1;
-    r.gen.grammar = o->grammar;
+    r->gen.grammar = o->grammar;
     if (fields_check(c, c->body, IN_CHAT, e))
         return -1;
     if (json_get_int(c->body, "best_of", 1, (int64_t)o->n, &best_of, "request", e) < 0)
         return -1;
     if (o->tools)
-        r.gen.keep_special = false; /* the parser is told of control tokens by id */
+        r->gen.keep_special = false; /* the parser is told of control tokens by id */
+    r->priority = (int)priority;
+    r->salt = o->salt;
+    r->adapter = o->adapter;
+    return 0;
+}
+
+int chat_begin(struct call *c, struct oai *o, struct err *e)
+{
+    struct sched_request r = o->r;
+    const uint64_t seed = r.gen.sampling.seed;
+    struct prompt p;
+    int rc = -1;
+
     prompt_init(&p);
     if (oai_render(c, &p, e))
         goto done;
-    r.priority = (int)priority;
-    r.salt = o->salt;
-    r.adapter = o->adapter;
     oai_cut(o, &p.ids);
     r.gen.prompt = p.ids.p;
-    r.gen.n_prompt = o->n_prompt_tokens = p.ids.n;
+    r.gen.n_prompt = p.ids.n;
+    o->n_prompt_tokens += p.ids.n;
     if (oai_read_scores(c, o, &r, p.ids.n, e))
         goto done;
-    const uint64_t seed = r.gen.sampling.seed;
-
     for (size_t i = 0; i < o->n; i++) {
         r.gen.sampling.seed = i ? rng_u64(seed, i) : seed;
         r.score = o->score && i == 0;
@@ -377,6 +389,17 @@ static int start(struct call *c, struct oai *o, struct err *e)
 done:
     prompt_release(&p);
     return rc;
+}
+
+static int start(struct call *c, struct oai *o, struct err *e)
+{
+    if (read_request(c, o, e))
+        return -1;
+    if (o->agent && o->choice == TOOLS_NONE) {
+        agent_free(o->agent);
+        o->agent = NULL;
+    }
+    return o->agent ? agent_start(c, o, e) : chat_begin(c, o, e);
 }
 
 void chat_completions(struct call *c)

@@ -48,21 +48,17 @@ int kit_add(struct kit *k, json_t *decl, const char *what, struct kit_tool **out
 
 /* ---- built-in tools ---- */
 
-static int call_builtin(struct kit_tool *t, const json_t *args, const char *text, size_t n,
-                        double seconds, struct tool_result *r, struct err *e)
+static int call_builtin(const struct kit_tool *t, struct tool_session *s, const json_t *args,
+                        struct tool_result *r, struct err *e)
 {
-    struct kit *k = t->own;
     const json_t *input = json_object_get(args, t->builtin->arg);
     int rc;
 
-    (void)text;
-    (void)n;
-    (void)seconds;
     if (!json_is_string(input))
         return err_set(e, ERR_USAGE, "%s needs \"%s\", a text", t->name, t->builtin->arg);
-    pthread_mutex_lock(&k->lock);
-    rc = t->builtin->run(&k->session, json_string_value(input), json_string_length(input), r, e);
-    pthread_mutex_unlock(&k->lock);
+    pthread_mutex_lock(&s->lock);
+    rc = t->builtin->run(s, json_string_value(input), json_string_length(input), r, e);
+    pthread_mutex_unlock(&s->lock);
     return rc;
 }
 
@@ -83,8 +79,6 @@ int kit_add_builtin(struct kit *k, const char *name, struct err *e)
                 "--tools", &t, e))
         return -1;
     t->builtin = b;
-    t->call = call_builtin;
-    t->own = k;
     return 0;
 }
 
@@ -141,7 +135,6 @@ int kit_open(struct kit **out, const char *spec, struct err *e)
     const char *word;
     int rc = 0;
 
-    pthread_mutex_init(&k->lock, NULL);
     tool_session_init(&k->session);
     while (rc == 0 && (word = strsep(&rest, ",")))
         if (*word)
@@ -170,7 +163,6 @@ void kit_close(struct kit *k)
         mcp_close(k->mcp[i]);
     free(k->mcp);
     tool_session_release(&k->session);
-    pthread_mutex_destroy(&k->lock);
     free(k);
 }
 
@@ -194,8 +186,8 @@ void kit_declare(const struct kit *k, const struct chat_format *f, json_t *reque
     json_decref(builtin);
 }
 
-void kit_call(struct kit *k, const char *name, const char *args, size_t n, double seconds,
-              struct tool_result *r)
+void kit_call(struct kit *k, struct tool_session *session, const char *name, const char *args,
+              size_t n, double seconds, struct tool_result *r)
 {
     struct kit_tool *t = kit_find(k, name);
     struct err e = { 0 };
@@ -205,7 +197,9 @@ void kit_call(struct kit *k, const char *name, const char *args, size_t n, doubl
     if (!t)
         err_set(&e, ERR_USAGE, "there is no tool '%.64s'", name);
     else if (json_parse(&j, args, n, "arguments", &e) == 0) {
-        if (json_is_object(j))
+        if (json_is_object(j) && t->builtin && !t->call)
+            rc = call_builtin(t, session ? session : &k->session, j, r, &e);
+        else if (json_is_object(j))
             rc = t->call(t, j, args, n, seconds < t->timeout ? seconds : t->timeout, r, &e);
         else
             err_set(&e, ERR_USAGE, "the arguments are no object");

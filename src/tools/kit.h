@@ -4,7 +4,6 @@
 #define PUNA_TOOLS_KIT_H
 
 #include <jansson.h>
-#include <pthread.h>
 
 #include "text/chat.h"
 #include "tools/tool.h"
@@ -21,8 +20,9 @@ struct kit_tool {
     const char *name;           /* in decl */
     const struct tool *builtin; /* NULL = the user's own */
     double timeout;             /* seconds of one call */
-    /* Calls it with the object args, whose JSON is also text[0..n). What the tool does wrong is a
-     * result that failed; -1 = the same, with the reason in *e alone. Any thread. */
+    /* The user's own: calls it with the object args, whose JSON is also text[0..n). What the tool
+     * does wrong is a result that failed; -1 = the same, with the reason in *e alone. Any thread.
+     */
     int (*call)(struct kit_tool *t, const json_t *args, const char *text, size_t n, double seconds,
                 struct tool_result *r, struct err *e);
     void *own; /* call's; freed with own_free */
@@ -33,7 +33,6 @@ struct kit {
     struct kit_tool tool[KIT_TOOLS];
     size_t n;
     struct tool_session session; /* of the built-in ones; settings may be changed before a call */
-    pthread_mutex_t lock;        /* of session */
     struct mcp **mcp;            /* servers; owned */
     size_t n_mcp;
 };
@@ -52,10 +51,10 @@ struct kit_tool *kit_find(struct kit *k, const char *name);
 /* Sets the request's tools, builtin_tools (where the format spells them) and parallel_tool_calls.
  */
 void kit_declare(const struct kit *k, const struct chat_format *f, json_t *request);
-/* Calls a tool for at most `seconds`. Whatever goes wrong is said in r->text to the model:
- * `failed` is set. */
-void kit_call(struct kit *k, const char *name, const char *args, size_t n, double seconds,
-              struct tool_result *r);
+/* Calls a tool for at most `seconds`; built-in ones in session, NULL = the kit's own. Whatever goes
+ * wrong is said in r->text to the model: `failed` is set. */
+void kit_call(struct kit *k, struct tool_session *session, const char *name, const char *args,
+              size_t n, double seconds, struct tool_result *r);
 /* NULL, or what is wrong with the arguments by the tool's schema: a name that is not declared, a
  * field that is missing, of another type or none of its enum. The caller frees it. */
 char *kit_complaint(const struct kit *k, const char *name, const char *args, size_t n);

@@ -179,7 +179,7 @@ static void *run_call(void *arg)
     struct running *c = arg;
     const double began = tools_now();
 
-    kit_call(c->l->kit, c->c->name, c->c->args.p, c->c->args.len, c->seconds, &c->r);
+    kit_call(c->l->kit, c->l->session, c->c->name, c->c->args.p, c->c->args.len, c->seconds, &c->r);
     c->r.seconds = tools_now() - began;
     return NULL;
 }

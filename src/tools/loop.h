@@ -25,6 +25,7 @@ enum loop_end {
 
 struct loop {
     struct kit *kit;
+    struct tool_session *session; /* of built-in tools; NULL = the kit's own */
     struct loop_limits limits;
     const volatile sig_atomic_t *cancel; /* looked at between turns and calls; may be NULL */
     void *arg;

@@ -43,10 +43,12 @@ void tool_result_release(struct tool_result *r)
 void tool_session_init(struct tool_session *s)
 {
     *s = (struct tool_session){ .code_limits = code_limits_default };
+    pthread_mutex_init(&s->lock, NULL);
 }
 
 void tool_session_release(struct tool_session *s)
 {
     code_free(s->code);
-    *s = (struct tool_session){ 0 };
+    s->code = NULL;
+    pthread_mutex_destroy(&s->lock);
 }

@@ -2,13 +2,16 @@
 #ifndef PUNA_TOOLS_TOOL_H
 #define PUNA_TOOLS_TOOL_H
 
+#include <pthread.h>
+
 #include "base/buf.h"
 #include "base/err.h"
 #include "tools/code.h"
 
 /* What tools keep between the calls of one chat. */
 struct tool_session {
-    struct code *code; /* NULL until the first code is run */
+    pthread_mutex_t lock; /* whoever runs a tool in it holds this */
+    struct code *code;    /* NULL until the first code is run */
     struct code_limits code_limits;
     const char *image_dir; /* where plots are saved; NULL = they are dropped */
     size_t images;         /* saved so far */

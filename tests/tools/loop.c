@@ -106,7 +106,6 @@ static struct kit *kit_new(void)
 {
     struct kit *k = xcalloc(1, sizeof(*k));
 
-    pthread_mutex_init(&k->lock, NULL);
     tool_session_init(&k->session);
     return k;
 }
