@@ -11,13 +11,15 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "format/pth.h"
 #include "format/safetensors.h"
 
 enum { CONFIG_MAX = 1 << 20, MAX_RANK = 1 << 16 };
 
 struct peft {
     char *path, *base, *warning;
-    struct st *st;
+    struct st *st; /* one of these two */
+    struct pth *pth;
     struct peft_module *module;
     size_t n;
     bool keeps_tied;
@@ -409,18 +411,19 @@ static int check_saved(const struct peft *p, const struct settings *s, struct er
     return 0;
 }
 
-/* p->st is open. */
+/* p->st or p->pth is open. */
 static int read_tensors(struct peft *p, const struct settings *s, struct err *e)
 {
+    const size_t n = p->st ? st_tensors(p->st) : pth_tensors(p->pth);
     void *mem;
 
-    if (st_tensors(p->st) == 0)
-        return err_set(e, ERR_FORMAT, "%s: no tensors", st_path(p->st));
-    if (mem_new(&mem, st_tensors(p->st), sizeof(*p->module), p->path, e))
+    if (n == 0)
+        return err_set(e, ERR_FORMAT, "%s: no tensors", p->st ? st_path(p->st) : pth_path(p->pth));
+    if (mem_new(&mem, n, sizeof(*p->module), p->path, e))
         return -1;
     p->module = mem;
-    for (size_t i = 0; i < st_tensors(p->st); i++)
-        if (add_tensor(p, st_tensor(p->st, i), e))
+    for (size_t i = 0; i < n; i++)
+        if (add_tensor(p, p->st ? st_tensor(p->st, i) : pth_tensor(p->pth, i), e))
             return -1;
     for (size_t i = 0; i < p->n; i++)
         if (check_module(p, &p->module[i], s, e))
@@ -435,15 +438,9 @@ static int open_tensors(struct peft *p, struct err *e)
 {
     char *file = path_join(p->path, "adapter_model.safetensors");
     char *bin = path_join(p->path, "adapter_model.bin");
-    int rc;
+    const bool old = !file_exists(file) && file_exists(bin);
+    const int rc = old ? pth_open(&p->pth, bin, e) : st_open(&p->st, file, e);
 
-    if (!file_exists(file) && file_exists(bin))
-        rc = err_set(e, ERR_FORMAT,
-                     "%s: a pickle, which is not read: it could run code; save the adapter as "
-                     "safetensors",
-                     bin);
-    else
-        rc = st_open(&p->st, file, e);
     free(file);
     free(bin);
     return rc;
@@ -500,6 +497,7 @@ void peft_close(struct peft *p)
     }
     free(p->module);
     st_close(p->st);
+    pth_close(p->pth);
     free(p->path);
     free(p->base);
     free(p->warning);

@@ -1,7 +1,7 @@
 /* peft.h - a LoRA adapter as PEFT saves it: a folder with adapter_config.json and
- * adapter_model.safetensors. The weight of a module becomes W + scale * B A; with DoRA each of its
- * rows is then scaled to the length in `magnitude`. Whole modules and rows of the embedding may be
- * replaced.
+ * adapter_model.safetensors, or adapter_model.bin of older versions (pth.h). The weight of a module
+ * becomes W + scale * B A; with DoRA each of its rows is then scaled to the length in `magnitude`.
+ * Whole modules and rows of the embedding may be replaced.
  *
  * What would change the result and is not implemented is refused by name. Unknown keys of the
  * configuration are listed in one warning. */

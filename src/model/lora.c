@@ -162,28 +162,45 @@ static int dora_gain(struct lora *l, struct lora_pair *p, const struct weight *w
     return 0;
 }
 
+/* The head size where m has the rows of this module in another order than an adapter; else 0. */
+static size_t turned(const struct model *m, const struct peft_module *from)
+{
+    return m->hp->rope.interleaved && (strstr(from->name, "self_attn.q_proj") ||
+                                       strstr(from->name, "self_attn.k_proj"))
+               ? (size_t)m->hp->head_dim
+               : 0;
+}
+
+/* The matrix of t with its rows in the model's order. */
+static int in_order(struct weight *out, struct lora *l, const struct tensor_view *t, size_t hd,
+                    struct err *e)
+{
+    const float *x;
+
+    *out = matrix(t);
+    if (!hd)
+        return 0;
+    if (floats(&x, l, t, hd, 1, e))
+        return -1;
+    out->enc = ENC_F32;
+    out->data = x;
+    out->row_bytes = out->cols * sizeof(float);
+    return 0;
+}
+
 static int bind_pair(struct lora *l, const struct model *m, const struct peft_module *from,
                      struct lora_pair *p, const struct weight *w, struct err *e)
 {
-    const bool turned = m->hp->rope.interleaved && (strstr(from->name, "self_attn.q_proj") ||
-                                                    strstr(from->name, "self_attn.k_proj"));
-    const size_t hd = turned ? (size_t)m->hp->head_dim : 0;
+    const size_t hd = turned(m, from);
 
     if (from->a->shape[1] != w->cols || from->b->shape[0] != w->rows)
         return misfit(l, from->name, from->b->shape[0], from->a->shape[1], w->rows, w->cols, e);
-    *p = (struct lora_pair){ .a = matrix(from->a), .b = matrix(from->b), .scale = from->scale };
+    p->a = matrix(from->a);
+    p->scale = from->scale;
     if (p->a.rows > l->max_rank)
         l->max_rank = p->a.rows;
-    if (hd) {
-        const float *b;
-
-        if (floats(&b, l, from->b, hd, 1, e))
-            return -1;
-        p->b.enc = ENC_F32;
-        p->b.data = b;
-        p->b.row_bytes = p->b.cols * sizeof(float);
-    }
-    if ((from->magnitude && dora_gain(l, p, w, from->magnitude, hd, e)) ||
+    if (in_order(&p->b, l, from->b, hd, e) ||
+        (from->magnitude && dora_gain(l, p, w, from->magnitude, hd, e)) ||
         (from->bias && floats(&p->bias, l, from->bias, hd, p->scale, e)))
         return -1;
     return 0;
@@ -221,6 +238,21 @@ static int bind_embed(struct lora *l, const struct model *m, const struct peft_m
     return floats(&l->token_row, l, from->tokens, 0, 1, e);
 }
 
+static int bind_whole_linear(struct lora *l, const struct model *m, const struct peft_module *from,
+                             struct err *e)
+{
+    const struct tensor_view *t = from->weight;
+    const struct weight *w = NULL;
+    struct lora_pair *p = find(l, m, (size_t)m->hp->layers, from->name, &w);
+
+    if (!p)
+        return err_set(e, ERR_FORMAT, "%s: replaces %.200s, which this model does not have",
+                       peft_path(l->peft), from->name);
+    if (t->ndim != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
+        return misfit(l, t->name, t->shape[0], t->shape[t->ndim - 1], w->rows, w->cols, e);
+    return in_order(&p->whole, l, t, turned(m, from), e);
+}
+
 /* A module that is replaced as a whole. */
 static int bind_whole(struct lora *l, const struct model *m, const struct peft_module *from,
                       struct err *e)
@@ -236,10 +268,7 @@ static int bind_whole(struct lora *l, const struct model *m, const struct peft_m
         return floats(norm, l, t, 0, 1, e);
     }
     if (!embed && strcmp(from->name, "lm_head"))
-        return err_set(e, ERR_FORMAT,
-                       "%s: replaces %.200s as a whole (that is supported for embed_tokens, "
-                       "lm_head and norms)",
-                       peft_path(l->peft), from->name);
+        return bind_whole_linear(l, m, from, e);
     if (t->ndim != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
         return misfit(l, t->name, t->shape[0], t->shape[t->ndim - 1], w->rows, w->cols, e);
     *(embed ? &l->embed_w : &l->head_w) = matrix(t);
@@ -264,6 +293,8 @@ static int bind(struct lora *l, const struct model *m, const struct peft_module 
                        from->name, p ? "embedding" : "linear layer");
     if (p == &l->head && l->head_w.data)
         w = &l->head_w;
+    if (p->whole.data)
+        w = &p->whole;
     return bind_pair(l, m, from, p, w, e);
 }
 
@@ -284,7 +315,7 @@ static int check_device(struct lora *l, const struct ctx *c, struct err *e)
     const struct lora_pair *p;
 
     for (size_t i = 0; (p = pair_at(l, i)); i++)
-        more |= p->bias || p->gain;
+        more |= p->bias || p->gain || p->whole.data;
     for (size_t i = 0; i < l->layers; i++)
         more |= l->layer[i].attn_norm || l->layer[i].ffn_norm;
     return more ? err_set(
@@ -356,9 +387,11 @@ void lora_close(struct lora *l)
 void lora_apply(struct ctx *c, const struct lora_pair *p, const struct lora_scratch *s, float *y,
                 const float *x, size_t t, size_t n)
 {
-    const struct linear_out down = { s->low, &p->a };
-    const size_t out = p->b.rows;
+    const size_t out = p->whole.data ? p->whole.rows : p->b.rows;
+    const struct linear_out down = { s->low, &p->a }, whole = { y + t * out, &p->whole };
 
+    if (p->whole.data)
+        c->op->linear(c, &whole, 1, x + t * p->whole.cols, n);
     if (!p->a.data)
         return;
     BUG_ON(p->a.rows > s->max_rank);
@@ -375,9 +408,9 @@ void lora_apply_add(struct ctx *c, const struct lora_pair *p, const struct weigh
                     const struct lora_scratch *s, float *y, const float *x, size_t t, size_t n)
 {
     const struct linear_out product = { s->y0, w };
-    const size_t values = n * p->b.rows;
+    const size_t values = n * w->rows;
 
-    if (!p->gain) { /* what is added does not depend on what is there */
+    if (!p->gain && !p->whole.data) { /* what is added does not depend on what is there */
         lora_apply(c, p, s, y, x, t, n);
         return;
     }
@@ -494,14 +527,24 @@ bool lora_whole(const struct lora *l, const char *name, struct weight *out)
 {
     const struct lora_layer *layer = l->layer;
     const float *norm = NULL;
+    const struct weight *w;
+    const struct lora_pair *p;
     unsigned n;
 
     if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "lm_head.weight")) {
-        const struct weight *w = name[0] == 'm' ? &l->embed_w : &l->head_w;
-
+        w = name[0] == 'm' ? &l->embed_w : &l->head_w;
         if (w->data)
             *out = *w;
         return w->data != NULL;
+    }
+    const size_t len = strlen(name), tail = strlen(".weight");
+    char *module = xmemdup0(name, len > tail ? len - tail : 0);
+
+    p = find(l, NULL, l->layers, module, &w);
+    free(module);
+    if (p && p->whole.data) {
+        *out = p->whole;
+        return true;
     }
     if (!strcmp(name, "model.norm.weight"))
         norm = l->norm;

@@ -8,7 +8,8 @@
 
 /* One module: y = gain * (x W^T + scale * (x A^T) B^T + bias). */
 struct lora_pair {
-    struct weight a, b; /* [rank, in], [out, rank]; a.data NULL = not adapted */
+    struct weight whole; /* W in place of the model's; data NULL = the model's */
+    struct weight a, b;  /* [rank, in], [out, rank]; a.data NULL = not adapted */
     float scale;
     const float *bias,
         *gain; /* [out] NULL = 0, 1; gain is DoRA's magnitude / |row of W + scale B A| */

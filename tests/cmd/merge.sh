@@ -113,7 +113,7 @@ copy saved 'bias$' '{"lora_bias": false}'
 
 # "saved" has biases, which a merged model cannot have
 refused 8 'cannot be merged: lora_bias' "$PUNA" merge $model tests/data/adapters/saved -o "$tmp/none"
-for kind in dora embed tokens saved; do
+for kind in dora embed tokens saved whole; do
     own=tests/data/adapters/$kind
     for base in $model "$tmp/x.gguf" "$tmp/meta" "$tmp/tied"; do
         tied=
@@ -191,16 +191,30 @@ tensors 't[q + ".lora_A.weight"] = ("F32", [16, 128], bytes(8192))' 'the adapter
 tensors 't[q + ".lora_A.weight"] = ("F32", [15, 256], bytes(15360))' 'lora_A is [15, 256] and lora_B [256, 16]'
 tensors 't[q + ".lora_magnitude_vector"] = ("F32", [256], bytes(1024))' 'belongs to use_dora'
 tensors 't["base_model.model.lm_head.weight"] = ("F32", [1, 1], bytes(4))' 'is for a matrix of [1, 1], the model has [1024, 256]'
-tensors 't[q + ".weight"] = ("BF16", [256, 256], bytes(131072))' 'replaces model.layers.0.self_attn.q_proj as a whole'
-tensors 't[q + ".lora_C.weight"] = ("F32", [1, 1], bytes(4))' 'q_proj.lora_C as a whole'
+tensors 't[q + ".weight"] = ("BF16", [256, 255], bytes(130560))' 'is for a matrix of [256, 255], the model has [256, 256]'
+tensors 't[q + ".lora_C.weight"] = ("F32", [1, 1], bytes(4))' 'q_proj.lora_C, which this model does not have'
 tensors 't["base_model.model.model.norm.weight"] = ("F32", [255], bytes(1020))' '[1, 255], the model has [1, 256]'
 tensors 't["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = ("F32", [1, 256], bytes(1024))' 'has 0 ids for model.embed_tokens, the file 1 rows'
 tensors 't[q.replace("layers.0", "layers.9") + ".lora_A.weight"] = t[q + ".lora_A.weight"]; t[q.replace("layers.0", "layers.9") + ".lora_B.weight"] = t[q + ".lora_B.weight"]' 'is no linear layer of this model'
 
+# adapter_model.bin, as PEFT wrote it before safetensors: the same tensors, the same logits; nothing else is read
 mkdir "$tmp/pickle"
 cp $adapter/adapter_config.json "$tmp/pickle"
+python3 - $adapter "$tmp/pickle" <<'P'
+import sys
+sys.path[:0] = ["tests", "tests/format"]
+import make_pth
+from overlay import read
+make_pth.save(sys.argv[2] + "/adapter_model.bin", read(sys.argv[1] + "/adapter_model.safetensors"), "adapter_model")
+P
+for from in $adapter "$tmp/pickle"; do
+    "$PUNA" logits $model --adapter "$from" --ids $ids -o "$tmp/${from##*/}.safetensors"
+done
+cmp "$tmp/final.safetensors" "$tmp/pickle.safetensors" || fail 'adapter_model.bin'
+sed -i 's/_rebuild_tensor_v2/_rebuild_tensor_v9/' "$tmp/pickle/adapter_model.bin"
+refused 8 'adapter_model.bin' "$PUNA" merge $model "$tmp/pickle" -o "$tmp/none"
 : >"$tmp/pickle/adapter_model.bin"
-refused 8 'a pickle' "$PUNA" merge $model "$tmp/pickle" -o "$tmp/none"
+refused 8 'adapter_model.bin' "$PUNA" merge $model "$tmp/pickle" -o "$tmp/none"
 refused 2 '-o DIR is needed' "$PUNA" merge $model $adapter
 [ ! -e "$tmp/none" ] || fail 'something was written'
 

@@ -61,7 +61,7 @@ static void equals_peft(void **state)
 /* DoRA, biases, whole modules, embedding and tokens, against PEFT: tests/record/adapters.py. */
 static void equals_peft_more(void **state)
 {
-    static const char *const kind[] = { "dora", "saved", "embed", "tokens" };
+    static const char *const kind[] = { "dora", "saved", "embed", "tokens", "whole" };
     struct engine *g = engine_for(tiny, COMPUTE_F32, 2, -1, 0);
     size_t n, n_ids;
     int32_t *ids = golden(more, "ids", ENC_I32, &n_ids);

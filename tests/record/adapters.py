@@ -3,7 +3,7 @@ them. Recorded with torch 2.15, transformers 5.24, PEFT 0.21.2 into tests/data/a
 tests/data/tiny-llama31 with all its weights (float32 arithmetic).
 
 dora: use_dora on all linear layers. saved: modules_to_save of embedding, head and every norm, lora_bias.
-embed: LoRA of the embedding and the head. tokens: trainable_token_indices. The same four on the model
+whole: modules_to_save of linear layers. embed: LoRA of the embedding and the head. tokens: trainable_token_indices. The same four on the model
 with tied embeddings (tied-*) only as logits: the adapters' own tensors are equal (but for "saved"). Tensors are stored in bf16,
 whose values the logits were computed with.
 """
@@ -23,6 +23,8 @@ CASES = {
     "saved": dict(r=2, lora_alpha=8, bias="lora_only", lora_bias=True, target_modules=["q_proj", "o_proj", "down_proj"],
                   modules_to_save=["embed_tokens", "lm_head", "norm"]),
     "embed": dict(r=4, lora_alpha=8, use_rslora=True, target_modules=["embed_tokens", "lm_head", "v_proj"]),
+    "whole": dict(r=2, lora_alpha=4, target_modules=["q_proj"],
+                  modules_to_save=["layers.1.self_attn.k_proj", "layers.2.self_attn.o_proj", "layers.3.mlp.down_proj"]),
     "tokens": dict(r=2, lora_alpha=4, target_modules=["k_proj"], trainable_token_indices={"embed_tokens": TOKENS}),
 }
 
