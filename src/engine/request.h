@@ -31,6 +31,8 @@ int request_read(struct gen_request *r, struct request_mem *mem, const json_t *j
  * ebnf (SGLang's). Refused: two of them, and what does not compile. */
 int request_grammar(struct grammar **out, const json_t *j, const struct engine *g,
                     struct err *e) MUST_USE;
+/* The schema of j's response_format, borrowed; NULL: none, or it is no JSON schema's. */
+const json_t *request_schema(const json_t *j);
 /* The ids that end an answer: the config's, the tokenizer's, and the chat format's (may be NULL).
  */
 void request_eos(struct ids *out, const struct engine *g, const struct chat_format *format);

@@ -62,6 +62,14 @@ static const json_t *schema_of(const json_t *format)
     return schema ? schema : json_object_get(named, "value");
 }
 
+const json_t *request_schema(const json_t *j)
+{
+    const json_t *format = json_object_get(j, "response_format");
+    const char *type = json_string_value(json_object_get(format, "type"));
+
+    return type && strcmp(type, "json_schema") == 0 ? schema_of(format) : NULL;
+}
+
 /* {"type", ...}: OpenAI's response_format, TGI's, and TGI's grammar. */
 static int read_format(struct reader *r, const json_t *j, const char *field)
 {

@@ -23,7 +23,8 @@ int read_schema(struct exprs *x, const json_t *schema, struct err *e) MUST_USE;
 /* The same as an expression; *j keeps the rules that several schemas share. */
 int read_schema_expr(struct exprs *x, struct json_rules *j, const json_t *schema, uint32_t *out,
                      struct err *e) MUST_USE;
-/* {"tools": OpenAI's list, "only"?: NAME, "parallel": bool}: one call of a tool, or several. */
+/* {"tools": OpenAI's list, "only"?: NAME, "parallel": bool, "or"?: SCHEMA}: one call of a tool, or
+ * several; or else JSON of the schema. */
 int read_tools(struct exprs *x, const json_t *v, struct err *e) MUST_USE;
 /* Any JSON object. */
 void read_json(struct exprs *x);

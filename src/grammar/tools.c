@@ -54,6 +54,7 @@ int read_tools(struct exprs *x, const json_t *v, struct err *e)
 {
     const json_t *tools = json_object_get(v, "tools");
     const char *only = json_string_value(json_object_get(v, "only"));
+    const json_t *form = json_object_get(v, "or");
     const bool many = !only && json_is_true(json_object_get(v, "parallel"));
     struct json_rules j = { .x = x };
     const uint32_t root = ex_new_rule(x, "calls", 5), call = ex_new_rule(x, "call", 4);
@@ -72,6 +73,12 @@ int read_tools(struct exprs *x, const json_t *v, struct err *e)
     x->rule[call].body = all;
     more = ex_seq(x, ex_text(x, "; "), ex_rule(x, call));
     all = ex_rule(x, call);
-    x->rule[root].body = many ? ex_seq(x, all, ex_repeat(x, more, 0, CALLS_MAX - 1)) : all;
+    all = many ? ex_seq(x, all, ex_repeat(x, more, 0, CALLS_MAX - 1)) : all;
+    if (form) {
+        if (read_schema_expr(x, &j, form, &one, e))
+            return -1;
+        all = ex_alt(x, all, one);
+    }
+    x->rule[root].body = all;
     return 0;
 }

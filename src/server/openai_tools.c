@@ -86,6 +86,29 @@ static int force_call(struct call *c, struct oai *o, struct err *e)
     return rc ? err_wrap(e, "tool_choice") : 0;
 }
 
+/* Where the model may call tools and a schema binds the answer: it is calls or else JSON of the
+ * schema, from its first byte on. Code comes behind a control token, which
+ * no grammar lets pass. */
+static int calls_or_schema(struct call *c, struct oai *o, struct err *e)
+{
+    const json_t *schema = request_schema(c->body);
+    struct grammar *both;
+    json_t *what;
+    int rc;
+
+    if (o->choice != TOOLS_AUTO || !o->tools || !schema ||
+        json_object_get(c->body, "builtin_tools"))
+        return 0;
+    what = json_pack("{s:O, s:b, s:O}", "tools", o->tools, "parallel", o->parallel, "or", schema);
+    rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &both, e);
+    json_decref(what);
+    if (rc)
+        return err_wrap(e, "tools beside response_format");
+    grammar_unref(o->grammar);
+    o->grammar = both;
+    return 0;
+}
+
 int oai_read_tools(struct call *c, struct oai *o, struct err *e)
 {
     json_t *list = NULL;
@@ -102,7 +125,7 @@ int oai_read_tools(struct call *c, struct oai *o, struct err *e)
             return -1;
     if (json_array_size(list))
         o->tools = json_incref(list);
-    if (read_choice(c->body, o, e) || force_call(c, o, e))
+    if (read_choice(c->body, o, e) || force_call(c, o, e) || calls_or_schema(c, o, e))
         return -1;
     if (o->choice == TOOLS_NONE || !o->tools)
         json_object_del(c->body, "tools");

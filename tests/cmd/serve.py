@@ -296,6 +296,13 @@ def tools(s):
                   json.loads(x)["choices"][0]["delta"].get("tool_calls", [])]
         text = "".join(d["function"]["arguments"] for d in deltas if d["index"] == 0)
         assert text == calls[0]["function"]["arguments"], (deltas, calls)
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"const": 7}}}
+    for first, called in (("{", True), ("7", False)):  # a call, or the form, as the first token has it
+        token = s.post("/tokenize", {"inputs": first})[-1]["id"]
+        c = s.chat(tools=two, response_format=form, temperature=1, max_tokens=200,
+                   logit_bias={str(token): 60})["choices"][0]["message"]
+        assert bool(c.get("tool_calls")) == called and c["content"] == (None if called else "7"), c
+        assert all(json.loads(x["function"]["arguments"])["unit"] in "CF" for x in c.get("tool_calls") or []), c
     loose = {"type": "function", "function": {"name": "k", "parameters": {"not": {}}}}
     assert s.chat(tools=[loose], tool_choice="required")
     loose["function"]["strict"] = True
