@@ -97,7 +97,8 @@ int oai_read(struct call *c, struct oai *o, struct gen_request *r, struct reques
         request_grammar(&o->grammar, j, c->s->engine, e))
         return -1;
     r->grammar = o->grammar;
-    if (r->max_new_tokens == 0)
+    if (r->max_new_tokens == 0 && (json_is_integer(json_object_get(j, "max_tokens")) ||
+                                   json_is_integer(json_object_get(j, "max_completion_tokens"))))
         return err_set(e, ERR_USAGE, "max_tokens is 0; it must be at least 1");
     if (r->sampling.temperature > OPENAI_MAX_TEMPERATURE)
         return err_set(e, ERR_USAGE, "temperature is %g; it must be between 0 and %d",

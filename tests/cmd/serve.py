@@ -35,6 +35,9 @@ def chats(s):
     assert len(p) == 12 and all(len(x["top_logprobs"]) == 3 for x in p), p
     assert all(x["logprob"] == x["top_logprobs"][0]["logprob"] <= 0 for x in p), p
     assert b"".join(bytes(x["bytes"]) for x in p).decode("utf-8", "replace") == text
+    free = s.chat(max_tokens=None, guided_choice=["yes", "no"])["choices"][0]  # as long as it likes
+    assert free["message"]["content"] in ("yes", "no") and free["finish_reason"] == "stop", free
+    assert "max_tokens is 0" in s.chat(400, max_tokens=0)["error"]["message"]
     s.chat(some_future_field=1)
     assert s.headers["x-puna-ignored"] == "some_future_field" and s.headers["x-request-id"]
     s.chat(headers={"x-request-id": "mine-1"})
