@@ -64,12 +64,16 @@ static bool take_text(struct answer *a, int32_t id)
 
 static void take_logprobs(struct answer *a, struct sampler *s, const float *logits, int32_t id)
 {
-    const size_t n = a->out->ids.n, k = a->r->top_logprobs;
+    const size_t n = a->out->ids.n, k = a->r->top_logprobs, w = a->r->n_watch;
 
     if (!a->r->logprobs)
         return;
     a->out->logprob = xrealloc(a->out->logprob, (n + 1) * sizeof(float));
     a->out->logprob[n] = sampler_logprob(s, logits, id);
+    if (w)
+        a->out->watched = xrealloc(a->out->watched, (n + 1) * w * sizeof(float));
+    for (size_t i = 0; i < w; i++)
+        a->out->watched[n * w + i] = sampler_logprob(s, logits, a->r->watch[i]);
     if (k == 0)
         return;
     a->out->top = xrealloc(a->out->top, (n + 1) * k * sizeof(*a->out->top));

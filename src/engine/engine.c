@@ -5,21 +5,15 @@
 
 #include "backend/cuda/cuda.h"
 #include "base/mem.h"
+#include "base/turn.h"
 #include "engine/session.h"
+#include "ops/backend.h"
 
-static int open_cpu(struct engine *g, const struct engine_opts *o, struct err *e)
-{
-    return cpu_ctx_new(&g->ctx, o->threads, g->isa, o->compute, e);
-}
-
-/* The GPU, with the model's weights on it: 0; 1 = it cannot be (*e says why) and nothing moved; -1
- * = it failed on the way. */
-static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *e)
+/* The model's weights to the GPU, where they fit: 0; 1 and -1 as open_cuda. */
+static int place(struct engine *g, const struct engine_opts *o, struct err *e)
 {
     enum { GPU_CHUNK = 2048 }; /* rows that fill its matrix units */
 
-    if (cuda_ctx_new(&g->ctx, o->compute, e))
-        return 1;
     const size_t have = g->ctx->be->available(g->ctx);
     const size_t chunk = o->chunk ? o->chunk : GPU_CHUNK;
     const size_t need = checkpoint_bytes(g->model->ckpt) + acts_bytes(g->model->hp, chunk);
@@ -30,12 +24,39 @@ static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *
                 "encoding, or --device cpu",
                 checkpoint_path(g->model->ckpt), (double)need / (1 << 30), (double)have / (1 << 30),
                 cuda_ctx_name(g->ctx));
-        g->ctx->be->free(g->ctx);
-        g->ctx = NULL;
         return 1;
     }
     g->chunk = chunk;
     return model_place(g->model, g->ctx, o->progress, o->arg, e);
+}
+
+static int open_beside(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    g->guest = true;
+    g->ctx = o->beside->ctx;
+    g->turn = o->beside->turn;
+    g->isa = o->beside->isa;
+    return ctx_on_host(g->ctx) || place(g, o, e) == 0 ? 0 : -1;
+}
+
+static int open_cpu(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    return cpu_ctx_new(&g->ctx, o->threads, g->isa, o->compute, e);
+}
+
+/* The GPU, with the model's weights on it: 0; 1 = it cannot be (*e says why) and nothing moved; -1
+ * = it failed on the way. */
+static int open_cuda(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    if (cuda_ctx_new(&g->ctx, o->compute, e))
+        return 1;
+    const int rc = place(g, o, e);
+
+    if (rc > 0) {
+        g->ctx->be->free(g->ctx);
+        g->ctx = NULL;
+    }
+    return rc;
 }
 
 static int open_ctx(struct engine *g, const struct engine_opts *o, struct err *e)
@@ -44,6 +65,10 @@ static int open_ctx(struct engine *g, const struct engine_opts *o, struct err *e
     struct err why;
     int rc;
 
+    if (o->beside)
+        return open_beside(g, o, e);
+    g->turn = xmalloc(sizeof(*g->turn));
+    turn_init(g->turn);
     if (!strcmp(device, "cpu"))
         return open_cpu(g, o, e);
     rc = open_cuda(g, o, &why);
@@ -64,7 +89,7 @@ static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *
 {
     const long long hd = (long long)g->model->hp->head_dim;
 
-    g->kv = o->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
+    g->kv = g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
     if (!o->kv)
         return 0;
     g->kv = (enum enc)enc_from_name(o->kv);
@@ -144,7 +169,11 @@ void engine_close(struct engine *g)
     grammars_free(g->grammars);
     tok_free(g->tok);
     model_close(g->model);
-    if (g->ctx)
+    if (g->ctx && !g->guest)
         g->ctx->be->free(g->ctx);
+    if (g->turn && !g->guest) {
+        turn_release(g->turn);
+        free(g->turn);
+    }
     free(g);
 }

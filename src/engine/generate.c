@@ -92,5 +92,6 @@ void gen_result_release(struct gen_result *r)
     buf_release(&r->text);
     free(r->logprob);
     free(r->top);
+    free(r->watched);
     *r = (struct gen_result){ 0 };
 }

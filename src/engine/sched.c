@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/thread.h"
+#include "base/turn.h"
 #include "engine/memory.h"
 #include "engine/sched_int.h"
 
@@ -41,6 +42,7 @@ static struct job *job_new(const struct sched_request *r)
     j->gen.eos = j->eos = copy(g->eos, g->n_eos, sizeof(*g->eos));
     j->gen.sampling.bias = j->bias =
         copy(g->sampling.bias, g->sampling.n_bias, sizeof(*g->sampling.bias));
+    j->gen.watch = j->watch = copy(g->watch, g->n_watch, sizeof(*g->watch));
     j->stop = xcalloc(g->n_stop + 1, sizeof(*j->stop));
     for (size_t i = 0; i < g->n_stop; i++)
         j->stop[i] = xstrdup(g->stop[i]);
@@ -67,6 +69,7 @@ void job_free(struct job *j)
     free(j->stop);
     free(j->prompt);
     free(j->eos);
+    free(j->watch);
     free(j->bias);
     free(j->score);
     free(j->score_top);
@@ -239,7 +242,9 @@ static void *loop(void *arg)
     struct sched *s = arg;
 
     while (take_orders(s)) {
+        turn_take(s->g->turn);
         sched_step(s);
+        turn_give(s->g->turn);
         sweep(s);
     }
     pthread_mutex_lock(&s->lock);

@@ -59,6 +59,7 @@ struct sched_event {
     int32_t id;                          /* SCHED_TOKEN */
     float logprob;                       /* when the request asked for it */
     const struct top_logprob *top;       /* [top_logprobs] */
+    const float *watched;                /* [n_watch]: log probabilities of gen.watch */
     const char *text;                    /* whole characters */
     size_t n_text;
     enum finish finish;    /* SCHED_DONE */

@@ -21,13 +21,13 @@ struct pace {
 struct job {
     struct job *next; /* in the inbox */
     uint64_t ticket;
-    struct sched_request r;     /* r.gen points into memory below */
-    struct gen_request gen;     /* = r.gen with owned pointers */
-    int32_t *prompt, *eos;      /* owned */
-    char **stop;                /* owned */
-    struct logit_bias *bias;    /* owned */
-    double submitted, admitted; /* monotonic seconds; admitted: for the first time */
-    double expires;             /* monotonic seconds; 0 = never */
+    struct sched_request r;        /* r.gen points into memory below */
+    struct gen_request gen;        /* = r.gen with owned pointers */
+    int32_t *prompt, *eos, *watch; /* owned */
+    char **stop;                   /* owned */
+    struct logit_bias *bias;       /* owned */
+    double submitted, admitted;    /* monotonic seconds; admitted: for the first time */
+    double expires;                /* monotonic seconds; 0 = never */
     struct answer answer;
     struct gen_result result;
     struct kvseq kv;

@@ -490,6 +490,8 @@ static void tell_token(struct job *j, bool last)
         ev.logprob = j->result.logprob[i];
     if (j->result.top)
         ev.top = j->result.top + i * k;
+    if (j->result.watched)
+        ev.watched = j->result.watched + i * j->gen.n_watch;
     event_text(j, &ev);
     j->r.on_event(j->r.arg, &ev);
 }

@@ -2,7 +2,8 @@
  *
  * struct engine = model + tokenizer + context, loaded once. struct session = the tokens
  * evaluated so far with their KV cache; generate() extends it. Results are bit-identical at any
- * thread count and any chunking of the prompt. One thread drives an engine. */
+ * thread count and any chunking of the prompt. One thread drives an engine; engines that were
+ * opened beside each other compute in turns. */
 #ifndef PUNA_ENGINE_SESSION_H
 #define PUNA_ENGINE_SESSION_H
 
@@ -28,12 +29,17 @@ struct engine_opts {
     void (*progress)(void *arg, size_t done, size_t total); /* weights to the GPU; may be NULL */
     void *arg;
     const char *adapter; /* folder of a LoRA adapter for every new session; NULL = none */
+    /* Computes where this one does, with its threads and scratch: device, compute and isa are its
+     * own, and it is closed later. NULL = for itself. */
+    struct engine *beside;
 };
 
 struct engine {
     struct model *model;
-    struct tok *tok; /* NULL with no_tokenizer */
-    struct ctx *ctx;
+    struct tok *tok;   /* NULL with no_tokenizer */
+    struct ctx *ctx;   /* the one's beside which it was opened, or owned */
+    struct turn *turn; /* likewise: who drives ctx while others may has it (base/turn.h) */
+    bool guest;        /* opened beside another */
     struct acts *acts;
     struct lora *adapter;      /* NULL = none */
     struct grammars *grammars; /* NULL with no_tokenizer */
@@ -101,6 +107,8 @@ struct gen_request {
     bool keep_special;       /* control tokens' text stays in the text (raw tool-call output) */
     bool logprobs;           /* fill gen_result.logprob */
     size_t top_logprobs;     /* alternatives per token; 0 = none; needs logprobs */
+    const int32_t *watch; /* ids whose log probability is told with every token; needs logprobs */
+    size_t n_watch;
     const volatile sig_atomic_t *cancel; /* may be NULL */
     /* Called with whole characters only, never with text that could still be part of a stop string.
      */
@@ -116,6 +124,7 @@ struct gen_result {
     struct buf text;
     float *logprob;          /* [ids.n] when asked for, else NULL */
     struct top_logprob *top; /* [ids.n * top_logprobs], else NULL */
+    float *watched;          /* [ids.n * n_watch], else NULL */
     enum finish finish;
     int32_t stop_id; /* the EOS id that ended it (or would have, where the grammar left only ends),
                         or -1 */

@@ -558,6 +558,98 @@ static void closing_cancels_what_is_left(void **state)
     engine_close(g);
 }
 
+/* Two models on one device: each answers as if it were alone. */
+static void engines_beside_each_other_take_turns(void **state)
+{
+    enum { N = 12 };
+    static struct got want[N], got[2][N];
+    struct engine *g[2];
+    struct sched *s[2];
+    uint64_t ticket;
+    struct err e;
+
+    (void)state;
+    g[0] = engine(64);
+    OK(engine_open(&g[1], data_path("tiny-llama31"),
+                   &(struct engine_opts){ .chunk = 64, .beside = g[0] }, &e),
+       e);
+    assert_ptr_equal(g[0]->ctx, g[1]->ctx);
+    alone(g[0], N, NULL, want);
+    for (int k = 0; k < 2; k++)
+        s[k] = sched(g[k], &(struct sched_opts){ .kv_tokens = 1 << 13 });
+    for (unsigned i = 0; i < N; i++)
+        for (int k = 0; k < 2; k++) {
+            int32_t prompt[LONGEST];
+            const struct sched_request r = { .gen = request(i, prompt),
+                                             .on_event = on_event,
+                                             .arg = &got[k][i] };
+
+            got_init(&got[k][i]);
+            OK(sched_submit(s[k], &r, &ticket, &e), e);
+        }
+    for (int k = 0; k < 2; k++) {
+        sched_settle(s[k]);
+        for (unsigned i = 0; i < N; i++) {
+            same(&got[k][i], &want[i], i);
+            got_release(&got[k][i]);
+        }
+    }
+    for (unsigned i = 0; i < N; i++)
+        got_release(&want[i]);
+    for (int k = 2; k-- > 0;) {
+        sched_free(s[k]);
+        engine_close(g[k]);
+    }
+}
+
+struct watched {
+    size_t vocab, seen;
+};
+
+static void watch_event(void *arg, const struct sched_event *ev)
+{
+    struct watched *w = arg;
+    size_t found = 0;
+
+    if (ev->kind != SCHED_TOKEN)
+        return;
+    for (size_t k = 0; k < w->vocab; k++)
+        if (ev->top[k].id == 7 || ev->top[k].id == 300) {
+            if (ev->watched[ev->top[k].id == 300] != ev->top[k].logprob)
+                return;
+            found++;
+        }
+    w->seen += found == 2;
+}
+
+static void watched_tokens_are_told_of(void **state)
+{
+    static const int32_t watch[] = { 7, 300 };
+    struct engine *g = engine(64);
+    struct sched *s = sched(g, &(struct sched_opts){ .kv_tokens = 1 << 13 });
+    int32_t prompt[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    struct watched w = { .vocab = (size_t)g->model->hp->vocab };
+    struct sched_request r = { .gen = { .prompt = prompt,
+                                        .n_prompt = 8,
+                                        .max_new_tokens = 5,
+                                        .logprobs = true,
+                                        .top_logprobs = w.vocab,
+                                        .watch = watch,
+                                        .n_watch = 2 },
+                               .on_event = watch_event,
+                               .arg = &w };
+    uint64_t ticket;
+    struct err e;
+
+    (void)state;
+    sampling_init(&r.gen.sampling);
+    OK(sched_submit(s, &r, &ticket, &e), e);
+    sched_settle(s);
+    assert_int_equal(w.seen, 5);
+    sched_free(s);
+    engine_close(g);
+}
+
 TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
           cmocka_unit_test(adapters_meet_in_a_batch),
           cmocka_unit_test(forced_text_comes_in_few_passes),
@@ -566,4 +658,6 @@ TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
           cmocka_unit_test(what_cannot_fit_is_refused_with_numbers),
           cmocka_unit_test(who_would_wait_too_long_is_refused), cmocka_unit_test(a_deadline_passes),
           cmocka_unit_test(random_cancellations_leave_nothing),
-          cmocka_unit_test(closing_cancels_what_is_left))
+          cmocka_unit_test(closing_cancels_what_is_left),
+          cmocka_unit_test(engines_beside_each_other_take_turns),
+          cmocka_unit_test(watched_tokens_are_told_of))
