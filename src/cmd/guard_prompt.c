@@ -82,7 +82,7 @@ int guard_prompt(const struct guard_cfg *c, const char *dir, const struct engine
         return err_set(e, ERR_HARDWARE, "Prompt Guard runs on the CPU so far: leave out --device");
     if (cpu_ctx_new(&ctx, o->threads, flags, o->compute, e))
         return -1;
-    if (prompt_guard_open(&a.g, ctx, dir, e) == 0)
+    if (prompt_guard_open(&a.g, ctx, NULL, dir, e) == 0)
         rc = c->json ? guard_lines(answer_line, &a, e) : one(&a, e);
     prompt_guard_close(a.g);
     cpu_ctx_free(ctx);

@@ -4,7 +4,7 @@
 
 #include "hub/models.h"
 
-int guarding_open(struct guards **out, const struct guarding *c, const struct engine_opts *o,
+int guarding_open(struct guards **out, const struct guarding *c, struct engine *beside,
                   struct err *e)
 {
     const bool both = !c->guard_input && !c->guard_output;
@@ -16,9 +16,6 @@ int guarding_open(struct guards **out, const struct guarding *c, const struct en
     if ((c->guard && hub_resolve(c->guard, &guard, e)) ||
         (c->prompt_guard && hub_resolve(c->prompt_guard, &prompt_guard, e)))
         rc = -1;
-    const struct engine_opts eo = {
-        .threads = o->threads, .compute = o->compute, .isa = o->isa, .device = o->device
-    };
     const struct guards_opts go = { .guard = guard,
                                     .prompt_guard = prompt_guard,
                                     .input = c->guard && (both || c->guard_input),
@@ -26,7 +23,7 @@ int guarding_open(struct guards **out, const struct guarding *c, const struct en
                                     .threshold = c->guard_threshold,
                                     .attack = c->prompt_guard_threshold,
                                     .ctx = (size_t)c->guard_ctx,
-                                    .engine = &eo };
+                                    .beside = beside };
 
     if (rc == 0 && (guard || prompt_guard))
         rc = guards_open(out, &go, e);

@@ -29,14 +29,14 @@ struct guarding {
         OPT_RANGE(NUM, strukt, guard_threshold, NULL, "P", "-1", -1, 1,                            \
                   "unsafe from this probability on; below 0: when Llama Guard says so"),           \
         OPT_RANGE(INT, strukt, guard_ctx, NULL, "N", "0", 0, 1e9,                                  \
-                  "Llama Guard's context in tokens; 0 = its own up to 8192"),                      \
+                  "tokens of Llama Guard's cache; 0 = its context up to 8192"),                    \
         OPT(STR, strukt, prompt_guard, NULL, "MODEL", NULL,                                        \
             "Prompt Guard that reads what users write and what tools bring"),                      \
         OPT_RANGE(NUM, strukt, prompt_guard_threshold, NULL, "P", "0.5", 0, 1,                     \
                   "an attack from this probability on")
 
 /* *out stays NULL when there is no guard. */
-int guarding_open(struct guards **out, const struct guarding *c, const struct engine_opts *o,
+int guarding_open(struct guards **out, const struct guarding *c, struct engine *beside,
                   struct err *e) MUST_USE;
 
 #endif

@@ -251,7 +251,8 @@ static int serve(const struct serve_cfg *c, struct err *e)
         choose_format(&s.format, c, s.engine, e) ||
         adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
         (c->enable_tools && kit_open(&s.o.kit, c->enable_tools, e)) ||
-        guarding_open(&s.o.guards, &GUARDING(c), &eo, e) || sched_new(&s.sched, s.engine, &so, e))
+        guarding_open(&s.o.guards, &GUARDING(c), s.engine, e) ||
+        sched_new(&s.sched, s.engine, &so, e))
         goto done;
     request_eos(&s.eos, s.engine, s.format);
     rc = server_run(&s, on_listen, &s, e);

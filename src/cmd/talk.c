@@ -149,9 +149,9 @@ static int open_grammar(struct talk *t, struct err *e)
     return rc ? err_wrap(e, c->grammar ? "--grammar" : "--json-schema") : 0;
 }
 
-static int open_guards(struct talk *t, const struct engine_opts *o, struct err *e)
+static int open_guards(struct talk *t, struct err *e)
 {
-    if (guarding_open(&t->guards, &GUARDING(t->cfg), o, e))
+    if (guarding_open(&t->guards, &GUARDING(t->cfg), t->engine, e))
         return -1;
     if (t->guards && t->cfg->raw)
         return err_set(e, ERR_USAGE, "guards judge the turns of a chat: leave out --raw");
@@ -176,7 +176,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
-    if (open_grammar(t, e) || talk_tools_open(t, e) || open_guards(t, &o, e)) {
+    if (open_grammar(t, e) || talk_tools_open(t, e) || open_guards(t, e)) {
         talk_close(t);
         return -1;
     }

@@ -1,30 +1,44 @@
 #include "guard/guards.h"
 
+#include <openssl/sha.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
+#include "ops/backend.h"
 #include "text/chat.h"
+
+enum { KNOWN = 1024 };
+
+/* What Prompt Guard thought of a text: chats come again with every turn. */
+struct known {
+    uint8_t hash[SHA256_DIGEST_LENGTH];
+    struct prompt_scores scores;
+};
 
 struct guards {
     struct guards_opts o;
-    pthread_mutex_t lock;
     struct engine *engine;
-    struct llama_guard *llama; /* NULL = none */
-    struct ctx *ctx;
+    struct llama_guard *llama;   /* NULL = none */
+    struct ctx *own;             /* Prompt Guard's, where the chat's model is not on the CPU */
+    pthread_mutex_t lock;        /* of what follows */
     struct prompt_guard *prompt; /* NULL = none */
+    struct known known[KNOWN];
+    size_t n_known; /* ever */
 };
 
 static int open_llama(struct guards *g, const struct guards_opts *o, struct err *e)
 {
+    const struct engine_opts eo = { .beside = o->beside };
+
     if (!o->guard)
         return 0;
     if (prompt_guard_is(o->guard))
         return err_set(e, ERR_USAGE, "--guard: %.300s is a Prompt Guard: --prompt-guard takes it",
                        o->guard);
-    if (engine_open(&g->engine, o->guard, o->engine, e) ||
+    if (engine_open(&g->engine, o->guard, &eo, e) ||
         llama_guard_open(&g->llama, g->engine, o->ctx, o->threshold, e))
         return err_wrap(e, "--guard");
     return 0;
@@ -32,13 +46,13 @@ static int open_llama(struct guards *g, const struct guards_opts *o, struct err 
 
 static int open_prompt(struct guards *g, const struct guards_opts *o, struct err *e)
 {
-    const struct engine_opts *eo = o->engine;
+    const bool shared = ctx_on_host(o->beside->ctx);
 
     if (!o->prompt_guard)
         return 0;
-    if (cpu_ctx_new(&g->ctx, eo->threads, eo->isa < 0 ? cpu_flags() : (unsigned)eo->isa,
-                    eo->compute, e) ||
-        prompt_guard_open(&g->prompt, g->ctx, o->prompt_guard, e))
+    if ((!shared && cpu_ctx_new(&g->own, 0, o->beside->isa, COMPUTE_AUTO, e)) ||
+        prompt_guard_open(&g->prompt, shared ? o->beside->ctx : g->own,
+                          shared ? o->beside->turn : NULL, o->prompt_guard, e))
         return err_wrap(e, "--prompt-guard");
     return 0;
 }
@@ -49,7 +63,6 @@ int guards_open(struct guards **out, const struct guards_opts *o, struct err *e)
 
     g->o = *o;
     g->o.guard = g->o.prompt_guard = NULL; /* borrowed */
-    g->o.engine = NULL;
     pthread_mutex_init(&g->lock, NULL);
     if (open_llama(g, o, e) || open_prompt(g, o, e)) {
         guards_close(g);
@@ -67,7 +80,7 @@ void guards_close(struct guards *g)
     if (g->engine)
         engine_close(g->engine);
     prompt_guard_close(g->prompt);
-    cpu_ctx_free(g->ctx);
+    cpu_ctx_free(g->own);
     pthread_mutex_destroy(&g->lock);
     free(g);
 }
@@ -192,11 +205,8 @@ int guards_turn(struct guards *g, const json_t *messages, const char *answer, si
         return 0;
     turns = turns_of(messages, answer, n);
     request = json_pack("{s:O}", "messages", turns);
-    if (json_array_size(turns)) {
-        pthread_mutex_lock(&g->lock);
+    if (json_array_size(turns))
         rc = llama_guard_judge(g->llama, request, &v, e);
-        pthread_mutex_unlock(&g->lock);
-    }
     json_decref(turns);
     json_decref(request);
     if (rc)
@@ -205,6 +215,28 @@ int guards_turn(struct guards *g, const json_t *messages, const char *answer, si
     memcpy(f->codes, v.codes, sizeof(f->codes));
     if (verdict)
         *verdict = v;
+    return 0;
+}
+
+/* Under the lock. */
+static int score(struct guards *g, const char *text, size_t n, struct prompt_scores *out,
+                 struct err *e)
+{
+    const size_t known = g->n_known < KNOWN ? g->n_known : KNOWN;
+    uint8_t hash[SHA256_DIGEST_LENGTH];
+    struct known *k;
+
+    SHA256((const uint8_t *)text, n, hash);
+    for (size_t i = 0; i < known; i++)
+        if (memcmp(g->known[i].hash, hash, sizeof(hash)) == 0) {
+            *out = g->known[i].scores;
+            return 0;
+        }
+    if (prompt_guard_score(g->prompt, text, n, 1, out, e))
+        return -1;
+    k = &g->known[g->n_known++ % KNOWN];
+    memcpy(k->hash, hash, sizeof(hash));
+    k->scores = *out;
     return 0;
 }
 
@@ -218,7 +250,7 @@ int guards_text(struct guards *g, const char *text, size_t n, bool third_party, 
     if (!g->prompt)
         return 0;
     pthread_mutex_lock(&g->lock);
-    rc = prompt_guard_score(g->prompt, text, n, 1, &s, e);
+    rc = score(g, text, n, &s, e);
     pthread_mutex_unlock(&g->lock);
     if (rc)
         return err_wrap(e, "Prompt Guard");

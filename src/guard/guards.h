@@ -1,5 +1,6 @@
 /* guards.h - the guards of a chat: Llama Guard for the turns of user and assistant, Prompt Guard
- * for the user's texts and what tools bring. A guard that cannot judge is an error, never a pass.
+ * for the user's texts and what tools bring, on the device of the chat's model. A guard that cannot
+ * judge is an error, never a pass.
  */
 #ifndef PUNA_GUARD_GUARDS_H
 #define PUNA_GUARD_GUARDS_H
@@ -14,8 +15,8 @@ struct guards_opts {
     bool input, output;               /* which turns Llama Guard judges */
     double threshold;                 /* Llama Guard's: below 0 = as it says */
     double attack;                    /* Prompt Guard's: an attack from this probability on */
-    size_t ctx;                       /* Llama Guard's context; as for session_new */
-    const struct engine_opts *engine;
+    size_t ctx;                       /* as for llama_guard_open */
+    struct engine *beside; /* the chat's, with which they compute in turns; closed later */
 };
 
 struct finding {
@@ -33,7 +34,8 @@ bool guards_judge_output(const struct guards *g);
 /* Whether there is a Llama Guard, for texts that are no chat's. */
 bool guards_llama(const struct guards *g);
 
-/* The functions below take turns: any thread. */
+/* Of the functions below: any thread. Llama Guard judges many turns at a time, and what it computed
+ * for conversations that begin alike is kept. */
 
 /* Llama Guard's verdict on the last turn of messages (OpenAI's form; system messages and results of
  * tools are left out, calls are part of the assistant's turn), or on answer[0..n) as the turn after

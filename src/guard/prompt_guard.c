@@ -16,7 +16,20 @@ enum { OVERLAP = 126, TEXT_MAX = 256 << 20 };
 struct prompt_guard {
     struct deberta *model;
     struct unigram *tok;
+    struct turn *turn; /* NULL = nobody else computes on the context */
 };
+
+static void take(struct prompt_guard *g)
+{
+    if (g->turn)
+        turn_take(g->turn);
+}
+
+static void give(struct prompt_guard *g)
+{
+    if (g->turn)
+        turn_give(g->turn);
+}
 
 bool prompt_guard_is(const char *dir)
 {
@@ -35,13 +48,19 @@ bool prompt_guard_is(const char *dir)
     return is;
 }
 
-int prompt_guard_open(struct prompt_guard **out, struct ctx *c, const char *dir, struct err *e)
+int prompt_guard_open(struct prompt_guard **out, struct ctx *c, struct turn *turn, const char *dir,
+                      struct err *e)
 {
     struct prompt_guard *g = xcalloc(1, sizeof(*g));
-    int rc = -1;
+    int rc;
 
-    if (deberta_open(&g->model, c, dir, e) == 0 && unigram_open(&g->tok, dir, e) == 0) {
-        rc = 0;
+    g->turn = turn;
+    take(g);
+    rc = deberta_open(&g->model, c, dir, e); /* computes its table of positions */
+    give(g);
+    if (rc == 0)
+        rc = unigram_open(&g->tok, dir, e);
+    if (rc == 0) {
         if (unigram_size(g->tok) > deberta_vocab(g->model))
             rc = err_set(e, ERR_FORMAT,
                          "%s: the tokenizer has %zu pieces, the model a vocabulary of %zu", dir,
@@ -134,7 +153,11 @@ static int score_window(struct prompt_guard *g, const int32_t *ids, size_t n, do
     float logits[DEBERTA_LABELS];
     double p[DEBERTA_LABELS], max = -INFINITY, sum = 0;
 
-    if (deberta_forward(g->model, ids, n, logits, NULL, e))
+    take(g);
+    const int rc = deberta_forward(g->model, ids, n, logits, NULL, e);
+
+    give(g);
+    if (rc)
         return -1;
     for (size_t i = 0; i < labels; i++)
         max = fmax(max, (double)logits[i] / temperature);

@@ -7,6 +7,7 @@
 #define PUNA_GUARD_PROMPT_GUARD_H
 
 #include "base/buf.h"
+#include "base/turn.h"
 #include "model/deberta.h"
 
 struct prompt_guard;
@@ -20,8 +21,9 @@ struct prompt_scores {
 
 /* Whether the folder holds such a model, by its config.json. */
 bool prompt_guard_is(const char *dir);
-/* ctx is borrowed. */
-int prompt_guard_open(struct prompt_guard **out, struct ctx *c, const char *dir,
+/* ctx is borrowed, and so is turn: where others compute on ctx too, it is taken for every window;
+ * NULL = nobody does. */
+int prompt_guard_open(struct prompt_guard **out, struct ctx *c, struct turn *turn, const char *dir,
                       struct err *e) MUST_USE;
 void prompt_guard_close(struct prompt_guard *g);
 const struct deberta *prompt_guard_model(const struct prompt_guard *g);

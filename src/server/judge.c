@@ -10,6 +10,8 @@
 #include "server/field.h"
 #include "server/http_int.h"
 
+enum { ASKERS = 16 }; /* as many wait for a verdict at a time; the guard judges them together */
+
 struct inquiry {
     struct inquiry *next;
     struct call *c;
@@ -20,14 +22,15 @@ struct inquiry {
 
 struct judge {
     struct server *s;
-    pthread_t thread;
+    pthread_t thread[ASKERS];
+    size_t n_threads;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct inquiry *first, **last;
     bool quit;
 };
 
-/* ---- the thread ---- */
+/* ---- the threads ---- */
 
 static void answered(void *arg)
 {
@@ -71,7 +74,9 @@ struct judge *judge_new(struct server *s)
     j->last = &j->first;
     pthread_mutex_init(&j->lock, NULL);
     pthread_cond_init(&j->wake, NULL);
-    if (thread_start(&j->thread, run, j))
+    while (j->n_threads < ASKERS && thread_start(&j->thread[j->n_threads], run, j) == 0)
+        j->n_threads++;
+    if (!j->n_threads)
         BUG("no thread for the guards");
     return j;
 }
@@ -82,9 +87,10 @@ void judge_free(struct judge *j)
         return;
     pthread_mutex_lock(&j->lock);
     j->quit = true;
-    pthread_cond_signal(&j->wake);
+    pthread_cond_broadcast(&j->wake);
     pthread_mutex_unlock(&j->lock);
-    pthread_join(j->thread, NULL);
+    while (j->n_threads)
+        pthread_join(j->thread[--j->n_threads], NULL);
     pthread_mutex_destroy(&j->lock);
     pthread_cond_destroy(&j->wake);
     free(j);
@@ -178,8 +184,9 @@ struct question {
     struct err err;
 };
 
-/* What came since the model spoke last: users' texts, and what tools brought. */
-static int judge_new_texts(struct question *q)
+/* All that users wrote and tools brought: a client may send any past, and what was read before is
+ * known. The last first. */
+static int judge_texts(struct question *q)
 {
     size_t i = json_array_size(q->talk);
     struct buf text;
@@ -191,8 +198,6 @@ static int judge_new_texts(struct question *q)
         const char *role = json_string_value(json_object_get(m, "role"));
         const bool tool = role && (strcmp(role, "tool") == 0 || strcmp(role, "ipython") == 0);
 
-        if (role && strcmp(role, "assistant") == 0)
-            break;
         if (!role || (!tool && strcmp(role, "user") != 0))
             continue;
         buf_clear(&text);
@@ -209,7 +214,7 @@ static void work(void *arg)
     const json_t *last = json_array_get(q->talk, json_array_size(q->talk) - 1);
     const char *role = json_string_value(json_object_get(last, "role"));
 
-    if (judge_new_texts(q))
+    if (judge_texts(q))
         q->failed = true;
     else if (!q->found.bad && guards_judge_turns(q->guards) && role && strcmp(role, "user") == 0 &&
              guards_turn(q->guards, q->talk, NULL, 0, &q->found, NULL, &q->err))

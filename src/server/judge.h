@@ -1,4 +1,4 @@
-/* judge.h - the guards of a server: a thread of their own asks them, so that nothing waits. */
+/* judge.h - the guards of a server: threads of their own ask them, so that nothing waits. */
 #ifndef PUNA_SERVER_JUDGE_H
 #define PUNA_SERVER_JUDGE_H
 
@@ -9,8 +9,8 @@ struct judge;
 struct judge *judge_new(struct server *s);
 void judge_free(struct judge *j); /* legal on NULL; what is left is not asked any more */
 
-/* Runs work(arg) on the guards' thread, then done(c, arg) on the server's. The call lives until
- * then; nobody may be listening any more. */
+/* Runs work(arg) on one of the guards' threads, then done(c, arg) on the server's. The call lives
+ * until then; nobody may be listening any more. */
 void judge_ask(struct call *c, void (*work)(void *arg), void (*done)(struct call *c, void *arg),
                void *arg);
 /* Before the route's handler: true = the call's input is being judged and the handler follows, with
