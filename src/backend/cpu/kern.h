@@ -39,7 +39,7 @@ enum {
 struct group {
     uint8_t code[8][64]; /* [value / 4][row][value % 4] */
     float d[2][LANES];   /* scale of values 0..15 and 16..31; [1] only when halves differ */
-    float m[2][LANES];
+    float m[2][LANES]; /* unset in symmetric encodings */
 };
 
 /* T activation rows of 8 bits: x = d * q, or d * q + e * r where e is not 0. What a group has one
@@ -79,7 +79,7 @@ static inline float planes_centre(const struct weight *w)
 /* Sixteen rows of a weight; rows past the last repeat it, and their sums are dropped. */
 struct rows16 {
     const uint8_t *at[LANES];
-    const uint8_t *next[2]; /* what follows in the file: to be fetched, never read */
+    const uint8_t *next[2]; /* eight rows to fetch for later, never read, and eight more */
 };
 
 /* Panel i of P is at p + i * CHUNK, its sums at acc and rest + i * T * LANES. */

@@ -1,7 +1,6 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
-#include "format/enc/k_scales.h"
 
 typedef __m512 v16;
 
@@ -153,7 +152,8 @@ INLINE void tile(float *acc, size_t apart, const struct group *p, size_t ng, con
 #pragma GCC unroll 2
             for (int i = 0; i < P; i++) {
                 const struct group *of = p + i * CHUNK + g;
-                const __m512 dw = _mm512_loadu_ps(of->d[h]), mw = _mm512_loadu_ps(of->m[h]);
+                const __m512 dw = _mm512_loadu_ps(of->d[h]);
+                const __m512 mw = offset ? _mm512_loadu_ps(of->m[h]) : dw;
 
 #pragma GCC unroll 3
                 for (int t = 0; t < S; t++) {
@@ -261,6 +261,14 @@ DOT(dot_halves, CODES_HALVES, false)
 
 #include "backend/cpu/transpose_avx512.inc"
 
+/* What is read later lies together in the file: as many bytes of it as sixteen rows have in
+ * off .. off+n. */
+INLINE void fetch(const struct rows16 *w, size_t off, size_t n)
+{
+    for (size_t i = 0; i < LANES * n; i += 64)
+        _mm_prefetch((const char *)(w->next[0] + LANES * off + i), _MM_HINT_T1);
+}
+
 /* The four bytes at `off` of every row. */
 static inline __m512i words(const struct rows16 *w, size_t off)
 {
@@ -303,9 +311,9 @@ static void unpack_q4_0(struct group *p, const struct rows16 *w, size_t g0, size
         const size_t off = (g0 + g) * 18;
         const __m512 d = low_half(words(w, off));
 
+        fetch(w, off, 18);
         nibbles(p + g, w, off + 2);
         _mm512_storeu_ps(p[g].d[0], d);
-        _mm512_storeu_ps(p[g].m[0], _mm512_setzero_ps());
     }
 }
 
@@ -315,6 +323,7 @@ static void unpack_q4_1(struct group *p, const struct rows16 *w, size_t g0, size
         const size_t off = (g0 + g) * 20;
         const __m512i dm = words(w, off);
 
+        fetch(w, off, 20);
         nibbles(p + g, w, off + 4);
         centred(p + g, low_half(dm), low_half(_mm512_srli_epi32(dm, 16)));
     }
@@ -329,6 +338,7 @@ static void unpack_q8_0(struct group *p, const struct rows16 *w, size_t g0, size
         const __m512 d = low_half(words(w, off));
         __m512i b[4];
 
+        fetch(w, off, 34);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
             transpose(b, w, off + 2 + 16 * (size_t)h);
@@ -337,51 +347,70 @@ static void unpack_q8_0(struct group *p, const struct rows16 *w, size_t g0, size
                 _mm512_storeu_si512(p[g].code[4 * h + c], _mm512_xor_si512(b[c], flip));
         }
         _mm512_storeu_ps(p[g].d[0], d);
-        _mm512_storeu_ps(p[g].m[0], _mm512_setzero_ps());
     }
 }
 
-/* Scale and minimum of sub-block j for sixteen rows. The twelve bytes of every row are
- * unpacked one row at a time: they are a fortieth of the data. */
-static inline void k_scales(struct group *p, const struct rows16 *w, size_t off, int j)
+/* The scales of a block of Q4_K for sixteen rows: byte j % 4 of s[j / 4] and n[j / 4] is scale and
+ * minimum of sub-block j (k_scales.h). */
+struct k_block {
+    __m512 d, m;
+    __m512i s[2], n[2];
+};
+
+INLINE void k_block(struct k_block *b, const struct rows16 *w, size_t off)
 {
-    const __m512i dm = words(w, off);
-    int32_t scale[LANES], min[LANES];
+    const __m512i six = _mm512_set1_epi8(63), low = _mm512_set1_epi8(15);
+    const __m512i top = _mm512_set1_epi8(48);
+    __m512i h[4];
 
-    for (int r = 0; r < LANES; r++) {
-        unsigned s, m;
+    /* the block's first 16 bytes: two f16, then the twelve of the scales */
+    transpose(h, w, off);
+    b->d = low_half(h[0]);
+    b->m = _mm512_sub_ps(_mm512_set1_ps(-0.0f), low_half(_mm512_srli_epi32(h[0], 16)));
+    b->s[0] = _mm512_and_si512(h[1], six);
+    b->n[0] = _mm512_and_si512(h[2], six);
+    b->s[1] = _mm512_or_si512(_mm512_and_si512(h[3], low),
+                              _mm512_and_si512(_mm512_srli_epi16(h[1], 2), top));
+    b->n[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(h[3], 4), low),
+                              _mm512_and_si512(_mm512_srli_epi16(h[2], 2), top));
+}
 
-        k_scales_get(w->at[r] + off + 4, j, &s, &m);
-        scale[r] = (int32_t)s;
-        min[r] = (int32_t)m;
-    }
-    const __m512 m = _mm512_mul_ps(low_half(_mm512_srli_epi32(dm, 16)),
-                                   _mm512_cvtepi32_ps(_mm512_loadu_si512(min)));
+/* by times byte j of every word */
+INLINE __m512 k_scale(const __m512i bytes[2], const int j, __m512 by)
+{
+    const __m512i w = _mm512_srli_epi32(bytes[j / 4], (unsigned)(8 * (j % 4)));
 
-    centred(p, _mm512_mul_ps(low_half(dm), _mm512_cvtepi32_ps(_mm512_loadu_si512(scale))),
-            _mm512_sub_ps(_mm512_set1_ps(-0.0f), m));
+    return _mm512_mul_ps(by, _mm512_cvtepi32_ps(_mm512_and_si512(w, _mm512_set1_epi32(255))));
 }
 
 static void unpack_q4_k(struct group *p, const struct rows16 *w, size_t g0, size_t ng)
 {
     const __m512i low = _mm512_set1_epi8(15);
 
-    /* panels start at even groups: the two that share 32 bytes come together */
-    for (size_t g = 0; g < ng; g += 2) {
+    /* panels start and end with blocks */
+    for (size_t g = 0; g < ng; g += 8) {
         const size_t off = (g0 + g) / 8 * 144;
-        const int j = (int)((g0 + g) % 8);
+        struct k_block b;
 
-        for (int h = 0; h < 2; h++) {
-            __m512i b[4];
-
-            transpose(b, w, off + 16 + 16 * (size_t)(j + h));
+        fetch(w, off, 144);
+        k_block(&b, w, off);
 #pragma GCC unroll 4
-            for (int c = 0; c < 4; c++) {
-                _mm512_storeu_si512(p[g].code[4 * h + c], _mm512_and_si512(b[c], low));
-                _mm512_storeu_si512(p[g + 1].code[4 * h + c],
-                                    _mm512_and_si512(_mm512_srli_epi16(b[c], 4), low));
+        for (int j = 0; j < 8; j += 2) { /* two groups share 32 bytes */
+            struct group *to = p + g + (size_t)j;
+
+            for (int h = 0; h < 2; h++) {
+                __m512i q[4];
+
+                transpose(q, w, off + 16 + 16 * (size_t)(j + h));
+#pragma GCC unroll 4
+                for (int c = 0; c < 4; c++) {
+                    _mm512_storeu_si512(to->code[4 * h + c], _mm512_and_si512(q[c], low));
+                    _mm512_storeu_si512(to[1].code[4 * h + c],
+                                        _mm512_and_si512(_mm512_srli_epi16(q[c], 4), low));
+                }
             }
-            k_scales(p + g + (size_t)h, w, off, j + h);
+            centred(to, k_scale(b.s, j, b.d), k_scale(b.n, j, b.m));
+            centred(to + 1, k_scale(b.s, j + 1, b.d), k_scale(b.n, j + 1, b.m));
         }
     }
 }
@@ -396,6 +425,7 @@ static void unpack_q6_k(struct group *p, const struct rows16 *w, size_t g0, size
         const size_t off = (g0 + g) / 8 * 210, half = (g0 + g) % 8 / 4;
         const __m512 d = low_half(_mm512_srli_epi32(words(w, off + 206), 16));
 
+        fetch(w, off + 105 * half, 105);
         for (int i = 0; i < 2; i++) {
             __m512i a[4], b[4], qh[4];
 
@@ -423,16 +453,16 @@ static void unpack_q6_k(struct group *p, const struct rows16 *w, size_t g0, size
                                         _mm512_or_si512(lo[k], _mm512_and_si512(hi[k], high)));
             }
         }
+        const __m512i sc[2] = { words(w, off + 192 + 8 * half), words(w, off + 196 + 8 * half) };
+
+#pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
+#pragma GCC unroll 2
             for (int i = 0; i < 2; i++) {
-                int32_t sc[LANES];
+                const unsigned left = 24 - 8 * (unsigned)((2 * k + i) % 4);
+                const __m512i byte = _mm512_srai_epi32(_mm512_slli_epi32(sc[k / 2], left), 24);
 
-                for (int r = 0; r < LANES; r++)
-                    sc[r] = (int8_t)w->at[r][off + 192 + 8 * half + (size_t)(2 * k + i)];
-                const __m512 s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_loadu_si512(sc)));
-
-                _mm512_storeu_ps(p[g + (size_t)k].d[i], s);
-                _mm512_storeu_ps(p[g + (size_t)k].m[i], _mm512_setzero_ps());
+                _mm512_storeu_ps(p[g + (size_t)k].d[i], _mm512_mul_ps(d, _mm512_cvtepi32_ps(byte)));
             }
         }
     }

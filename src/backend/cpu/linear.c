@@ -93,15 +93,14 @@ static void put_rows(const struct job *j, const struct linear_out *o, size_t t, 
         y[r] = acc[r] + (j->add ? y[r] : 0);
 }
 
-/* Sixteen rows from r0 on, of which there are R. */
-static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R)
+/* Sixteen rows from r0 on, of which there are R; what is read after them is `ahead` rows on. */
+static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t ahead)
 {
     struct rows16 rows;
 
     for (size_t r = 0; r < LANES; r++)
         rows.at[r] = (const uint8_t *)w->data + (r0 + smaller(r, R - 1)) * w->row_bytes;
-    /* eight rows ahead of the first eight, and of the last: the unit after this one */
-    rows.next[0] = rows.at[0] + LANES * w->row_bytes;
+    rows.next[0] = rows.at[0] + ahead * w->row_bytes;
     rows.next[1] = rows.next[0] + LANES / 2 * w->row_bytes;
     return rows;
 }
@@ -117,7 +116,8 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     struct rows16 rows[PANELS];
 
     for (size_t i = 0; i < P; i++)
-        rows[i] = rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES));
+        rows[i] =
+            rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES), (j->T == 1 ? 1 : P) * LANES);
     if (j->T == 1 && k->row[w->enc]) {
         for (size_t i = 0; i < P; i++) {
             k->row[w->enc](acc, &rows[i], &j->x8, 0);
