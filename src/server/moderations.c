@@ -74,7 +74,7 @@ static json_t *result_of(const struct verdict *v)
 {
     json_t *flags = json_object(), *scores = json_object(), *types = json_object();
     const char *codes = v->found.bad ? v->found.codes : "";
-    char code[8];
+    char code[16];
 
     for (size_t i = 0; i < ARRAY_LEN(categories); i++) {
         bool hit = false;
