@@ -89,9 +89,14 @@ static int run(const struct tok *t, json_t *request, struct buf *text, struct bu
     const char *const values[] = { token_text(t, tok_bos(t), &bos),
                                    token_text(t, tok_eos(t), &eos) };
     const struct jinja_vars vars = { request, names, values, 2, time(NULL) };
+    /* transformers passes these always: templates ask `tools is not none` */
+    static const char *const always[] = { "tools", "documents" };
     struct jinja *j = NULL;
     int rc = -1;
 
+    for (size_t i = 0; i < ARRAY_LEN(always); i++)
+        if (!json_object_get(request, always[i]))
+            json_object_set_new(request, always[i], json_null());
     if (!template)
         err_set(e, ERR_FORMAT, "the model carries no chat template");
     else if (jinja_parse(&j, template, strlen(template), e) == 0)

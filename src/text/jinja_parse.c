@@ -701,6 +701,8 @@ static int names(struct parser *s, struct stmt *x)
             return -1;
         if (x->n == 16)
             return fail(s, "more than 16 names");
+        if (op(s, "("))
+            return fail(s, "names in brackets within names, a, (b, c), are not supported");
         if (take_name(s, &x->names[x->n++]))
             return -1;
     } while (op(s, ","));
@@ -771,6 +773,8 @@ static int stmt_with(struct parser *s, struct stmt *x)
     while (s->tok.kind != T_END) {
         if (x->n == 16)
             return fail(s, "more than 16 names");
+        if (op(s, "("))
+            return fail(s, "names in brackets within names, a, (b, c), are not supported");
         if ((x->n && expect(s, ",")) || take_name(s, &x->names[x->n]) || expect(s, "=") ||
             !(x->defaults[x->n] = parse_expr(s)))
             return -1;

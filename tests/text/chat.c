@@ -505,6 +505,28 @@ static void smollm2_jinja(void **state)
     assert_int_equal(each_line(data_path("smollm2/chat.jsonl"), smollm2_jinja_line), 8);
 }
 
+/* transformers passes tools and documents with every request, None where there are none. */
+static void jinja_none(void **state)
+{
+    static const char request[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}";
+    struct tok *t;
+    struct prompt p;
+    struct err e;
+    json_t *j;
+
+    (void)state;
+    OK(tok_open(&t, "tests/data/tiny-llama31", &e), e);
+    tok_set_chat_template(t, "{% if tools is not none %}T{% endif %}{{ documents is none }}");
+    OK(pyjson_read(&j, request, strlen(request), 0, "test", &e), e);
+    prompt_init(&p);
+    OK(chat_render(chat_by_name("jinja"), t, j, &p, &e), e);
+    assert_int_equal(p.text.len, 4);
+    assert_memory_equal(p.text.p, "True", 4);
+    prompt_release(&p);
+    json_decref(j);
+    tok_free(t);
+}
+
 /* ---- content ---- */
 
 /* Renders text as a request; what fails must say `why` and leave nothing. */
@@ -715,6 +737,7 @@ int main(void)
         cmocka_unit_test(injection),        cmocka_unit_test(wire_forms),
         cmocka_unit_test(refused_requests), cmocka_unit_test(foreign_templates),
         cmocka_unit_test(golden_jinja),     cmocka_unit_test(smollm2_jinja),
+        cmocka_unit_test(jinja_none),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, open_all, close_all);
