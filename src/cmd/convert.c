@@ -263,7 +263,7 @@ static int open_source(struct conv *v, struct err *e)
     const struct tensor_view *freqs;
 
     if (v->adapter &&
-        (model_open(&v->base, v->src, e) || lora_open(&v->lora, v->base, v->adapter, e)))
+        (model_open(&v->base, v->src, e) || lora_open_longer(&v->lora, v->base, v->adapter, e)))
         return -1;
     if (v->lora && lora_unmergeable(v->lora))
         return err_set(e, ERR_FORMAT, "%s: cannot be merged: %s; apply it with --adapter",
@@ -274,6 +274,8 @@ static int open_source(struct conv *v, struct err *e)
     if (checkpoint_warning(v->c))
         fprintf(stderr, "warning: %s\n", checkpoint_warning(v->c));
     v->hp = *checkpoint_hparams(v->c);
+    if (v->lora)
+        v->hp.vocab = (int64_t)v->lora->vocab;
     if (!strcmp(checkpoint_container(v->c), "consolidated")) {
         if (meta_ids(v, v->instruct, e))
             return -1;

@@ -359,13 +359,13 @@ static int put_json(struct work *w, const char *name, json_t *take, struct err *
 }
 
 /* Copies a file of the source folder when there is one: 1, 0 or -1. */
-static int copy(const struct conv *v, struct work *w, const char *name, struct err *e)
+static int copy_from(const char *dir, struct work *w, const char *name, struct err *e)
 {
-    char *path = path_join(v->src, name), *text;
+    char *path = path_join(dir, name), *text;
     size_t n;
     int rc = 0;
 
-    if (!checkpoint_gguf(v->c) && file_exists(path)) {
+    if (file_exists(path)) {
         rc = file_read(&text, &n, path, SIDE_MAX, e);
         if (rc == 0) {
             rc = work_put(w, name, text, n, e) ? -1 : 1;
@@ -374,6 +374,26 @@ static int copy(const struct conv *v, struct work *w, const char *name, struct e
     }
     free(path);
     return rc;
+}
+
+static int copy(const struct conv *v, struct work *w, const char *name, struct err *e)
+{
+    return checkpoint_gguf(v->c) ? 0 : copy_from(v->src, w, name, e);
+}
+
+/* An adapter with more tokens brings the tokenizer that knows them: 1, or 0 = it does not. */
+static int copy_longer(const struct conv *v, struct work *w, const char *const *more, size_t n,
+                       struct err *e)
+{
+    int rc = 0;
+
+    if (!v->lora || (int64_t)v->lora->vocab == checkpoint_hparams(v->c)->vocab)
+        return 0;
+    if ((rc = copy_from(v->adapter, w, "tokenizer.json", e)) <= 0)
+        return rc;
+    for (size_t i = 0; i < n && rc >= 0; i++)
+        rc = copy_from(v->adapter, w, more[i], e);
+    return rc < 0 ? -1 : 1;
 }
 
 /* The source's own config.json with what the conversion changed. */
@@ -390,6 +410,7 @@ static json_t *patched_config(const struct conv *v, struct err *e)
         json_object_del(j, "quantization_config"); /* the weights are plain now */
         json_object_del(j, "compression_config");
         json_object_set_new(j, "num_key_value_heads", json_integer((json_int_t)v->hp.kv_heads));
+        json_object_set_new(j, "vocab_size", json_integer((json_int_t)v->hp.vocab));
         if (v->hp.tied != checkpoint_hparams(v->c)->tied)
             json_object_set_new(j, "tie_word_embeddings", json_boolean(v->hp.tied));
     }
@@ -447,7 +468,10 @@ int conv_hf_files(const struct conv *v, struct work *w, struct err *e)
     if (rc == 0)
         rc = put_json(w, "generation_config.json", new_generation_config(v), e);
     if (rc >= 0)
-        rc = copy(v, w, "tokenizer.json", e);
+        rc = copy_longer(v, w, kept, ARRAY_LEN(kept), e);
+    if (rc)
+        return rc < 0 ? -1 : 0;
+    rc = copy(v, w, "tokenizer.json", e);
     if (rc == 0)
         return put_tokenizer(v, w, e);
     for (size_t i = 0; i < ARRAY_LEN(kept) && rc >= 0; i++)

@@ -97,8 +97,10 @@ static int add_slot(struct conv *v, size_t i, struct err *e)
         if (matrix_enc(v, &t->src, &t->out.enc, e))
             return -1;
     }
-    set_size(t);
     t->whole = v->lora && lora_whole(v->lora, hf, &t->src);
+    if (t->out.ndim == 2)
+        t->out.shape[0] = t->src.rows; /* an adapter's may have more tokens */
+    set_size(t);
     if ((strstr(hf, ".q_proj.") || strstr(hf, ".k_proj.")) &&
         checkpoint_hparams(v->c)->rope.interleaved != v->to_gguf)
         t->order = v->to_gguf ? ORDER_PAIRS : ORDER_HALVES;

@@ -269,9 +269,11 @@ static int bind_whole(struct lora *l, const struct model *m, const struct peft_m
     }
     if (!embed && strcmp(from->name, "lm_head"))
         return bind_whole_linear(l, m, from, e);
-    if (t->ndim != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
+    if (t->ndim != 2 || t->shape[0] < w->rows || t->shape[1] != w->cols)
         return misfit(l, t->name, t->shape[0], t->shape[t->ndim - 1], w->rows, w->cols, e);
     *(embed ? &l->embed_w : &l->head_w) = matrix(t);
+    if (t->shape[0] > l->vocab)
+        l->vocab = (size_t)t->shape[0];
     return 0;
 }
 
@@ -338,13 +340,37 @@ static int place_all(struct lora *l, struct ctx *c, struct err *e)
     return 0;
 }
 
-int lora_open(struct lora **out, const struct model *m, const char *dir, struct err *e)
+/* Where the adapter has rows for more tokens than the model, both ends must. */
+static int check_vocab(const struct lora *l, const struct model *m, bool longer, struct err *e)
+{
+    const size_t V = m->embed.rows, embed = l->embed_w.data ? l->embed_w.rows : V,
+                 head = l->head_w.data ? l->head_w.rows : V;
+
+    if (l->vocab == V)
+        return 0;
+    if (embed != head || l->embed.a.data)
+        return err_set(e, ERR_FORMAT,
+                       "%s: the embedding is for %zu tokens%s and the head for %zu, the model has "
+                       "%zu",
+                       peft_path(l->peft), embed, l->embed.a.data ? " with a LoRA for fewer" : "",
+                       head, V);
+    if (!longer)
+        return err_set(e, ERR_FORMAT,
+                       "%s: has %zu tokens, the model %zu: puna merge writes the model that has "
+                       "them all",
+                       peft_path(l->peft), l->vocab, V);
+    return 0;
+}
+
+static int open_adapter(struct lora **out, const struct model *m, const char *dir, bool longer,
+                        struct err *e)
 {
     struct lora *l = xcalloc(1, sizeof(*l));
     void *p;
 
     l->id = atomic_fetch_add(&next_id, 1);
     l->dim = (size_t)m->hp->dim;
+    l->vocab = m->embed.rows;
     if (peft_open(&l->peft, dir, e) ||
         mem_new(&p, (size_t)m->hp->layers, sizeof(*l->layer), "adapter", e))
         goto fail;
@@ -355,6 +381,8 @@ int lora_open(struct lora **out, const struct model *m, const char *dir, struct 
             goto fail;
     if (m->hp->tied && peft_keeps_tied(l->peft) && l->embed_w.data && !l->head_w.data)
         l->head_w = l->embed_w;
+    if (check_vocab(l, m, longer, e))
+        goto fail;
     if (m->on && (check_device(l, m->on, e) || place_all(l, m->on, e)))
         goto fail;
     *out = l;
@@ -362,6 +390,16 @@ int lora_open(struct lora **out, const struct model *m, const char *dir, struct 
 fail:
     lora_close(l);
     return -1;
+}
+
+int lora_open(struct lora **out, const struct model *m, const char *dir, struct err *e)
+{
+    return open_adapter(out, m, dir, false, e);
+}
+
+int lora_open_longer(struct lora **out, const struct model *m, const char *dir, struct err *e)
+{
+    return open_adapter(out, m, dir, true, e);
 }
 
 void lora_close(struct lora *l)

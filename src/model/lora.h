@@ -34,8 +34,9 @@ struct lora {
     const int32_t *token;          /* [n_token] ids whose rows of the embedding are replaced, */
     const float *token_row;        /* [n_token, D] by these; of a tied head too */
     size_t n_token;
-    bool tied;  /* token_row counts for the head */
-    size_t dim; /* D */
+    bool tied;    /* token_row counts for the head */
+    size_t dim;   /* D */
+    size_t vocab; /* rows of embedding and head: the model's V, or more (lora_open_longer) */
     size_t max_rank;
     void **own; /* [n_own] memory of what is not in the adapter's file as it is needed */
     size_t n_own;
@@ -44,6 +45,10 @@ struct lora {
 /* Opens an adapter for m and checks every shape against it. Where m holds the rows of q and k in
  * another order than an adapter's (GGUF, Meta), the adapter's are put in m's. */
 int lora_open(struct lora **out, const struct model *m, const char *dir, struct err *e) MUST_USE;
+/* The same, and the embedding and head of the adapter may have rows for tokens that m lacks: to be
+ * merged, not to be applied. */
+int lora_open_longer(struct lora **out, const struct model *m, const char *dir,
+                     struct err *e) MUST_USE;
 void lora_close(struct lora *l);
 
 /* Scratch of lora_apply, for n rows. */

@@ -142,6 +142,54 @@ for base in $model "$tmp/tied"; do
     close "$tmp/a.safetensors" "$tmp/b.safetensors" || fail "$base: saved modules"
 done
 
+# an adapter with tokens of its own: refused beside the model, merged into one that has them
+python3 - "$tmp/saved" "$tmp/longer" tests/data/tiny-llama31 <<'P'
+import json, os, shutil, sys
+sys.path.insert(0, "tests")
+from overlay import read, write
+src, out, base = sys.argv[1:]
+shutil.copytree(src, out)
+t = read(src + "/adapter_model.safetensors")
+for name in [n for n in t if n.endswith("embed_tokens.weight") or n.endswith("lm_head.weight")]:
+    dtype, (rows, cols), data = t[name]
+    t[name] = (dtype, [rows + 2, cols], data + data[: len(data) // rows * 2])
+write(out + "/adapter_model.safetensors", t)
+j = json.load(open(base + "/tokenizer.json"))
+j["added_tokens"] += [dict(j["added_tokens"][-1], id=1024 + i, content=f"<|new_{i}|>") for i in (0, 1)]
+json.dump(j, open(out + "/tokenizer.json", "w"))
+P
+refused 8 'has 1026 tokens, the model 1024: puna merge' "$PUNA" logits $model --adapter "$tmp/longer" --ids $ids -o "$tmp/x.safetensors"
+for base in $model "$tmp/x.gguf"; do
+    rm -rf "$tmp/merged" "$tmp/short"
+    "$PUNA" merge "$base" "$tmp/longer" -o "$tmp/merged" --outtype f32
+    "$PUNA" merge "$base" "$tmp/saved" -o "$tmp/short" --outtype f32
+    for kind in merged short; do "$PUNA" logits "$tmp/$kind" --ids $ids -o "$tmp/$kind.safetensors"; done
+    grep -q '"vocab_size": *1026' "$tmp/merged/config.json" || fail "$base: vocab_size"
+    [ "$("$PUNA" tokenize "$tmp/merged" --allow-special '<|new_1|>' 2>&1 | grep -c 1025)" -ge 1 ] || fail "$base: tokenizer"
+    python3 - "$tmp/merged.safetensors" "$tmp/short.safetensors" <<'P'
+import sys
+sys.path.insert(0, "tests")
+from overlay import read
+(_, a, x), (_, b, y) = (read(p)["logits"] for p in sys.argv[1:])
+assert a[-1] == 1026 and b[-1] == 1024, (a, b)
+rows = len(y) // 4096
+for r in range(rows):
+    row = x[r * 4104:(r + 1) * 4104]
+    assert row[:4096] == y[r * 4096:(r + 1) * 4096] and row[4096:] == row[:8], r
+P
+done
+python3 - "$tmp/longer" <<'P'
+import sys
+sys.path.insert(0, "tests")
+from overlay import read, write
+path = sys.argv[1] + "/adapter_model.safetensors"
+t = read(path)
+dtype, (rows, cols), data = t["base_model.model.lm_head.weight"]
+t["base_model.model.lm_head.weight"] = (dtype, [1024, cols], data[: 1024 * (len(data) // rows)])
+write(path, t)
+P
+refused 8 'for 1026 tokens and the head for 1024, the model has 1024' "$PUNA" merge $model "$tmp/longer" -o "$tmp/none"
+
 # rounded once to the base's own type
 "$PUNA" merge $model $adapter -o "$tmp/bf16" --json | grep -q '"container":"safetensors"' || fail json
 "$PUNA" inspect "$tmp/bf16" | grep -q 'bf16 *30' || fail 'type of the merged model'
