@@ -23,6 +23,7 @@
 #include "format/checkpoint.h"
 #include "format/sha256sums.h"
 #include "hub/models.h"
+#include "tools/tool.h"
 
 struct doctor_cfg {
     bool json;
@@ -346,6 +347,18 @@ static void check_models(struct doctor *d)
 
 /* ---- what surrounds the program ---- */
 
+/* What runs code that a model wrote: it runs a line there. */
+static void check_sandbox(struct doctor *d)
+{
+    struct err e;
+
+    if (tool_by_name("code_interpreter")->check(&e))
+        row(d, "sandbox", OFF, "install bubblewrap and python3, and allow user namespaces", "%s",
+            e.msg);
+    else
+        row(d, "sandbox", OK, NULL, "code that a model writes can run behind the kernel's walls");
+}
+
 static void check_terminal(struct doctor *d)
 {
     const char *charset = nl_langinfo(CODESET), *term = getenv("TERM");
@@ -456,6 +469,7 @@ static int run(const void *cfg, struct err *e)
     check_gpu(&d);
     check_disk(&d);
     check_models(&d);
+    check_sandbox(&d);
     check_terminal(&d);
     check_environment(&d);
     if (c->json) {
@@ -477,17 +491,17 @@ const struct cmd cmd_doctor = {
     .name = "doctor",
     .summary = "what this machine offers, and why anything is off",
     .usage = "[--json]",
-    .help =
-        "Looks at the CPU and its instruction sets, threads, memory, control group, NUMA, huge "
-        "pages, GPU driver, cache, models, terminal and environment. A row is ok, off (it could be "
-        "better and says why) or a problem with its fix. It changes nothing and asks no "
-        "network.\n"
-        "\n"
-        "Exit status: 0, or 1 when there is a problem.\n"
-        "\n"
-        "EXAMPLES\n"
-        "  puna doctor\n"
-        "  puna doctor --json | jq '.checks[] | select(.status == \"problem\")'\n",
+    .help = "Looks at the CPU and its instruction sets, threads, memory, control group, NUMA, huge "
+            "pages, GPU driver, cache, models, sandbox, terminal and environment. A row is ok, off "
+            "(it could be "
+            "better and says why) or a problem with its fix. It changes nothing and asks no "
+            "network.\n"
+            "\n"
+            "Exit status: 0, or 1 when there is a problem.\n"
+            "\n"
+            "EXAMPLES\n"
+            "  puna doctor\n"
+            "  puna doctor --json | jq '.checks[] | select(.status == \"problem\")'\n",
     .opts = opts,
     .cfg_size = sizeof(struct doctor_cfg),
     .run = run,

@@ -82,14 +82,31 @@ static int finish(struct unigram *u, const char *path, struct err *e)
     return 0;
 }
 
-int unigram_open(struct unigram **out, const char *path, struct err *e)
+int unigram_open_mem(struct unigram **out, const void *data, size_t n, bool json, const char *what,
+                     struct err *e)
 {
     struct unigram *u = xcalloc(1, sizeof(*u));
+    int rc;
+
+    u->unk = u->cls = u->sep = -1;
+    rc = json ? unigram_read_json(u, data, n, what, e) : unigram_read_spm(u, data, n, what, e);
+    if (rc == 0)
+        rc = finish(u, what, e);
+    if (rc) {
+        unigram_close(u);
+        return -1;
+    }
+    *out = u;
+    return 0;
+}
+
+int unigram_open(struct unigram **out, const char *path, struct err *e)
+{
     char *file = xstrdup(path);
+    struct map m = { 0 };
     const char *dot;
     int rc = -1;
 
-    u->unk = u->cls = u->sep = -1;
     if (file_is_dir(path)) {
         free(file);
         file = path_join(path, "tokenizer.json");
@@ -99,17 +116,12 @@ int unigram_open(struct unigram **out, const char *path, struct err *e)
         }
     }
     dot = strrchr(file, '.');
-    rc =
-        dot && !strcmp(dot, ".json") ? unigram_read_json(u, file, e) : unigram_read_spm(u, file, e);
-    if (rc == 0)
-        rc = finish(u, file, e);
+    if (map_open(&m, file, e) == 0)
+        rc = unigram_open_mem(out, m.p ? (const void *)m.p : "", m.len,
+                              dot && !strcmp(dot, ".json"), file, e);
+    map_close(&m);
     free(file);
-    if (rc) {
-        unigram_close(u);
-        return -1;
-    }
-    *out = u;
-    return 0;
+    return rc;
 }
 
 void unigram_close(struct unigram *u)

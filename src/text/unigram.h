@@ -13,6 +13,9 @@ struct unigram;
 
 /* A file, or a folder that holds tokenizer.json or spm.model. */
 int unigram_open(struct unigram **out, const char *path, struct err *e) MUST_USE;
+/* The bytes of a tokenizer.json, or of a SentencePiece model; `what` names them in messages. */
+int unigram_open_mem(struct unigram **out, const void *data, size_t n, bool json, const char *what,
+                     struct err *e) MUST_USE;
 void unigram_close(struct unigram *u);
 size_t unigram_size(const struct unigram *u);
 /* [CLS] and [SEP]: what stands before and behind a text. */

@@ -21,6 +21,9 @@ void charsmap_release(struct charsmap *m);
 const char *charsmap_find(const struct charsmap *m, const char *p, size_t n, bool longest,
                           size_t *matched);
 
+/* Bytes of a piece, at most: splitting takes this much work for each byte of text. */
+enum { PIECE_MAX = 1024 };
+
 enum piece_type { PIECE_NORMAL = 1, PIECE_UNKNOWN = 2, PIECE_CONTROL = 3, PIECE_USER = 4 };
 
 struct piece {
@@ -58,8 +61,11 @@ struct unigram {
     struct pcre2_real_code_8 *grapheme;
 };
 
-int unigram_read_spm(struct unigram *u, const char *path, struct err *e) MUST_USE;
-int unigram_read_json(struct unigram *u, const char *path, struct err *e) MUST_USE;
+/* path is for messages. */
+int unigram_read_spm(struct unigram *u, const uint8_t *data, size_t n, const char *path,
+                     struct err *e) MUST_USE;
+int unigram_read_json(struct unigram *u, const char *text, size_t n, const char *path,
+                      struct err *e) MUST_USE;
 /* Takes piece->text. */
 void unigram_add(struct unigram *u, const struct piece *piece);
 int unigram_norm_spm(const struct unigram *u, const char *p, size_t n, struct buf *out,

@@ -44,8 +44,9 @@ static int read_vocab(struct unigram *u, const json_t *model, const char *path, 
     {
         const json_t *text = json_array_get(v, 0), *score = json_array_get(v, 1);
 
-        if (!json_is_string(text) || !json_is_number(score) || json_string_length(text) > 65535)
-            return err_set(e, ERR_FORMAT, "%s: vocab[%zu] is not [piece, score]", path, i);
+        if (!json_is_string(text) || !json_is_number(score) || json_string_length(text) > PIECE_MAX)
+            return err_set(e, ERR_FORMAT, "%s: vocab[%zu] is not [piece of up to %d bytes, score]",
+                           path, i, PIECE_MAX);
         unigram_add(
             u, &(struct piece){ .text = xmemdup0(json_string_value(text), json_string_length(text)),
                                 .len = (uint32_t)json_string_length(text),
@@ -183,12 +184,16 @@ static int read_metaspace(struct unigram *u, const json_t *j, const char *path, 
     return 0;
 }
 
-int unigram_read_json(struct unigram *u, const char *path, struct err *e)
+int unigram_read_json(struct unigram *u, const char *text, size_t n, const char *path,
+                      struct err *e)
 {
     json_t *j;
     int rc = -1;
 
-    if (json_parse_file(&j, path, FILE_MAX_BYTES, e))
+    if (n > FILE_MAX_BYTES)
+        return err_set(e, ERR_FORMAT, "%s: %zu bytes, at most %d are read", path, n,
+                       FILE_MAX_BYTES);
+    if (json_parse(&j, text, n, path, e))
         return -1;
     const json_t *model = json_object_get(j, "model");
 

@@ -101,7 +101,7 @@ static int read_piece(struct unigram *u, struct wire w)
         else if (f.no == 3 && f.type == 0)
             p.type = (enum piece_type)f.v;
     }
-    if (rc < 0 || text.n > 65535)
+    if (rc < 0 || text.n > PIECE_MAX)
         return -1;
     p.text = xmemdup0(text.p, text.n);
     p.len = (uint32_t)text.n;
@@ -143,29 +143,24 @@ static int read_normalizer(struct unigram *u, struct wire w, struct err *e)
     return rc < 0 ? err_set(e, ERR_FORMAT, "the normaliser's settings are cut off") : 0;
 }
 
-int unigram_read_spm(struct unigram *u, const char *path, struct err *e)
+int unigram_read_spm(struct unigram *u, const uint8_t *data, size_t n, const char *path,
+                     struct err *e)
 {
     struct wire w;
     struct field f;
-    struct map m;
     uint64_t type = TYPE_UNIGRAM;
     int rc, bad = 0;
 
-    if (map_open(&m, path, e))
-        return -1;
     u->spm = u->dummy_prefix = u->trim = u->escape = true;
-    w = (struct wire){ (const uint8_t *)m.p, m.len };
+    w = (struct wire){ data, n };
     while ((rc = next_field(&w, &f)) > 0 && !bad) {
         if (f.no == 1 && f.type == 2)
             bad = read_piece(u, f.data);
         else if (f.no == 2 && f.type == 2)
             bad = read_trainer(f.data, &type);
-        else if (f.no == 3 && f.type == 2 && read_normalizer(u, f.data, e)) {
-            map_close(&m);
+        else if (f.no == 3 && f.type == 2 && read_normalizer(u, f.data, e))
             return err_wrap(e, "%s", path);
-        }
     }
-    map_close(&m);
     if (rc < 0 || bad < 0)
         return err_set(e, ERR_FORMAT, "%s: no SentencePiece model, or cut off", path);
     if (type != TYPE_UNIGRAM)

@@ -38,9 +38,10 @@ assert j["ok"] is True, j
 rows = {r["name"]: r for r in j["checks"]}
 assert len(rows) == len(j["checks"]), "a row twice"
 want = {"cpu", "avx2", "avx512", "avx512_bf16", "amx", "threads", "memory", "cgroup", "numa", "huge pages",
-        "gpu", "cache", "models", "default model", "locale", "terminal", "environment"}
+        "gpu", "cache", "models", "default model", "sandbox", "locale", "terminal", "environment"}
 assert set(rows) == want, want ^ set(rows)
 assert all(r["status"] in ("ok", "off", "problem") and r["text"] for r in rows.values())
+assert rows["sandbox"]["status"] == "ok", rows["sandbox"]
 assert rows["threads"]["allowed"] == len(os.sched_getaffinity(0)), rows["threads"]
 total = int(re.search(r"MemTotal: *(\d+) kB", open("/proc/meminfo").read())[1]) * 1024
 assert rows["memory"]["total"] == total and 0 < rows["memory"]["available"] <= total, rows["memory"]

@@ -90,4 +90,33 @@ static void tokenizers(void **state)
     unigram_close(u);
 }
 
-TEST_MAIN(cmocka_unit_test(sentencepiece), cmocka_unit_test(tokenizers))
+/* Splitting is as much work a byte of text as the longest piece has bytes: it has a limit. */
+static void long_piece(void **state)
+{
+    struct unigram *u;
+    struct err e;
+    struct buf b;
+
+    (void)state;
+    for (int n = 1024; n <= 1025; n++) {
+        buf_init(&b, 1 << 16);
+        buf_adds(&b, "{\"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": "
+                     "[[\"[UNK]\", 0], [\"");
+        for (int i = 0; i < n; i++)
+            buf_addc(&b, 'x');
+        buf_adds(&b, "\", -1]]}, \"pre_tokenizer\": null, \"normalizer\": null}");
+        const int rc = unigram_open_mem(&u, b.p, b.len, true, "long", &e);
+
+        if (n > 1024)
+            assert_non_null(strstr(e.msg, "vocab[1] is not [piece of up to 1024 bytes"));
+        else if (rc == 0)
+            unigram_close(u);
+        else
+            assert_null(strstr(e.msg, "up to 1024 bytes"));
+        assert_true(n <= 1024 || rc != 0);
+        buf_release(&b);
+    }
+}
+
+TEST_MAIN(cmocka_unit_test(long_piece), cmocka_unit_test(sentencepiece),
+          cmocka_unit_test(tokenizers))
