@@ -150,6 +150,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     if (!(flags & CPU_AVX512))
         return;
     cpu_kern_avx512(k);
+    cpu_kern_row_avx512(k);
     if (!(flags & CPU_AVX512_BF16))
         return;
     cpu_kern_avx512_bf16(k);

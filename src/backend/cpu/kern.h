@@ -173,6 +173,7 @@ decode_planes_fn decode_planes_generic;
 void cpu_kern_avx2(struct cpu_kern *k);
 void cpu_kern_q8_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
+void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);
 

@@ -1,6 +1,7 @@
 /* linear.c - y = x W^T for every encoding: activations are brought into the weights' arithmetic
- * once, then units of 16 weight rows go to whichever thread is free. A unit covers all tokens,
- * so its weights are read and unpacked once. */
+ * once, then every thread has a share of units of 16 weight rows that follow one another, so that
+ * it reads one stream; who is done takes from the others' shares. A unit covers all tokens, so its
+ * weights are read and unpacked once. */
 #include <stdatomic.h>
 
 #include "backend/cpu/cpu_int.h"
@@ -31,8 +32,18 @@ struct job {
     size_t thread_bytes;
     bool prepared;
     size_t grain;
-    atomic_size_t next;
 };
+
+/* Units next .. end; it lies in front of what its thread works in. */
+struct share {
+    _Alignas(64) atomic_size_t next;
+    size_t end;
+};
+
+static struct share *share_of(const struct job *j, int thread)
+{
+    return (struct share *)(j->thread + (size_t)thread * j->thread_bytes);
+}
 
 /* Whether the 8-bit path takes w: planes must change their scale at the ends of groups alone. */
 static bool unpacks(const struct cpu_kern *k, const struct weight *w)
@@ -212,11 +223,23 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
     return n;
 }
 
+/* What is left of a share, a grain at a time. */
+static void work_off(const struct job *j, struct share *s, void *mem)
+{
+    for (;;) {
+        const size_t u = atomic_fetch_add_explicit(&s->next, j->grain, memory_order_relaxed);
+
+        if (u >= s->end)
+            return;
+        for (size_t i = u, end = smaller(u + j->grain, s->end); i < end;)
+            i += unit(j, i, end, mem);
+    }
+}
+
 static void part(void *arg, int me, int n)
 {
-    struct job *j = arg;
-    void *mem = j->thread + (size_t)me * j->thread_bytes;
-    const size_t units = j->first[j->n];
+    const struct job *j = arg;
+    void *mem = share_of(j, me) + 1;
 
     if (!j->prepared) {
         size_t lo, hi;
@@ -225,13 +248,18 @@ static void part(void *arg, int me, int n)
         prepare(j, lo, hi);
         team_barrier(j->b->ctx.team, me);
     }
-    for (;;) {
-        const size_t u = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
+    for (int i = 0; i < n; i++)
+        work_off(j, share_of(j, (me + i) % n), mem);
+}
 
-        if (u >= units)
-            return;
-        for (size_t i = u, end = smaller(u + j->grain, units); i < end;)
-            i += unit(j, i, end, mem);
+static void share_out(const struct job *j, int threads)
+{
+    for (int i = 0; i < threads; i++) {
+        struct share *s = share_of(j, i);
+        size_t lo;
+
+        team_part(j->first[j->n], 1, i, threads, &lo, &s->end);
+        atomic_init(&s->next, lo);
     }
 }
 
@@ -264,7 +292,9 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum pa
     const size_t sums = 2 * smaller(T, PANEL_T) * LANES * sizeof(float);
     const size_t K = w->cols, copy = T * K * sizeof(float);
 
-    need->thread = larger(need->thread, round64(k->panels * (CHUNK * sizeof(struct group) + sums)));
+    need->thread =
+        larger(need->thread,
+               sizeof(struct share) + round64(k->panels * (CHUNK * sizeof(struct group) + sums)));
     switch (path) {
     case PATH_Q8:
         need->x8 = larger(need->x8, q8_bytes(T, K));
@@ -279,7 +309,8 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum pa
         need->xf = larger(need->xf, copy);
         /* fall through */
     case PATH_F32:
-        need->thread = larger(need->thread, round64(DECODED * K * sizeof(float)));
+        need->thread =
+            larger(need->thread, sizeof(struct share) + round64(DECODED * K * sizeof(float)));
         break;
     }
 }
@@ -350,8 +381,8 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
     make_room(&j, b);
     const size_t units = j.first[n];
 
-    /* an eighth of a thread's share: a neighbour on the core delays the end by that much at most */
-    j.grain = units / (8 * threads) ? units / (8 * threads) : 1;
+    /* a neighbour on the core delays the end by a sixteenth of a share at most */
+    j.grain = larger(units / (16 * threads), 1);
     if (units >= 4 * PANELS * threads) /* whole pairs of panels */
         j.grain = (j.grain + PANELS - 1) / PANELS * PANELS;
     j.prepared = T < 4;
@@ -361,8 +392,10 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
         if (!j.prepared)
             prepare(&j, 0, T);
         j.prepared = true;
+        share_out(&j, 1);
         part(&j, 0, 1);
     } else {
+        share_out(&j, (int)threads);
         team_run(c->team, part, &j);
     }
 }
