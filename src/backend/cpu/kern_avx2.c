@@ -125,6 +125,8 @@ static inline int v_to_i8(int8_t *p, v16 x)
 
 /* rows and tokens whose sums fit the registers */
 enum { DOT_R = 2, DOT_S = 3 };
+/* queries whose sums over four rows do */
+enum { ATTN_TOGETHER = 1 };
 
 #include "backend/cpu/kern.inc"
 

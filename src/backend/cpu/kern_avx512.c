@@ -63,6 +63,8 @@ static inline int v_to_i8(int8_t *p, v16 x)
 
 /* rows and tokens whose sums fit the registers */
 enum { DOT_R = 4, DOT_S = 4 };
+/* queries whose sums over four rows do */
+enum { ATTN_TOGETHER = 4 };
 
 #include "backend/cpu/kern.inc"
 
