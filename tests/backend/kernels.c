@@ -110,6 +110,8 @@ static void check_shape(unsigned flags, struct ctx *const *ctx, size_t n_ctx,
 
         c->op->linear(c, i ? &out : both, i ? 1 : 2, x, T);
         assert_memory_equal(got, first, n * sizeof(*got));
+        if (i && i + 1 < n_ctx) /* rows alone, and sums, on one thread and on the most */
+            continue;
         for (size_t t = 0; t < T; t++) {
             const struct linear_out row = { got + t * w->rows, w };
 
