@@ -115,7 +115,7 @@ static int write_all(const struct job *j, struct err *e)
 
     if (session_new(&s, j->g, (size_t)j->ids->shape[1], e))
         return -1;
-    rc = st_write_open(&w, j->c->output, &head, 1, e);
+    rc = st_write_open(&w, j->c->output, &head, 1, NULL, e);
     for (size_t i = 0; i < j->ids->shape[0] && rc == 0; i++)
         rc = write_sequence(j, s, &w, i, e);
     progress_end();

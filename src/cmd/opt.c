@@ -25,6 +25,11 @@ bool opt_positional(const struct opt *o)
     return o->type == OPT_ARG || o->type == OPT_REST;
 }
 
+static bool is_list(const struct opt *o)
+{
+    return o->type == OPT_LIST || o->type == OPT_WORDS || o->type == OPT_REST;
+}
+
 void opt_flag(const struct opt *o, struct buf *out)
 {
     buf_adds(out, "--");
@@ -279,6 +284,7 @@ static int set_value(void *cfg, const struct opt *o, const char *from, const cha
         *(const char **)field = val;
         return 0;
     case OPT_LIST:
+    case OPT_WORDS:
     case OPT_REST:
         list_add(field, val);
         return 0;
@@ -316,7 +322,7 @@ void opt_release(const void *cfg)
         if (p->cfg != cfg)
             continue;
         for (const struct opt *o = p->cmd->opts; o->name; o++)
-            if (o->type == OPT_LIST || o->type == OPT_REST)
+            if (is_list(o))
                 free(((const struct opt_list *)(const void *)((const char *)cfg + o->offset))->p);
         *at = p->next;
         free(p);
@@ -345,8 +351,7 @@ static struct parsed *parsed_new(const void *cfg, const struct cmd *cmd)
 static int set_defaults(void *cfg, const struct cmd *cmd, struct err *e)
 {
     for (const struct opt *o = cmd->opts; o->name; o++)
-        if (o->def && o->type != OPT_LIST && o->type != OPT_REST &&
-            set_value(cfg, o, o->name, o->def, e))
+        if (o->def && !is_list(o) && set_value(cfg, o, o->name, o->def, e))
             return -1;
     return 0;
 }
@@ -404,7 +409,7 @@ static int check_positionals(const struct parsed *p, struct err *e)
     return 0;
 }
 
-/* One option at argv[i]. Returns how many arguments it took (1 or 2), -1 on error. */
+/* One option at argv[i]. Returns how many arguments it took, -1 on error. */
 static int parse_one(void *cfg, struct parsed *p, int i, int argc, char **argv, struct err *e)
 {
     const char *s = argv[i], *eq = strchr(s, '='), *val = eq ? eq + 1 : NULL;
@@ -441,7 +446,12 @@ static int parse_one(void *cfg, struct parsed *p, int i, int argc, char **argv, 
                            from, from, val);
         used = 2;
     }
-    return set_value(cfg, o, from, val, e) ? -1 : used;
+    if (set_value(cfg, o, from, val, e))
+        return -1;
+    for (; o->type == OPT_WORDS && i + used < argc && argv[i + used][0] != '-'; used++)
+        if (set_value(cfg, o, from, argv[i + used], e))
+            return -1;
+    return used;
 }
 
 int opt_parse(void *cfg, const struct cmd *cmd, int argc, char **argv, struct err *e)

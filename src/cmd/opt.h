@@ -18,8 +18,9 @@ enum opt_type {
     OPT_NUM,  /* double field, finite, within [min, max] */
     OPT_STR,  /* const char * field; valid UTF-8 */
     OPT_LIST, /* struct opt_list field: may be given several times; one item from the environment */
-    OPT_ARG,  /* const char * field: positional, in table order; optional when default is "" */
-    OPT_REST, /* struct opt_list field: all further positionals */
+    OPT_WORDS, /* struct opt_list field: takes every word up to the next option */
+    OPT_ARG,   /* const char * field: positional, in table order; optional when default is "" */
+    OPT_REST,  /* struct opt_list field: all further positionals */
 };
 
 struct opt_list {

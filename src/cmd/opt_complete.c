@@ -135,7 +135,9 @@ static void zsh(FILE *f)
             buf_clear(&b);
             put_spellings(o, &b);
             for (char *s, *rest = b.p; (s = next_word(&rest));) {
-                fprintf(f, " \\\n            '%s%s[", o->type == OPT_LIST ? "*" : "", s);
+                const bool again = o->type == OPT_LIST || o->type == OPT_WORDS;
+
+                fprintf(f, " \\\n            '%s%s[", again ? "*" : "", s);
                 put_quoted(o->help, f);
                 fputs("]", f);
                 if (o->type != OPT_BOOL && o->arg && strchr(o->arg, '|')) {

@@ -10,19 +10,32 @@
 static const char *dtype_name(enum enc enc)
 {
     switch (enc) {
-    case ENC_F64:      return "F64";
-    case ENC_F32:      return "F32";
-    case ENC_F16:      return "F16";
-    case ENC_BF16:     return "BF16";
-    case ENC_I64:      return "I64";
-    case ENC_I32:      return "I32";
-    case ENC_I16:      return "I16";
-    case ENC_I8:       return "I8";
-    case ENC_U8:       return "U8";
-    case ENC_BOOL:     return "BOOL";
-    case ENC_F8_E4M3:  return "F8_E4M3";
-    case ENC_F8_E5M2:  return "F8_E5M2";
-    default:          return NULL;
+    case ENC_F64:
+        return "F64";
+    case ENC_F32:
+        return "F32";
+    case ENC_F16:
+        return "F16";
+    case ENC_BF16:
+        return "BF16";
+    case ENC_I64:
+        return "I64";
+    case ENC_I32:
+        return "I32";
+    case ENC_I16:
+        return "I16";
+    case ENC_I8:
+        return "I8";
+    case ENC_U8:
+        return "U8";
+    case ENC_BOOL:
+        return "BOOL";
+    case ENC_F8_E4M3:
+        return "F8_E4M3";
+    case ENC_F8_E5M2:
+        return "F8_E5M2";
+    default:
+        return NULL;
     }
 }
 
@@ -86,14 +99,14 @@ int st_write_head(struct buf *out, size_t *data, const struct tensor_view *t, si
 }
 
 int st_write_open(struct st_writer *w, const char *path, const struct tensor_view *t, size_t n,
-                  struct err *e)
+                  const char *format, struct err *e)
 {
     struct buf head;
     size_t data;
     int rc = -1;
 
     buf_init(&head, SIZE_MAX / 2);
-    if (st_write_head(&head, &data, t, n, NULL, e) || out_open(&w->out, path, e))
+    if (st_write_head(&head, &data, t, n, format, e) || out_open(&w->out, path, e))
         goto done;
     w->left = head.len + data;
     rc = st_write_data(w, head.p, head.len, e);

@@ -17,9 +17,9 @@ struct st_writer {
 int st_write_head(struct buf *out, size_t *data, const struct tensor_view *t, size_t n,
                   const char *format, struct err *e) MUST_USE;
 
-/* The header for n tensors (name, enc, ndim, shape; data unused), in order. */
+/* The header for n tensors, as above. */
 int st_write_open(struct st_writer *w, const char *path, const struct tensor_view *t, size_t n,
-                  struct err *e) MUST_USE;
+                  const char *format, struct err *e) MUST_USE;
 /* The next n bytes of data, tensors one after another. */
 int st_write_data(struct st_writer *w, const void *p, size_t n, struct err *e) MUST_USE;
 /* Commits; all data must have come. */

@@ -43,7 +43,7 @@ static void write_tensors(const char *dir, const char *name, const struct tensor
     char path[256];
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
-    OK(st_write_open(&w, path, t, n, &e), e);
+    OK(st_write_open(&w, path, t, n, NULL, &e), e);
     for (size_t i = 0; i < n; i++) {
         const uint64_t values = t[i].shape[0] * (t[i].ndim > 1 ? t[i].shape[1] : 1);
 

@@ -169,7 +169,7 @@ static void round_trip(void **state)
 
     (void)state;
     snprintf(path, sizeof(path), "%s/x.safetensors", dir);
-    OK(st_write_open(&w, path, t, 2, &e), e);
+    OK(st_write_open(&w, path, t, 2, NULL, &e), e);
     OK(st_write_data(&w, x, sizeof(x), &e), e);
     OK(st_write_data(&w, y, sizeof(y), &e), e);
     OK(st_write_close(&w, &e), e);

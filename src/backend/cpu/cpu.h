@@ -4,7 +4,7 @@
 #ifndef PUNA_BACKEND_CPU_CPU_H
 #define PUNA_BACKEND_CPU_CPU_H
 
-#include "ops/ops.h"
+#include "ops/train.h"
 
 enum cpu_flag {
     CPU_AVX2 = 1,         /* AVX2, FMA, F16C */
@@ -29,6 +29,8 @@ int cpu_flags_from_name(const char *name, unsigned *flags);
 int cpu_ctx_new(struct ctx **out, int threads, unsigned flags, enum compute compute,
                 struct err *e) MUST_USE;
 void cpu_ctx_free(struct ctx *c);
+/* What training adds; for contexts of this backend. */
+extern const struct train_ops train_ops_cpu;
 
 /* The scratch of a context, known before there is one: the planner adds up what each product of
  * a forward pass of T rows needs (they share it: the largest counts). The same functions size it

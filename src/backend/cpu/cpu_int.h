@@ -20,6 +20,8 @@ struct cpu {
     struct room angle_key;      /* the positions and frequencies that they belong to */
     size_t angle_T, angle_half;
     struct room split;          /* states of attention whose slots are shared out */
+    struct room train_a, train_w; /* training: inputs in bf16, decoded rows of a weight */
+    struct room train_thread;     /* training, per thread: panels, scores */
 };
 
 /* n bytes at a multiple of 64; the process ends when the system has no memory left. */

@@ -23,7 +23,7 @@
 
 #include <string.h>
 
-#include "ops/ops.h"
+#include "ops/train.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -127,6 +127,20 @@ static inline uint64_t more_mask(const uint8_t *flag, size_t n)
     return mask;
 }
 
+enum { GEMM_COLS = 32 };
+
+/* A tile of a product: `rows` rows (gemm_rows, or 1) by GEMM_COLS columns. For gemm_f32 a is
+ * floats, element (r, k) at r * ars + k * acs, one of the two being 1, and b is [K][GEMM_COLS]. For
+ * gemm_bf16 both are pairs of bf16 along k, a 32-bit word each, and K, ars and acs count words. */
+struct gemm {
+    float *c; /* rows ldc apart */
+    const void *a, *b;
+    size_t ldc, ars, acs, K;
+    size_t rows;
+    float by;
+    bool add;
+};
+
 struct cpu_kern {
     /* groups g0 .. g0+ng of 16 rows; NULL where the encoding has no 8-bit path */
     unpack_fn *unpack[ENC_COUNT];
@@ -159,6 +173,20 @@ struct cpu_kern {
     void (*attn)(const struct attn_query *q, size_t n, const struct attn_span *s, float *room);
     /* the later of two spans into the earlier */
     void (*attn_merge)(float *state, const float *later, size_t hd);
+    /* training (train.inc) */
+    size_t gemm_rows;
+    void (*gemm_f32)(const struct gemm *g);
+    void (*gemm_bf16)(const struct gemm *g); /* NULL = none: bf16 values go through gemm_f32 */
+    void (*to_bf16)(bf16 *y, const float *x, size_t n);
+    float (*dot_one)(const float *a, const float *b, size_t n);
+    float (*largest)(const float *x, size_t n);
+    float (*exp_sum)(float *y, const float *x, size_t n, float scale, float less);
+    void (*rmsnorm_bwd)(float *dx, float *r, const float *dy, const float *x, const float *w,
+                        size_t n, float eps);
+    void (*swiglu_bwd)(float *dg, float *du, const float *dh, const float *g, const float *u,
+                       size_t n);
+    void (*adamw)(const struct adamw *a, float c1, float c2, float *w, float *m, float *v,
+                  const float *g, size_t n);
 };
 
 /* Fills the table from plain C up to what `flags` (enum cpu_flag) allows. */

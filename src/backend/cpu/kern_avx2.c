@@ -130,7 +130,12 @@ enum { ATTN_TOGETHER = 1 };
 
 #include "backend/cpu/kern.inc"
 
+enum { GEMM_R = 3 };
+
+#include "backend/cpu/train.inc"
+
 void cpu_kern_avx2(struct cpu_kern *k)
 {
     fill_floats(k);
+    fill_train(k);
 }

@@ -68,6 +68,10 @@ enum { ATTN_TOGETHER = 4 };
 
 #include "backend/cpu/kern.inc"
 
+enum { GEMM_R = 12 };
+
+#include "backend/cpu/train.inc"
+
 /* S tokens and P panels, known to the compiler: S * P integer sums and as many float sums live in
  * registers. Three tokens by two panels fetch less than one line for each multiply-add, and what
  * comes after them, two more multiplications a sum, still fits into the window of instructions
@@ -473,6 +477,7 @@ static void unpack_q6_k(struct group *p, const struct rows16 *w, size_t g0, size
 void cpu_kern_avx512(struct cpu_kern *k)
 {
     fill_floats(k);
+    fill_train(k);
     k->dot[CODES_8][0] = dot_8;
     k->dot[CODES_8][1] = dot_8m;
     k->dot[CODES_5][0] = dot_5;

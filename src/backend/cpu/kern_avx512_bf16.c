@@ -12,9 +12,9 @@ static inline __m512bh part(const uint8_t *p, size_t n)
 }
 
 /* R rows times S tokens, R and S known to the compiler */
-static inline __attribute__((always_inline)) void
-tile(float *y, size_t ys, const uint8_t *w, size_t ws, const bf16 *x, size_t xs, size_t n, bool add,
-     const int R, const int S)
+static inline __attribute__((always_inline)) void tile(float *y, size_t ys, const uint8_t *w,
+                                                       size_t ws, const bf16 *x, size_t xs,
+                                                       size_t n, bool add, const int R, const int S)
 {
     __m512 acc[4][4];
 
@@ -73,8 +73,69 @@ static void dot_bf16(float *y, size_t ys, const uint8_t *w, size_t ws, size_t R,
     }
 }
 
+/* R rows by 32 columns, as gemm_tile of train.inc, on pairs */
+INLINE void gemm_tile(const struct gemm *g, const size_t ars, const size_t acs, const int R)
+{
+    __m512 acc[12][2];
+    const int32_t *a = g->a;
+    const uint8_t *b = g->b;
+
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+        acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    for (size_t k = 0; k < g->K; k++) {
+        const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + 128 * k);
+        const __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 128 * k + 64);
+
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            const __m512bh av = (__m512bh)_mm512_set1_epi32(a[(size_t)r * ars + k * acs]);
+
+            acc[r][0] = _mm512_dpbf16_ps(acc[r][0], av, b0);
+            acc[r][1] = _mm512_dpbf16_ps(acc[r][1], av, b1);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+        float *c = g->c + (size_t)r * g->ldc;
+
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            __m512 y = _mm512_mul_ps(acc[r][i], _mm512_set1_ps(g->by));
+
+            if (g->add)
+                y = _mm512_add_ps(y, _mm512_loadu_ps(c + 16 * i));
+            _mm512_storeu_ps(c + 16 * i, y);
+        }
+    }
+}
+
+static void gemm_bf16(const struct gemm *g)
+{
+    if (g->acs == 1 && g->rows == 12)
+        gemm_tile(g, g->ars, 1, 12);
+    else if (g->acs == 1)
+        gemm_tile(g, g->ars, 1, 1);
+    else if (g->rows == 12)
+        gemm_tile(g, 1, g->acs, 12);
+    else
+        gemm_tile(g, 1, g->acs, 1);
+}
+
+static void to_bf16(bf16 *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 m = n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        const __m256bh h = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x + i));
+
+        _mm256_mask_storeu_epi16(y + i, m, (__m256i)h);
+    }
+}
+
 void cpu_kern_avx512_bf16(struct cpu_kern *k)
 {
     k->dot_bf16 = dot_bf16;
     k->bf16_rows = LANES;
+    k->gemm_bf16 = gemm_bf16;
+    k->to_bf16 = to_bf16;
 }

@@ -94,6 +94,10 @@ enum { ATTN_TOGETHER = 1 };
 
 #include "backend/cpu/kern.inc"
 
+enum { GEMM_R = 4 };
+
+#include "backend/cpu/train.inc"
+
 /* Sums of (code - centre) * q of row r, by halves. */
 static void sums(int sum[2], const struct group *p, int r, const int8_t *q, int centre)
 {
@@ -153,4 +157,5 @@ void cpu_kern_generic(struct cpu_kern *k)
     cpu_kern_unpack(k);
     cpu_kern_planes(k);
     fill_floats(k);
+    fill_train(k);
 }

@@ -1,0 +1,258 @@
+/* gemm.c - C = A B for training. B is brought into panels of 32 columns, GEMM_K values of k at a
+ * time, which a thread packs and uses at once; A is read where it lies, or from one copy in bf16.
+ * Units of a panel and a block of rows go to whichever thread is free: a value of C is one chain
+ * over k, so the bits do not depend on who computes it. */
+#include "backend/cpu/gemm.h"
+
+#include <stdatomic.h>
+
+enum form {
+    FORM_F32,
+    FORM_ROUNDED, /* bf16 values in float32 arithmetic, where there is no instruction for pairs */
+    FORM_PAIRS,   /* two bf16 of neighbouring k in a word */
+};
+
+struct work {
+    const struct cpu_kern *k;
+    const struct gemm_call *g;
+    enum form form;
+    const uint8_t *a; /* float32 or words, as form says */
+    size_t ars, acs;  /* in floats or words */
+    size_t rows;      /* of a unit */
+    size_t units, blocks;
+    uint8_t *copy; /* room for the copy of A */
+    float *thread; /* GEMM_ROOM for each */
+    struct team *team;
+    atomic_size_t next;
+};
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static const uint8_t *at(const struct operand *o, size_t i, size_t j)
+{
+    return (const uint8_t *)o->p + (i * o->rs + j * o->cs) * (o->half ? 2u : 4u);
+}
+
+/* n neighbouring values as bf16; *t is room for them. */
+static const bf16 *halves(const struct work *w, const struct operand *o, const uint8_t *from,
+                          size_t n, bf16 *t)
+{
+    if (o->half)
+        memcpy(t, from, n * sizeof(*t));
+    else
+        w->k->to_bf16(t, (const float *)(const void *)from, n);
+    return t;
+}
+
+static void floats(const struct work *w, const struct operand *o, const uint8_t *from, size_t n,
+                   float *y)
+{
+    if (o->half)
+        w->k->decode_bf16(y, from, n);
+    else
+        memcpy(y, from, n * sizeof(*y));
+    for (size_t i = 0; w->form == FORM_ROUNDED && !o->half && i < n; i++)
+        y[i] = bf16_to_f32(f32_to_bf16(y[i]));
+}
+
+/* Columns n0 .. n0+n of B, k0 .. k0+K, to [K][32] floats. */
+static void panel_floats(const struct work *w, float *to, size_t n0, size_t n, size_t k0, size_t K,
+                         float *row)
+{
+    const struct operand *b = &w->g->b;
+
+    if (n < GEMM_COLS)
+        memset(to, 0, K * GEMM_COLS * sizeof(*to));
+    for (size_t k = 0; b->cs == 1 && k < K; k++)
+        floats(w, b, at(b, k0 + k, n0), n, to + k * GEMM_COLS);
+    for (size_t j = 0; b->cs != 1 && j < n; j++) {
+        floats(w, b, at(b, k0, n0 + j), K, row);
+        for (size_t k = 0; k < K; k++)
+            to[k * GEMM_COLS + j] = row[k];
+    }
+}
+
+/* The same to [(K + 1) / 2][32] words. */
+static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n, size_t k0,
+                        size_t K, float *room)
+{
+    const struct operand *b = &w->g->b;
+    bf16 *t = (bf16 *)(void *)room;
+
+    if (n < GEMM_COLS)
+        memset(to, 0, (K + 1) / 2 * GEMM_COLS * sizeof(*to));
+    for (size_t k = 0; b->cs == 1 && k < K; k += 2) {
+        uint32_t *line = to + k / 2 * GEMM_COLS;
+        const bf16 *x = halves(w, b, at(b, k0 + k, n0), n, t);
+        const bf16 *y = t + GEMM_COLS;
+
+        if (k + 1 < K)
+            halves(w, b, at(b, k0 + k + 1, n0), n, t + GEMM_COLS);
+        else
+            memset(t + GEMM_COLS, 0, GEMM_COLS * sizeof(*t));
+        for (size_t j = 0; j < n; j++)
+            line[j] = x[j] | (uint32_t)y[j] << 16;
+    }
+    for (size_t j = 0; b->cs != 1 && j < n; j++) {
+        t[K] = 0;
+        halves(w, b, at(b, k0, n0 + j), K, t);
+        for (size_t k = 0; k < K; k += 2) {
+            uint32_t word;
+
+            memcpy(&word, t + k, 4);
+            to[k / 2 * GEMM_COLS + j] = word;
+        }
+    }
+}
+
+/* Rows m0 .. m1 of the panel of columns n0 .. n0+n. */
+static void unit(const struct work *w, size_t m0, size_t m1, size_t n0, size_t n, float *room)
+{
+    const struct gemm_call *g = w->g;
+    const bool pairs = w->form == FORM_PAIRS;
+    float *tile = room + GEMM_COLS * GEMM_K, *row = tile + 12 * GEMM_COLS;
+
+    for (size_t k0 = 0; k0 < g->K; k0 += GEMM_K) {
+        const size_t K = smaller(g->K - k0, GEMM_K), R = w->k->gemm_rows;
+        struct gemm t = { .b = room,
+                          .ldc = g->ldc,
+                          .ars = w->ars,
+                          .acs = w->acs,
+                          .K = K,
+                          .by = g->by,
+                          .add = g->add || k0 > 0 };
+
+        if (pairs)
+            panel_pairs(w, (uint32_t *)(void *)room, n0, n, k0, K, row);
+        else
+            panel_floats(w, room, n0, n, k0, K, row);
+        if (pairs)
+            t.K = (K + 1) / 2;
+        for (size_t m = m0; m < m1; m += t.rows) {
+            float *c = g->c + m * g->ldc + n0;
+
+            t.rows = m1 - m >= R ? R : 1;
+            t.a = w->a + (m * w->ars + (pairs ? k0 / 2 : k0) * w->acs) * 4;
+            t.c = c;
+            t.ldc = g->ldc;
+            if (n < GEMM_COLS) {
+                for (size_t r = 0; t.add && r < t.rows; r++)
+                    memcpy(tile + r * GEMM_COLS, c + r * g->ldc, n * sizeof(*c));
+                t.c = tile;
+                t.ldc = GEMM_COLS;
+            }
+            (pairs ? w->k->gemm_bf16 : w->k->gemm_f32)(&t);
+            for (size_t r = 0; n < GEMM_COLS && r < t.rows; r++)
+                memcpy(c + r * g->ldc, tile + r * GEMM_COLS, n * sizeof(*c));
+        }
+    }
+}
+
+/* A share of the copy of A: rows as they lie, words of two k where k is the slow axis. */
+static void copy_part(struct work *w, int me, int n)
+{
+    const struct gemm_call *g = w->g;
+    const float *a = g->a.p;
+    const bool rows = g->a.cs == 1;
+    const size_t slow = rows ? g->M : g->K, fast = rows ? g->K : g->M;
+    const size_t ld = rows ? g->a.rs : g->a.cs;
+    size_t lo, hi;
+
+    team_part(slow, 2, me, n, &lo, &hi);
+    for (size_t i = lo; w->form == FORM_ROUNDED && i < hi; i++) {
+        float *y = (float *)(void *)w->copy + i * fast;
+
+        for (size_t j = 0; j < fast; j++)
+            y[j] = bf16_to_f32(f32_to_bf16(a[i * ld + j]));
+    }
+    for (size_t i = lo; w->form == FORM_PAIRS && rows && i < hi; i++) {
+        bf16 *y = (bf16 *)(void *)w->copy + i * ((fast + 1) / 2 * 2);
+
+        y[(fast + 1) / 2 * 2 - 1] = 0;
+        w->k->to_bf16(y, a + i * ld, fast);
+    }
+    for (size_t i = lo; w->form == FORM_PAIRS && !rows && i < hi; i += 2) {
+        uint32_t *y = (uint32_t *)(void *)w->copy + i / 2 * fast;
+
+        for (size_t j = 0; j < fast; j += 64) {
+            const size_t m = smaller(fast - j, 64);
+            bf16 t[2][64] = { 0 };
+
+            w->k->to_bf16(t[0], a + i * ld + j, m);
+            if (i + 1 < slow)
+                w->k->to_bf16(t[1], a + (i + 1) * ld + j, m);
+            for (size_t k = 0; k < m; k++)
+                y[j + k] = t[0][k] | (uint32_t)t[1][k] << 16;
+        }
+    }
+}
+
+static void part(void *arg, int me, int n)
+{
+    struct work *w = arg;
+    const struct gemm_call *g = w->g;
+
+    if (w->copy) {
+        copy_part(w, me, n);
+        if (n > 1)
+            team_barrier(w->team, me);
+    }
+    for (size_t u; (u = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) < w->units;) {
+        const size_t n0 = u / w->blocks * GEMM_COLS, m0 = u % w->blocks * w->rows;
+
+        unit(w, m0, smaller(m0 + w->rows, g->M), n0, smaller(g->N - n0, GEMM_COLS),
+             w->thread + (size_t)me * GEMM_ROOM);
+    }
+}
+
+/* Multiply-adds below which waking the team costs more than it brings. */
+enum { ALONE = 1 << 16 };
+
+void gemm_run(struct ctx *c, const struct gemm_call *g)
+{
+    struct cpu *b = c->backend;
+    struct work w = { .k = &b->k, .g = g, .team = c->team };
+    const size_t threads = (size_t)team_size(c->team), R = b->k.gemm_rows;
+    const size_t panels = (g->N + GEMM_COLS - 1) / GEMM_COLS;
+
+    BUG_ON(g->a.half || (g->a.rs != 1 && g->a.cs != 1) || (g->b.rs != 1 && g->b.cs != 1));
+    if (!g->M || !g->N || !g->K)
+        return;
+    w.form = c->compute != COMPUTE_BF16 ? FORM_F32 : b->k.gemm_bf16 ? FORM_PAIRS : FORM_ROUNDED;
+    w.a = g->a.p;
+    w.ars = g->a.rs;
+    w.acs = g->a.cs;
+    if (w.form != FORM_F32) {
+        const bool rows = g->a.cs == 1;
+        const size_t words = w.form == FORM_ROUNDED ? g->K : (g->K + 1) / 2;
+
+        w.a = w.copy = room_get(&b->train_a, g->M * words * 4);
+        w.ars = rows ? words : 1;
+        w.acs = rows ? 1 : g->M;
+    }
+    /* all rows for each panel, or parts of them where panels are too few for the threads */
+    size_t blocks = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
+
+    w.rows = (g->M + blocks - 1) / blocks;
+    w.rows = (w.rows + 8 * R - 1) / (8 * R) * (8 * R);
+    w.blocks = (g->M + w.rows - 1) / w.rows;
+    w.units = panels * w.blocks;
+    w.thread = room_get(&b->train_thread, threads * GEMM_ROOM * sizeof(float));
+    if (threads == 1 || g->M * g->N * g->K < ALONE)
+        part(&w, 0, 1);
+    else
+        team_run(c->team, part, &w);
+}
+
+void gemm_serial(const struct cpu_kern *k, const struct gemm_call *g, float *room)
+{
+    const struct work w = {
+        .k = k, .g = g, .form = FORM_F32, .a = g->a.p, .ars = g->a.rs, .acs = g->a.cs
+    };
+
+    for (size_t n0 = 0; g->M && g->K && n0 < g->N; n0 += GEMM_COLS)
+        unit(&w, 0, g->M, n0, smaller(g->N - n0, GEMM_COLS), room);
+}

@@ -1,0 +1,30 @@
+/* gemm.h - private to the CPU backend: dense products of training. */
+#ifndef PUNA_BACKEND_CPU_GEMM_H
+#define PUNA_BACKEND_CPU_GEMM_H
+
+#include "backend/cpu/cpu_int.h"
+
+/* Element (i, j) at i * rs + j * cs; one stride is 1. */
+struct operand {
+    const void *p; /* float32, or bf16 where `half` */
+    size_t rs, cs;
+    bool half;
+};
+
+/* c [M, N], rows ldc apart, = or += by * a b. */
+struct gemm_call {
+    float *c;
+    size_t M, N, K, ldc;
+    struct operand a, b; /* a is float32 */
+    float by;
+    bool add;
+};
+
+/* Each value of c is one chain over k, whatever the threads. */
+void gemm_run(struct ctx *c, const struct gemm_call *g);
+/* The same in float32 on the calling thread, which brings room for GEMM_ROOM floats. */
+void gemm_serial(const struct cpu_kern *k, const struct gemm_call *g, float *room);
+
+enum { GEMM_K = 1024, GEMM_ROOM = GEMM_COLS * GEMM_K + 12 * GEMM_COLS + GEMM_K };
+
+#endif

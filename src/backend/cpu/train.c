@@ -1,0 +1,477 @@
+/* train.c - the training table of the CPU. Work is shared by rows, columns or sequences so that
+ * every sum has one owner and one order. */
+#include <math.h>
+#include <stdatomic.h>
+
+#include "backend/cpu/gemm.h"
+
+static const struct cpu_kern *kern(const struct ctx *c)
+{
+    return &((const struct cpu *)c->backend)->k;
+}
+
+/* ---- products ---- */
+
+/* Rows of W that are decoded at a time: 512 rows of 14336 columns are 29 MB. */
+enum { DECODED = 512 };
+
+struct decode_job {
+    const struct weight *w;
+    size_t r0, n;
+    float *to;
+};
+
+static void decode_part(void *arg, int me, int n)
+{
+    const struct decode_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->n, 1, me, n, &lo, &hi);
+    for (size_t r = lo; r < hi; r++)
+        weight_decode_row(j->to + r * j->w->cols, j->w, j->r0 + r);
+}
+
+/* Rows r0 .. r0+*n of W as an operand: all of them where it lies, or a part decoded. */
+static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, size_t *n)
+{
+    const bool half = w->enc == ENC_BF16, aligned = (uintptr_t)w->data % 4 == 0;
+
+    if (half || (w->enc == ENC_F32 && aligned)) {
+        *n = w->rows - r0;
+        return (struct operand){
+            .p = (const uint8_t *)w->data + r0 * w->row_bytes, .rs = w->cols, .cs = 1, .half = half
+        };
+    }
+    struct cpu *b = c->backend;
+    struct decode_job j = { w, r0, w->rows - r0 < DECODED ? w->rows - r0 : DECODED, NULL };
+
+    *n = j.n;
+    j.to = room_get(&b->train_w, DECODED * w->cols * sizeof(float));
+    cpu_share(c, decode_part, &j, j.n * w->cols);
+    return (struct operand){ .p = j.to, .rs = w->cols, .cs = 1 };
+}
+
+static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, const float *x,
+                           size_t T, bool add)
+{
+    for (size_t r = 0, n; r < w->rows; r += n) {
+        const struct operand o = rows_of(c, w, r, &n);
+        const struct gemm_call g = { .c = y + r,
+                                     .M = T,
+                                     .N = n,
+                                     .K = w->cols,
+                                     .ldc = w->rows,
+                                     .a = { .p = x, .rs = w->cols, .cs = 1 },
+                                     .b = { .p = o.p, .rs = 1, .cs = o.rs, .half = o.half },
+                                     .by = 1,
+                                     .add = add };
+
+        gemm_run(c, &g);
+    }
+}
+
+static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, const float *dy,
+                          size_t T)
+{
+    for (size_t r = 0, n; r < w->rows; r += n) {
+        const struct operand o = rows_of(c, w, r, &n);
+        const struct gemm_call g = { .c = dx,
+                                     .M = T,
+                                     .N = w->cols,
+                                     .K = n,
+                                     .ldc = w->cols,
+                                     .a = { .p = dy + r, .rs = w->rows, .cs = 1 },
+                                     .b = o,
+                                     .by = 1,
+                                     .add = true };
+
+        gemm_run(c, &g);
+    }
+}
+
+static void product_cpu(struct ctx *c, const struct product *p)
+{
+    const struct gemm_call g = { .c = p->c,
+                                 .M = p->M,
+                                 .N = p->N,
+                                 .K = p->K,
+                                 .ldc = p->N,
+                                 .a = { .p = p->a.p, .rs = p->a.rs, .cs = p->a.cs },
+                                 .b = { .p = p->b.p, .rs = p->b.rs, .cs = p->b.cs },
+                                 .by = p->by,
+                                 .add = p->add };
+
+    gemm_run(c, &g);
+}
+
+/* ---- attention ---- */
+
+enum { ATTN_ROWS = 64 }; /* queries that meet their keys together */
+
+struct attn_job {
+    struct ctx *c;
+    const struct attn_shape *s;
+    const float *q, *k, *v, *dy, *o_in, *lse_in;
+    float *o, *lse, *dq, *dk, *dv;
+    size_t longest;
+    float *room;
+    size_t room_n; /* floats for each thread */
+    atomic_size_t next;
+};
+
+static struct gemm_call call(float *c, size_t ldc, size_t M, size_t N, size_t K, struct operand a,
+                             struct operand b, bool add)
+{
+    return (struct gemm_call){
+        .c = c, .M = M, .N = N, .K = K, .ldc = ldc, .a = a, .b = b, .by = 1, .add = add
+    };
+}
+
+static struct operand by_rows(const float *p, size_t ld)
+{
+    return (struct operand){ .p = p, .rs = ld, .cs = 1 };
+}
+
+static struct operand by_cols(const float *p, size_t ld)
+{
+    return (struct operand){ .p = p, .rs = 1, .cs = ld };
+}
+
+/* p[rows, n] = e^(score - what normalises its row), zero beyond the row's own position; `first` is
+ * the position of row 0. Without lse the rows are normalised here and it is written. */
+static void weights(const struct attn_job *j, float *p, size_t rows, size_t n, size_t first,
+                    float *lse, size_t stride, bool given)
+{
+    const struct cpu_kern *k = kern(j->c);
+    const float scale = 1 / sqrtf((float)j->s->hd);
+
+    for (size_t r = 0; r < rows; r++) {
+        float *x = p + r * n;
+        const size_t seen = first + r + 1;
+
+        if (given) {
+            k->exp_sum(x, x, seen, scale, lse[r * stride]);
+        } else {
+            const float max = k->largest(x, seen) * scale;
+            const float sum = k->exp_sum(x, x, seen, scale, max), by = 1 / sum;
+
+            for (size_t i = 0; i < seen; i++)
+                x[i] *= by;
+            lse[r * stride] = max + logf(sum);
+        }
+        memset(x + seen, 0, (n - seen) * sizeof(*x));
+    }
+}
+
+/* A query head of one sequence, forward. */
+static void head_fwd(const struct attn_job *j, size_t t0, size_t n, size_t h, float *room)
+{
+    const struct attn_shape *s = j->s;
+    const size_t ld = s->H * s->hd, kld = s->K * s->hd, kh = h / (s->H / s->K);
+    const float *q = j->q + t0 * ld + h * s->hd;
+    const float *k = j->k + t0 * kld + kh * s->hd, *v = j->v + t0 * kld + kh * s->hd;
+    float *p = room, *pack = p + ATTN_ROWS * j->longest;
+
+    for (size_t i = 0; i < n; i += ATTN_ROWS) {
+        const size_t rows = n - i < ATTN_ROWS ? n - i : ATTN_ROWS, m = i + rows;
+        struct gemm_call g =
+            call(p, m, rows, m, s->hd, by_rows(q + i * ld, ld), by_cols(k, kld), false);
+
+        gemm_serial(kern(j->c), &g, pack);
+        weights(j, p, rows, m, i, j->lse + (t0 + i) * s->H + h, s->H, false);
+        g = call(j->o + (t0 + i) * ld + h * s->hd, ld, rows, s->hd, m, by_rows(p, m),
+                 by_rows(v, kld), false);
+        gemm_serial(kern(j->c), &g, pack);
+    }
+}
+
+/* Backward: dk and dv of the kv head are summed over its query heads and their blocks in order. */
+static void head_bwd(const struct attn_job *j, size_t t0, size_t n, size_t h, float *room)
+{
+    const struct attn_shape *s = j->s;
+    const struct cpu_kern *kn = kern(j->c);
+    const size_t hd = s->hd, ld = s->H * hd, kld = s->K * hd, kh = h / (s->H / s->K);
+    const size_t kat = t0 * kld + kh * hd;
+    const float *k = j->k + kat, *v = j->v + kat, scale = 1 / sqrtf((float)hd);
+    float *p = room, *ds = p + ATTN_ROWS * j->longest, *pack = ds + ATTN_ROWS * j->longest;
+
+    for (size_t i = 0; i < n; i += ATTN_ROWS) {
+        const size_t rows = n - i < ATTN_ROWS ? n - i : ATTN_ROWS, m = i + rows;
+        const size_t at = (t0 + i) * ld + h * hd;
+        struct gemm_call g =
+            call(p, m, rows, m, hd, by_rows(j->q + at, ld), by_cols(k, kld), false);
+
+        gemm_serial(kn, &g, pack);
+        weights(j, p, rows, m, i, (float *)(uintptr_t)(j->lse_in + (t0 + i) * s->H + h), s->H,
+                true);
+        g = call(ds, m, rows, m, hd, by_rows(j->dy + at, ld), by_cols(v, kld), false);
+        gemm_serial(kn, &g, pack);
+        for (size_t r = 0; r < rows; r++) {
+            const float D = kn->dot_one(j->dy + at + r * ld, j->o_in + at + r * ld, hd);
+
+            for (size_t c = 0; c < m; c++)
+                ds[r * m + c] = p[r * m + c] * (ds[r * m + c] - D) * scale;
+        }
+        g = call(j->dq + at, ld, rows, hd, m, by_rows(ds, m), by_rows(k, kld), false);
+        gemm_serial(kn, &g, pack);
+        g = call(j->dk + kat, kld, m, hd, rows, by_cols(ds, m), by_rows(j->q + at, ld), true);
+        gemm_serial(kn, &g, pack);
+        g = call(j->dv + kat, kld, m, hd, rows, by_cols(p, m), by_rows(j->dy + at, ld), true);
+        gemm_serial(kn, &g, pack);
+    }
+}
+
+/* A unit is one sequence and one kv head. */
+static void attn_part(void *arg, int me, int n)
+{
+    struct attn_job *j = arg;
+    const struct attn_shape *s = j->s;
+    const size_t group = s->H / s->K;
+    float *room = j->room + (size_t)me * j->room_n;
+
+    (void)n;
+    for (size_t u; (u = atomic_fetch_add(&j->next, 1)) < s->n_seq * s->K;) {
+        const size_t t0 = (size_t)s->cu[u / s->K], len = (size_t)s->cu[u / s->K + 1] - t0;
+        const size_t kh = u % s->K;
+
+        for (size_t t = t0; j->dk && t < t0 + len; t++) {
+            memset(j->dk + (t * s->K + kh) * s->hd, 0, s->hd * sizeof(float));
+            memset(j->dv + (t * s->K + kh) * s->hd, 0, s->hd * sizeof(float));
+        }
+        for (size_t h = kh * group; h < (kh + 1) * group; h++) {
+            if (j->dk)
+                head_bwd(j, t0, len, h, room);
+            else
+                head_fwd(j, t0, len, h, room);
+        }
+    }
+}
+
+static void attn_run(struct ctx *c, struct attn_job *j)
+{
+    struct cpu *b = c->backend;
+    const struct attn_shape *s = j->s;
+    const size_t T = (size_t)s->cu[s->n_seq];
+
+    for (size_t i = 0; i < s->n_seq; i++) {
+        const size_t len = (size_t)(s->cu[i + 1] - s->cu[i]);
+
+        j->longest = len > j->longest ? len : j->longest;
+    }
+    j->c = c;
+    j->room_n = (2 * ATTN_ROWS * j->longest + GEMM_ROOM + 15) / 16 * 16;
+    j->room = room_get(&b->train_thread, (size_t)team_size(c->team) * j->room_n * sizeof(float));
+    cpu_share(c, attn_part, j, T * j->longest);
+}
+
+static void attn_cpu_train(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
+                           const float *q, const float *k, const float *v)
+{
+    struct attn_job j = { .s = s, .q = q, .k = k, .v = v, .o = o, .lse = lse };
+
+    attn_run(c, &j);
+}
+
+static void attn_bwd_cpu(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
+                         const struct attn_shape *s, const float *q, const float *k, const float *v,
+                         const float *o, const float *lse)
+{
+    struct attn_job j = { .s = s,
+                          .q = q,
+                          .k = k,
+                          .v = v,
+                          .dy = dy,
+                          .o_in = o,
+                          .lse_in = lse,
+                          .dq = dq,
+                          .dk = dk,
+                          .dv = dv };
+
+    attn_run(c, &j);
+}
+
+/* ---- rows ---- */
+
+struct loss_job {
+    const struct cpu_kern *k;
+    float *nll, *z;
+    const int32_t *label;
+    const float *coef;
+    size_t T, V;
+};
+
+static void loss_part(void *arg, int me, int n)
+{
+    const struct loss_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->T, 1, me, n, &lo, &hi);
+    for (size_t t = lo; t < hi; t++) {
+        float *z = j->z + t * j->V;
+        const size_t label = (size_t)j->label[t];
+        const float max = j->k->largest(z, j->V), own = z[label];
+        const float sum = j->k->exp_sum(z, z, j->V, 1, max);
+
+        j->nll[t] = max - own + logf(sum);
+        if (!j->coef)
+            continue;
+        const float by = j->coef[t] / sum;
+
+        for (size_t i = 0; i < j->V; i++)
+            z[i] *= by;
+        z[label] -= j->coef[t];
+    }
+}
+
+static void cross_entropy_cpu(struct ctx *c, float *nll, float *z, const int32_t *label,
+                              const float *coef, size_t T, size_t V)
+{
+    struct loss_job j = { kern(c), nll, z, label, coef, T, V };
+
+    cpu_share(c, loss_part, &j, T * V);
+}
+
+struct embed_job {
+    float *dw;
+    const float *dy;
+    const int32_t *ids;
+    size_t T, D;
+};
+
+static void embed_part(void *arg, int me, int n)
+{
+    const struct embed_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->D, 16, me, n, &lo, &hi);
+    for (size_t t = 0; t < j->T; t++)
+        for (size_t i = lo; i < hi; i++)
+            j->dw[(size_t)j->ids[t] * j->D + i] += j->dy[t * j->D + i];
+}
+
+static void embed_bwd_cpu(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
+                          size_t D)
+{
+    struct embed_job j = { dw, dy, ids, T, D };
+
+    cpu_share(c, embed_part, &j, T * D);
+}
+
+struct norm_job {
+    struct ctx *c;
+    float *dx, *dw, *r;
+    const float *dy, *x, *w;
+    size_t T, D;
+    float eps;
+};
+
+static void norm_part(void *arg, int me, int n)
+{
+    const struct norm_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->T, 1, me, n, &lo, &hi);
+    for (size_t t = lo; t < hi; t++)
+        kern(j->c)->rmsnorm_bwd(j->dx + t * j->D, j->r + t, j->dy + t * j->D, j->x + t * j->D, j->w,
+                                j->D, j->eps);
+    if (!j->dw)
+        return;
+    if (n > 1)
+        team_barrier(j->c->team, me);
+    team_part(j->D, 16, me, n, &lo, &hi);
+    for (size_t t = 0; t < j->T; t++)
+        for (size_t i = lo; i < hi; i++)
+            j->dw[i] += j->dy[t * j->D + i] * j->x[t * j->D + i] * j->r[t];
+}
+
+static void rmsnorm_bwd_cpu(struct ctx *c, float *dx, float *dw, const float *dy, const float *x,
+                            const float *w, size_t T, size_t D, float eps)
+{
+    struct cpu *b = c->backend;
+    struct norm_job j = { c, dx, dw, room_get(&b->train_thread, T * sizeof(float)), dy, x, w,
+                          T, D,  eps };
+
+    cpu_share(c, norm_part, &j, T * D);
+}
+
+struct swiglu_job {
+    const struct cpu_kern *k;
+    float *dg, *du;
+    const float *dh, *g, *u;
+    size_t n;
+};
+
+static void swiglu_part(void *arg, int me, int n)
+{
+    const struct swiglu_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->n, 64, me, n, &lo, &hi);
+    j->k->swiglu_bwd(j->dg + lo, j->du + lo, j->dh + lo, j->g + lo, j->u + lo, hi - lo);
+}
+
+static void swiglu_bwd_cpu(struct ctx *c, float *dg, float *du, const float *dh, const float *g,
+                           const float *u, size_t T, size_t F)
+{
+    struct swiglu_job j = { kern(c), dg, du, dh, g, u, T * F };
+
+    cpu_share(c, swiglu_part, &j, T * F);
+}
+
+/* ---- the optimiser ---- */
+
+struct adamw_job {
+    const struct cpu_kern *k;
+    const struct adamw *a;
+    float c1, c2;
+    float *w, *m, *v;
+    const float *g;
+    size_t n;
+};
+
+static void adamw_part(void *arg, int me, int n)
+{
+    const struct adamw_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->n, 64, me, n, &lo, &hi);
+    j->k->adamw(j->a, j->c1, j->c2, j->w + lo, j->m + lo, j->v + lo, j->g + lo, hi - lo);
+}
+
+static void adamw_cpu(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
+                      const float *g, size_t n)
+{
+    struct adamw_job j = { .k = kern(c), .a = a, .w = w, .m = m, .v = v, .g = g, .n = n };
+
+    j.c1 = (float)(1 / (1 - pow((double)a->beta1, (double)a->step)));
+    j.c2 = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
+    cpu_share(c, adamw_part, &j, n);
+}
+
+enum { SUM_PART = 1 << 14 }; /* values summed in float32; their sums are added in double */
+
+static void square_sum_cpu(struct ctx *c, double *out, const float *x, size_t n)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i += SUM_PART) {
+        const size_t m = n - i < SUM_PART ? n - i : SUM_PART;
+
+        s += (double)kern(c)->dot_one(x + i, x + i, m);
+    }
+    *out = s;
+}
+
+const struct train_ops train_ops_cpu = {
+    .adamw = adamw_cpu,
+    .attn = attn_cpu_train,
+    .attn_bwd = attn_bwd_cpu,
+    .cross_entropy = cross_entropy_cpu,
+    .embed_bwd = embed_bwd_cpu,
+    .linear_dx = linear_dx_cpu,
+    .linear_fwd = linear_fwd_cpu,
+    .product = product_cpu,
+    .rmsnorm_bwd = rmsnorm_bwd_cpu,
+    .square_sum = square_sum_cpu,
+    .swiglu_bwd = swiglu_bwd_cpu,
+};

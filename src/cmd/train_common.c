@@ -1,0 +1,248 @@
+/* train_common.c - from options to a run, and what a run prints. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+#include "cmd/common.h"
+#include "cmd/train_int.h"
+#include "hub/models.h"
+
+/* ---- what a run prints ---- */
+
+static void on_note(void *arg, const char *line)
+{
+    (void)arg;
+    fprintf(stderr, "%s\n", line);
+}
+
+static void on_step(void *arg, const struct train_step *s)
+{
+    const struct train_cfg *c = arg;
+    const double left = (double)(s->steps - s->step) * s->seconds;
+    const bool line = s->step == s->steps || s->has_eval || s->step == 1 ||
+                      (c->logging_steps && s->step % c->logging_steps == 0);
+    char what[120];
+
+    snprintf(what, sizeof(what), "loss %.4f norm %.3f %.0f tokens/s %.0f s left", s->loss,
+             s->grad_norm, s->tokens_per_s, left);
+    if (!line) {
+        progress_show(what, s->step, s->steps);
+        return;
+    }
+    progress_end();
+    fprintf(stderr, "step %zu/%zu  loss %.6g  grad norm %.6g  lr %.3g  %.0f tokens/s  %.0f s left",
+            s->step, s->steps, s->loss, s->grad_norm, s->lr, s->tokens_per_s, left);
+    if (s->has_rewards)
+        fprintf(stderr, "  rewards %.4g %.4g", s->chosen, s->rejected);
+    if (s->has_eval)
+        fprintf(stderr, "  eval loss %.6g", s->eval_loss);
+    fputc('\n', stderr);
+}
+
+/* ---- options ---- */
+
+static int set_targets(unsigned *out, const struct opt_list *l, struct err *e)
+{
+    *out = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        size_t k = 0;
+
+        if (!strcmp(l->p[i], "all-linear")) {
+            *out = (1u << NET_MATS) - 1;
+            continue;
+        }
+        while (k < NET_MATS && strcmp(l->p[i], net_mat_names[k]) != 0)
+            k++;
+        if (k == NET_MATS)
+            return err_set(e, ERR_USAGE,
+                           "--lora-target-modules %s: q_proj, k_proj, v_proj, o_proj, gate_proj, "
+                           "up_proj, down_proj and all-linear can be adapted",
+                           l->p[i]);
+        *out |= 1u << k;
+    }
+    if (l->n == 0)
+        *out = 1u | 4u; /* q_proj and v_proj: PEFT's choice for Llama */
+    return 0;
+}
+
+static int named(const char *option, const char *value, const char *const *list, size_t n,
+                 size_t *out, struct err *e)
+{
+    char all[300] = "";
+
+    for (*out = 0; *out < n; ++*out) {
+        const size_t at = strlen(all);
+
+        if (!strcmp(value, list[*out]))
+            return 0;
+        snprintf(all + at, sizeof(all) - at, "%s%s", at ? ", " : "", list[*out]);
+    }
+    return err_set(e, ERR_USAGE, "%s %s: there is %s", option, value, all);
+}
+
+/* What is accepted by name and asks for something that is not made. */
+static int refuse(const struct train_opts *o, struct err *e)
+{
+    if (!o->train_file)
+        return err_set(e, ERR_USAGE, "--train-file FILE is needed");
+    if (!o->output_dir)
+        return err_set(e, ERR_USAGE, "--output-dir DIR is needed");
+    if (o->lora_dropout > 0)
+        return err_set(e, ERR_USAGE, "--lora-dropout %g: dropout is not made; leave it out",
+                       o->lora_dropout);
+    if (strcmp(o->optim, "adamw_torch") && strcmp(o->optim, "adamw_torch_fused"))
+        return err_set(e, ERR_USAGE, "--optim %s: there is adamw_torch, adamw_torch_fused",
+                       o->optim);
+    if (o->report_to && strcmp(o->report_to, "none"))
+        return err_set(e, ERR_USAGE,
+                       "--report-to %s: nothing is sent; metrics.jsonl in the output folder has "
+                       "every logged step",
+                       o->report_to);
+    if (o->bf16 && o->dtype[0] == 'f')
+        return err_set(e, ERR_USAGE, "--bf16 and --dtype %s say different things", o->dtype);
+    if (o->load_in_4bit && !o->use_peft && !o->adapter_init)
+        return err_set(e, ERR_USAGE, "--load-in-4bit goes with --use-peft");
+    if (o->adapter_init && (opt_given(o, "lora_r") || opt_given(o, "lora_alpha") ||
+                            opt_given(o, "lora_target_modules")))
+        return err_set(e, ERR_USAGE,
+                       "--adapter-init: rank, alpha and modules are those of the adapter");
+    return 0;
+}
+
+/* --load-in-4bit means a base of 4 bits; puna does not quantise on the way in. */
+static int check_base(const struct train_opts *o, const char *path, struct err *e)
+{
+    struct checkpoint *c;
+    int rc = 0;
+
+    if (checkpoint_open(&c, path, e))
+        return -1;
+    const bool full = !o->use_peft && !o->adapter_init;
+    struct weight w;
+
+    if (checkpoint_weight(c, "model.layers.0.mlp.up_proj.weight", &w, e))
+        rc = -1;
+    else if (full && strcmp(checkpoint_container(c), "safetensors"))
+        rc = err_set(e, ERR_USAGE,
+                     "%s: a whole model is trained from a Hugging Face folder; puna convert makes "
+                     "one, or --use-peft trains an adapter on this file",
+                     path);
+    else if (full && w.enc != ENC_BF16 && w.enc != ENC_F16 && w.enc != ENC_F32)
+        rc = err_set(e, ERR_USAGE,
+                     "%s: its matrices are %s; a quantised model is trained with --use-peft", path,
+                     enc_table[w.enc].name);
+    else if (o->load_in_4bit && (w.enc == ENC_BF16 || w.enc == ENC_F16 || w.enc == ENC_F32))
+        rc = err_set(e, ERR_USAGE,
+                     "--load-in-4bit: %s is %s; give a checkpoint of 4 bits (NF4, AWQ, GPTQ, Q4_K "
+                     "...), or leave the option out",
+                     path, enc_table[w.enc].name);
+    checkpoint_close(c);
+    return rc;
+}
+
+static int fill(struct train_cfg *t, enum train_task task, const struct train_opts *o,
+                struct err *e)
+{
+    size_t schedule, kind = LOSS_SIGMOID;
+    unsigned targets;
+
+    if (refuse(o, e) || set_targets(&targets, &o->lora_target_modules, e) ||
+        named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT, &schedule,
+              e) ||
+        (task == TASK_DPO && named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
+        return -1;
+    *t = (struct train_cfg){
+        .task = task,
+        .output_dir = o->output_dir,
+        .train_file = o->train_file,
+        .eval_file = o->eval_file,
+        .resume = o->resume_from_checkpoint,
+        .net = { .full = !o->use_peft && !o->adapter_init,
+                 .targets = targets,
+                 .rank = (size_t)o->lora_r,
+                 .alpha = o->lora_alpha,
+                 .rslora = o->use_rslora,
+                 .decay_norms = o->decay_norms,
+                 .init = o->adapter_init,
+                 .seed = (uint64_t)o->seed,
+                 .recompute = o->gradient_checkpointing },
+        .loss = { .kind = (enum loss_kind)kind,
+                  .beta = o->beta,
+                  .smoothing = o->label_smoothing,
+                  .gamma = o->simpo_gamma,
+                  .good = o->desirable_weight,
+                  .bad = o->undesirable_weight },
+        .bf16 = o->dtype[0] == 'b',
+        .batch = (size_t)o->per_device_train_batch_size,
+        .accumulate = (size_t)o->gradient_accumulation_steps,
+        .epochs = o->num_train_epochs,
+        .max_steps = o->max_steps > 0 ? (size_t)o->max_steps : 0,
+        .max_length = (size_t)o->max_length,
+        .shuffle = o->shuffle,
+        .packing = o->packing,
+        .assistant_only = o->assistant_only_loss,
+        .completion_only = o->completion_only_loss,
+        .text_field = o->dataset_text_field ? o->dataset_text_field : "text",
+        .chat_format = o->chat_format,
+        .lr = o->learning_rate,
+        .weight_decay = o->weight_decay,
+        .beta1 = o->adam_beta1,
+        .beta2 = o->adam_beta2,
+        .eps = o->adam_epsilon,
+        .max_grad_norm = o->max_grad_norm,
+        .schedule = (enum train_schedule)schedule,
+        .warmup_steps = (size_t)o->warmup_steps,
+        .warmup_ratio = o->warmup_ratio,
+        .seed = (uint64_t)o->seed,
+        .logging_steps = (size_t)o->logging_steps,
+        .save_steps = (size_t)o->save_steps,
+        .save_limit = (size_t)o->save_total_limit,
+        .eval_steps = (size_t)o->eval_steps,
+        .force_recompute = o->gradient_checkpointing,
+        .dump_gradients = o->dump_gradients,
+        .on_note = on_note,
+        .on_step = o->quiet ? NULL : on_step,
+    };
+    if (t->packing && !t->max_length)
+        return err_set(e, ERR_USAGE, "--packing needs a --max-length");
+    if (task == TASK_KTO && t->batch < 2)
+        return err_set(e, ERR_USAGE,
+                       "--per-device-train-batch-size 1: KTO measures its distance between the "
+                       "rows of a batch and needs two at least");
+    return 0;
+}
+
+int train_command(enum train_task task, const struct train_opts *o, struct err *e)
+{
+    const char *ref = *o->model ? o->model : o->model_name_or_path;
+    struct train_cfg t;
+    struct ctx *c = NULL;
+    unsigned flags = cpu_flags();
+    char *path = NULL;
+    int rc = -1;
+
+    if (!ref)
+        return err_set(e, ERR_USAGE, "MODEL is missing");
+    if (*o->model && o->model_name_or_path)
+        return err_set(e, ERR_USAGE, "two models: %s and %s", o->model, o->model_name_or_path);
+    if (o->isa && cpu_flags_from_name(o->isa, &flags))
+        return err_set(e, ERR_USAGE, "--isa %s: not one of generic, avx2, avx512, avx512_bf16",
+                       o->isa);
+    if (flags & ~cpu_flags())
+        return err_set(e, ERR_HARDWARE, "--isa %s: this CPU offers %s", o->isa,
+                       cpu_flags_name(cpu_flags()));
+    if (fill(&t, task, o, e) || hub_resolve(ref, &path, e))
+        return -1;
+    t.model = path;
+    t.base_name = ref;
+    t.arg = &t;
+    if (check_base(o, path, e) == 0 &&
+        cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0)
+        rc = train_run(&t, c, &train_ops_cpu, e);
+    progress_end();
+    cpu_ctx_free(c);
+    free(path);
+    return rc;
+}

@@ -1,0 +1,101 @@
+/* train_int.h - what `puna sft`, `puna dpo` and `puna kto` share: options under TRL's names, and
+ * the run. */
+#ifndef PUNA_CMD_TRAIN_INT_H
+#define PUNA_CMD_TRAIN_INT_H
+
+#include "cmd/opt.h"
+#include "train/run.h"
+
+struct train_opts {
+    const char *model, *model_name_or_path;
+    const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
+    const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa;
+    const char *report_to, *attn_implementation, *optim, *loss_type, *dump_gradients;
+    struct opt_list lora_target_modules;
+    bool use_peft, load_in_4bit, use_rslora, decay_norms, gradient_checkpointing, shuffle, packing;
+    bool assistant_only_loss, completion_only_loss, bf16, quiet;
+    int64_t lora_r, per_device_train_batch_size, per_device_eval_batch_size;
+    int64_t gradient_accumulation_steps, max_steps, max_length, warmup_steps, logging_steps;
+    int64_t save_steps, save_total_limit, eval_steps, seed, threads;
+    double lora_alpha, lora_dropout, learning_rate, weight_decay, adam_beta1, adam_beta2;
+    double adam_epsilon, max_grad_norm, num_train_epochs, warmup_ratio;
+    double beta, label_smoothing, simpo_gamma, desirable_weight, undesirable_weight;
+};
+
+#define TRAIN_OPT(kind, field, alias, arg, def, help)                                              \
+    OPT(kind, struct train_opts, field, alias, arg, def, help)
+#define TRAIN_RANGE(kind, field, alias, arg, def, min, max, help)                                  \
+    OPT_RANGE(kind, struct train_opts, field, alias, arg, def, min, max, help)
+
+/* lr: the default learning rate */
+#define TRAIN_OPTS(lr)                                                                             \
+    TRAIN_OPT(ARG, model, NULL, "MODEL", "", "model folder, GGUF file or short name"),             \
+        TRAIN_OPT(STR, model_name_or_path, "--model-name,--model", "MODEL", NULL,                  \
+                  "the model, as TRL writes it"),                                                  \
+        TRAIN_OPT(STR, train_file, NULL, "FILE", NULL,                                             \
+                  "rows to train on: JSON lines, a JSON array or CSV"),                            \
+        TRAIN_OPT(STR, eval_file, NULL, "FILE", NULL, "rows held out"),                            \
+        TRAIN_OPT(STR, output_dir, "-o", "DIR", NULL, "folder of the result and its checkpoints"), \
+        TRAIN_OPT(STR, adapter_init, NULL, "DIR", NULL, "LoRA adapter to go on with"),             \
+        TRAIN_OPT(BOOL, use_peft, NULL, NULL, "false", "train a LoRA adapter, not the model"),     \
+        TRAIN_RANGE(INT, lora_r, NULL, "N", "16", 1, 65536, "rank of the adapter"),                \
+        TRAIN_RANGE(NUM, lora_alpha, NULL, "X", "32", 0, 1e6, "scale of the adapter, over rank"),  \
+        TRAIN_RANGE(NUM, lora_dropout, NULL, "X", "0", 0, 1, "0 alone: dropout is not made"),      \
+        TRAIN_OPT(WORDS, lora_target_modules, NULL, "NAME...", NULL,                               \
+                  "matrices with an adapter, or all-linear (default q_proj v_proj)"),              \
+        TRAIN_OPT(BOOL, use_rslora, NULL, NULL, "false", "scale alpha / sqrt(rank)"),              \
+        TRAIN_OPT(BOOL, load_in_4bit, NULL, NULL, "false",                                         \
+                  "QLoRA: the base must be a 4-bit checkpoint already"),                           \
+        TRAIN_OPT(STR, attn_implementation, NULL, "NAME", NULL,                                    \
+                  "accepted: attention is always computed in blocks"),                             \
+        TRAIN_OPT(BOOL, gradient_checkpointing, NULL, NULL, "false",                               \
+                  "compute activations again in the backward pass (by itself when memory asks)"),  \
+        TRAIN_OPT(STR, dtype, "--torch-dtype", "bf16|f32|bfloat16|float32", "bf16",                \
+                  "what products are computed in"),                                                \
+        TRAIN_OPT(BOOL, bf16, NULL, NULL, "false", "the same as --dtype bf16"),                    \
+        TRAIN_RANGE(INT, per_device_train_batch_size, "--batch-size", "N", "8", 1, 65536,          \
+                    "rows of a batch"),                                                            \
+        TRAIN_RANGE(INT, per_device_eval_batch_size, NULL, "N", "8", 1, 65536,                     \
+                    "accepted: evaluation goes row by row"),                                       \
+        TRAIN_RANGE(INT, gradient_accumulation_steps, NULL, "N", "1", 1, 65536,                    \
+                    "batches of a step; their mean is over tokens"),                               \
+        TRAIN_RANGE(NUM, num_train_epochs, "--epochs", "X", "3", 0, 1e6, "passes over the rows"),  \
+        TRAIN_RANGE(INT, max_steps, NULL, "N", "-1", -1, 1e12, "steps, in place of epochs"),       \
+        TRAIN_RANGE(INT, max_length, "--max-seq-length", "N", "1024", 0, 1e9,                      \
+                    "longer rows are cut (0 = never)"),                                            \
+        TRAIN_RANGE(NUM, learning_rate, "--lr", "X", lr, 0, 1e3, "learning rate"),                 \
+        TRAIN_OPT(STR, lr_scheduler_type, NULL, "NAME", "linear",                                  \
+                  "linear, cosine, constant, constant_with_warmup, inverse_sqrt, "                 \
+                  "warmup_stable_decay"),                                                          \
+        TRAIN_RANGE(INT, warmup_steps, NULL, "N", "0", 0, 1e12, "steps of warm-up from 0"),        \
+        TRAIN_RANGE(NUM, warmup_ratio, NULL, "X", "0", 0, 1, "the same as a part of all"),         \
+        TRAIN_OPT(STR, optim, NULL, "NAME", "adamw_torch", "adamw_torch or adamw_torch_fused"),    \
+        TRAIN_RANGE(NUM, weight_decay, NULL, "X", "0", 0, 1e3, "decay of matrices"),               \
+        TRAIN_OPT(BOOL, decay_norms, NULL, NULL, "false", "decay of norms too"),                   \
+        TRAIN_RANGE(NUM, adam_beta1, NULL, "X", "0.9", 0, 1, "AdamW's beta 1"),                    \
+        TRAIN_RANGE(NUM, adam_beta2, NULL, "X", "0.999", 0, 1, "AdamW's beta 2"),                  \
+        TRAIN_RANGE(NUM, adam_epsilon, NULL, "X", "1e-8", 0, 1, "AdamW's epsilon"),                \
+        TRAIN_RANGE(NUM, max_grad_norm, NULL, "X", "1", 0, 1e9, "clipping (0 = none)"),            \
+        TRAIN_OPT(BOOL, shuffle, NULL, NULL, "true", "draw rows in an order of the seed"),         \
+        TRAIN_RANGE(INT, seed, NULL, "N", "42", 0, 1e15, "of the order and of new adapters"),      \
+        TRAIN_OPT(STR, chat_format, "--chat-template", "NAME", NULL,                               \
+                  "chat format in place of the model's"),                                          \
+        TRAIN_RANGE(INT, logging_steps, NULL, "N", "10", 0, 1e12, "a line every N steps"),         \
+        TRAIN_RANGE(INT, save_steps, NULL, "N", "500", 0, 1e12,                                    \
+                    "a checkpoint every N steps (0 = none)"),                                      \
+        TRAIN_RANGE(INT, save_total_limit, NULL, "N", "0", 0, 1e9,                                 \
+                    "newest checkpoints that are kept, beside the best (0 = all)"),                \
+        TRAIN_OPT(STR, resume_from_checkpoint, NULL, "DIR", NULL,                                  \
+                  "checkpoint to go on from; last: the newest of --output-dir"),                   \
+        TRAIN_OPT(STR, report_to, NULL, "none", NULL,                                              \
+                  "none: metrics.jsonl is always written, nothing is sent"),                       \
+        TRAIN_OPT(STR, device, NULL, "cpu", "cpu", "where to compute"),                            \
+        TRAIN_OPT(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),                       \
+        TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \
+        TRAIN_OPT(STR, dump_gradients, NULL, "FILE", NULL,                                         \
+                  "gradients of step 1 as safetensors, to compare"),                               \
+        TRAIN_OPT(BOOL, quiet, "-q", NULL, "false", "no lines about the steps")
+
+int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,239 @@
+/* train_ref.c - the scalar truth of the training ops: plain C, one thread, sums in double. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "ops/train.h"
+
+static void adamw_ref(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
+                      const float *g, size_t n)
+{
+    const double c1 = 1 - pow((double)a->beta1, (double)a->step);
+    const double c2 = 1 - pow((double)a->beta2, (double)a->step);
+
+    (void)c;
+    for (size_t i = 0; i < n; i++) {
+        const double gi = (double)g[i] * a->clip;
+
+        m[i] = (float)((double)a->beta1 * m[i] + (1 - (double)a->beta1) * gi);
+        v[i] = (float)((double)a->beta2 * v[i] + (1 - (double)a->beta2) * gi * gi);
+        w[i] = (float)(w[i] * (1 - (double)a->lr * a->decay) -
+                       a->lr / c1 * m[i] / (sqrt(v[i] / c2) + (double)a->eps));
+    }
+}
+
+/* Where head h of row t lies in a matrix of `heads` heads. */
+static size_t head_at(const struct attn_shape *s, size_t t, size_t heads, size_t h)
+{
+    return (t * heads + h) * s->hd;
+}
+
+static double dot(const float *a, const float *b, size_t n)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s += (double)a[i] * b[i];
+    return s;
+}
+
+static void attn_ref(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
+                     const float *q, const float *k, const float *v)
+{
+    const double scale = 1 / sqrt((double)s->hd);
+
+    (void)c;
+    for (size_t i = 0; i < s->n_seq; i++) {
+        for (size_t t = (size_t)s->cu[i]; t < (size_t)s->cu[i + 1]; t++) {
+            for (size_t h = 0; h < s->H; h++) {
+                const size_t kh = h / (s->H / s->K), first = (size_t)s->cu[i];
+                const float *qt = q + head_at(s, t, s->H, h);
+                float *to = o + head_at(s, t, s->H, h);
+                double max = -INFINITY, sum = 0;
+
+                for (size_t j = first; j <= t; j++)
+                    max = fmax(max, dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale);
+                for (size_t j = first; j <= t; j++)
+                    sum += exp(dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale - max);
+                lse[t * s->H + h] = (float)(max + log(sum));
+                for (size_t d = 0; d < s->hd; d++) {
+                    double y = 0;
+
+                    for (size_t j = first; j <= t; j++)
+                        y += exp(dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale - max) *
+                             v[head_at(s, j, s->K, kh) + d];
+                    to[d] = (float)(y / sum);
+                }
+            }
+        }
+    }
+}
+
+static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
+                         const struct attn_shape *s, const float *q, const float *k, const float *v,
+                         const float *o, const float *lse)
+{
+    const double scale = 1 / sqrt((double)s->hd);
+    const size_t T = (size_t)s->cu[s->n_seq];
+
+    (void)c;
+    memset(dq, 0, T * s->H * s->hd * sizeof(*dq));
+    memset(dk, 0, T * s->K * s->hd * sizeof(*dk));
+    memset(dv, 0, T * s->K * s->hd * sizeof(*dv));
+    for (size_t i = 0; i < s->n_seq; i++) {
+        for (size_t t = (size_t)s->cu[i]; t < (size_t)s->cu[i + 1]; t++) {
+            for (size_t h = 0; h < s->H; h++) {
+                const size_t at = head_at(s, t, s->H, h), kh = h / (s->H / s->K);
+                const double D = dot(dy + at, o + at, s->hd);
+
+                for (size_t j = (size_t)s->cu[i]; j <= t; j++) {
+                    const size_t kat = head_at(s, j, s->K, kh);
+                    const double p = exp(dot(q + at, k + kat, s->hd) * scale - lse[t * s->H + h]);
+                    const double ds = p * (dot(dy + at, v + kat, s->hd) - D) * scale;
+
+                    for (size_t d = 0; d < s->hd; d++) {
+                        dq[at + d] += (float)(ds * k[kat + d]);
+                        dk[kat + d] += (float)(ds * q[at + d]);
+                        dv[kat + d] += (float)(p * dy[at + d]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void cross_entropy_ref(struct ctx *c, float *nll, float *z, const int32_t *label,
+                              const float *coef, size_t T, size_t V)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++) {
+        float *zt = z + t * V;
+        double max = -INFINITY, sum = 0;
+
+        for (size_t i = 0; i < V; i++)
+            max = fmax(max, zt[i]);
+        for (size_t i = 0; i < V; i++)
+            sum += exp(zt[i] - max);
+        nll[t] = (float)(max + log(sum) - zt[label[t]]);
+        for (size_t i = 0; coef && i < V; i++)
+            zt[i] =
+                (float)(coef[t] * (exp(zt[i] - max) / sum - (i == (size_t)label[t] ? 1.0 : 0.0)));
+    }
+}
+
+static void embed_bwd_ref(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
+                          size_t D)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < D; i++)
+            dw[(size_t)ids[t] * D + i] += dy[t * D + i];
+}
+
+static double rounded(const struct ctx *c, float x)
+{
+    return c->compute == COMPUTE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+}
+
+static void product_ref(struct ctx *c, const struct product *p)
+{
+    for (size_t i = 0; i < p->M; i++) {
+        for (size_t j = 0; j < p->N; j++) {
+            float *at = &p->c[i * p->N + j];
+            double s = 0;
+
+            for (size_t k = 0; k < p->K; k++)
+                s += rounded(c, p->a.p[i * p->a.rs + k * p->a.cs]) *
+                     rounded(c, p->b.p[k * p->b.rs + j * p->b.cs]);
+            *at = (float)(s * p->by + (p->add ? (double)*at : 0.0));
+        }
+    }
+}
+
+/* W as float32; free() it. */
+static float *decoded(const struct weight *w)
+{
+    float *p = xmalloc((w->rows * w->cols + 1) * sizeof(*p));
+
+    for (size_t r = 0; r < w->rows; r++)
+        weight_decode_row(p + r * w->cols, w, r);
+    return p;
+}
+
+static void linear_dx_ref(struct ctx *c, float *dx, const struct weight *w, const float *dy,
+                          size_t T)
+{
+    float *full = decoded(w);
+    const struct product p = { .c = dx,
+                               .M = T,
+                               .N = w->cols,
+                               .K = w->rows,
+                               .a = { dy, w->rows, 1 },
+                               .b = { full, w->cols, 1 },
+                               .by = 1,
+                               .add = true };
+
+    product_ref(c, &p);
+    free(full);
+}
+
+static void linear_fwd_ref(struct ctx *c, float *y, const struct weight *w, const float *x,
+                           size_t T, bool add)
+{
+    float *full = decoded(w);
+    const struct product p = { .c = y,
+                               .M = T,
+                               .N = w->rows,
+                               .K = w->cols,
+                               .a = { x, w->cols, 1 },
+                               .b = { full, 1, w->cols },
+                               .by = 1,
+                               .add = add };
+
+    product_ref(c, &p);
+    free(full);
+}
+
+static void rmsnorm_bwd_ref(struct ctx *c, float *dx, float *dw, const float *dy, const float *x,
+                            const float *w, size_t T, size_t D, float eps)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++) {
+        const float *xt = x + t * D, *dyt = dy + t * D;
+        double s = 0;
+        const double r = 1 / sqrt(dot(xt, xt, D) / (double)D + (double)eps);
+
+        for (size_t i = 0; i < D; i++)
+            s += (double)dyt[i] * w[i] * xt[i];
+        for (size_t i = 0; i < D; i++) {
+            dx[t * D + i] += (float)(r * dyt[i] * w[i] - r * r * r / (double)D * s * xt[i]);
+            if (dw)
+                dw[i] += (float)(dyt[i] * xt[i] * r);
+        }
+    }
+}
+
+static void square_sum_ref(struct ctx *c, double *out, const float *x, size_t n)
+{
+    (void)c;
+    *out = dot(x, x, n);
+}
+
+static void swiglu_bwd_ref(struct ctx *c, float *dg, float *du, const float *dh, const float *g,
+                           const float *u, size_t T, size_t F)
+{
+    (void)c;
+    for (size_t i = 0; i < T * F; i++) {
+        const double gi = g[i], ui = u[i], s = 1 / (1 + exp(-gi));
+
+        dg[i] = (float)(dh[i] * ui * s * (1 + gi * (1 - s)));
+        du[i] = (float)(dh[i] * gi * s);
+    }
+}
+
+const struct train_ops train_ops_ref = {
+#define OP(ret, name, args) .name = name##_ref,
+#include "ops/train.def"
+#undef OP
+};

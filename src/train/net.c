@@ -1,0 +1,364 @@
+/* net.c - forward and backward of a model in training (MODEL.md, "Forward"). */
+#include "train/net.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "ops/backend.h"
+#include "train/net_int.h"
+
+/* ---- room ---- */
+
+struct sizes {
+    size_t T, D, F, Q, KV, H, L, V, r;
+};
+
+static struct sizes sizes_of(const struct net *n, size_t T)
+{
+    const struct hparams *hp = n->m->hp;
+
+    return (struct sizes){ .T = T,
+                           .D = (size_t)hp->dim,
+                           .F = (size_t)hp->ffn,
+                           .Q = (size_t)(hp->heads * hp->head_dim),
+                           .KV = (size_t)(hp->kv_heads * hp->head_dim),
+                           .H = (size_t)hp->heads,
+                           .L = (size_t)hp->layers,
+                           .V = (size_t)hp->vocab,
+                           .r = n->cfg.full ? 0 : n->cfg.rank };
+}
+
+/* The next `count` floats, at a multiple of 64 bytes; p NULL only counts. */
+static float *take(float *base, size_t *at, size_t count)
+{
+    float *p = base ? base + *at : NULL;
+
+    *at += (count + 15) / 16 * 16;
+    return p;
+}
+
+static void take_layer(struct net_saved *s, const struct net *n, const struct sizes *z, float *base,
+                       size_t *at)
+{
+    s->q = take(base, at, z->T * z->Q);
+    s->k = take(base, at, z->T * z->KV);
+    s->v = take(base, at, z->T * z->KV);
+    s->o = take(base, at, z->T * z->Q);
+    s->lse = take(base, at, z->T * z->H);
+    s->x2 = take(base, at, z->T * z->D);
+    s->g = take(base, at, z->T * z->F);
+    s->u = take(base, at, z->T * z->F);
+    for (size_t i = 0; i < NET_MATS; i++)
+        s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r) : NULL;
+}
+
+/* Lays everything out; n->saved NULL only counts. Returns floats. */
+static size_t lay_out(struct net *n, size_t T, float *base)
+{
+    const struct sizes z = sizes_of(n, T);
+    const size_t widest = z.F > z.Q ? z.F : z.Q;
+    struct net_saved shared = { 0 }, none;
+    size_t at = 0;
+
+    if (n->cfg.recompute)
+        take_layer(&shared, n, &z, base, &at);
+    for (size_t l = 0; l < z.L; l++) {
+        struct net_saved *s = base ? &n->saved[l] : &none;
+
+        *s = shared;
+        s->x = take(base, &at, T * z.D);
+        if (!n->cfg.recompute)
+            take_layer(s, n, &z, base, &at);
+    }
+    float *const common[] = { take(base, &at, T * z.D),  take(base, &at, T * z.D),
+                              take(base, &at, T * z.D),  take(base, &at, T * z.D),
+                              take(base, &at, T * z.F),  take(base, &at, T * widest),
+                              take(base, &at, T * z.Q),  take(base, &at, T * z.KV),
+                              take(base, &at, T * z.KV), take(base, &at, T * z.r) };
+
+    n->x = common[0];
+    n->n = common[1];
+    n->dx = common[2];
+    n->dn = common[3];
+    n->h = common[4];
+    n->dh = common[5];
+    n->dq = common[6];
+    n->dk = common[7];
+    n->dv = common[8];
+    n->dlow = common[9];
+    n->logits = take(base, &at, LOSS_ROWS * z.V);
+    n->rows = take(base, &at, LOSS_ROWS * z.D);
+    n->drows = take(base, &at, LOSS_ROWS * z.D);
+    return at;
+}
+
+static size_t slab_bytes(const struct net *n, size_t T)
+{
+    struct net count = *n;
+
+    return lay_out(&count, T, NULL) * sizeof(float);
+}
+
+size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
+{
+    struct net n = { .m = (struct model *)(uintptr_t)m, .cfg = *cfg };
+    size_t learn = 0;
+
+    if (cfg->full)
+        n.cfg.targets = 0;
+    for (int64_t l = 0; l < m->hp->layers; l++) {
+        const struct layer *w = &m->layer[l];
+        const struct weight *const all[] = {
+            &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(all); i++)
+            learn += cfg->full               ? all[i]->rows * all[i]->cols
+                     : cfg->targets >> i & 1 ? cfg->rank * (all[i]->rows + all[i]->cols)
+                                             : 0;
+    }
+    if (cfg->full)
+        learn += (m->hp->tied ? 1 : 2) * m->embed.rows * m->embed.cols;
+    return slab_bytes(&n, T) + 4 * learn * sizeof(float);
+}
+
+int net_reserve(struct net *n, size_t T, struct err *e)
+{
+    void *p;
+
+    if (T <= n->max_T)
+        return 0;
+    const size_t bytes = slab_bytes(n, T);
+
+    mem_unmap(n->slab, n->slab_bytes);
+    n->slab = NULL;
+    n->max_T = 0;
+    if (mem_map(&p, bytes, "activations of training", e))
+        return -1;
+    n->slab = p;
+    n->slab_bytes = bytes;
+    n->max_T = T;
+    lay_out(n, T, p);
+    return 0;
+}
+
+/* ---- matrices ---- */
+
+static struct mat rows(const float *p, size_t ld)
+{
+    return (struct mat){ p, ld, 1 };
+}
+
+static struct mat cols(const float *p, size_t ld)
+{
+    return (struct mat){ p, 1, ld };
+}
+
+static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struct mat a,
+                    struct mat b, float by, bool add)
+{
+    const struct product p = { c, M, N, K, a, b, by, add };
+
+    n->op->product(n->c, &p);
+}
+
+/* y[T, rows] = or += what m makes of x[T, cols] */
+static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const float *x, float *low,
+                    size_t T, bool add)
+{
+    n->op->linear_fwd(n->c, y, n->adapters ? &m->w : &m->base, x, T, add);
+    if (!m->a || !n->adapters)
+        return;
+    const size_t r = m->a->rows, in = m->w.cols, out = m->w.rows;
+
+    product(n, low, T, r, in, rows(x, in), cols(m->a->w, in), 1, false);
+    product(n, y, T, out, r, rows(low, r), cols(m->b->w, r), n->scale, true);
+}
+
+/* Gradients of m's parameters, and dx += that of x; dx NULL = nothing below learns. */
+static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const float *dy,
+                    const float *x, const float *low, size_t T)
+{
+    const size_t in = m->w.cols, out = m->w.rows;
+
+    if (m->own)
+        product(n, m->own->g, out, in, T, cols(dy, out), rows(x, in), 1, true);
+    if (dx)
+        n->op->linear_dx(n->c, dx, &m->w, dy, T);
+    if (!m->a)
+        return;
+    const size_t r = m->a->rows;
+
+    product(n, n->dlow, T, r, out, rows(dy, out), rows(m->b->w, r), n->scale, false);
+    product(n, m->b->g, out, r, T, cols(dy, out), rows(low, r), n->scale, true);
+    product(n, m->a->g, r, in, T, cols(n->dlow, r), rows(x, in), 1, true);
+    if (dx)
+        product(n, dx, T, in, r, rows(n->dlow, r), rows(m->a->w, in), 1, true);
+}
+
+/* ---- a layer ---- */
+
+static struct attn_shape shape_of(const struct net *n, const struct net_batch *b)
+{
+    const struct hparams *hp = n->m->hp;
+
+    return (struct attn_shape){ .H = (size_t)hp->heads,
+                                .K = (size_t)hp->kv_heads,
+                                .hd = (size_t)hp->head_dim,
+                                .cu = b->cu,
+                                .n_seq = b->n_seq };
+}
+
+static void norm_fwd(struct net *n, float *y, const float *x, const float *w, size_t T)
+{
+    n->c->op->rmsnorm(n->c, y, x, w, T, (size_t)n->m->hp->dim, (float)n->m->hp->eps);
+}
+
+/* s->x is there; the rest of s follows, and the layer's output to y. y NULL: what the backward pass
+ * needs is computed again, no more. */
+static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct net_saved *s,
+                      float *y)
+{
+    const struct net_layer *w = &n->layer[l];
+    const struct hparams *hp = n->m->hp;
+    const struct attn_shape shape = shape_of(n, b);
+    const size_t T = b->T, D = (size_t)hp->dim;
+    const bool turned = hp->rope.interleaved;
+
+    norm_fwd(n, n->n, s->x, n->adapters ? w->attn_norm : n->m->layer[l].attn_norm, T);
+    mat_fwd(n, &w->q, s->q, n->n, s->low[0], T, false);
+    mat_fwd(n, &w->k, s->k, n->n, s->low[1], T, false);
+    mat_fwd(n, &w->v, s->v, n->n, s->low[2], T, false);
+    n->c->op->rope(n->c, s->q, shape.H, shape.hd, b->pos, n->m->inv_freq, turned, T);
+    n->c->op->rope(n->c, s->k, shape.K, shape.hd, b->pos, n->m->inv_freq, turned, T);
+    n->op->attn(n->c, s->o, s->lse, &shape, s->q, s->k, s->v);
+    memcpy(s->x2, s->x, T * D * sizeof(float));
+    mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, true);
+    norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->m->layer[l].ffn_norm, T);
+    mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, false);
+    mat_fwd(n, &w->up, s->u, n->n, s->low[5], T, false);
+    if (!y && !s->low[6])
+        return;
+    n->c->op->swiglu(n->c, n->h, s->g, s->u, T, (size_t)hp->ffn);
+    if (!y) {
+        product(n, s->low[6], T, w->down.a->rows, w->down.w.cols, rows(n->h, w->down.w.cols),
+                cols(w->down.a->w, w->down.w.cols), 1, false);
+        return;
+    }
+    memcpy(y, s->x2, T * D * sizeof(float));
+    mat_fwd(n, &w->down, y, n->h, s->low[6], T, true);
+}
+
+/* n->dx: gradient of the layer's output, becomes that of its input. below: whether it is wanted. */
+static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const struct net_saved *s,
+                      bool below)
+{
+    const struct net_layer *w = &n->layer[l];
+    const struct hparams *hp = n->m->hp;
+    const struct attn_shape shape = shape_of(n, b);
+    const size_t T = b->T, D = (size_t)hp->dim, F = (size_t)hp->ffn, Q = shape.H * shape.hd;
+    const float eps = (float)hp->eps;
+    const bool turned = hp->rope.interleaved;
+
+    n->c->op->swiglu(n->c, n->h, s->g, s->u, T, F);
+    memset(n->dh, 0, T * F * sizeof(float));
+    mat_bwd(n, &w->down, n->dh, n->dx, n->h, s->low[6], T);
+    n->op->swiglu_bwd(n->c, s->g, s->u, n->dh, s->g, s->u, T, F);
+    norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
+    memset(n->dn, 0, T * D * sizeof(float));
+    mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T);
+    mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T);
+    n->op->rmsnorm_bwd(n->c, n->dx, w->own_ffn_norm ? w->own_ffn_norm->g : NULL, n->dn, s->x2,
+                       w->ffn_norm, T, D, eps);
+
+    float *dy = n->dh; /* [T, Q] fits, or lay_out makes it */
+
+    memset(dy, 0, T * Q * sizeof(float));
+    mat_bwd(n, &w->o, dy, n->dx, s->o, s->low[3], T);
+    n->op->attn_bwd(n->c, n->dq, n->dk, n->dv, dy, &shape, s->q, s->k, s->v, s->o, s->lse);
+    n->c->op->rope(n->c, n->dq, shape.H, shape.hd, b->back, n->m->inv_freq, turned, T);
+    n->c->op->rope(n->c, n->dk, shape.K, shape.hd, b->back, n->m->inv_freq, turned, T);
+    norm_fwd(n, n->n, s->x, w->attn_norm, T);
+    memset(n->dn, 0, T * D * sizeof(float));
+    float *dn = below ? n->dn : NULL;
+
+    mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T);
+    mat_bwd(n, &w->k, dn, n->dk, n->n, s->low[1], T);
+    mat_bwd(n, &w->v, dn, n->dv, n->n, s->low[2], T);
+    if (below)
+        n->op->rmsnorm_bwd(n->c, n->dx, w->own_attn_norm ? w->own_attn_norm->g : NULL, n->dn, s->x,
+                           w->attn_norm, T, D, eps);
+}
+
+/* ---- the passes ---- */
+
+void net_forward(struct net *n, const struct net_batch *b, bool keep)
+{
+    const size_t L = (size_t)n->m->hp->layers;
+
+    BUG_ON(b->T > n->max_T);
+    n->c->op->embed(n->c, n->saved[0].x, n->adapters ? &n->embed.w : &n->embed.base, b->ids, b->T);
+    for (size_t l = 0; l < L; l++) {
+        struct net_saved s = n->saved[keep ? l : 0];
+        float *y = l + 1 == L ? n->x : n->saved[keep ? l + 1 : 0].x;
+
+        s.x = n->saved[keep ? l : 0].x;
+        layer_fwd(n, b, l, &s, y);
+    }
+}
+
+void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll)
+{
+    const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
+    const float eps = (float)n->m->hp->eps;
+    int32_t at[LOSS_ROWS], label[LOSS_ROWS];
+    float by[LOSS_ROWS], own[LOSS_ROWS];
+
+    memset(nll, 0, b->T * sizeof(*nll));
+    if (coef)
+        memset(n->dx, 0, b->T * D * sizeof(float));
+    for (size_t t = 0; t < b->T;) {
+        size_t m = 0;
+
+        for (; t < b->T && m < LOSS_ROWS; t++) {
+            if (b->target[t] < 0)
+                continue;
+            at[m] = (int32_t)t;
+            label[m] = b->target[t];
+            by[m++] = coef ? coef[t] : 0;
+        }
+        if (m == 0)
+            break;
+        n->c->op->gather(n->c, n->n, n->x, at, m, D); /* rows of x */
+        norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->m->norm, m);
+        mat_fwd(n, &n->head, n->logits, n->rows, NULL, m, false);
+        n->op->cross_entropy(n->c, own, n->logits, label, coef ? by : NULL, m, V);
+        for (size_t i = 0; i < m; i++)
+            nll[at[i]] = own[i];
+        if (!coef)
+            continue;
+        float *dn = n->drows, *dx = n->dn;
+
+        memset(dn, 0, m * D * sizeof(float));
+        memset(dx, 0, m * D * sizeof(float));
+        mat_bwd(n, &n->head, dn, n->logits, n->rows, NULL, m);
+        n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
+                           eps);
+        for (size_t i = 0; i < m; i++)
+            memcpy(n->dx + (size_t)at[i] * D, dx + i * D, D * sizeof(float));
+    }
+}
+
+void net_backward(struct net *n, const struct net_batch *b)
+{
+    const size_t L = (size_t)n->m->hp->layers;
+
+    for (size_t l = L; l-- > 0;) {
+        if (n->cfg.recompute)
+            layer_fwd(n, b, l, &n->saved[l], NULL);
+        layer_bwd(n, b, l, &n->saved[l], l > 0 || n->cfg.full);
+    }
+    if (n->embed.own)
+        n->op->embed_bwd(n->c, n->embed.own->g, n->dx, b->ids, b->T, (size_t)n->m->hp->dim);
+}

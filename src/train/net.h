@@ -1,0 +1,83 @@
+/* net.h - a model in training: which of its matrices learn and how, the forward pass that keeps
+ * what the backward pass needs, and the backward pass, written by hand under it.
+ *
+ * Activations and everything that learns are float32; what is multiplied is rounded as the context
+ * says (ops/train.h). Frozen matrices stay in the encoding of their file. */
+#ifndef PUNA_TRAIN_NET_H
+#define PUNA_TRAIN_NET_H
+
+#include "model/lora.h"
+#include "ops/train.h"
+
+/* Something that learns. */
+struct param {
+    char *name;           /* the tensor's name in what is written; owned */
+    float *w, *g, *m, *v; /* [rows, cols] value, gradient, moments; owned as one block at w */
+    size_t rows, cols;
+    bool decay;  /* weight decay applies */
+    size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
+                    order of GGUF and Meta, MODEL.md); 0 = the same */
+};
+
+/* A matrix: frozen, learning itself (own), or with a pair beside it: y = x W^T + scale x A^T B^T.
+ */
+struct net_mat {
+    struct weight w, base; /* base: as the checkpoint has it */
+    struct param *own, *a, *b;
+};
+
+struct net_layer {
+    struct net_mat q, k, v, o, gate, up, down;
+    const float *attn_norm, *ffn_norm; /* [D] */
+    struct param *own_attn_norm, *own_ffn_norm;
+};
+
+enum { NET_MATS = 7 };
+extern const char *const net_mat_names[NET_MATS]; /* "q_proj" … in the order of struct net_layer */
+
+struct net_cfg {
+    bool full;        /* everything learns; else pairs beside `targets` */
+    unsigned targets; /* bit i: net_mat_names[i] */
+    size_t rank;
+    double alpha;
+    bool rslora;      /* scale alpha / sqrt(rank) */
+    bool decay_norms; /* weight decay reaches norms too */
+    const char *init; /* adapter to go on with; NULL = A random, B zero */
+    uint64_t seed;
+    bool recompute; /* keep a layer's input alone and compute the rest again */
+};
+
+/* Sequences laid end to end. target[t] is what row t should predict, -1 = not asked. */
+struct net_batch {
+    size_t T, n_seq;
+    int32_t *ids, *pos, *back, *target; /* [T]; back = -pos */
+    int32_t *cu;                        /* [n_seq + 1] */
+};
+
+struct net;
+int net_new(struct net **out, struct model *m, struct ctx *c, const struct train_ops *op,
+            const struct net_cfg *cfg, struct err *e) MUST_USE;
+void net_free(struct net *n);
+
+size_t net_params(const struct net *n, struct param ***list);
+size_t net_param_count(const struct net *n);
+float net_scale(const struct net *n);
+/* As given, with what an adapter to go on with decided. */
+const struct net_cfg *net_config(const struct net *n);
+/* Whether what was learnt counts; off = the model as it was, for a forward pass alone. */
+void net_adapters(struct net *n, bool on);
+/* Room for batches of up to T rows. */
+int net_reserve(struct net *n, size_t T, struct err *e) MUST_USE;
+/* Bytes of everything a run allocates for batches of up to T rows: activations, and what learns
+ * with its gradients and moments. */
+size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T);
+
+/* keep: a backward pass follows. */
+void net_forward(struct net *n, const struct net_batch *b, bool keep);
+/* After net_forward: nll[t] of every row that has a target, 0 elsewhere. With coef the gradient of
+ * sum(coef[t] * nll[t]) starts on its way down. The logits exist for a few rows at a time. */
+void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll);
+/* After net_loss with coef: adds to every param's g. */
+void net_backward(struct net *n, const struct net_batch *b);
+
+#endif

@@ -1,0 +1,40 @@
+/* net_int.h - private to the network in training. */
+#ifndef PUNA_TRAIN_NET_INT_H
+#define PUNA_TRAIN_NET_INT_H
+
+#include "train/net.h"
+
+/* What one layer keeps of a batch; low: inputs of the B of each pair. */
+struct net_saved {
+    float *x, *q, *k, *v, *o, *lse, *x2, *g, *u;
+    float *low[NET_MATS];
+};
+
+struct net {
+    struct model *m; /* borrowed */
+    struct ctx *c;
+    const struct train_ops *op;
+    struct net_cfg cfg;
+    struct net_layer *layer; /* [L] */
+    struct net_mat embed, head;
+    const float *norm;
+    struct param *own_norm;
+    struct param **param;
+    size_t n_param;
+    bool adapters;
+    float scale;
+    /* room for max_T rows */
+    struct net_saved *saved; /* [L] */
+    float *slab;
+    size_t slab_bytes, max_T;
+    float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
+    float *logits, *rows, *drows; /* [LOSS_ROWS, V], [LOSS_ROWS, D] twice */
+};
+
+enum { LOSS_ROWS = 128 }; /* rows whose logits exist at a time */
+
+struct net_mat *net_layer_mat(struct net_layer *l, size_t i);
+/* Fills layer, embed, head, norm and param. */
+int net_build(struct net *n, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,418 @@
+#include "train/run.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "train/save.h"
+#include "train/step.h"
+
+struct run {
+    const struct train_cfg *cfg;
+    struct ctx *c;
+    const struct train_ops *op;
+    struct model *m;
+    struct tok *tok;
+    struct data data, eval;
+    struct plan plan;
+    struct net *net;
+    struct stepper step;
+    size_t steps, warmup;
+    json_t *log;   /* log_history */
+    FILE *metrics; /* metrics.jsonl */
+    double best;   /* lowest evaluation loss; INFINITY = none */
+    size_t best_step;
+};
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+PRINTF_LIKE(2, 3) static void note(const struct run *r, const char *fmt, ...)
+{
+    char line[400];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof(line), fmt, ap);
+    va_end(ap);
+    if (r->cfg->on_note)
+        r->cfg->on_note(r->cfg->arg, line);
+}
+
+/* ---- data ---- */
+
+static int read_data(struct run *r, struct err *e)
+{
+    const struct train_cfg *cfg = r->cfg;
+    static const enum data_kind kinds[] = { DATA_SFT, DATA_PAIRS, DATA_UNPAIRED };
+    struct data_cfg d = { .kind = kinds[cfg->task],
+                          .text_field = cfg->text_field,
+                          .max_length = cfg->max_length,
+                          .assistant_only = cfg->assistant_only,
+                          .completion_only = cfg->completion_only };
+    struct err why = { 0 };
+
+    if (tok_open(&r->tok, cfg->model, &why))
+        note(r, "no tokenizer (%s): rows of input_ids alone", why.msg);
+    d.tok = r->tok;
+    if (cfg->chat_format) {
+        d.chat = chat_by_name(cfg->chat_format);
+        if (!d.chat)
+            return err_set(e, ERR_USAGE, "--chat-template %s: there is %s", cfg->chat_format,
+                           chat_names());
+    } else if (r->tok && chat_detect(&d.chat, r->tok, &why)) {
+        d.chat = NULL;
+    }
+    if (data_read(&r->data, cfg->train_file, &d, e) ||
+        (cfg->eval_file && data_read(&r->eval, cfg->eval_file, &d, e)))
+        return -1;
+    for (size_t i = 0; i < r->data.n; i++)
+        for (size_t t = 0; t < r->data.p[i].n; t++)
+            if (r->data.p[i].ids[t] >= r->m->hp->vocab)
+                return err_set(e, ERR_FORMAT, "%s: token %d, the model has %lld", cfg->train_file,
+                               r->data.p[i].ids[t], (long long)r->m->hp->vocab);
+    note(r, "%zu examples, %zu tokens, %.1f %% of them trained", r->data.n, r->data.tokens,
+         100 * (double)r->data.asked / (double)r->data.tokens);
+    if (r->data.cut)
+        note(r, "%zu were cut at --max-length %zu", r->data.cut, cfg->max_length);
+    if (r->data.dropped)
+        note(r, "%zu rows ask for no token and were left out", r->data.dropped);
+    return 0;
+}
+
+/* ---- room ---- */
+
+/* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
+static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
+{
+    const size_t have = mem_available(), MiB = 1 << 20;
+    const size_t rows = r->plan.longest * (r->cfg->task == TASK_KTO ? 2 : 1);
+    size_t all, less;
+
+    all = net_bytes_for(r->m, cfg, rows);
+    cfg->recompute = true;
+    less = net_bytes_for(r->m, cfg, rows);
+    cfg->recompute = r->cfg->force_recompute;
+    if (!have)
+        return 0;
+    if (!cfg->recompute && all > have && less <= have) {
+        cfg->recompute = true;
+        note(r,
+             "activations are computed again (--gradient-checkpointing): %zu MiB in place of %zu",
+             less / MiB, all / MiB);
+    }
+    if ((cfg->recompute ? less : all) <= have)
+        return 0;
+    return err_set(e, ERR_MEMORY,
+                   "batches of up to %zu tokens need %zu MiB (%zu with --gradient-checkpointing), "
+                   "%zu are free; a smaller --per-device-train-batch-size with more "
+                   "--gradient-accumulation-steps computes the same, a smaller --max-length less",
+                   rows, all / MiB, less / MiB, have / MiB);
+}
+
+/* ---- state ---- */
+
+/* What must be the same when a run goes on. */
+static json_t *identity(const struct run *r)
+{
+    const struct train_cfg *c = r->cfg;
+
+    return json_pack("{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
+                     "s:I, s:b, s:b, "
+                     "s:b, s:b, s:i, s:f, s:f}",
+                     "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest,
+                     "batch", (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate,
+                     "steps", (json_int_t)r->steps, "max_length", (json_int_t)c->max_length,
+                     "learning_rate", c->lr, "weight_decay", c->weight_decay, "beta1", c->beta1,
+                     "beta2", c->beta2, "epsilon", c->eps, "max_grad_norm", c->max_grad_norm,
+                     "schedule", train_schedules[c->schedule], "warmup", (json_int_t)r->warmup,
+                     "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "packing", c->packing,
+                     "bf16", c->bf16, "full", c->net.full, "loss", (int)c->loss.kind, "beta",
+                     c->loss.beta, "smoothing", c->loss.smoothing);
+}
+
+static json_t *state_of(const struct run *r, size_t step)
+{
+    char *best =
+        isinf(r->best) ? NULL : xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
+    json_t *metric = isinf(r->best) ? json_null() : json_real(r->best);
+    json_t *j = json_pack(
+        "{s:o, s:I, s:s?, s:f, s:I, s:I, s:b, s:b, s:b, s:O, s:I, s:I, s:I, s:f, s:I, s:{}, s:f, "
+        "s:I, s:n, s:n, s:o}",
+        "best_metric", metric, "best_global_step", (json_int_t)r->best_step,
+        "best_model_checkpoint", best, "epoch", (double)step / (double)r->plan.steps_per_epoch,
+        "eval_steps", (json_int_t)r->cfg->eval_steps, "global_step", (json_int_t)step,
+        "is_hyper_param_search", 0, "is_local_process_zero", 1, "is_world_process_zero", 1,
+        "log_history", r->log, "logging_steps", (json_int_t)r->cfg->logging_steps, "max_steps",
+        (json_int_t)r->steps, "num_input_tokens_seen", (json_int_t)r->step.tokens,
+        "num_train_epochs", r->cfg->epochs, "save_steps", (json_int_t)r->cfg->save_steps,
+        "stateful_callbacks", "total_flos", 0.0, "train_batch_size", (json_int_t)r->cfg->batch,
+        "trial_name", "trial_params", "puna", identity(r));
+
+    free(best);
+    return j;
+}
+
+static int same_identity(const struct run *r, const json_t *was, const char *dir, struct err *e)
+{
+    json_t *want = identity(r), *v;
+    const char *key;
+    int rc = 0;
+
+    json_object_foreach(want, key, v)
+    {
+        const json_t *had = json_object_get(was, key);
+
+        if (rc || (had && json_equal(had, v)))
+            continue;
+        char *a = had ? json_dumps(had, JSON_ENCODE_ANY) : NULL;
+        char *b = json_dumps(v, JSON_ENCODE_ANY);
+
+        rc = err_set(e, ERR_USAGE, "%s was made with %s %.100s, this run has %.100s", dir, key,
+                     a ? a : "unknown", b ? b : "");
+        free(a);
+        free(b);
+    }
+    json_decref(want);
+    return rc;
+}
+
+/* *step: where to go on, 0 = at the start. */
+static int resume(struct run *r, size_t *step, struct err *e)
+{
+    char *dir = !r->cfg->resume                   ? NULL
+                : !strcmp(r->cfg->resume, "last") ? save_newest(r->cfg->output_dir)
+                                                  : xstrdup(r->cfg->resume);
+    json_t *state = NULL;
+    int64_t at = 0, tokens = 0, best = 0;
+    int rc = -1;
+
+    *step = 0;
+    if (!dir)
+        return 0;
+    if (save_load(r->net, dir, &state, e) ||
+        same_identity(r, json_object_get(state, "puna"), dir, e) ||
+        json_get_int(state, "global_step", 1, INT64_MAX, &at, dir, e) < 0 ||
+        json_get_int(state, "num_input_tokens_seen", 0, INT64_MAX, &tokens, dir, e) < 0 ||
+        json_get_int(state, "best_global_step", 0, INT64_MAX, &best, dir, e) < 0 ||
+        json_get_num(state, "best_metric", -1e300, 1e300, &r->best, dir, e) < 0)
+        goto done;
+    *step = (size_t)at;
+    r->step.tokens = (size_t)tokens;
+    r->best_step = (size_t)best;
+    json_decref(r->log);
+    r->log = json_incref(json_object_get(state, "log_history"));
+    note(r, "going on from %s at step %zu of %zu", dir, *step, r->steps);
+    rc = 0;
+done:
+    json_decref(state);
+    free(dir);
+    return rc;
+}
+
+/* ---- logs ---- */
+
+static int metrics_line(struct run *r, const json_t *row, struct err *e)
+{
+    char *text = json_dumps(row, JSON_COMPACT);
+    const int bad = !text || fprintf(r->metrics, "%s\n", text) < 0 || fflush(r->metrics);
+
+    free(text);
+    return bad ? err_set(e, ERR_FAIL, "%s/metrics.jsonl: %s", r->cfg->output_dir, strerror(errno))
+               : 0;
+}
+
+/* The file says what log_history says: lines of steps that are taken again go. */
+static int metrics_open(struct run *r, struct err *e)
+{
+    char *path = path_join(r->cfg->output_dir, "metrics.jsonl");
+    json_t *row;
+    size_t i;
+    int rc = 0;
+
+    r->metrics = fopen(path, "w");
+    if (!r->metrics)
+        rc = err_set(e, ERR_FAIL, "%s: %s", path, strerror(errno));
+    json_array_foreach(r->log, i, row) rc = rc ? rc : metrics_line(r, row, e);
+    free(path);
+    return rc;
+}
+
+static int log_step(struct run *r, const struct train_step *s, struct err *e)
+{
+    json_t *row =
+        json_pack("{s:I, s:f, s:f, s:f, s:f, s:I, s:f}", "step", (json_int_t)s->step, "epoch",
+                  s->epoch, "loss", s->loss, "grad_norm", s->grad_norm, "learning_rate", s->lr,
+                  "num_tokens", (json_int_t)s->tokens, "tokens_per_s", s->tokens_per_s);
+
+    if (s->has_rewards)
+        json_object_update_new(row,
+                               json_pack("{s:f, s:f, s:f, s:f, s:f}", "rewards/chosen", s->chosen,
+                                         "rewards/rejected", s->rejected, "rewards/margins",
+                                         s->chosen - s->rejected, "logps/chosen", s->logp_chosen,
+                                         "logps/rejected", s->logp_rejected));
+    if (s->has_rewards && !s->has_kl)
+        json_object_set_new(row, "rewards/accuracies", json_real(s->accuracy));
+    if (s->has_kl)
+        json_object_set_new(row, "kl", json_real(s->kl));
+    if (s->has_eval)
+        json_object_set_new(row, "eval_loss", json_real(s->eval_loss));
+    json_array_append_new(r->log, row);
+    return metrics_line(r, row, e);
+}
+
+/* ---- steps ---- */
+
+static int update(struct run *r, size_t step, struct train_step *s, struct err *e)
+{
+    const struct train_cfg *cfg = r->cfg;
+    struct param **list;
+    const size_t n = net_params(r->net, &list);
+    double squares = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        double sum;
+
+        r->op->square_sum(r->c, &sum, list[i]->g, list[i]->rows * list[i]->cols);
+        squares += sum;
+    }
+    s->grad_norm = sqrt(squares);
+    if (!isfinite(s->grad_norm) || !isfinite(s->loss))
+        return err_set(e, ERR_FAIL,
+                       "step %zu: the loss is %g and the gradient's norm %g; the checkpoint before "
+                       "it is whole. A lower --learning-rate, more --warmup-steps or the rows of "
+                       "this step (--seed gives them) are what to look at",
+                       step + 1, s->loss, s->grad_norm);
+    s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->steps, r->warmup);
+    const double clip = cfg->max_grad_norm > 0 ? cfg->max_grad_norm / (s->grad_norm + 1e-6) : 1;
+
+    for (size_t i = 0; i < n; i++) {
+        struct param *p = list[i];
+        const struct adamw a = { .lr = (float)s->lr,
+                                 .beta1 = (float)cfg->beta1,
+                                 .beta2 = (float)cfg->beta2,
+                                 .eps = (float)cfg->eps,
+                                 .decay = p->decay ? (float)cfg->weight_decay : 0,
+                                 .clip = clip < 1 ? (float)clip : 1,
+                                 .step = (int64_t)step + 1 };
+
+        r->op->adamw(r->c, &a, p->w, p->m, p->v, p->g, p->rows * p->cols);
+        memset(p->g, 0, p->rows * p->cols * sizeof(float));
+    }
+    return 0;
+}
+
+static int evaluate(struct run *r, struct train_step *s, struct err *e)
+{
+    if (step_evaluate(&r->step, &r->eval, &s->eval_loss, e))
+        return -1;
+    s->has_eval = true;
+    if (s->eval_loss < r->best) {
+        r->best = s->eval_loss;
+        r->best_step = s->step;
+    }
+    return 0;
+}
+
+static int one_step(struct run *r, size_t step, struct err *e)
+{
+    const struct train_cfg *cfg = r->cfg;
+    struct train_step s = { .step = step + 1, .steps = r->steps };
+    const double from = now();
+    const size_t before = r->step.tokens;
+    const bool last = step + 1 == r->steps;
+
+    if (step_gradients(&r->step, step, &s, e))
+        return -1;
+    if (step == 0 && cfg->dump_gradients && save_gradients(r->net, cfg->dump_gradients, e))
+        return -1;
+    if (update(r, step, &s, e))
+        return -1;
+    s.epoch = (double)(step + 1) / (double)r->plan.steps_per_epoch;
+    s.seconds = now() - from;
+    s.tokens_per_s = (double)(r->step.tokens - before) / s.seconds;
+    if (r->eval.n && cfg->task == TASK_SFT &&
+        (last || (cfg->eval_steps && s.step % cfg->eval_steps == 0)) && evaluate(r, &s, e))
+        return -1;
+    if ((last || s.has_eval || s.step == 1 ||
+         (cfg->logging_steps && s.step % cfg->logging_steps == 0)) &&
+        log_step(r, &s, e))
+        return -1;
+    if (cfg->on_step)
+        cfg->on_step(cfg->arg, &s);
+    if (cfg->save_steps && s.step % cfg->save_steps == 0) {
+        json_t *state = state_of(r, s.step);
+        const int rc = save_checkpoint(r->net, cfg, s.step, state, e);
+
+        json_decref(state);
+        if (rc)
+            return -1;
+        save_rotate(cfg, cfg->save_limit, r->best_step);
+    }
+    return 0;
+}
+
+static int start(struct run *r, struct err *e)
+{
+    const struct train_cfg *cfg = r->cfg;
+    struct net_cfg net = cfg->net;
+
+    if (model_open(&r->m, cfg->model, e) || read_data(r, e))
+        return -1;
+    plan_init(&r->plan, &r->data, cfg);
+    r->steps = cfg->max_steps ? cfg->max_steps
+                              : (size_t)ceil(cfg->epochs * (double)r->plan.steps_per_epoch);
+    r->warmup =
+        cfg->warmup_steps ? cfg->warmup_steps : (size_t)ceil(cfg->warmup_ratio * (double)r->steps);
+    if (plan_memory(r, &net, e) || net_new(&r->net, r->m, r->c, r->op, &net, e))
+        return -1;
+    note(r, "%.2f million parameters learn, %zu steps", (double)net_param_count(r->net) / 1e6,
+         r->steps);
+    r->step = (struct stepper){ .cfg = cfg, .net = r->net, .data = &r->data, .plan = &r->plan };
+    r->step.ref = xmalloc((r->data.n + 1) * sizeof(double));
+    for (size_t i = 0; i < r->data.n; i++)
+        r->step.ref[i] = NAN;
+    return dir_make(cfg->output_dir, e);
+}
+
+int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op, struct err *e)
+{
+    struct run r = { .cfg = cfg, .c = c, .op = op, .log = json_array(), .best = INFINITY };
+    size_t step;
+    int rc = -1;
+
+    if (start(&r, e) || resume(&r, &step, e) || metrics_open(&r, e))
+        goto done;
+    for (; step < r.steps; step++)
+        if (one_step(&r, step, e))
+            goto done;
+    json_t *state = state_of(&r, r.steps);
+
+    rc = save_result(r.net, cfg, cfg->output_dir, e);
+    if (rc == 0)
+        rc = save_trainer_state(cfg->output_dir, state, e);
+    json_decref(state);
+done:
+    if (r.metrics && fclose(r.metrics) && rc == 0)
+        rc = err_set(e, ERR_FAIL, "%s/metrics.jsonl: %s", cfg->output_dir, strerror(errno));
+    json_decref(r.log);
+    free(r.step.ref);
+    net_free(r.net);
+    plan_release(&r.plan);
+    data_release(&r.data);
+    data_release(&r.eval);
+    tok_free(r.tok);
+    model_close(r.m);
+    return rc;
+}

@@ -1,0 +1,29 @@
+/* save.h - what a run leaves behind: an adapter as PEFT loads it, or a model folder; and the state
+ * to go on from, in a folder of its own that appears when it is complete. */
+#ifndef PUNA_TRAIN_SAVE_H
+#define PUNA_TRAIN_SAVE_H
+
+#include <jansson.h>
+
+#include "train/run.h"
+
+/* The adapter, or the whole model, into dir (made when absent); each file complete or absent. */
+int save_result(const struct net *n, const struct train_cfg *cfg, const char *dir,
+                struct err *e) MUST_USE;
+/* dir/checkpoint-STEP: the result, values and moments of every parameter, and trainer_state.json,
+ * which is `state`. */
+int save_checkpoint(const struct net *n, const struct train_cfg *cfg, size_t step,
+                    const json_t *state, struct err *e) MUST_USE;
+/* Removes all but the newest `keep` checkpoints of the output folder, and never `best` (0 = none).
+ */
+void save_rotate(const struct train_cfg *cfg, size_t keep, size_t best);
+/* The newest checkpoint's folder, free() it; NULL = there is none. */
+char *save_newest(const char *output_dir);
+/* Parameters and moments, and trainer_state.json, json_decref it. */
+int save_load(struct net *n, const char *dir, json_t **state, struct err *e) MUST_USE;
+/* trainer_state.json. */
+int save_trainer_state(const char *dir, const json_t *state, struct err *e) MUST_USE;
+/* The gradients, float32, by the names of the parameters. */
+int save_gradients(const struct net *n, const char *path, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,228 @@
+/* The training ops: ref against finite differences, every instruction set against ref on awkward
+ * shapes, and the same bits at any number of threads. */
+#include <math.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+#include "support.h"
+
+static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+
+static struct ctx *context(int threads, unsigned flags, enum compute compute)
+{
+    struct ctx *c = NULL;
+    struct err e;
+
+    OK(cpu_ctx_new(&c, threads, flags, compute, &e), e);
+    return c;
+}
+
+/* Four sequences, one of a single token, one longer than a block of queries. */
+static const int32_t cu[] = { 0, 5, 6, 23, 100 };
+enum { T = 100, H = 4, K = 2, HEAD = 20, Q = H * HEAD, KV = K * HEAD, D = 70, V = 131, F = 77 };
+static const struct attn_shape shape = { H, K, HEAD, cu, 4 };
+
+/* Everything that one pass over the table gives, one after another. */
+struct out {
+    float o[T * Q], lse[T * H], dq[T * Q], dk[T * KV], dv[T * KV];
+    float nll[T], z[T * V], dw[V * D], y[T * V], dx[T * D], ny[T * D], nw[D];
+    float dg[T * F], du[T * F], w[D], m[D], v[D];
+    float tn[T * V], nt[F * D], tt[16 * F];
+};
+
+static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum enc enc)
+{
+    float *x = random_floats(T * 1024, 1), *w = random_floats(V * D, 2);
+    int32_t ids[T];
+    const struct adamw a = { 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.5f, 3 };
+    uint8_t *enc_w = xmalloc(V * D * 4 + 8);
+    const struct weight wt = { .enc = enc,
+                               .rows = V,
+                               .cols = D,
+                               .data = enc_w,
+                               .row_bytes = D * enc_table[enc].bytes,
+                               .name = "w" };
+    double sum;
+
+    enc_table[enc].encode(enc_w, w, V * D);
+    memset(r, 0, sizeof(*r));
+    for (int i = 0; i < T; i++)
+        ids[i] = (i * 37) % V;
+    op->attn(c, r->o, r->lse, &shape, x, x + 9000, x + 20000);
+    op->attn_bwd(c, r->dq, r->dk, r->dv, x + 30000, &shape, x, x + 9000, x + 20000, r->o, r->lse);
+    memcpy(r->z, x + 100, sizeof(r->z));
+    op->cross_entropy(c, r->nll, r->z, ids, x + 7, T, V);
+    op->embed_bwd(c, r->dw, x, ids, T, D);
+    op->linear_fwd(c, r->y, &wt, x, T, false);
+    op->linear_fwd(c, r->y, &wt, x + 11, T, true);
+    op->linear_dx(c, r->dx, &wt, x, T);
+    op->rmsnorm_bwd(c, r->ny, r->nw, x, x + 500, w, T, D, 1e-5f);
+    op->swiglu_bwd(c, r->dg, r->du, x, x + 3, x + 9, T, F);
+    memcpy(r->w, w, sizeof(r->w));
+    memcpy(r->m, w + 100, sizeof(r->m));
+    for (int i = 0; i < D; i++)
+        r->v[i] = fabsf(w[200 + i]);
+    op->adamw(c, &a, r->w, r->m, r->v, x, D);
+    const struct product nn = { r->tn, T, V, D, { x, D, 1 }, { x + 5, V, 1 }, 0.5f, false };
+    const struct product tn = { r->nt, F, D, T - 1, { x, 1, F }, { x + 5, D, 1 }, 2, true };
+    const struct product tt = { r->tt, 16, F, D, { x, 1, 16 }, { x + 5, 1, D }, 1, false };
+
+    op->product(c, &nn);
+    op->product(c, &tn);
+    op->product(c, &tt);
+    op->square_sum(c, &sum, x, T * 900);
+    r->tt[0] += (float)sum * 1e-6f;
+    free(x);
+    free(w);
+    free(enc_w);
+}
+
+#define EACH(F_)                                                                                   \
+    F_(o)                                                                                          \
+    F_(lse)                                                                                        \
+    F_(dq)                                                                                         \
+    F_(dk) F_(dv) F_(nll) F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v)  \
+        F_(tn) F_(nt) F_(tt)
+
+static void test_every_isa(void **state)
+{
+    struct out *want = xmalloc(sizeof(*want)), *got = xmalloc(sizeof(*got));
+    struct out *again = xmalloc(sizeof(*again));
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
+        unsigned flags;
+
+        assert_int_equal(cpu_flags_from_name(isa[i], &flags), 0);
+        if (flags & ~cpu_flags()) {
+            print_message("not run: this CPU has no %s\n", isa[i]);
+            continue;
+        }
+        for (int k = 0; k < 4; k++) {
+            const enum compute compute = k % 2 ? COMPUTE_BF16 : COMPUTE_F32;
+            const enum enc enc = k < 2 ? ENC_BF16 : ENC_F16;
+            struct ctx *c = context(1, flags, compute), *c3 = context(3, flags, compute);
+
+            pass(want, &train_ops_ref, c, enc);
+            pass(got, &train_ops_cpu, c, enc);
+            pass(again, &train_ops_cpu, c3, enc);
+            assert_memory_equal(got, again, sizeof(*got));
+#define CHECK(f)                                                                                   \
+    if (rel_error(got->f, want->f, ARRAY_LEN(want->f)) > 3e-5)                                     \
+        fail_msg("%s, %d: %s differs by %g", isa[i], k, #f,                                        \
+                 rel_error(got->f, want->f, ARRAY_LEN(want->f)));
+            EACH(CHECK)
+#undef CHECK
+            cpu_ctx_free(c);
+            cpu_ctx_free(c3);
+        }
+    }
+    free(want);
+    free(got);
+    free(again);
+}
+
+/* ---- finite differences of ref: L = sum of dy * f(x) ---- */
+
+static double weighted(const float *y, const float *by, size_t n)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s += (double)y[i] * by[i];
+    return s;
+}
+
+static double attn_loss(struct ctx *c, const float *q, const float *k, const float *v,
+                        const float *dy)
+{
+    static float o[T * Q], lse[T * H];
+
+    train_ops_ref.attn(c, o, lse, &shape, q, k, v);
+    return weighted(o, dy, T * Q);
+}
+
+static void near(double slope, double grad, const char *what)
+{
+    if (fabs(slope - grad) > 2e-3 * (fabs(slope) + 1))
+        fail_msg("%s: gradient %g, slope %g", what, grad, slope);
+}
+
+static void test_slopes(void **state)
+{
+    static struct out r;
+    struct ctx *c = context(1, 0, COMPUTE_F32);
+    float *x = random_floats(T * 1024, 1);
+    float *q = x, *k = x + 9000, *v = x + 20000, *dy = x + 30000;
+    const float h = 1e-2f;
+
+    (void)state;
+    train_ops_ref.attn(c, r.o, r.lse, &shape, q, k, v);
+    train_ops_ref.attn_bwd(c, r.dq, r.dk, r.dv, dy, &shape, q, k, v, r.o, r.lse);
+    for (size_t i = 3; i < T * KV; i += 977) {
+        float *const at[] = { q + i, k + i, v + i };
+        const float grad[] = { r.dq[i], r.dk[i], r.dv[i] };
+
+        for (size_t n = 0; n < 3; n++) {
+            const float was = *at[n];
+
+            *at[n] = was + h;
+            const double up = attn_loss(c, q, k, v, dy);
+            *at[n] = was - h;
+            const double down = attn_loss(c, q, k, v, dy);
+            *at[n] = was;
+            near((up - down) / (2 * (double)h), grad[n], "attention");
+        }
+    }
+    float w[D], y[2][D];
+
+    for (int i = 0; i < D; i++)
+        w[i] = 1 + x[i];
+    train_ops_ref.rmsnorm_bwd(c, r.ny, r.nw, dy, x, w, 1, D, 1e-5f);
+    for (int i = 0; i < D; i += 7) {
+        const float was = x[i];
+
+        x[i] = was + h;
+        ops_ref.rmsnorm(c, y[0], x, w, 1, D, 1e-5f);
+        x[i] = was - h;
+        ops_ref.rmsnorm(c, y[1], x, w, 1, D, 1e-5f);
+        x[i] = was;
+        near((weighted(y[0], dy, D) - weighted(y[1], dy, D)) / (2 * (double)h), r.ny[i], "norm");
+    }
+    train_ops_ref.swiglu_bwd(c, r.dg, r.du, dy, x, x + 90, 1, D);
+    for (int i = 0; i < D; i += 9) {
+        const float was = x[i];
+
+        x[i] = was + h;
+        ops_ref.swiglu(c, y[0], x, x + 90, 1, D);
+        x[i] = was - h;
+        ops_ref.swiglu(c, y[1], x, x + 90, 1, D);
+        x[i] = was;
+        near((weighted(y[0], dy, D) - weighted(y[1], dy, D)) / (2 * (double)h), r.dg[i], "silu");
+    }
+    free(x);
+    cpu_ctx_free(c);
+}
+
+/* Values of more than one panel's worth of k, against float32 of another order. */
+static void test_long_products(void **state)
+{
+    enum { M = 13, N = 40, LONG = 2500 };
+    float *a = random_floats(M * LONG, 3), *b = random_floats(N * LONG, 4);
+    float want[M * N], got[M * N];
+    struct ctx *c = context(2, cpu_flags(), COMPUTE_BF16);
+    const struct product p = { want, M, N, LONG, { a, LONG, 1 }, { b, 1, LONG }, 1, false };
+    struct product g = p;
+
+    (void)state;
+    g.c = got;
+    train_ops_ref.product(c, &p);
+    train_ops_cpu.product(c, &g);
+    assert_true(rel_error(got, want, M * N) < 1e-5);
+    free(a);
+    free(b);
+    cpu_ctx_free(c);
+}
+
+TEST_MAIN(cmocka_unit_test(test_every_isa), cmocka_unit_test(test_slopes),
+          cmocka_unit_test(test_long_products))

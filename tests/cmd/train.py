@@ -1,0 +1,216 @@
+"""puna sft, dpo and kto against what torch and PEFT recorded (tests/data/train), and against
+themselves: threads, checkpoints, kill -9."""
+import array
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+PUNA, MODEL, DATA = sys.argv[1], "tests/data/tiny-llama31", "tests/data/train"
+FINAL = "tests/data/adapters/final"
+
+
+def tensors(path):
+    with open(path, "rb") as f:
+        raw = f.read()
+    n = struct.unpack("<Q", raw[:8])[0]
+    out = {}
+    for name, t in json.loads(raw[8:8 + n]).items():
+        if name != "__metadata__":
+            a = array.array({"I32": "i", "F32": "f"}[t["dtype"]])
+            a.frombytes(raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
+            out[name] = a
+    return out
+
+
+def write_rows(path, rows):
+    with open(path, "w") as f:
+        f.writelines(json.dumps(r) + "\n" for r in rows)
+    return path
+
+
+def puna(*args, fails=None):
+    run = subprocess.run([PUNA, *map(str, args)], capture_output=True, text=True, timeout=600)
+    if fails is None:
+        assert run.returncode == 0, f"puna {args}: {run.stderr}"
+    else:
+        assert run.returncode != 0 and fails in run.stderr, f"{args}: {fails!r} not in {run.stderr}"
+    return run
+
+
+def metrics(folder):
+    with open(f"{folder}/metrics.jsonl") as f:
+        rows = [json.loads(line) for line in f]
+    for r in rows:
+        del r["tokens_per_s"]
+    return rows
+
+
+def far(a, b):
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y * y for y in b)) ** 0.5
+
+
+def follows(folder, golden, keys, tolerance=1e-4):
+    with open(f"{DATA}/{golden}") as f:
+        want = json.load(f)["log"]
+    got = metrics(folder)
+    assert len(got) == len(want), (golden, len(got))
+    for g, w in zip(got, want):
+        for theirs, ours in keys.items():
+            assert abs(g[ours] - w[theirs]) <= tolerance * max(abs(w[theirs]), 1e-3), \
+                f"{golden} step {g['step']}: {ours} {g[ours]}, {w[theirs]} wanted"
+
+
+PLAIN = {k: k for k in ("loss", "grad_norm", "learning_rate")}
+PAIRS = {"loss": "loss", "rewards_chosen": "rewards/chosen", "rewards_rejected": "rewards/rejected",
+         "logps_chosen": "logps/chosen", "logps_rejected": "logps/rejected"}
+COMMON = ["--dtype", "f32", "--no-shuffle", "--logging-steps", 1, "--quiet", "-t", 2]
+FROM = ["--adapter-init", f"{DATA}/lora_init", "--lr-scheduler-type", "constant"]
+
+
+def test_full(tmp, rows):
+    out = f"{tmp}/full"
+    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, "--batch-size", 4, "--lr", 1e-3,
+         "--weight-decay", 0.01, "--decay-norms", "--lr_scheduler_type=cosine", "--warmup_steps", 2,
+         "--max_steps", 20, "--dump-gradients", f"{tmp}/grad.safetensors", "--save-steps", 0)
+    follows(out, "full.json", PLAIN)
+    want, got = tensors(f"{DATA}/gradients.safetensors"), tensors(f"{tmp}/grad.safetensors")
+    for name, g in want.items():
+        assert far(got[name[len("grad."):]], g) < 1e-4, name
+    puna("inspect", out)
+
+
+def test_lora(tmp, rows):
+    out = f"{tmp}/lora"
+    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, *FROM, "--batch-size", 4,
+         "--lr", 2e-3, "--max-steps", 20)
+    follows(out, "lora.json", PLAIN)
+    want, got = (tensors(f"{d}/adapter_model.safetensors") for d in (FINAL, out))
+    assert want.keys() == got.keys()
+    for name in want:
+        assert far(got[name], want[name]) < 1e-3, name
+    after = "tests/data/adapters/lora_after.safetensors"
+    puna("logits", MODEL, "--ids", after, "-o", f"{tmp}/logits", "--adapter", out, "--dtype", "f32")
+    assert far(tensors(f"{tmp}/logits")["logits"], tensors(after)["logits_adapter"]) < 1e-3
+
+
+def test_preference(tmp, pairs, judged):
+    args = [*COMMON, *FROM, "--lr", 5e-4, "--max-steps", 10, "--max-grad-norm", 0]
+    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/dpo", *args)
+    follows(f"{tmp}/dpo", "dpo.json", PAIRS)
+    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/ipo", *args, "--loss-type", "ipo")
+    follows(f"{tmp}/ipo", "ipo.json", PAIRS)
+    puna("kto", MODEL, "--train-file", judged, "-o", f"{tmp}/kto", *args, "--batch-size", 16)
+    follows(f"{tmp}/kto", "kto.json", PAIRS)
+    for kind in ("hinge", "robust", "apo_zero", "sigmoid_norm", "orpo", "simpo"):
+        out = f"{tmp}/{kind}"
+        puna("dpo", MODEL, "--train-file", pairs, "-o", out, *args, "--loss-type", kind,
+             "--label-smoothing", 0.1, "--max-steps", 3)
+        losses = [r["loss"] for r in metrics(out)]
+        assert losses[2] < losses[0], (kind, losses)
+
+
+def same_files(a, b, *names):
+    for name in names:
+        with open(f"{a}/{name}", "rb") as x, open(f"{b}/{name}", "rb") as y:
+            assert x.read() == y.read(), f"{a}/{name} and {b}/{name} differ"
+
+
+def test_again(tmp, rows):
+    """Any number of threads, from any checkpoint, after kill -9: the same bits."""
+    args = ["sft", MODEL, "--train-file", rows, "--use_peft", "--lora_target_modules", "q_proj",
+            "down_proj", "--lora_r", 4, "--bf16", "--logging-steps", 1, "--save-steps", 2,
+            "--batch-size", 2, "--gradient_accumulation_steps", 2, "--max-steps", 9, "--lr", 1e-3,
+            "--quiet"]
+    one, two = f"{tmp}/one", f"{tmp}/two"
+    puna(*args, "-o", one, "-t", 1)
+    puna(*args, "-o", two, "-t", 3, "--gradient_checkpointing", "--save_total_limit", 2)
+    assert metrics(one) == metrics(two)
+    same_files(one, two, "adapter_model.safetensors")
+    assert sorted(d for d in os.listdir(two) if d.startswith("checkpoint")) == \
+        ["checkpoint-6", "checkpoint-8"]
+    random.seed(7)
+    for i in range(3):
+        killed = f"{tmp}/killed{i}"
+        run = subprocess.Popen([PUNA, *map(str, args), "-o", killed], stderr=subprocess.DEVNULL)
+        time.sleep(random.uniform(0.05, 0.6))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        puna(*args, "-o", killed, "--resume-from-checkpoint", "last")
+        assert metrics(killed) == metrics(one)
+        same_files(one, killed, "adapter_model.safetensors", "checkpoint-8/optimizer.safetensors")
+    puna(*args, "-o", killed, "--resume-from-checkpoint", f"{one}/checkpoint-4", "--lr", 5,
+         fails="learning_rate 0.001, this run has 5")
+
+
+def test_data(tmp):
+    """Text, chats, prompts with completions; packs; every row is found in any format of file."""
+    chat = [{"messages": [{"role": "user", "content": f"Question {i}?"},
+                          {"role": "assistant", "content": "Yes. " * (i + 1)}]} for i in range(6)]
+    plain = [{"prompt": "What is it? ", "completion": "A llama."}, {"text": "Some plain text."}]
+    small = ["--use-peft", "--chat-template", "llama3.1", "--max-steps", 2, "--lr", 1e-3, "--quiet"]
+
+    def share(file, *more):
+        err = puna("sft", MODEL, "--train-file", file, "-o", f"{tmp}/d", *small, *more).stderr
+        return float(err.split("tokens, ")[1].split(" %")[0])
+
+    chats = write_rows(f"{tmp}/chat.jsonl", chat)
+    assert share(chats) > 90 > share(chats, "--assistant-only-loss", "--packing") > 5
+    mixed = write_rows(f"{tmp}/plain.jsonl", plain)
+    assert share(mixed) < share(mixed, "--no-completion-only-loss")
+    with open(f"{tmp}/array.json", "w") as f:
+        json.dump(chat, f)
+    assert share(f"{tmp}/array.json") == share(chats)
+    with open(f"{tmp}/rows.csv", "w") as f:
+        f.write('prompt,completion\r\n"What, ""now""?",Nothing.\nTwo\n')
+    puna("sft", MODEL, "--train-file", f"{tmp}/rows.csv", "-o", f"{tmp}/d", *small,
+         fails="record 3 has 1 fields, the header 2")
+    bad = [({"a": 1}, "columns a; wanted are"), ({"input_ids": [1, 99999]}, "input_ids[1]"),
+           ({"input_ids": [1, 2], "labels": [1]}, "1 labels for 2"),
+           ({"input_ids": [5]}, "a token is asked"), ({"text": 3}, "text is no text")]
+    for row, message in bad:
+        puna("sft", MODEL, "--train-file", write_rows(f"{tmp}/bad.jsonl", [row]), "-o", f"{tmp}/d",
+             *small, fails=message)
+
+
+def test_refusals(tmp, rows, pairs):
+    base = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r"]
+    puna("sft", MODEL, "-o", f"{tmp}/r", fails="--train-file FILE is needed")
+    puna(*base, "--use-peft", "--lora-target-modules", "q_proj", "qq", fails="modules qq")
+    puna(*base, "--use-peft", "--lora_dropout", 0.05, fails="dropout")
+    puna(*base, "--use-peft", "--load_in_4bit", fails="is bf16")
+    puna(*base, "--optim", "lion_8bit", fails="adamw_torch")
+    puna(*base, "--report_to", "wandb", fails="metrics.jsonl")
+    puna(*base, "--lr-scheduler-type", "zigzag", fails="warmup_stable_decay")
+    puna("dpo", MODEL, "--train-file", rows, "-o", f"{tmp}/r", fails="chosen")
+    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/r", "--loss-type", "x", fails="ipo")
+    puna("kto", MODEL, "--train-file", pairs, "-o", f"{tmp}/r", "--batch-size", 1, fails="two at")
+
+
+def main():
+    b, p = tensors(f"{DATA}/batches.safetensors"), tensors(f"{DATA}/pref.safetensors")
+    cut = lambda a, n, i: list(a[i * n:(i + 1) * n])
+    with tempfile.TemporaryDirectory() as tmp:
+        rows = write_rows(f"{tmp}/rows.jsonl",
+                          [{"input_ids": cut(b["ids"], 64, i), "labels": cut(b["labels"], 64, i)}
+                           for i in range(80)])
+        pairs = [{"prompt": cut(p["prompt"], 16, i), "chosen": cut(p["chosen"], 24, i),
+                  "rejected": cut(p["rejected"], 24, i)} for i in range(8)]
+        judged = write_rows(f"{tmp}/judged.jsonl",
+                            [{"prompt": r["prompt"], "completion": r[k], "label": k == "chosen"}
+                             for k in ("chosen", "rejected") for r in pairs])
+        pairs = write_rows(f"{tmp}/pairs.jsonl", pairs)
+        test_full(tmp, rows)
+        test_lora(tmp, rows)
+        test_preference(tmp, pairs, judged)
+        test_again(tmp, rows)
+        test_data(tmp)
+        test_refusals(tmp, rows, pairs)
+
+
+main()
