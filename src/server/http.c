@@ -4,8 +4,11 @@
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
+#include <event2/http.h>
+#include <event2/http_struct.h>
 #include <event2/listener.h>
 #include <event2/thread.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -107,6 +110,29 @@ static bool reads_too_slowly(const struct call *c)
     return b && evbuffer_get_length(bufferevent_get_output(b)) > MAX_UNSENT;
 }
 
+/* evhttp does not look at a connection before the first bytes of its answer. The end of what the
+ * client sends may mean that it has left, or that it waits with one side closed: an interim
+ * response, which HTTP/1.1 clients skip, makes the machine of one that has left reset the
+ * connection. */
+static bool has_left(struct call *c)
+{
+    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    struct bufferevent *b =
+        evhttp_connection_get_bufferevent(evhttp_request_get_connection(c->req));
+    struct pollfd p = { .fd = b ? bufferevent_getfd(b) : -1, .events = POLLRDHUP };
+
+    if (p.fd < 0 || poll(&p, 1, 0) < 1)
+        return false;
+    if (p.revents & (POLLERR | POLLHUP))
+        return true;
+    if (c->probed)
+        return false;
+    if (c->s->o.cert || c->req->major < 1 || (c->req->major == 1 && c->req->minor < 1))
+        return true;
+    c->probed = true;
+    return send(p.fd, probe, sizeof(probe) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0;
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct server *s = arg;
@@ -120,11 +146,11 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
         evconnlistener_enable(evhttp_bound_socket_get_listener(h->sock));
     for (struct call *c = h->calls, *next; c; c = next) {
         next = c->next;
-        if (!c->req || !c->streaming)
+        if (!c->req)
             continue;
-        if (reads_too_slowly(c)) {
+        if (c->streaming ? reads_too_slowly(c) : has_left(c)) {
             evhttp_connection_free(evhttp_request_get_connection(c->req)); /* on_gone follows */
-        } else if (breathe) {
+        } else if (breathe && c->streaming) {
             struct evbuffer *b = evbuffer_new();
 
             evbuffer_add(b, ":\n\n", 3);

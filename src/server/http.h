@@ -77,6 +77,7 @@ struct call {
     char trace[56];       /* OpenTelemetry's traceparent as it came; empty = none */
     double began;
     bool streaming;
+    bool probed; /* its client sends no more; whether it still reads will show */
     int status;
     bool admitted;            /* counts as one of max_concurrent */
     size_t n_gens, n_running; /* generations, and those that have not ended */

@@ -90,6 +90,19 @@ def leavers(s):
     eventually("descriptors are closed", lambda: files(s) <= before)
 
 
+def silent_leavers(s):
+    """Whoever leaves before the first byte of an answer is noticed too."""
+    before = s.metric("puna_requests_cancelled")
+    held = [connect(s) for _ in range(4)]
+    for c in held:
+        c.sendall(chat(100000, stream=False))
+    eventually("they run", lambda: s.metric("tgi_batch_current_size") == 4)
+    for c in held:
+        c.close()
+    eventually("they are cancelled", lambda: s.metric("puna_requests_cancelled") == before + 4)
+    nothing_left(s)
+
+
 def slow_readers(s):
     """They are dropped when too much waits for them; nobody else waits."""
     before = s.metric("puna_requests_cancelled")
@@ -308,6 +321,7 @@ def crash():
 
 s = server("--max-concurrent-requests", "200", "--max-batch-size", "64")
 leavers(s)
+silent_leavers(s)
 print("leavers")
 slow_readers(s)
 shared_prefix(s)
