@@ -103,7 +103,10 @@ static char *query_url(const char *url, const json_t *args)
         http_escape(&b, text ? text : "", text ? strlen(text) : 0);
         free(text);
     }
-    return buf_take(&b);
+    char *whole = buf_take(&b);
+
+    buf_release(&b);
+    return whole;
 }
 
 static int call_http(struct kit_tool *t, const json_t *args, const char *text, size_t n,

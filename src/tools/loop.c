@@ -113,14 +113,15 @@ static char *complaint(const struct loop *l, const struct tool_answer *a)
             buf_adds(&b, "the call cannot be read");
         free(what);
     }
-    if (b.len == 0) {
-        buf_release(&b);
-        return NULL;
+    what = NULL;
+    if (b.len) {
+        buf_adds(&b, ". Tools: ");
+        list_tools(l->kit, &b);
+        buf_adds(&b, ". Write the call again, or answer without one");
+        what = buf_take(&b);
     }
-    buf_adds(&b, ". Tools: ");
-    list_tools(l->kit, &b);
-    buf_adds(&b, ". Write the call again, or answer without one");
-    return buf_take(&b);
+    buf_release(&b);
+    return what;
 }
 
 /* ---- messages ---- */
