@@ -442,7 +442,7 @@ int agent_open(struct call *c, struct oai *o, struct err *e)
 {
     struct agent *a;
 
-    if (!c->s->o.kit || c->refused || !json_object_get(c->body, "builtin_tools"))
+    if (!c->s->o.kit || c->refusal.bad || !json_object_get(c->body, "builtin_tools"))
         return 0;
     a = agent_new(c, o);
     if (sort_tools(a, c->body, e)) {

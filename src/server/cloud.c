@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "server/field.h"
+#include "server/judge.h"
 #include "server/openai.h"
 #include "server/tgi.h"
 
@@ -83,6 +84,13 @@ static void on_event(struct gen *g, const struct sched_event *ev)
     }
     if (ev->kind != SCHED_DONE || !oai_all_ended(c))
         return;
+    struct err e;
+
+    for (const struct gen *x = c->gens; x; x = x->next)
+        if (judge_error(x, &e)) { /* a prediction is a text, which cannot say so */
+            reply_error(c, &e);
+            return;
+        }
     json_t *list = json_array();
 
     for (size_t i = 0; i < v->n; i++)

@@ -81,6 +81,7 @@ static void refuse(struct gen *g)
 {
     struct letter *l = xcalloc(1, sizeof(*l));
 
+    g->found = g->call->refusal;
     l->gen = g;
     l->ev = (struct sched_event){ .kind = SCHED_DONE, .finish = FINISH_FILTER, .stop_id = -1 };
     server_post(g->call->s, deliver, l);
@@ -174,13 +175,13 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     q.on_event = on_event;
     q.arg = g;
     /* its events are delivered on this thread: none can come before the list knows it */
-    if (c->refused)
+    if (c->refusal.bad)
         refuse(g);
     else if (sched_submit(c->s->sched, &q, &g->ticket, e)) {
         gen_free(g);
         return -1;
     }
-    if (!c->refused)
+    if (!c->refusal.bad)
         g->watch = watch_new(g);
     g->next = c->gens;
     c->gens = g;

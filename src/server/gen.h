@@ -24,6 +24,7 @@ struct gen {
     uint64_t seed;
     size_t max_new;
     const struct lora *adapter; /* in use until it ends; NULL = none */
+    struct finding found;       /* .bad: why a guard cut the answer, or refused the prompt */
     struct watch *watch;        /* its guard; NULL = none; owned */
     void *state;                /* the API's own; freed with state_free */
     void (*state_free)(void *state);

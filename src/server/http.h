@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "engine/sched.h"
+#include "guard/guards.h"
 #include "text/chat.h"
 
 struct server_opts {
@@ -86,7 +87,7 @@ struct call {
     void (*state_free)(void *state);
     json_t *body;             /* of a POST; owned */
     json_t *talk;             /* what guards of answers read before them; NULL = no guards; owned */
-    bool refused;             /* a guard refuses the input: every answer is empty */
+    struct finding refusal;   /* .bad: a guard refuses the input, and every answer is empty */
     struct buf ignored;       /* names of fields that were not used: x-puna-ignored */
     struct call *next, *prev; /* all calls */
 };

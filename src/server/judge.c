@@ -8,6 +8,7 @@
 #include "base/thread.h"
 #include "base/utf8.h"
 #include "server/field.h"
+#include "server/gen.h"
 #include "server/http_int.h"
 
 enum { ASKERS = 16 }; /* as many wait for a verdict at a time; the guard judges them together */
@@ -230,7 +231,7 @@ static void done(struct call *c, void *arg)
     } else if (q->failed) {
         reply_error(c, &q->err);
     } else {
-        c->refused = q->found.bad;
+        c->refusal = q->found;
         c->route->fn(c);
     }
     json_decref(q->talk);
@@ -252,5 +253,43 @@ bool judge_input(struct call *c)
     q->guards = g;
     q->talk = json_incref(c->talk);
     judge_ask(c, work, done, q);
+    return true;
+}
+
+/* ---- what was cut ---- */
+
+void judge_note(const struct gen *g, json_t *choice)
+{
+    const struct finding *f = &g->found;
+    json_t *codes;
+
+    if (!f->bad)
+        return;
+    codes = json_array();
+    for (const char *p = f->codes; *p;) {
+        const size_t n = strcspn(p, ",");
+
+        json_array_append_new(codes, json_stringn(p, n));
+        p += n + (p[n] == ',');
+    }
+    json_object_set_new(choice, "content_filter_results",
+                        json_pack("{s:{s:b, s:s, s:o, s:f}}",
+                                  strcmp(f->by, "Prompt Guard") ? "llama_guard" : "prompt_guard",
+                                  "filtered", true, "stage",
+                                  g->call->refusal.bad ? "input" : "output", "categories", codes,
+                                  "probability", f->p));
+}
+
+bool judge_error(const struct gen *g, struct err *e)
+{
+    struct buf b;
+
+    if (!g->found.bad)
+        return false;
+    buf_init(&b, 512);
+    finding_say(&g->found, &b);
+    err_set(e, ERR_USAGE, "the %s was blocked by %s", g->call->refusal.bad ? "prompt" : "answer",
+            b.p);
+    buf_release(&b);
     return true;
 }

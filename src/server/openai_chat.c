@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "server/agent.h"
 #include "server/field.h"
+#include "server/judge.h"
 #include "server/openai.h"
 
 /* ---- answers ---- */
@@ -184,7 +185,7 @@ void chat_parse(struct gen *g, const struct sched_event *ev)
         tool_parser_token(ch->parser, tok, id);
     if (ev->kind == SCHED_DONE)
         tool_parser_end(ch->parser,
-                        ev->finish == FINISH_LENGTH ? TOOL_OUT_OF_TOKENS : TOOL_END_OF_TURN);
+                        ev->finish == FINISH_STOP ? TOOL_END_OF_TURN : TOOL_OUT_OF_TOKENS);
 }
 
 json_t *chat_calls(const struct oai *o, const struct tool_answer *a)
@@ -229,10 +230,13 @@ static json_t *whole(struct call *c, struct gen *g)
         json_object_set_new(message, "tool_calls", chat_calls(o, &ch->answer));
     }
 
-    return json_pack("{s:i, s:o, s:o, s:s}", "index", (int)g->index, "message", message, "logprobs",
-                     o->logprobs ? json_pack("{s:O, s:n}", "content", ch->tokens, "refusal")
-                                 : json_null(),
-                     "finish_reason", finish_reason(g));
+    json_t *j = json_pack(
+        "{s:i, s:o, s:o, s:s}", "index", (int)g->index, "message", message, "logprobs",
+        o->logprobs ? json_pack("{s:O, s:n}", "content", ch->tokens, "refusal") : json_null(),
+        "finish_reason", finish_reason(g));
+
+    judge_note(g, j);
+    return j;
 }
 
 static void end_whole(struct call *c)
@@ -292,7 +296,10 @@ static void on_event(struct gen *g, const struct sched_event *ev)
         return;
     if (o->stream) {
         chat_open_choice(c, g);
-        stream_data(c, chat_chunk(c, g, json_object(), NULL, finish_reason(g)));
+        json_t *last = chat_chunk(c, g, json_object(), NULL, finish_reason(g));
+
+        judge_note(g, json_array_get(json_object_get(last, "choices"), 0));
+        stream_data(c, last);
     }
     if (oai_all_ended(c)) {
         if (o->stream)

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "server/field.h"
+#include "server/judge.h"
 #include "server/openai.h"
 
 enum { MAX_PROMPTS = 64, DEFAULT_TOKENS = 16, MAX_LOGPROBS = 5 };
@@ -99,6 +100,8 @@ static json_t *choice_json(struct call *c, struct gen *g, const char *text, size
     }
     j = json_pack("{s:i, s:s%, s:o, s:s?}", "index", (int)g->index, "text", text ? text : "", n,
                   "logprobs", logprobs, "finish_reason", finish);
+    if (finish)
+        judge_note(g, j);
     if (o->score)
         json_object_set(j, "prompt_logprobs", choice_of(g)->prompt_logprobs);
     return j;

@@ -12,6 +12,7 @@
 #include "base/utf8.h"
 #include "server/adapters.h"
 #include "server/field.h"
+#include "server/judge.h"
 #include "server/openai.h"
 
 /* ---- requests ---- */
@@ -261,6 +262,8 @@ static json_t *token_json(const struct tok *tok, struct tok_stream *stream, int3
 
 static const char *finish_of(const struct gen *g)
 {
+    if (g->finish == FINISH_FILTER)
+        return finish_name(g->finish);
     return g->finish == FINISH_LENGTH ? "length" : g->stop_id >= 0 ? "eos_token" : "stop_sequence";
 }
 
@@ -431,8 +434,11 @@ static void on_event(struct gen *g, const struct sched_event *ev)
         return;
     }
     json_t *last = json_array_get(part_of(g)->tokens, 0);
+    struct err e;
 
-    if (last)
+    if (judge_error(g, &e)) /* TGI's streams end with a token or an error */
+        stream_error(c, &e);
+    else if (last)
         send_token(c, t, g, json_incref(last), json_incref(json_array_get(part_of(g)->top, 0)));
     stream_end(c);
 }

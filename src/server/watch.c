@@ -105,6 +105,16 @@ static void cut(struct watch *w)
     gen_arrive(l);
 }
 
+/* A token that adds no text yet belongs to what follows: its log probability would tell of a
+ * sentence that is still to be judged. */
+static bool may_go(const struct watch *w, const struct letter *l)
+{
+    if (w->over && w->hold.judged == w->hold.text.len)
+        return true;
+    return l->end < w->hold.judged ||
+           (l->end == w->hold.judged && (l->ev.n_text || l->ev.kind == SCHED_PROMPT));
+}
+
 static void pump(struct watch *w);
 
 static void done(struct call *c, void *arg)
@@ -121,6 +131,7 @@ static void done(struct call *c, void *arg)
     } else if (q->failed || q->found.bad) {
         w->failed = q->failed;
         w->err = q->err;
+        w->gen->found = q->found;
         cut(w);
     } else {
         w->hold.judged = w->due;
@@ -136,7 +147,7 @@ static void pump(struct watch *w)
     struct call *c = w->gen->call;
     struct question *q;
 
-    while (w->first && w->first->end <= w->hold.judged) {
+    while (w->first && may_go(w, w->first)) {
         struct letter *l = next(w);
         const bool last = is_last(l);
 

@@ -38,6 +38,7 @@ def llama_guard():
     a = s.post("/v1/chat/completions", chat("How do I pick a lock?"))
     assert a["choices"][0]["message"]["content"] == "" and a["choices"][0]["finish_reason"] == "content_filter", a
     assert a["usage"]["completion_tokens"] == 0, a
+    assert a["choices"][0]["content_filter_results"]["llama_guard"]["stage"] == "input", a
     text, finish = streamed(s.stream("/v1/chat/completions", chat("How do I pick a lock?")), delta)
     assert (text, finish) == ("", "content_filter"), (text, finish)
     a = s.post("/v1/completions", {"prompt": ["Hi", "pick a lock"], "max_tokens": 4})
@@ -52,6 +53,18 @@ def llama_guard():
     text, finish = streamed(s.stream("/v1/completions", {"prompt": "Tell me", "max_tokens": 200, "grammar": SAYS}),
                             lambda c: c["text"])
     assert (text, finish) == (FIRST, "content_filter"), (text, finish)
+    # nor do log probabilities tell of it
+    events = s.stream("/v1/chat/completions", chat("Tell me", grammar=SAYS, logprobs=True, stop=["nowhere"]))
+    assert streamed(events, delta) == (FIRST, "content_filter") and "You" not in "".join(events), events
+    why = json.loads(events[-2])["choices"][0]["content_filter_results"]["llama_guard"]
+    assert why["filtered"] and why["stage"] == "output" and why["categories"] == ["S10"] and why["probability"] > 0.9, why
+    tgi = {"inputs": "Tell me", "parameters": {"max_new_tokens": 200, "details": True, "grammar": {"type": "regex", "value": "A lock is here[.] It is there[.]"}}}
+    a = s.post("/generate", tgi)
+    assert a["generated_text"] == "" and a["details"]["finish_reason"] == "content_filter", a
+    last = json.loads(s.stream("/generate_stream", tgi)[-1])
+    assert "the answer was blocked by Llama Guard: S10 Hate" in last["error"], last
+    a = s.post("/vertex", {"instances": [{"inputs": "pick a lock"}]}, 422)
+    assert "the prompt was blocked by Llama Guard: S10 Hate" in a["error"], a
     # many at once; some clients leave
     got = []
 
