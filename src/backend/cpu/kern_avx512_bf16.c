@@ -3,6 +3,8 @@
 
 #include "backend/cpu/kern.h"
 
+enum { AHEAD = 1 << 15 }; /* bytes between the rows after these and those to fetch */
+
 /* n <= 32 values, zeros behind */
 static inline __m512bh part(const uint8_t *p, size_t n)
 {
@@ -25,6 +27,11 @@ static inline __attribute__((always_inline)) void tile(float *y, size_t ys, cons
             acc[r][s] = _mm512_setzero_ps();
     for (size_t i = 0; i < n; i += 32) {
         __m512bh xv[4];
+
+        /* one token waits for memory: the rows after these come in one long stream */
+        for (size_t r = 0; S == 1 && r < (size_t)R; r++)
+            _mm_prefetch((const char *)(w + (size_t)R * (ws + 2 * i) + 64 * r + AHEAD),
+                         _MM_HINT_T1);
 
 #pragma GCC unroll 4
         for (int s = 0; s < S; s++)
