@@ -76,7 +76,7 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
 }
 
 /* Whether all other splits of this row and these heads are there already. */
-__device__ static inline bool last_of(const attn_args &a)
+__device__ static inline bool last_of(const attn_args &a, int splits)
 {
     __shared__ bool last;
     int *const done = a.done + blockIdx.z * gridDim.y + blockIdx.y;
@@ -84,7 +84,7 @@ __device__ static inline bool last_of(const attn_args &a)
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(done, 1) == a.splits - 1;
+        last = atomicAdd(done, 1) == splits - 1;
         if (last)
             *done = 0;
     }
@@ -95,7 +95,8 @@ __device__ static inline bool last_of(const attn_args &a)
 
 /* The splits of a row in their order, whichever ended last. */
 template <int GH>
-__device__ static inline void merge_splits(const attn_args &a, int t, int h0, int n_heads)
+__device__ static inline void merge_splits(const attn_args &a, int t, int h0, int n_heads,
+                                           int splits)
 {
     __shared__ float by[GH][ATTN_SPLITS];
     const int lane = threadIdx.x % WARP, stride = a.hd + 2;
@@ -105,17 +106,17 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
         const float *p = part + (size_t)h * a.splits * stride + a.hd;
         float max = -INFINITY, sum = 0;
 
-        for (int s = lane; s < a.splits; s += WARP)
+        for (int s = lane; s < splits; s += WARP)
             max = fmaxf(max, p[s * stride]);
         for (int d = WARP / 2; d; d /= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-        for (int s = lane; s < a.splits; s += WARP) {
+        for (int s = lane; s < splits; s += WARP) {
             by[h][s] = exp2f(p[s * stride] - max);
             sum += p[s * stride + 1] * by[h][s];
         }
         for (int d = WARP / 2; d; d /= 2)
             sum += __shfl_xor_sync(~0u, sum, d);
-        for (int s = lane; s < a.splits; s += WARP)
+        for (int s = lane; s < splits; s += WARP)
             by[h][s] /= sum;
     }
     __syncthreads();
@@ -125,7 +126,7 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
         float v = 0;
 
 #pragma unroll 4
-        for (int s = 0; s < a.splits; s++)
+        for (int s = 0; s < splits; s++)
             v = fmaf(p[s * stride], by[h][s], v);
         put(a, t, h0 + h, k, v);
     }
@@ -135,13 +136,17 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
 template <int ENC, int GH> __device__ static inline void attn_body(const attn_args &a)
 {
     dep_launch();
-    dep_wait();
     const int group = a.H / a.K, parts = (group + GH - 1) / GH, kh = blockIdx.y / parts;
     const int h0 = kh * group + blockIdx.y % parts * GH, n_heads = min(GH, kh * group + group - h0);
     const int t = a.rows ? a.rows[blockIdx.z] : blockIdx.z, slots = a.slot[t] + 1, from = blockIdx.x * a.span;
     const int to = min(slots, from + a.span);
     const int32_t *table = a.table[a.seq[t]];
+    const int splits = (slots + a.span - 1) / a.span; /* that this row has: at most a.splits */
     int lanes = 1;
+
+    dep_wait();
+    if (from >= slots)
+        return;
 
     while (lanes * PER < a.hd)
         lanes *= 2;
@@ -278,7 +283,7 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
                 acc[i] = other[o][h][i][in_warp];
             merge(st[h], other[o][h][PER][in_warp], other[o][h][PER + 1][in_warp], acc);
         }
-        if (!a.part) {
+        if (splits == 1) {
             for (int i = 0; i < PER; i++)
                 put(a, t, h0 + h, lane * PER + i, st[h].acc[i] / st[h].l);
             continue;
@@ -292,8 +297,8 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
             part[a.hd + 1] = st[h].l;
         }
     }
-    if (a.part && last_of(a))
-        merge_splits<GH>(a, t, h0, n_heads);
+    if (splits > 1 && last_of(a, splits))
+        merge_splits<GH>(a, t, h0, n_heads, splits);
 }
 
 #define ATTN(name, enc, gh)                                                                     \

@@ -125,7 +125,7 @@ struct blas *blas_open(struct cuda *b)
     if (l->lib && symbols(l) && l->cublasLtCreate(&l->handle) == CUBLAS_STATUS_SUCCESS &&
         describe(l, BLAS_BF16) && describe(l, BLAS_F16) &&
         b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
-        l->f8 = b->pdl && describe_f8(l);
+        l->f8 = b->hopper && describe_f8(l);
         return l;
     }
     if (l->lib && l->cublasLtDestroy && l->cublasLtMatmulDescDestroy)
@@ -211,7 +211,6 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
         l->handle, l->desc[o->type], &one, w, p->w, x, p->x, &beta, o->y, p->y, o->y, p->y,
         &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
 
-    b->chained = false;
     return cuda_ok(b, rc == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN,
                    "cuBLASLt product");
 }

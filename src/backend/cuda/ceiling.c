@@ -69,7 +69,6 @@ int cuda_ceiling(struct ctx *c, struct cuda_ceilings *out, struct err *e)
     size_t words = bytes / 4;
     double s;
 
-    b->chained = false;
     cuda_launch(b, KERN_fill, b->sms * 8, 1, 1, 512, (void *[]){ &mem, &words });
     if ((s = best(b, read_once, &mem)) > 0)
         top.read = (double)bytes / s;

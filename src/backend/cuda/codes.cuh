@@ -13,6 +13,22 @@ __device__ static inline uint32_t h2_sub(uint32_t a, uint32_t b)
     return *(const uint32_t *)&r;
 }
 
+__device__ static inline uint32_t h2_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    const __half2 r = __hfma2(*(const __half2 *)&a, *(const __half2 *)&b, *(const __half2 *)&c);
+
+    return *(const uint32_t *)&r;
+}
+
+/* (a & mask) | 0x6400 twice, which is one instruction where neither constant is an immediate. */
+__device__ static inline uint32_t in_1024(uint32_t a, uint32_t mask)
+{
+    uint32_t r;
+
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(a), "r"(mask), "r"(0x64006400));
+    return r;
+}
+
 __device__ static inline uint32_t word_of(const uint4 &v, int i)
 {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
@@ -42,9 +58,13 @@ __device__ static inline void code_pairs(uint32_t p[4], const uint4 &v, const ui
     } else if constexpr (KIND == DEV_U4) {
         const uint32_t q = word_of(v, j);
 
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            p[i] = h2_sub((q >> 4 * i & 0x000F000F) | 0x64006400, zero);
+        /* codes four bits up are 16 times as large: 1024 + 16 q becomes 64 + q - (64 + zero) */
+        const uint32_t less = h2_sub(0x63806380, zero); /* 960 */
+
+        p[0] = h2_sub(in_1024(q, 0x000F000F), zero);
+        p[1] = h2_fma(in_1024(q, 0x00F000F0), 0x2C002C00, less);
+        p[2] = h2_sub(in_1024(q >> 8, 0x000F000F), zero);
+        p[3] = h2_fma(in_1024(q >> 8, 0x00F000F0), 0x2C002C00, less);
     } else if constexpr (KIND == DEV_N4) {
         const uint32_t q = word_of(v, j);
 

@@ -47,7 +47,7 @@
     F(cuModuleUnload)                                                                              \
     F(cuModuleGetFunction)                                                                         \
     F(cuFuncSetAttribute)                                                                          \
-    F(cuLaunchKernelEx)
+    F(cuLaunchKernel)
 
 struct driver {
 #define F(name) __typeof__(name) *name;
@@ -162,8 +162,7 @@ struct cuda {
     CUmodule module[MODULES];
     CUfunction kern[KERN_COUNT];
     size_t sms, shared; /* multiprocessors; shared memory that a block may have */
-    bool pdl;           /* kernels may start while those before them end */
-    bool chained;       /* the last thing in the stream was a kernel of ours */
+    bool hopper;        /* or later */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
 

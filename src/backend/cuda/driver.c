@@ -136,7 +136,6 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
 
     cuda_run(b, false);
     b->have.x = NULL;
-    b->chained = false;
     for (size_t at = 0, i = 0; at < n && rc == 0; at += PIN_BYTES, i ^= 1) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
 
@@ -157,7 +156,6 @@ int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct er
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
 
     cuda_run(b, false);
-    b->chained = false;
     for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
 
@@ -182,26 +180,15 @@ static size_t available_cuda(struct ctx *c)
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args)
 {
-    CUlaunchAttribute dependent = { .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION };
-
     if (b->failed || gx == 0 || gy == 0 || gz == 0)
         return;
     BUG_ON(gx > INT32_MAX || gy > 65535 || gz > 65535);
-    dependent.value.programmaticStreamSerializationAllowed = 1;
-    /* kernels wait for those before them themselves (dep_wait) */
-    const CUlaunchConfig how = { .gridDimX = (unsigned)gx,
-                                 .gridDimY = (unsigned)gy,
-                                 .gridDimZ = (unsigned)gz,
-                                 .blockDimX = (unsigned)threads,
-                                 .blockDimY = 1,
-                                 .blockDimZ = 1,
-                                 .sharedMemBytes = (unsigned)shared,
-                                 .hStream = b->stream,
-                                 .attrs = &dependent,
-                                 .numAttrs = b->pdl && b->chained };
-
-    b->chained = true;
-    cuda_ok(b, b->d.cuLaunchKernelEx(&how, b->kern[k], args, NULL), kernels[k].name);
+    /* not as dependent launches (dep_wait), though kernels could be: on an H200 a token of 8B in
+     * bf16 took 6.1 ms with them and 5.0 ms without */
+    cuda_ok(b,
+            b->d.cuLaunchKernel(b->kern[k], (unsigned)gx, (unsigned)gy, (unsigned)gz,
+                                (unsigned)threads, 1, 1, (unsigned)shared, b->stream, args, NULL),
+            kernels[k].name);
 }
 
 void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
@@ -309,7 +296,7 @@ static int open_device(struct cuda *b, struct err *e)
     }
     b->sms = (size_t)sms;
     b->shared = (size_t)shared;
-    b->pdl = major >= 9;
+    b->hopper = major >= 9;
     snprintf(b->name, sizeof(b->name), "%s, %.1f GiB", name, (double)total / (1 << 30));
     return 0;
 }

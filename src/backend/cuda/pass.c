@@ -181,7 +181,6 @@ int cuda_enter(struct ctx *ctx, struct pass *p, struct err *e)
     for (c->slots = LEAST_SLOTS; c->slots < slots;)
         c->slots *= 2;
     find_runs(c, p->b);
-    c->chained = false;
     if (!send_batch(c, p, slots) ||
         !cuda_room(c, &c->logits, p->b->n_want * p->V * sizeof(float)) ||
         (p->b->hidden && !cuda_room(c, &c->hidden, p->b->T * p->D * sizeof(float))))

@@ -171,7 +171,7 @@ static bool group_form(struct dev_weight *to, int kind, size_t group)
     if (group % 32 || (group < cols && cols % group) || (group > cols && group % cols))
         return false;
     to->kind = kind;
-    to->gs = group < cols ? (int)(cols / group) : 1;
+    to->gs = group < cols ? (int)(cols / 32) : 1; /* FINE in stream.cu has a scale for each block */
     return true;
 }
 

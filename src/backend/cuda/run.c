@@ -9,7 +9,7 @@
 
 #include "backend/cuda/cuda_int.h"
 
-enum { THREADS = 256, CHUNK = DEV_CHUNK, STREAM_WARPS = 16, AHEAD = 128 << 10 };
+enum { THREADS = 256, CHUNK = DEV_CHUNK, STREAM_WARPS = 16 };
 
 struct copy16 { /* as in small.cu */
     CUdeviceptr p;
@@ -283,7 +283,6 @@ static void stream_launch(struct cuda *b, struct stream_args *a)
     const size_t warps = b->shared >= (size_t)160 << 10 ? STREAM_WARPS : STREAM_WARPS / 2;
     const size_t units = (size_t)a->tiles / (a->swiglu ? 2 : 1);
 
-    a->ahead = b->pdl ? AHEAD : 0;
     cuda_launch_with(b, stream_kernel(w, (size_t)a->T), units < b->sms ? units : b->sms, 1, 1,
                      (int)warps * 32, stream_shared(w, (size_t)a->T, warps), (void *[]){ a });
 }
@@ -701,7 +700,8 @@ static void small(struct cuda *b, size_t i)
                     (void *[]){ &y, (void *)(uintptr_t)placed(o->out[0].w), &o->ids });
         break;
     case OP_GATHER:
-        cuda_launch(b, KERN_gather, o->T, 1, 1, THREADS, (void *[]){ &y, &o->x, &o->ids, &d });
+        cuda_launch(b, KERN_gather, over(o->D, THREADS), o->T, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->ids, &d });
         break;
     case OP_SCALE:
         cuda_launch(b, KERN_scale, over(o->D, THREADS), 1, 1, THREADS,

@@ -50,13 +50,15 @@ extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
     }
 }
 
+/* grid: (columns, rows) */
 extern "C" __global__ void gather(float *y, const float *x, const int32_t *rows, int D)
 {
     dep_launch();
     dep_wait();
-    const size_t from = (size_t)rows[blockIdx.x] * D, to = (size_t)blockIdx.x * D;
+    const size_t from = (size_t)rows[blockIdx.y] * D, to = (size_t)blockIdx.y * D;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
 
-    for (int i = threadIdx.x; i < D; i += blockDim.x)
+    if (i < D)
         y[to + i] = x[from + i];
 }
 

@@ -26,10 +26,11 @@ template <int KIND, bool PAIR> struct ring {
     static constexpr int cols = slabs * kind_of<KIND>::blocks * 32; /* of a stage */
 };
 
-/* Where a warp is in its run: tile `item`, stage s of it. */
+/* Where a warp is in its run: stage s of tile `item`; p is this lane's first byte of it. */
 struct cursor {
-    const uint8_t *p; /* of the tile; for rows: of this lane's first row */
-    int item, s, last_row;
+    const uint8_t *p;
+    int item, s;
+    int row[4]; /* of the tile's rows that this lane copies, in bytes from p */
 };
 
 __device__ static inline const dev_out &out_of(const stream_args &a, int item, int *tile)
@@ -48,32 +49,30 @@ template <int KIND> __device__ static inline size_t row_stride(const dev_weight 
     return KIND == DEV_F8 ? w.kp : 2 * (size_t)w.kp;
 }
 
+/* To stage s of the cursor's tile, or of the next one that has stages for this warp. */
 template <int KIND, bool PAIR>
-__device__ static inline void enter_tile(cursor &c, const stream_args &a, int last)
+__device__ static void enter_tile(cursor &c, const stream_args &a, int stages, int last)
 {
     const int lane = threadIdx.x % WARP;
     int tile;
 
+    while (c.s >= stages && c.item < last) {
+        c.item++;
+        c.s = threadIdx.x / WARP;
+    }
     if (c.item >= last)
         return;
     const dev_weight &w = out_of(a, c.item, &tile).w;
 
     if constexpr (ring<KIND, PAIR>::rows) {
-        c.last_row = w.rows - 1 - tile * DEV_TILE;
-        c.p = w.q + (size_t)tile * DEV_TILE * row_stride<KIND>(w) + lane % 8 * 16;
-    } else {
-        c.p = w.q + (size_t)tile * (w.kp / ring<KIND, PAIR>::cols) * w.rec;
-    }
-}
+        const int stride = (int)row_stride<KIND>(w);
 
-template <int KIND, bool PAIR>
-__device__ static inline void next_stage(cursor &c, const stream_args &a, int warps, int stages,
-                                         int last)
-{
-    for (c.s += warps; c.s >= stages && c.item < last;) {
-        c.item++;
-        c.s = threadIdx.x / WARP;
-        enter_tile<KIND, PAIR>(c, a, last);
+        c.p = w.q + (size_t)tile * DEV_TILE * stride + (size_t)c.s * 128 + lane % 8 * 16;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            c.row[i] = min(lane / 8 + 4 * i, w.rows - 1 - tile * DEV_TILE) * stride;
+    } else {
+        c.p = w.q + ((size_t)tile * stages + c.s) * w.rec + lane * 16;
     }
 }
 
@@ -82,29 +81,32 @@ template <int KIND, bool PAIR>
 __device__ static inline void fetch(cursor &c, uint32_t to, const stream_args &a, int warps,
                                     int stages, int last)
 {
+    typedef ring<KIND, PAIR> R;
     const int lane = threadIdx.x % WARP;
-    const dev_weight &w = a.out[0].w;
 
     if (c.item < last) {
-        if constexpr (ring<KIND, PAIR>::rows) {
-            const size_t stride = row_stride<KIND>(w);
+        if constexpr (R::rows) {
             const int slab = lane % 8 / 4;
 
+            to += slab * 1024 + ((lane / 8 * 4 + lane % 4) ^ slab << 2) * 16;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int row = lane / 8 + 4 * i;
-                const int at = (row % 8 * 4 + lane % 4) ^ slab << 2;
-
-                copy_async(to + slab * 1024 + row / 8 * 512 + at * 16,
-                           c.p + min(row, c.last_row) * stride + (size_t)c.s * 128);
-            }
+            for (int i = 0; i < 4; i++)
+                copy_async(to + i * 256, c.p + c.row[i]);
+            c.p += warps * 128;
         } else {
-            const uint8_t *from = c.p + (size_t)c.s * w.rec;
+            const int rec = a.out[0].w.rec, codes = kind_of<KIND>::codes;
 
-            for (int i = lane * 16; i < w.rec; i += WARP * 16)
-                copy_async(to + i, from + i);
+            to += lane * 16;
+#pragma unroll
+            for (int i = 0; i < codes; i += WARP * 16)
+                copy_async(to + i, c.p + i);
+            if (lane * 16 < rec - codes)
+                copy_async(to + codes, c.p + codes);
+            c.p += warps * rec;
         }
-        next_stage<KIND, PAIR>(c, a, warps, stages, last);
+        c.s += warps;
+        if (c.s >= stages)
+            enter_tile<KIND, PAIR>(c, a, stages, last);
     }
     copy_commit();
 }
@@ -177,9 +179,15 @@ template <int NT> __device__ static inline void flush(float acc[NT][4], float tm
         }
 }
 
+/* What the weights of one launch have in common, in registers. */
+struct shared_form {
+    int gs, zeros;
+    uint32_t zero; /* 1024 + zero_const, twice */
+};
+
 /* One stage in shared memory times its columns of x. */
 template <int KIND, bool FINE, bool PAIR, int NT>
-__device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const dev_weight &w,
+__device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const shared_form &w,
                                             const uint4 *x, const uint32_t *lut)
 {
     typedef kind_of<KIND> K;
@@ -187,8 +195,7 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
     const int lane = threadIdx.x % WARP, g = lane / 4;
     const uint8_t *scales = p + K::codes;
     float tmp[NT][4] = {}, ones[NT][4] = {};
-    uint32_t z[2] = { 0x64006400 | (uint32_t)w.zero_const * 0x00010001,
-                      0x64006400 | (uint32_t)w.zero_const * 0x00010001 };
+    uint32_t z[2] = { w.zero, w.zero };
 
     if (!FINE && !K::rows && !PAIR && w.zeros)
         record_zeros(z, scales + w.gs * 32, 0, g);
@@ -202,7 +209,7 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
             hi = ((const uint4 *)(p + 1024))[lane];
 #pragma unroll
         for (int j = 0; j < K::blocks; j++) {
-            const int gi = K::blocks == 2 ? j : j * w.gs / 4;
+            const int gi = j; /* FINE: a group for each block */
             uint32_t q[2][4];
 
             if (FINE && !PAIR && KIND != DEV_U6 && w.zeros)
@@ -272,7 +279,7 @@ __device__ static inline void finish(const stream_args &a, const dev_out &out, i
 }
 
 /* FINE: scales change within a record. NT: tiles of 8 rows of x. grid: any, blocks share the tiles;
- * shared memory: as stream_shared in ops.c has it */
+ * shared memory: as stream_shared in run.c has it */
 /* long: the ring, the tiles and their ends are one loop */
 template <int KIND, bool FINE, bool PAIR, int NT>
 __device__ static inline void stream_body(const stream_args &a)
@@ -290,11 +297,10 @@ __device__ static inline void stream_body(const stream_args &a)
     const uint32_t *lut = NULL;
     uint8_t *const mine = shared + warp * R::depth * R::bytes;
     const uint32_t mine_at = (uint32_t)__cvta_generic_to_shared(mine);
-    cursor ask = { NULL, first, warp - warps, 0 };
+    cursor ask = { NULL, first, warp };
 
     dep_launch();
-    enter_tile<KIND, PAIR>(ask, a, last);
-    next_stage<KIND, PAIR>(ask, a, warps, stages, last);
+    enter_tile<KIND, PAIR>(ask, a, stages, last);
 #pragma unroll
     for (int i = 0; i < R::depth - 1; i++)
         fetch<KIND, PAIR>(ask, mine_at + i * R::bytes, a, warps, stages, last);
@@ -324,6 +330,9 @@ __device__ static inline void stream_body(const stream_args &a)
         __syncthreads();
     int slot = 0;
     float gate = 0;
+    const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
+                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
+    uint4 x[n_x * NT] = {}; /* rows beyond T stay zeros */
 
     for (int item = first; item < last; item++) {
         int tile;
@@ -336,17 +345,15 @@ __device__ static inline void stream_body(const stream_args &a)
         float acc[NT][4] = {}, old = 0;
 
         for (int s = warp; s < stages; s += warps) {
-            uint4 x[n_x * NT];
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                if (n * 8 + g < a.T) {
+                    const uint16_t *from = a.x + (size_t)(n * 8 + g) * kp + s * R::cols;
 
 #pragma unroll
-            for (int b = 0; b < n_x; b++)
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    x[b * NT + n] = make_uint4(0, 0, 0, 0);
-                    if (n * 8 + g < a.T)
-                        x[b * NT + n] = inputs_at<KIND>(
-                            a.x + (size_t)(n * 8 + g) * kp + s * R::cols,
-                            b / kind_of<KIND>::blocks, b % kind_of<KIND>::blocks, c);
+                    for (int b = 0; b < n_x; b++)
+                        x[b * NT + n] = inputs_at<KIND>(from, b / kind_of<KIND>::blocks,
+                                                        b % kind_of<KIND>::blocks, c);
                 }
             copy_wait<R::depth - 2>();
             __syncwarp();
@@ -365,10 +372,10 @@ __device__ static inline void stream_body(const stream_args &a)
                     by = make_float2(scale_at(w, at0 * w.n_groups + k),
                                      scale_at(w, at8 * w.n_groups + k));
                 }
-                stage_product<KIND, FINE, PAIR, NT>(part, mine + slot * R::bytes, w, x, lut);
+                stage_product<KIND, FINE, PAIR, NT>(part, mine + slot * R::bytes, form, x, lut);
                 flush<NT>(acc, part, by);
             } else {
-                stage_product<KIND, FINE, PAIR, NT>(acc, mine + slot * R::bytes, w, x, lut);
+                stage_product<KIND, FINE, PAIR, NT>(acc, mine + slot * R::bytes, form, x, lut);
             }
             slot = slot + 1 == R::depth ? 0 : slot + 1;
         }
