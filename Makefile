@@ -20,8 +20,10 @@ PREFIX  ?= /usr/local
 CC      := gcc
 CLANG   ?= clang
 NVCC    := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
-PKGS    := jansson libpcre2-8 libedit hwloc libcrypto libssl libcurl libseccomp libevent \
+PKGS    := jansson libpcre2-8 libedit hwloc libcrypto libssl libseccomp libevent \
            libevent_openssl libevent_pthreads
+# Opened at run time, so not linked.
+OPENED  := libcurl
 
 Q := $(if $(V),,@)
 ifeq ($(MAKELEVEL),0)
@@ -33,7 +35,7 @@ comma := ,
 
 GOALS_WITHOUT_BUILD := clean size help check-layers compare
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_BUILD),$(MAKECMDGOALS)),all),)
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(OPENED))
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS))
 ifeq ($(PKG_LIBS),)
 $(error libraries are missing (above): script/setup installs them)

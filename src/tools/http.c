@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -19,11 +20,40 @@ struct fetch {
     bool refused; /* an address that is not allowed */
 };
 
+/* libcurl and the twenty libraries that it needs are opened by the first request: they would cost
+ * every start of the program 3 MiB and some milliseconds. */
+#define CURL_FUNCTIONS(F)                                                                          \
+    F(easy_init)                                                                                   \
+    F(easy_setopt) F(easy_perform) F(easy_getinfo) F(easy_cleanup) F(easy_strerror) F(free)        \
+        F(global_init) F(slist_append) F(slist_free_all) F(url) F(url_cleanup) F(url_get)          \
+            F(url_set)
+
+#undef curl_easy_setopt /* the header's checks of types */
+#undef curl_easy_getinfo
+
+static struct {
+#define FIELD(name) __typeof__(curl_##name) *name;
+    CURL_FUNCTIONS(FIELD)
+#undef FIELD
+    char why[256]; /* it could not be opened; "" = it was */
+} curl;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void start(void)
 {
-    curl_global_init(CURL_GLOBAL_DEFAULT);
+    void *lib = dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);
+
+    if (!lib) {
+        snprintf(curl.why, sizeof(curl.why), "%.200s", dlerror());
+        return;
+    }
+#define LOAD(name)                                                                                 \
+    if (!(*(void **)(void *)&curl.name = dlsym(lib, "curl_" #name)))                               \
+        snprintf(curl.why, sizeof(curl.why), "no curl_" #name " in libcurl.so.4");
+    CURL_FUNCTIONS(LOAD)
+#undef LOAD
+    if (!curl.why[0] && curl.global_init(CURL_GLOBAL_DEFAULT))
+        snprintf(curl.why, sizeof(curl.why), "libcurl does not start");
 }
 
 void http_reply_init(struct http_reply *r, size_t max)
@@ -150,14 +180,14 @@ static struct curl_slist *header_list(const struct http_request *q)
         if (!json_is_string(v) || strpbrk(key, "\r\n:") || strpbrk(json_string_value(v), "\r\n"))
             continue;
         line = xasprintf("%s: %s", key, json_string_value(v));
-        list = curl_slist_append(list, line);
+        list = curl.slist_append(list, line);
         free(line);
     }
     if (q->body) {
         line = xasprintf("Content-Type: %s", q->type);
-        list = curl_slist_append(list, line);
+        list = curl.slist_append(list, line);
         free(line);
-        list = curl_slist_append(list, "Expect:");
+        list = curl.slist_append(list, "Expect:");
     }
     return list;
 }
@@ -166,42 +196,42 @@ static void set_up(CURL *c, struct fetch *f, struct curl_slist *headers)
 {
     const struct http_request *q = f->q;
 
-    curl_easy_setopt(c, CURLOPT_URL, q->url);
-    curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, q->tls ? "https" : "http,https");
-    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
-    curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)(q->seconds * 1e3) + 1);
-    curl_easy_setopt(c, CURLOPT_USERAGENT, "puna/" PUNA_VERSION);
-    curl_easy_setopt(c, CURLOPT_ACCEPT_ENCODING, "");
-    curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-    curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, f);
-    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(c, CURLOPT_WRITEDATA, f);
-    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(c, CURLOPT_HEADERDATA, f);
+    curl.easy_setopt(c, CURLOPT_URL, q->url);
+    curl.easy_setopt(c, CURLOPT_PROTOCOLS_STR, q->tls ? "https" : "http,https");
+    curl.easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    curl.easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
+    curl.easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
+    curl.easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)(q->seconds * 1e3) + 1);
+    curl.easy_setopt(c, CURLOPT_USERAGENT, "puna/" PUNA_VERSION);
+    curl.easy_setopt(c, CURLOPT_ACCEPT_ENCODING, "");
+    curl.easy_setopt(c, CURLOPT_HTTPHEADER, headers);
+    curl.easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+    curl.easy_setopt(c, CURLOPT_OPENSOCKETDATA, f);
+    curl.easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
+    curl.easy_setopt(c, CURLOPT_WRITEDATA, f);
+    curl.easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
+    curl.easy_setopt(c, CURLOPT_HEADERDATA, f);
     if (!q->private)
-        curl_easy_setopt(c, CURLOPT_NOPROXY, "*");
+        curl.easy_setopt(c, CURLOPT_NOPROXY, "*");
     if (q->body) {
-        curl_easy_setopt(c, CURLOPT_POST, 1L);
-        curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->n_body);
-        curl_easy_setopt(c, CURLOPT_POSTFIELDS, q->body);
+        curl.easy_setopt(c, CURLOPT_POST, 1L);
+        curl.easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->n_body);
+        curl.easy_setopt(c, CURLOPT_POSTFIELDS, q->body);
     }
 }
 
 static int host_of(const char *url, char *out, size_t size, struct err *e)
 {
-    CURLU *u = curl_url();
+    CURLU *u = curl.url();
     char *host = NULL;
     int rc = 0;
 
-    if (!u || curl_url_set(u, CURLUPART_URL, url, 0) || curl_url_get(u, CURLUPART_HOST, &host, 0))
+    if (!u || curl.url_set(u, CURLUPART_URL, url, 0) || curl.url_get(u, CURLUPART_HOST, &host, 0))
         rc = err_set(e, ERR_USAGE, "not a URL: '%.100s'", url);
     else
         snprintf(out, size, "%.200s", host);
-    curl_free(host);
-    curl_url_cleanup(u);
+    curl.free(host);
+    curl.url_cleanup(u);
     return rc;
 }
 
@@ -222,7 +252,7 @@ static int explain(const struct fetch *f, CURLcode code, const char *host, struc
     if (code == CURLE_UNSUPPORTED_PROTOCOL)
         return err_set(e, ERR_USAGE, "%.200s: only %s is spoken", host,
                        q->tls ? "https" : "http and https");
-    return err_set(e, ERR_NETWORK, "%.200s: %s", host, curl_easy_strerror(code));
+    return err_set(e, ERR_NETWORK, "%.200s: %s", host, curl.easy_strerror(code));
 }
 
 int http_fetch(const struct http_request *q, struct http_reply *r, struct err *e)
@@ -235,19 +265,21 @@ int http_fetch(const struct http_request *q, struct http_reply *r, struct err *e
     CURL *c;
 
     pthread_once(&once, start);
+    if (curl.why[0])
+        return err_set(e, ERR_NETWORK, "HTTP needs libcurl (Debian's libcurl4): %s", curl.why);
     if (host_of(q->url, host, sizeof(host), e))
         return -1;
-    c = curl_easy_init();
+    c = curl.easy_init();
     if (!c)
         return err_set(e, ERR_MEMORY, "libcurl cannot be started");
     headers = header_list(q);
     set_up(c, &f, headers);
-    code = curl_easy_perform(c);
-    curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r->status);
-    curl_easy_getinfo(c, CURLINFO_CONTENT_TYPE, &type);
+    code = curl.easy_perform(c);
+    curl.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r->status);
+    curl.easy_getinfo(c, CURLINFO_CONTENT_TYPE, &type);
     snprintf(r->type, sizeof(r->type), "%.*s", type ? (int)strcspn(type, "; ") : 0,
              type ? type : "");
-    curl_easy_cleanup(c);
-    curl_slist_free_all(headers);
+    curl.easy_cleanup(c);
+    curl.slist_free_all(headers);
     return code == CURLE_OK ? 0 : explain(&f, code, host, e);
 }

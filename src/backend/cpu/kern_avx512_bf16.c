@@ -132,7 +132,7 @@ static void gemm_bf16(const struct gemm *g)
 static void to_bf16(bf16 *y, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 m = n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        const __mmask16 m = (__mmask16)(n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         const __m256bh h = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x + i));
 
         _mm256_mask_storeu_epi16(y + i, m, (__m256i)h);
