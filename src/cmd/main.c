@@ -100,7 +100,12 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    static char buffer[1 << 16];
+
     keep_std_fds();
+    if (!isatty(
+            STDOUT_FILENO)) /* short output is written once, at the end, where errors are told */
+        setvbuf(stdout, buffer, _IOFBF, sizeof(buffer));
     setlocale(LC_CTYPE, "");
     signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of write, not a death */
     return finish(dispatch(argc, argv));

@@ -39,18 +39,20 @@ struct opt {
     const char *def;  /* default as text; NULL = none (0, NULL) */
     double min, max;  /* numbers only; both 0 = any */
     const char *help; /* one line */
+    bool rare;        /* the full page alone shows it */
 };
 
-/* OPT(INT, struct run_cfg, threads, "-t", "N", "0", "threads (0 = all cores)") */
-#define OPT(kind, strukt, field, alias_, arg_, def_, help_)                                        \
+/* OPT(INT, struct run_cfg, threads, "-t", "N", "0", "threads (0 = all cores)"); further fields may
+ * follow, as .rare = true. */
+#define OPT(kind, strukt, field, alias_, arg_, def_, help_, ...)                                   \
     {                                                                                              \
         .type = OPT_##kind, .name = #field, .alias = (alias_), .offset = offsetof(strukt, field),  \
-        .arg = (arg_), .def = (def_), .help = (help_)                                              \
+        .arg = (arg_), .def = (def_), .help = (help_), __VA_ARGS__                                 \
     }
-#define OPT_RANGE(kind, strukt, field, alias_, arg_, def_, min_, max_, help_)                      \
+#define OPT_RANGE(kind, strukt, field, alias_, arg_, def_, min_, max_, help_, ...)                 \
     {                                                                                              \
         .type = OPT_##kind, .name = #field, .alias = (alias_), .offset = offsetof(strukt, field),  \
-        .arg = (arg_), .def = (def_), .min = (min_), .max = (max_), .help = (help_)                \
+        .arg = (arg_), .def = (def_), .min = (min_), .max = (max_), .help = (help_), __VA_ARGS__   \
     }
 
 struct cmd {

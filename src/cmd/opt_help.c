@@ -130,6 +130,7 @@ void opt_help(const struct cmd *cmd, bool full, FILE *f)
 {
     const char *examples = cmd->help ? strstr(cmd->help, "EXAMPLES\n") : NULL;
     bool any = false;
+    int rare = 0;
 
     fprintf(f, "puna %s - %s\n\nusage: puna %s%s%s\n", cmd->name, cmd->summary, cmd->name,
             cmd->usage && *cmd->usage ? " " : "", cmd->usage ? cmd->usage : "");
@@ -148,8 +149,10 @@ void opt_help(const struct cmd *cmd, bool full, FILE *f)
     }
     fputs("\noptions:\n", f);
     for (const struct opt *o = cmd->opts; o->name; o++)
-        if (!opt_positional(o))
+        if (!opt_positional(o) && (full || !o->rare))
             print_opt(o, full, f);
+        else
+            rare += o->rare;
     fprintf(f, "  -h, --help%*s%s\n", HELP_COL - 12, "", "this help");
     if (full)
         return;
@@ -177,7 +180,10 @@ void opt_help(const struct cmd *cmd, bool full, FILE *f)
         fputc('\n', f);
         free(copy);
     }
-    fprintf(f, "puna help %s shows the whole page.\n", cmd->name);
+    if (rare)
+        fprintf(f, "puna help %s shows the whole page, with %d more options.\n", cmd->name, rare);
+    else
+        fprintf(f, "puna help %s shows the whole page.\n", cmd->name);
 }
 
 static json_t *json_of_opt(const struct opt *o)

@@ -66,3 +66,4 @@ for bad in '--tools /nowhere/tools.json' '--tools brave_search' '--tool-choice n
     # shellcheck disable=SC2086
     BRAVE_SEARCH_API_KEY='' "$PUNA" run --tools "$tmp/tools.json" $bad -p hi </dev/null 2>/dev/null && fail "accepted: $bad"
 done
+echo 'ok'
