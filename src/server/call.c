@@ -30,8 +30,8 @@ static void log_call(const struct call *c)
         if (g->first_s > 0 && (first == 0 || g->began + g->first_s < first))
             first = g->began + g->first_s;
     fprintf(stderr,
-            "{\"time\":\"%s\",\"id\":\"%s\",\"route\":\"%s\",\"status\":%d,\"seconds\":%.3f,"
-            "\"first_token_seconds\":%.3f,\"prompt_tokens\":%zu,\"answer_tokens\":%zu%s%.32s%s}\n",
+            "{\"time\":\"%s\",\"id\":\"%s\",\"route\":\"%s\",\"status\":%d,\"seconds\":%.6f,"
+            "\"first_token_seconds\":%.6f,\"prompt_tokens\":%zu,\"answer_tokens\":%zu%s%.32s%s}\n",
             when, c->id, c->route ? c->route->name : "-", c->status, server_now() - c->began,
             first > 0 ? first - c->began : 0, in, out, *c->trace ? ",\"trace_id\":\"" : "",
             *c->trace ? c->trace + 3 : "", *c->trace ? "\"" : "");
