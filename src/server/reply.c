@@ -1,5 +1,7 @@
 /* reply.c - what goes back: whole answers, errors in each dialect, event streams. */
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/event.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,12 +62,24 @@ static struct evhttp_request *let_go(struct call *c, int status)
     return req;
 }
 
+/* evhttp takes the end of what a client sends for its leaving, even while an answer is on its way
+ * to it. Until that is written (evhttp reads again then) nothing is read, so one that closed its
+ * own side gets all of it; one that has left makes writing fail. TLS may have to read to write. */
+static void write_only(struct call *c, struct evhttp_connection *conn)
+{
+    struct bufferevent *b = evhttp_connection_get_bufferevent(conn);
+
+    if (b && !c->s->o.cert)
+        bufferevent_disable(b, EV_READ);
+}
+
 /* ---- replies ---- */
 
 void reply_text(struct call *c, int status, const char *type, const char *p, size_t n)
 {
     if (c->req) {
         struct evbuffer *b = evbuffer_new();
+        struct evhttp_connection *conn = evhttp_request_get_connection(c->req);
 
         common_headers(c);
         if (type)
@@ -73,6 +87,7 @@ void reply_text(struct call *c, int status, const char *type, const char *p, siz
         if (b && n)
             evbuffer_add(b, p, n);
         evhttp_send_reply(let_go(c, status), status, reason(status), b);
+        write_only(c, conn);
         if (b)
             evbuffer_free(b);
     }

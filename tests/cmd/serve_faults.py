@@ -5,6 +5,7 @@ PUNA_SOAK=1: ten thousand connections in place of a few hundred."""
 import json
 import os
 import random
+import re
 import resource
 import selectors
 import signal
@@ -100,6 +101,18 @@ def silent_leavers(s):
     for c in held:
         c.close()
     eventually("they are cancelled", lambda: s.metric("puna_requests_cancelled") == before + 4)
+    nothing_left(s)
+
+
+def half_closed(s):
+    """Who closes its own side after the request still gets a whole answer, larger than any buffer."""
+    c = connect(s, 4096)
+    c.sendall(chat(400, stream=False, logprobs=True, top_logprobs=20, ignore_eos=True))
+    c.shutdown(socket.SHUT_WR)
+    answer = rest(c)
+    head, _, body = answer[answer.rindex(b"HTTP/1.1 200"):].partition(b"\r\n\r\n")
+    assert len(body) == int(re.search(rb"(?i)content-length: (\d+)", head)[1]) > 100000, (len(body), head)
+    c.close()
     nothing_left(s)
 
 
@@ -322,6 +335,7 @@ def crash():
 s = server("--max-concurrent-requests", "200", "--max-batch-size", "64")
 leavers(s)
 silent_leavers(s)
+half_closed(s)
 print("leavers")
 slow_readers(s)
 shared_prefix(s)
