@@ -54,14 +54,14 @@ static void release(struct filter *f, size_t to)
 
 static void judge(struct filter *f, bool last)
 {
-    const size_t due = hold_due(&f->hold, last);
+    size_t due;
 
-    if (due == 0 || f->failed || f->found.bad)
-        return;
-    if (guards_turn(f->t->guards, f->messages, f->hold.text.p, due, &f->found, NULL, &f->err))
-        f->failed = true;
-    else if (!f->found.bad)
-        release(f, due);
+    while (!f->failed && !f->found.bad && (due = hold_due(&f->hold, last)) > 0) {
+        if (guards_turn(f->t->guards, f->messages, f->hold.text.p, due, &f->found, NULL, &f->err))
+            f->failed = true;
+        else if (!f->found.bad)
+            release(f, due);
+    }
     if (f->failed || f->found.bad)
         *filter_cancel(f) = 1;
 }

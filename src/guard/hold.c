@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/utf8.h"
+
 enum {
     WINDOW = 64, /* bytes that are worth a judgement */
     LONG = 2000, /* bytes without the end of a sentence: judged as they are */
@@ -42,17 +44,15 @@ static size_t sentence_end(const char *p)
 size_t hold_due(const struct hold *h, bool last)
 {
     const char *p = h->text.p;
-    const size_t n = h->text.len - h->judged;
+    const size_t n = h->text.len, most = h->judged + LONG;
 
-    if (n == 0 || (!last && n < WINDOW))
-        return 0;
-    if (last || n >= LONG)
-        return h->text.len;
-    for (size_t i = h->text.len; i > h->judged; i--) {
-        const size_t k = sentence_end(p + i - 1);
+    for (size_t i = h->judged; i < n && i < most; i++) {
+        const size_t end = i + sentence_end(p + i);
 
-        if (k && i - 1 + k - h->judged >= WINDOW / 2)
-            return i - 1 + k;
+        if (end > i && end <= most && end - h->judged >= WINDOW)
+            return end;
     }
-    return 0;
+    if (n > most)
+        return h->judged + utf8_complete(p + h->judged, LONG);
+    return last && n > h->judged ? n : 0;
 }

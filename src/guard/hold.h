@@ -13,8 +13,10 @@ struct hold {
 void hold_init(struct hold *h);
 void hold_release(struct hold *h);
 void hold_add(struct hold *h, const char *p, size_t n);
-/* Bytes of the text up to which it should be judged now: the end of its last whole sentence, once
- * enough has come to be worth a judgement; with `last` all that is left. 0 = nothing yet. */
+/* Bytes of the text up to which it should be judged next: the end of the first sentence that is
+ * worth a judgement, or, with `last` (no more text comes), all that is left. 0 = nothing now. The
+ * text alone says where these places are, not how it came, so an answer is cut at the same place
+ * whatever runs beside it; to be asked again after each judgement. */
 size_t hold_due(const struct hold *h, bool last);
 
 #endif

@@ -11,9 +11,12 @@ static const char text[] =
 
 static void pieces(void **state)
 {
+    size_t whole[16], n_whole = 0;
+
     (void)state;
-    for (size_t step = 1; step < sizeof(text); step++) {
+    for (size_t step = sizeof(text); step > 0; step--) {
         struct hold h;
+        size_t n = 0;
 
         hold_init(&h);
         for (size_t at = 0; at < sizeof(text) - 1; at += step) {
@@ -21,14 +24,17 @@ static void pieces(void **state)
             size_t due;
 
             hold_add(&h, text + at, step < left ? step : left);
-            due = hold_due(&h, false);
-            if (due) {
-                assert_true(due > h.judged && due <= h.text.len);
+            for (; (due = hold_due(&h, false)) > 0; n++) {
+                assert_true(due > h.judged && due <= h.text.len && n < 16);
                 assert_non_null(strchr(".!\x82", text[due - 1]));
                 h.judged = due;
+                if (step == sizeof(text))
+                    whole[n_whole++] = due;
+                assert_int_equal(due, whole[n]); /* the same places, however it came */
             }
             assert_true(h.text.len - h.judged < 160);
         }
+        assert_int_equal(n, n_whole);
         assert_true(h.judged > 60);
         assert_int_equal(hold_due(&h, true), sizeof(text) - 1);
         h.judged = h.text.len;
@@ -45,9 +51,11 @@ static void without_an_end(void **state)
     hold_init(&h);
     for (int i = 0; i < 1999; i++)
         hold_add(&h, "x", 1);
+    hold_add(&h, "\xC3\xA9", 2); /* over the place where 2000 bytes end */
+    assert_int_equal(hold_due(&h, false), 1999);
+    h.judged = 1999;
     assert_int_equal(hold_due(&h, false), 0);
-    hold_add(&h, "x", 1);
-    assert_int_equal(hold_due(&h, false), 2000);
+    assert_int_equal(hold_due(&h, true), 2001);
     hold_release(&h);
 }
 
