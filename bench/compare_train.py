@@ -2,12 +2,12 @@
 """Compares `puna sft` with PyTorch, transformers and PEFT on one GGUF file, taking turns.
 
     bench/compare_train.py MODEL.gguf [--rounds 3] [--threads N] [--seq 256] [--batch 4] [--steps 6]
-    bench/compare_train.py MODEL.gguf --peer      PEFT alone, once, as JSON
+    bench/compare_train.py MODEL.gguf --peer FOLDER      PEFT alone, once, as JSON
 
 Both train the LoRA adapter of the Llama 3.1 release's recipe (rank 16, alpha 32, q k v o, AdamW,
 bf16 products) on the same rows of random tokens. A round runs each side in a process of its own,
 the order turning each time; the first two steps of each are warm-up. Memory is the peak resident
-set: PEFT has widened the file to bf16, puna trains beside its 4 bits.
+set: PEFT is given the file as a folder in bf16 (`puna convert`), puna trains beside its 4 bits.
 """
 import argparse
 import json
@@ -35,7 +35,7 @@ def arguments():
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--steps", type=int, default=6)
     p.add_argument("--puna", default=str(ROOT / "build" / "puna"))
-    p.add_argument("--peer", action="store_true", help="measure PEFT and print JSON")
+    p.add_argument("--peer", metavar="FOLDER", help="measure PEFT on this and print JSON")
     return p.parse_args()
 
 
@@ -53,9 +53,7 @@ def peer(a):
 
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    path = pathlib.Path(a.model).resolve()
-    m = transformers.AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name,
-                                                          dtype=torch.bfloat16)
+    m = transformers.AutoModelForCausalLM.from_pretrained(a.peer, dtype=torch.bfloat16)
     m.train()
     m = peft.get_peft_model(m, peft.LoraConfig(r=16, lora_alpha=32, target_modules=MODULES,
                                                task_type="CAUSAL_LM"))
@@ -108,13 +106,17 @@ def main():
     found = {"puna": [], "peer": []}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as tmp:
+        folder = str(pathlib.Path(tmp) / "bf16")
+        subprocess.run([a.puna, "convert", a.model, folder, "--outtype", "bf16"], check=True,
+                       stdout=subprocess.DEVNULL)
         for i in range(a.rounds):
             for side in sorted(found, reverse=i % 2 == 0):
                 if side == "puna":
                     found[side].append(ours(a, pathlib.Path(tmp)))
                 else:
-                    text = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--peer"],
-                                          check=True, stdout=subprocess.PIPE, text=True).stdout
+                    text = subprocess.run(
+                        [sys.executable, __file__, *sys.argv[1:], "--peer", folder],
+                        check=True, stdout=subprocess.PIPE, text=True).stdout
                     found[side].append(json.loads(text.splitlines()[-1]))
     puna, other = found["puna"], found["peer"]
     print(f"{pathlib.Path(a.model).name}, LoRA r 16 of q k v o, bf16, {a.batch} x {a.seq} tokens, "
