@@ -3,6 +3,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "backend/cpu/cpu.h"
 #include "base/rng.h"
 
 const char *data_path(const char *name)
@@ -61,4 +62,13 @@ double rel_error(const float *a, const float *b, size_t n)
         s += (double)b[i] * b[i];
     }
     return sqrt(d / (s > 0 ? s : 1));
+}
+
+bool isa_here(const char *name, unsigned *flags)
+{
+    assert_int_equal(cpu_flags_from_name(name, flags), 0);
+    if ((*flags & ~cpu_flags()) == 0)
+        return true;
+    print_message("not run: this CPU has no %s\n", name);
+    return false;
 }

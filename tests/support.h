@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -40,5 +41,8 @@ double rel_error(const float *a, const float *b, size_t n);
         const struct CMUnitTest tests[] = { __VA_ARGS__ };                                         \
         return cmocka_run_group_tests_name(__FILE__, tests, NULL, NULL);                           \
     }
+
+/* The flags of an instruction set; false, after "not run", where this CPU lacks it. */
+bool isa_here(const char *name, unsigned *flags);
 
 #endif
