@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include "backend/cpu/cpu.h"
+#include "base/file.h"
 #include "base/rng.h"
+#include "text/pyjson.h"
 
 const char *data_path(const char *name)
 {
@@ -41,6 +43,41 @@ const char *meta_tokenizer_path(void)
     static char p[512];
 
     return cached(p, sizeof(p), "tokenizers/llama3/tokenizer.model");
+}
+
+struct rows rows_open(const char *path)
+{
+    struct rows r = { .path = path, .f = fopen(path, "re") };
+
+    if (!r.f)
+        fail_msg("%s is missing", path);
+    buf_init(&r.line, (size_t)1 << 24);
+    return r;
+}
+
+bool rows_next(struct rows *r)
+{
+    struct err e;
+    const int rc = file_line(&r->line, r->f, &e);
+
+    json_decref(r->row);
+    r->row = NULL;
+    if (rc == 1) {
+        OK(pyjson_read(&r->row, r->line.p, r->line.len, 0, r->path, &e), e);
+        r->n++;
+        return true;
+    }
+    assert_int_equal(rc, 0);
+    buf_release(&r->line);
+    fclose(r->f);
+    return false;
+}
+
+const char *str(const json_t *object, const char *key)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+
+    return s ? s : "";
 }
 
 float *random_floats(size_t n, uint64_t seed)

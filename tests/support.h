@@ -14,7 +14,9 @@
 
 #include <cmocka.h>
 
+#include "base/buf.h"
 #include "base/err.h"
+#include "base/json.h"
 
 /* tests/data/NAME (from the repository's root, where tests run; a static buffer of four). */
 const char *data_path(const char *name);
@@ -27,6 +29,20 @@ const char *meta_tokenizer_path(void);
 float *random_floats(size_t n, uint64_t seed);
 /* norm(a - b) / norm(b) */
 double rel_error(const float *a, const float *b, size_t n);
+
+/* The lines of a .jsonl file, read as Python reads JSON: after each true of rows_next, the n-th is
+ * in row, until the next call. Whoever begins goes on to the end: that closes the file. */
+struct rows {
+    json_t *row;
+    size_t n;
+    const char *path;
+    FILE *f;
+    struct buf line;
+};
+struct rows rows_open(const char *path);
+bool rows_next(struct rows *r);
+/* A member's text, "" where there is none. */
+const char *str(const json_t *object, const char *key);
 
 /* A call that must succeed: on failure prints its message. */
 #define OK(call, e)                                                                                \

@@ -126,3 +126,26 @@ size_t utf8_complete(const char *p, size_t n)
     }
     return n;
 }
+
+int hex_digit(int c)
+{
+    const int low = c | 0x20;
+
+    return c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
+}
+
+int32_t hex_digits(const char *p, const char *end, size_t n)
+{
+    int32_t v = 0;
+
+    if ((size_t)(end - p) < n)
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        const int d = hex_digit((unsigned char)p[i]);
+
+        if (d < 0)
+            return -1;
+        v = v << 4 | d;
+    }
+    return v;
+}

@@ -16,5 +16,9 @@ void utf8_sanitize(struct buf *out, const char *p, size_t n);
 /* Length of the longest prefix of p[0..n) that does not end inside a character
  * that could still be completed: what a stream may show now (n - result <= 3). */
 size_t utf8_complete(const char *p, size_t n);
+/* What escapes such as \u00e9 are written in: a hexadecimal digit's value, -1 = c is none; that of
+ * the n <= 7 digits at p, -1 where another character or the end comes first. */
+int hex_digit(int c);
+int32_t hex_digits(const char *p, const char *end, size_t n);
 
 #endif

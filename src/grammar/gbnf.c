@@ -105,10 +105,7 @@ static uint32_t rule_of(struct reader *r, const char *name, size_t n)
 static int hex(struct reader *r, int n, int32_t *cp)
 {
     for (*cp = 0; n > 0; n--, r->at++) {
-        const int c = peek(r), low = c | 0x20;
-        const int d = c >= '0' && c <= '9'       ? c - '0'
-                      : low >= 'a' && low <= 'f' ? low - 'a' + 10
-                                                 : -1;
+        const int d = hex_digit(peek(r));
 
         if (d < 0 || *cp > LAST_CHAR >> 4)
             return fail(r, "\\x takes 2, \\u 4 and \\U 8 hexadecimal digits");

@@ -92,10 +92,7 @@ static int hex(struct reader *r, int digits, int32_t *cp)
     int n = 0;
 
     for (*cp = 0; n < (braces ? 6 : digits); n++) {
-        const int c = peek(r), low = c | 0x20;
-        const int d = c >= '0' && c <= '9'       ? c - '0'
-                      : low >= 'a' && low <= 'f' ? low - 'a' + 10
-                                                 : -1;
+        const int d = hex_digit(peek(r));
 
         if (d < 0)
             break;

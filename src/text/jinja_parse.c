@@ -222,24 +222,6 @@ static int parse_args(struct parser *s, struct expr *x, const char *close, bool 
     return expect(s, close);
 }
 
-static int hex_digits(const char *p, const char *end, int n)
-{
-    int v = 0;
-
-    for (int i = 0; i < n; i++) {
-        const char c = p + i < end ? p[i] : 0;
-        const int d = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
-
-        if (d < 0)
-            return -1;
-        v = v << 4 | d;
-    }
-    return v;
-}
-
 /* A string literal's content, its escapes resolved. */
 static struct expr *string(struct parser *s)
 {

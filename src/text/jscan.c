@@ -38,26 +38,6 @@ int js_more(struct jscan *s, char close, struct err *e)
     return c == ',';
 }
 
-/* Four hexadecimal digits, -1 = not. */
-static int32_t hex4(const struct jscan *s)
-{
-    int32_t v = 0;
-
-    if (s->end - s->p < 4)
-        return -1;
-    for (int i = 0; i < 4; i++) {
-        const char c = s->p[i];
-        const int d = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
-        if (d < 0)
-            return -1;
-        v = v << 4 | d;
-    }
-    return v;
-}
-
 /* What follows a backslash, as UTF-8 in out; 0 = wrong. */
 static size_t escape(struct jscan *s, char out[4])
 {
@@ -70,7 +50,7 @@ static size_t escape(struct jscan *s, char out[4])
         out[0] = to[at - from];
         return 1;
     }
-    if (c != 'u' || (cp = hex4(s)) < 0)
+    if (c != 'u' || (cp = hex_digits(s->p, s->end, 4)) < 0)
         return 0;
     s->p += 4;
     if (cp >= 0xD800 && cp <= 0xDFFF) {
@@ -78,7 +58,7 @@ static size_t escape(struct jscan *s, char out[4])
         if (cp >= 0xDC00 || s->end - s->p < 6 || s->p[0] != '\\' || s->p[1] != 'u')
             return 0;
         s->p += 2;
-        const int32_t low = hex4(s);
+        const int32_t low = hex_digits(s->p, s->end, 4);
         if (low < 0xDC00 || low > 0xDFFF)
             return 0;
         s->p += 4;

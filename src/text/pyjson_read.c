@@ -31,27 +31,6 @@ static bool lenient(const struct reader *r)
     return (r->flags & PYJSON_LENIENT) != 0;
 }
 
-/* n hex digits at p, or -1. */
-static int32_t hex(const struct reader *r, const char *p, size_t n)
-{
-    int32_t v = 0;
-
-    if ((size_t)(r->end - p) < n)
-        return -1;
-    for (size_t i = 0; i < n; i++) {
-        const char c = p[i];
-        const int d = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
-
-        if (d < 0)
-            return -1;
-        v = v << 4 | d;
-    }
-    return v;
-}
-
 /* r->p stands behind the backslash. */
 static int unescape(struct reader *r, struct buf *out)
 {
@@ -69,14 +48,14 @@ static int unescape(struct reader *r, struct buf *out)
     }
     if (c == 'u' || (c == 'x' && lenient(r))) {
         const size_t n = c == 'u' ? 4 : 2;
-        int32_t cp = hex(r, r->p, n);
+        int32_t cp = hex_digits(r->p, r->end, n);
 
         if (cp < 0)
             return fail(r, "bad \\ escape");
         r->p += n;
         if (cp >= 0xD800 && cp < 0xDC00 && r->end - r->p >= 6 && r->p[0] == '\\' &&
             r->p[1] == 'u') {
-            const int32_t low = hex(r, r->p + 2, 4);
+            const int32_t low = hex_digits(r->p + 2, r->end, 4);
 
             if (low >= 0xDC00 && low <= 0xDFFF) {
                 cp = 0x10000 + ((cp - 0xD800) << 10 | (low - 0xDC00));

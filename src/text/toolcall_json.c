@@ -114,12 +114,9 @@ static void flush_high(struct jpipe *j)
     j->high = 0;
 }
 
-static void hex_digit(struct jpipe *j, char c)
+static void escape_digit(struct jpipe *j, char c)
 {
-    const int d = c >= '0' && c <= '9'   ? c - '0'
-                  : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                  : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                         : -1;
+    const int d = hex_digit((unsigned char)c);
 
     if (d < 0) {
         fail(j);
@@ -179,7 +176,7 @@ static void string_end(struct jpipe *j)
 static void string_byte(struct jpipe *j, char c)
 {
     if (j->hex_left) {
-        hex_digit(j, c);
+        escape_digit(j, c);
     } else if (j->escape) {
         escaped(j, c);
     } else if (c == '\\') {

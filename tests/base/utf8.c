@@ -20,14 +20,18 @@ static void invalid_subparts(void **state)
 {
     (void)state;
     one("plain", 5, "plain");
-    one("\xED\xA0\x80", 3, FFFD FFFD FFFD);          /* a surrogate */
-    one("\xF0\x9F\x98", 3, FFFD);                    /* a cut emoji is one subpart */
-    one("\xF0\x9F\x98" "x", 4, FFFD "x");
-    one("\xC0\xAF", 2, FFFD FFFD);                   /* overlong */
+    one("\xED\xA0\x80", 3, FFFD FFFD FFFD); /* a surrogate */
+    one("\xF0\x9F\x98", 3, FFFD);           /* a cut emoji is one subpart */
+    one("\xF0\x9F\x98"
+        "x",
+        4, FFFD "x");
+    one("\xC0\xAF", 2, FFFD FFFD); /* overlong */
     one("\xE0\x80\xAF", 3, FFFD FFFD FFFD);
     one("\xF5\x80\x80\x80", 4, FFFD FFFD FFFD FFFD); /* beyond U+10FFFF */
     one("\xF4\x90\x80\x80", 4, FFFD FFFD FFFD FFFD);
-    one("a\x80" "b", 3, "a" FFFD "b");
+    one("a\x80"
+        "b",
+        3, "a" FFFD "b");
     one("\xE2\x82\xAC\xE2\x82", 5, "\xE2\x82\xAC" FFFD);
 }
 
@@ -83,5 +87,24 @@ static void streaming_any_bytes(void **state)
     }
 }
 
-TEST_MAIN(cmocka_unit_test(invalid_subparts), cmocka_unit_test(round_trip_of_every_scalar),
-          cmocka_unit_test(streaming_any_bytes))
+static void hexadecimal(void **state)
+{
+    static const char all[] = "0123456789abcdefABCDEF";
+
+    (void)state;
+    for (int c = -1; c < 256; c++) {
+        const char *at = c > 0 ? strchr(all, c) : NULL;
+        const int v = at ? (int)(at - all) : -1;
+
+        assert_int_equal(hex_digit(c), v >= 16 ? v - 6 : v);
+    }
+    for (size_t n = 0; n <= 5; n++) {
+        static const char text[] = "12aFg";
+
+        assert_int_equal(hex_digits(text, text + 5, n), n < 5 ? 0x12aF >> (4 * (4 - n)) : -1);
+        assert_int_equal(hex_digits(text, text + n, 4), n < 4 ? -1 : 0x12aF);
+    }
+}
+
+TEST_MAIN(cmocka_unit_test(hexadecimal), cmocka_unit_test(invalid_subparts),
+          cmocka_unit_test(round_trip_of_every_scalar), cmocka_unit_test(streaming_any_bytes))

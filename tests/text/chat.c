@@ -3,8 +3,6 @@
  * a control token. */
 #include "support.h"
 
-#include "base/file.h"
-#include "base/json.h"
 #include "text/chat.h"
 #include "text/chat_int.h"
 #include "text/pyjson.h"
@@ -27,38 +25,6 @@ static int close_all(void **state)
     tok_free(meta);
     tok_free(smol);
     return 0;
-}
-
-static size_t each_line(const char *path, void (*fn)(json_t *))
-{
-    FILE *f = fopen(path, "re");
-    struct buf line;
-    struct err e;
-    size_t n = 0;
-    int rc;
-
-    if (!f)
-        fail_msg("%s is missing", path);
-    buf_init(&line, (size_t)1 << 24);
-    while ((rc = file_line(&line, f, &e)) == 1) {
-        json_t *j;
-
-        OK(pyjson_read(&j, line.p, line.len, 0, path, &e), e);
-        fn(j);
-        json_decref(j);
-        n++;
-    }
-    assert_int_equal(rc, 0);
-    buf_release(&line);
-    fclose(f);
-    return n;
-}
-
-static const char *str(const json_t *o, const char *key)
-{
-    const char *s = json_string_value(json_object_get(o, key));
-
-    return s ? s : "";
 }
 
 static void check(const struct prompt *got, const json_t *want, const char *ids_key)
@@ -164,8 +130,12 @@ static void golden_line(json_t *j)
 
 static void golden(void **state)
 {
+    struct rows r = rows_open(data_path("golden/prompts.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("golden/prompts.jsonl"), golden_line), 112);
+    while (rows_next(&r))
+        golden_line(r.row);
+    assert_int_equal(r.n, 112);
     assert_int_equal(lines, 112);
     assert_int_equal(refused, 1);
 }
@@ -186,8 +156,12 @@ static void smollm2_line(json_t *j)
 
 static void smollm2(void **state)
 {
+    struct rows r = rows_open(data_path("smollm2/chat.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("smollm2/chat.jsonl"), smollm2_line), 8);
+    while (rows_next(&r))
+        smollm2_line(r.row);
+    assert_int_equal(r.n, 8);
 }
 
 /* ---- templates ---- */
@@ -417,23 +391,12 @@ static void foreign_templates(void **state)
 /* That of tests/data/jinja/templates.jsonl with this name. */
 static char *recorded_template(const char *name)
 {
-    FILE *f = fopen(data_path("jinja/templates.jsonl"), "re");
+    struct rows r = rows_open(data_path("jinja/templates.jsonl"));
     char *found = NULL;
-    struct buf line;
-    struct err e;
 
-    assert_non_null(f);
-    buf_init(&line, (size_t)1 << 24);
-    while (!found && file_line(&line, f, &e) == 1) {
-        json_t *j;
-
-        OK(pyjson_read(&j, line.p, line.len, 0, name, &e), e);
-        if (strcmp(str(j, "name"), name) == 0)
-            found = strdup(str(j, "template"));
-        json_decref(j);
-    }
-    buf_release(&line);
-    fclose(f);
+    while (rows_next(&r))
+        if (!found && strcmp(str(r.row, "name"), name) == 0)
+            found = strdup(str(r.row, "template"));
     assert_non_null(found);
     return found;
 }
@@ -481,7 +444,8 @@ static void golden_jinja(void **state)
         tok_set_chat_template(running, template);
         running_source = runs[i].source;
         running_lines = 0;
-        each_line(data_path("golden/prompts.jsonl"), jinja_line);
+        for (struct rows r = rows_open(data_path("golden/prompts.jsonl")); rows_next(&r);)
+            jinja_line(r.row);
         assert_int_equal(running_lines, runs[i].lines);
         free(template);
     }
@@ -501,8 +465,12 @@ static void smollm2_jinja_line(json_t *j)
 
 static void smollm2_jinja(void **state)
 {
+    struct rows r = rows_open(data_path("smollm2/chat.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("smollm2/chat.jsonl"), smollm2_jinja_line), 8);
+    while (rows_next(&r))
+        smollm2_jinja_line(r.row);
+    assert_int_equal(r.n, 8);
 }
 
 /* transformers passes tools and documents with every request, None where there are none. */

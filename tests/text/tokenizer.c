@@ -2,8 +2,6 @@
  * Meta's tokenizer.model), and what the contract in text/tokenizer.h promises. */
 #include "support.h"
 
-#include "base/file.h"
-#include "base/json.h"
 #include "base/utf8.h"
 #include "text/tokenizer.h"
 
@@ -22,39 +20,6 @@ static int close_meta(void **state)
     (void)state;
     tok_free(meta);
     return 0;
-}
-
-/* Calls fn for every line of a .jsonl file; returns how many there were. */
-static size_t each_line(const char *path, void (*fn)(const json_t *))
-{
-    FILE *f = fopen(path, "re");
-    struct buf line;
-    struct err e;
-    size_t n = 0;
-    int rc;
-
-    if (!f)
-        fail_msg("%s is missing", path);
-    buf_init(&line, (size_t)1 << 24);
-    while ((rc = file_line(&line, f, &e)) == 1) {
-        json_t *j;
-
-        OK(json_parse(&j, line.p, line.len, path, &e), e);
-        fn(j);
-        json_decref(j);
-        n++;
-    }
-    assert_int_equal(rc, 0);
-    buf_release(&line);
-    fclose(f);
-    return n;
-}
-
-static const char *str(const json_t *o, const char *key)
-{
-    const char *s = json_string_value(json_object_get(o, key));
-
-    return s ? s : "";
 }
 
 static void from_hex(struct buf *out, const char *hex)
@@ -83,8 +48,8 @@ static void golden_encode_line(const json_t *j)
     const json_t *text = json_object_get(j, "text");
     const bool special = json_is_true(json_object_get(j, "allow_special"));
     const bool chunks = strcmp(str(j, "cat"), "longruns") == 0;
-    const unsigned flags = (special ? TOK_ALLOW_SPECIAL | TOK_META_NAMES : 0) |
-                           (chunks ? TOK_META_CHUNKS : 0);
+    const unsigned flags =
+        (special ? TOK_ALLOW_SPECIAL | TOK_META_NAMES : 0) | (chunks ? TOK_META_CHUNKS : 0);
     struct ids ids = { 0 };
     struct buf in, back;
     struct err e;
@@ -109,8 +74,12 @@ static void golden_encode_line(const json_t *j)
 
 static void golden_encode(void **state)
 {
+    struct rows r = rows_open(data_path("golden/tokenizer.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("golden/tokenizer.jsonl"), golden_encode_line), 1347);
+    while (rows_next(&r))
+        golden_encode_line(r.row);
+    assert_int_equal(r.n, 1347);
 }
 
 static void golden_decode_line(const json_t *j)
@@ -149,8 +118,12 @@ static void golden_decode_line(const json_t *j)
 
 static void golden_decode(void **state)
 {
+    struct rows r = rows_open(data_path("golden/decode.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("golden/decode.jsonl"), golden_decode_line), 101);
+    while (rows_next(&r))
+        golden_decode_line(r.row);
+    assert_int_equal(r.n, 101);
 }
 
 /* A stream shows after every token what the text up to there shows, but for an unfinished
@@ -198,8 +171,12 @@ static void stream_line(const json_t *j)
 
 static void stream_cuts(void **state)
 {
+    struct rows r = rows_open(data_path("golden/tokenizer.jsonl"));
+
     (void)state;
-    assert_int_equal(each_line(data_path("golden/tokenizer.jsonl"), stream_line), 1347);
+    while (rows_next(&r))
+        stream_line(r.row);
+    assert_int_equal(r.n, 1347);
 }
 
 static void stream_invalid(void **state)
@@ -223,9 +200,11 @@ static void stream_invalid(void **state)
     tok_stream_add(&s, meta, 128009, true, &live); /* skipped: nothing changes */
     assert_int_equal(s.n, 2);
     tok_stream_add(&s, meta, 64, false, &live); /* "a" */
-    assert_string_equal(live.p, "\xEF\xBF\xBD" "a");
+    assert_string_equal(live.p, "\xEF\xBF\xBD"
+                                "a");
     tok_stream_add(&s, meta, 128009, false, &live);
-    assert_string_equal(live.p, "\xEF\xBF\xBD" "a<|eot_id|>");
+    assert_string_equal(live.p, "\xEF\xBF\xBD"
+                                "a<|eot_id|>");
     tok_stream_add(&s, meta, -1, false, &live);
     tok_stream_add(&s, meta, 128256, false, &live);
     assert_int_equal(live.len, 14);

@@ -3,7 +3,6 @@
  */
 #include "support.h"
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "text/pyjson.h"
 #include "text/toolcall.h"
@@ -177,23 +176,12 @@ static void golden_line(const json_t *j)
 
 static void goldens(void **state)
 {
-    FILE *f = fopen(data_path("golden/toolcalls.jsonl"), "re");
-    struct buf line;
-    struct err e;
-    size_t n = 0;
+    struct rows r = rows_open(data_path("golden/toolcalls.jsonl"));
 
     (void)state;
-    assert_non_null(f);
-    buf_init(&line, 1 << 20);
-    for (; file_line(&line, f, &e) == 1; n++) {
-        json_t *j = read_json(line.p);
-
-        golden_line(j);
-        json_decref(j);
-    }
-    assert_int_equal(n, 120);
-    buf_release(&line);
-    fclose(f);
+    while (rows_next(&r))
+        golden_line(r.row);
+    assert_int_equal(r.n, 120);
 }
 
 /* TEXT gives content C and the calls of a JSON list [[name, arguments], ...]. */

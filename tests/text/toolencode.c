@@ -1,40 +1,25 @@
 /* tests/text/toolencode.c - written calls against those of Meta's tool_utils.py. */
 #include "support.h"
 
-#include "base/file.h"
-#include "base/json.h"
 #include "text/toolencode.h"
 
 static void every_line(void **state)
 {
-    FILE *f = fopen(data_path("golden/toolencode.jsonl"), "re");
-    struct buf line, out;
-    struct err e;
-    size_t n = 0;
+    struct rows r = rows_open(data_path("golden/toolencode.jsonl"));
+    struct buf out;
 
     (void)state;
-    assert_non_null(f);
-    buf_init(&line, 1 << 20);
     buf_init(&out, 1 << 20);
-    for (; file_line(&line, f, &e) == 1; n++) {
-        json_t *j;
-
-        OK(json_parse(&j, line.p, line.len, "line", &e), e);
-        const char *format = json_string_value(json_object_get(j, "format"));
-
+    while (rows_next(&r)) {
         buf_clear(&out);
         tool_call_write(&out,
-                        strcmp(format, "function_tag") == 0 ? TOOL_FORMAT_FUNCTION_TAG
-                                                            : TOOL_FORMAT_PYTHON_LIST,
-                        json_string_value(json_object_get(j, "name")),
-                        json_object_get(j, "arguments"));
-        assert_string_equal(out.p, json_string_value(json_object_get(j, "text")));
-        json_decref(j);
+                        strcmp(str(r.row, "format"), "function_tag") == 0 ? TOOL_FORMAT_FUNCTION_TAG
+                                                                          : TOOL_FORMAT_PYTHON_LIST,
+                        str(r.row, "name"), json_object_get(r.row, "arguments"));
+        assert_string_equal(out.p, str(r.row, "text"));
     }
-    assert_int_equal(n, 16);
-    buf_release(&line);
+    assert_int_equal(r.n, 16);
     buf_release(&out);
-    fclose(f);
 }
 
 static void json_form(void **state)

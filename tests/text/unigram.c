@@ -2,17 +2,7 @@
  * exact tie between two splits, which single and double precision decide differently. */
 #include "support.h"
 
-#include <jansson.h>
-
-#include "base/file.h"
 #include "text/unigram.h"
-
-static const char *str(const json_t *j, const char *key)
-{
-    const char *s = json_string_value(json_object_get(j, key));
-
-    return s ? s : "";
-}
 
 static bool same_ids(const struct ids *got, const json_t *want)
 {
@@ -25,20 +15,16 @@ static bool same_ids(const struct ids *got, const json_t *want)
 
 static size_t recorded(const struct unigram *u, const char *file)
 {
-    FILE *f = fopen(data_path(file), "rb");
-    struct buf line, text;
-    size_t n = 0;
+    struct rows r = rows_open(data_path(file));
+    struct buf text;
     struct err e;
 
-    assert_non_null(f);
-    buf_init(&line, 1 << 20);
     buf_init(&text, 1 << 20);
-    while (file_line(&line, f, &e) > 0) {
-        json_t *j = json_loadb(line.p, line.len, JSON_ALLOW_NUL, NULL);
+    while (rows_next(&r)) {
+        const json_t *j = r.row;
         const json_t *t = json_object_get(j, "text"), *pieces = json_object_get(j, "pieces");
         struct ids ids = { 0 };
 
-        assert_non_null(j);
         buf_clear(&text);
         OK(unigram_normalize(u, json_string_value(t), json_string_length(t), &text, &e), e);
         if (json_object_get(j, "normalized"))
@@ -54,13 +40,9 @@ static size_t recorded(const struct unigram *u, const char *file)
                 assert_memory_equal(p, json_string_value(json_array_get(pieces, i)), len);
         }
         ids_release(&ids);
-        json_decref(j);
-        n++;
     }
-    buf_release(&line);
     buf_release(&text);
-    fclose(f);
-    return n;
+    return r.n;
 }
 
 static void sentencepiece(void **state)
