@@ -58,6 +58,8 @@ int map_open(struct map *m, const char *path, struct err *e)
             close(fd);
             return -1;
         }
+        if (len >= MEM_HUGE)
+            (void)madvise(p, len, MADV_HUGEPAGE);
     }
     close(fd);
     *m = (struct map){ .p = p, .len = len };

@@ -9,7 +9,9 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-/* A read-only mapping of a whole regular file. */
+/* A read-only mapping of a whole regular file. From MEM_HUGE (base/mem.h) on the system is asked to
+ * read what is not in memory yet in pieces of 2 MiB, and to map them as pages of that size: a wish,
+ * which ext4 (Linux 6.16), XFS and Btrfs grant. What they hold in smaller pieces stays so. */
 struct map {
     const uint8_t *p; /* NULL when the file is empty */
     size_t len;
@@ -22,9 +24,9 @@ void map_close(struct map *m); /* legal on a zeroed struct */
  * last byte; free() it. */
 int file_read(char **out, size_t *len, const char *path, size_t max, struct err *e) MUST_USE;
 
-bool file_exists(const char *path);   /* a regular file, links followed */
+bool file_exists(const char *path); /* a regular file, links followed */
 bool file_is_dir(const char *path);
-char *path_join(const char *dir, const char *name); /* malloc'd "dir/name" */
+char *path_join(const char *dir, const char *name);     /* malloc'd "dir/name" */
 int dir_make(const char *path, struct err *e) MUST_USE; /* like mkdir -p */
 
 /* A file that appears under its name only when complete: written to

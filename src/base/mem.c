@@ -84,9 +84,6 @@ int mem_new(void **out, size_t n, size_t size, const char *what, struct err *e)
 
 int mem_map(void **out, size_t n, const char *what, struct err *e)
 {
-    /* below this a huge page would mostly hold bytes that are never used, and
-     * clearing them costs the first token */
-    const size_t huge = (size_t)32 << 20;
     void *p;
 
     if (n > PTRDIFF_MAX)
@@ -98,7 +95,7 @@ int mem_map(void **out, size_t n, const char *what, struct err *e)
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return err_set(e, ERR_MEMORY, "%s: no memory for %zu bytes: %s", what, n, strerror(errno));
-    if (n >= huge)
+    if (n >= MEM_HUGE)
         (void)madvise(p, n, MADV_HUGEPAGE); /* a wish: refusal costs speed only */
     *out = p;
     return 0;

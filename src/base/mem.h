@@ -18,8 +18,11 @@ char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* n * size bytes, zeroed; `what` names the thing in the message. free() it. */
 int mem_new(void **out, size_t n, size_t size, const char *what, struct err *e) MUST_USE;
 
-/* A large anonymous mapping, zeroed; from 32 MiB on it is offered to the kernel for
- * huge pages. Pages are not touched: the thread that
+/* Mappings from this size on are offered to the kernel for huge pages. Below, such a page would
+ * mostly hold bytes that are never used, and clearing them costs the first token. */
+#define MEM_HUGE ((size_t)32 << 20)
+
+/* A large anonymous mapping, zeroed. Pages are not touched: the thread that
  * first writes one decides its NUMA node. Release with mem_unmap(p, n). */
 int mem_map(void **out, size_t n, const char *what, struct err *e) MUST_USE;
 void mem_unmap(void *p, size_t n);

@@ -161,10 +161,10 @@ void plan_infer(struct plan_use *u, const struct plan_query *q)
     }
 }
 
-/* `used` bytes spread over equal pieces of a mapping; base/mem.c asks for huge pages from 32 MiB */
+/* `used` bytes spread over equal pieces of a mapping */
 static size_t in_pages(size_t used, size_t mapped, size_t pieces, size_t maps)
 {
-    const size_t page = mapped / maps >= (size_t)32 << 20 ? (size_t)2 << 20 : 4096;
+    const size_t page = mapped / maps >= MEM_HUGE ? (size_t)2 << 20 : 4096;
     const size_t n = ((used / pieces + page - 1) / page * page) * pieces;
 
     return n < mapped ? n : mapped;

@@ -20,7 +20,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-    static const char *const left[] = { "out", "fifo" };
+    static const char *const left[] = { "out", "fifo", "large" };
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(left); i++) {
@@ -138,6 +138,54 @@ static void only_regular_files_are_opened(void **state)
     free(fifo);
 }
 
+/* What /proc/self/smaps says of the mapping at p: its line VmFlags. */
+static void map_flags(char out[256], const void *p)
+{
+    char line[512];
+    bool here = false;
+    FILE *f = fopen("/proc/self/smaps", "re");
+
+    assert_non_null(f);
+    *out = 0;
+    while (fgets(line, sizeof(line), f)) {
+        unsigned long long from, to;
+
+        if (sscanf(line, "%llx-%llx ", &from, &to) == 2)
+            here = (uintptr_t)p >= from && (uintptr_t)p < to;
+        else if (here && strncmp(line, "VmFlags:", 8) == 0)
+            snprintf(out, 256, "%.255s", line);
+    }
+    fclose(f);
+}
+
+static void large_files_ask_for_huge_pages(void **state)
+{
+    char *path = path_join(dir, "large"), flags[256];
+    struct map small, large;
+    struct err e;
+
+    (void)state;
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK)) {
+        print_message("this system has no transparent huge pages: nothing to ask for\n");
+        free(path);
+        return;
+    }
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(ftruncate(fileno(f), MEM_HUGE - 1), 0);
+    OK(map_open(&small, path, &e), e);
+    assert_int_equal(ftruncate(fileno(f), MEM_HUGE), 0);
+    OK(map_open(&large, path, &e), e);
+    fclose(f);
+    map_flags(flags, small.p);
+    assert_null(strstr(flags, " hg"));
+    map_flags(flags, large.p);
+    assert_non_null(strstr(flags, " hg"));
+    map_close(&small);
+    map_close(&large);
+    free(path);
+}
+
 static int parses(const char *text)
 {
     json_t *j;
@@ -196,6 +244,7 @@ int main(void)
         cmocka_unit_test(sizes_do_not_wrap),
         cmocka_unit_test(files_appear_whole_or_not_at_all),
         cmocka_unit_test(only_regular_files_are_opened),
+        cmocka_unit_test(large_files_ask_for_huge_pages),
         cmocka_unit_test(json_is_strict),
         cmocka_unit_test(json_fields_have_types_and_ranges),
     };
