@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "cmd/drafting.h"
 #include "cmd/guarding.h"
 #include "engine/session.h"
 #include "guard/hold.h"
@@ -24,6 +25,7 @@ struct run_cfg {
     const char *tools, *approve, *tool_choice, *image_dir;
     int64_t tool_steps, tool_tokens;
     double tool_time;
+    DRAFTING_FIELDS;
     GUARDING_FIELDS;
 };
 
@@ -44,6 +46,7 @@ struct talk {
     struct run_cfg *cfg; /* borrowed; /set changes it */
     char *model;         /* path, owned */
     struct engine *engine;
+    struct engine *drafter; /* NULL = none */
     struct session *session;
     const struct chat_format *format; /* NULL with --raw, or (JSON) when none was recognised */
     char *no_format;                  /* why none was, owned; else NULL */

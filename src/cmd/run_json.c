@@ -164,6 +164,11 @@ static json_t *json_answer(const struct talk *t, const struct gen_request *r,
                         json_integer((json_int_t)(r->n_prompt + out->ids.n)));
     json_object_set_new(usage, "prompt_tokens_details",
                         json_pack("{s:I}", "cached_tokens", (json_int_t)out->cached));
+    if (out->guessed)
+        json_object_set_new(usage, "completion_tokens_details",
+                            json_pack("{s:I, s:I}", "accepted_prediction_tokens",
+                                      (json_int_t)out->guessed_right, "rejected_prediction_tokens",
+                                      (json_int_t)(out->guessed - out->guessed_right)));
     json_object_set_new(j, "usage", usage);
     if (r->sampling.temperature >
         0) /* a seed that JSON's integers cannot hold was never handed out */

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "cmd/common.h"
+#include "cmd/drafting.h"
 #include "cmd/guarding.h"
 #include "cmd/opt.h"
 #include "cmd/serve_config.h"
@@ -20,12 +21,13 @@ struct serve_cfg {
     const char *pooling, *compat, *config, *api_key_file, *ssl_certfile, *ssl_keyfile;
     struct opt_list api_key, allowed_host, cors_allow_origin, lora_adapters;
     int64_t requests_per_minute, num_shard, port, threads, max_batch_total_tokens, max_batch_size,
-        max_queue, speculate;
+        max_queue;
     int64_t payload_limit, max_concurrent_requests, max_best_of, max_stop_sequences;
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
     double graceful_termination_timeout, request_timeout, max_queue_time;
     bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating;
     const char *enable_tools;
+    DRAFTING_FIELDS;
     GUARDING_FIELDS;
 };
 
@@ -95,8 +97,7 @@ static const struct opt opts[] = {
               .rare = true),
     OPT_RANGE(NUM, struct serve_cfg, max_queue_time, NULL, "SECONDS", "0", 0, 1e6,
               "a request whose first token would come later gets status 429; 0 = any"),
-    OPT_RANGE(INT, struct serve_cfg, speculate, NULL, "N", "0", 0, 8,
-              "tokens guessed from the text so far and checked at once; answers stay the same"),
+    DRAFTING_OPTS(struct serve_cfg, ", from the text so far"),
     OPT(BOOL, struct serve_cfg, prefix_cache, NULL, NULL, "true",
         "keep what was computed for prompts that begin alike"),
     OPT_RANGE(INT, struct serve_cfg, payload_limit, NULL, "BYTES", "2000000", 1024, 1e9,
@@ -190,6 +191,7 @@ static char *name_of(const char *ref)
 static int serve(const struct serve_cfg *c, struct err *e)
 {
     const char *ref = *c->model_id ? c->model_id : c->model;
+    struct engine *drafter = NULL;
     struct engine_opts eo;
     struct server s = { .o = { .host = c->hostname,
                                .port = (int)c->port,
@@ -220,12 +222,12 @@ static int serve(const struct serve_cfg *c, struct err *e)
                                .drain_s = c->graceful_termination_timeout,
                                .quiet = c->quiet,
                                .runtime_adapters = c->allow_runtime_lora_updating } };
-    const struct sched_opts so = { .kv_tokens = (size_t)c->max_batch_total_tokens,
-                                   .max_active = (size_t)c->max_batch_size,
-                                   .max_queue = (size_t)c->max_queue,
-                                   .max_wait_s = c->max_queue_time,
-                                   .speculate = (size_t)c->speculate,
-                                   .no_prefix_cache = !c->prefix_cache };
+    struct sched_opts so = { .kv_tokens = (size_t)c->max_batch_total_tokens,
+                             .max_active = (size_t)c->max_batch_size,
+                             .max_queue = (size_t)c->max_queue,
+                             .max_wait_s = c->max_queue_time,
+                             .least = (size_t)c->draft_min,
+                             .no_prefix_cache = !c->prefix_cache };
     char *name = c->served_model_name ? xstrdup(c->served_model_name) : name_of(ref);
     int rc = -1;
 
@@ -254,6 +256,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
         adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
         (c->enable_tools && kit_open(&s.o.kit, c->enable_tools, e)) ||
         guarding_open(&s.o.guards, &GUARDING(c), s.engine, e) ||
+        drafting_open(&drafter, &DRAFTING(c), s.engine, so.max_active, &so.speculate, e) ||
         sched_new(&s.sched, s.engine, &so, e))
         goto done;
     request_eos(&s.eos, s.engine, s.format);
@@ -265,6 +268,7 @@ done:
     guards_close(s.o.guards);
     kit_close(s.o.kit);
     adapters_free(s.adapters);
+    engine_close(drafter);
     engine_close(s.engine);
     ids_release(&s.eos);
     free(name);

@@ -149,6 +149,19 @@ static int open_grammar(struct talk *t, struct err *e)
     return rc ? err_wrap(e, c->grammar ? "--grammar" : "--json-schema") : 0;
 }
 
+static int open_session(struct talk *t, struct err *e)
+{
+    const struct run_cfg *c = t->cfg;
+    size_t most;
+
+    if (c->speculate && !c->draft_model)
+        return err_set(e, ERR_USAGE, "--speculate: who guesses? Give a --draft-model");
+    if (drafting_open(&t->drafter, &DRAFTING(c), t->engine, 1, &most, e) ||
+        session_new(&t->session, t->engine, (size_t)c->ctx, e))
+        return -1;
+    return t->drafter ? session_draft(t->session, (size_t)c->draft_min, most, e) : 0;
+}
+
 static int open_guards(struct talk *t, struct err *e)
 {
     if (guarding_open(&t->guards, &GUARDING(t->cfg), t->engine, e))
@@ -171,8 +184,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
     o.chunk = (size_t)c->batch_size;
     o.adapter = c->adapter;
     if (hub_resolve(ref, &t->model, e) || engine_open(&t->engine, t->model, &o, e) ||
-        choose_format(t, e) || talk_settings(t, e) ||
-        session_new(&t->session, t->engine, (size_t)c->ctx, e)) {
+        choose_format(t, e) || talk_settings(t, e) || open_session(t, e)) {
         talk_close(t);
         return -1;
     }
@@ -193,6 +205,7 @@ void talk_close(struct talk *t)
     grammar_unref(t->must_call);
     kit_close(t->kit);
     guards_close(t->guards);
+    engine_close(t->drafter);
     if (t->engine)
         engine_close(t->engine);
     ids_release(&t->eos);
@@ -556,6 +569,8 @@ static void show_speed(const struct talk *t, const struct gen_result *r)
             t->last_prompt + r->ids.n, session_ctx(t->session));
     if (t->set.sampling.temperature > 0)
         fprintf(stderr, "; seed %llu", (unsigned long long)t->last_seed);
+    if (r->guessed)
+        fprintf(stderr, "; %zu of %zu guesses right", r->guessed_right, r->guessed);
     fputc('\n', stderr);
     memory_show(t->session);
 }

@@ -147,6 +147,50 @@ int engine_adapter(struct lora **out, struct engine *g, const char *dir, struct 
     return 0;
 }
 
+/* How many of the first n tokens are spelt differently; *first: the first of them. */
+static int32_t differ(const struct tok *a, const struct tok *b, int32_t n, int32_t *first)
+{
+    int32_t found = 0;
+
+    for (int32_t i = n; i-- > 0;) {
+        size_t na = 0, nb = 0;
+        const char *x = tok_bytes(a, i, &na), *y = tok_bytes(b, i, &nb);
+
+        if (!x == !y && na == nb && (!x || memcmp(x, y, na) == 0))
+            continue;
+        found++;
+        *first = i;
+    }
+    return found;
+}
+
+int engine_set_drafter(struct engine *g, struct engine *drafter, size_t sequences, struct err *e)
+{
+    const char *name = checkpoint_path(drafter->model->ckpt);
+    const int32_t n = tok_size(g->tok), m = tok_size(drafter->tok);
+    int32_t first = 0;
+
+    BUG_ON(drafter->ctx != g->ctx);
+    if (n != m)
+        return err_set(
+            e, ERR_USAGE,
+            "%s: a draft model needs the model's own vocabulary, and has %d tokens where "
+            "%s has %d: give a smaller model of the same family",
+            name, m, checkpoint_path(g->model->ckpt), n);
+    const int32_t other = differ(g->tok, drafter->tok, n, &first);
+
+    if (other)
+        return err_set(
+            e, ERR_USAGE,
+            "%s: a draft model needs the model's own vocabulary, and %d of its %d tokens "
+            "are spelt otherwise than in %s (the first is %d): give a smaller model of "
+            "the same family",
+            name, other, n, checkpoint_path(g->model->ckpt), first);
+    g->drafter.g = drafter;
+    g->drafter.sequences = sequences;
+    return 0;
+}
+
 int engine_open(struct engine **out, const char *path, const struct engine_opts *o, struct err *e)
 {
     struct engine *g = xcalloc(1, sizeof(*g));

@@ -3,6 +3,8 @@
 #include <time.h>
 
 #include "engine/answer.h"
+#include "engine/draft.h"
+#include "engine/session_int.h"
 
 const char *finish_name(enum finish f)
 {
@@ -37,12 +39,36 @@ static size_t show(const struct answer *a, size_t from)
     return a->shown;
 }
 
+/* Tokens out of the logits of a's last token and of n guesses behind it: one, and one more for each
+ * guess that is right. As answer_take. */
+static int take(struct answer *a, struct session *s, struct sampler *sampler, const float *logits,
+                const int32_t *guess, size_t n, size_t *shown, struct err *e)
+{
+    const size_t V = (size_t)session_engine(s)->model->hp->vocab, before = a->all.n;
+    size_t right = 0;
+    int rc;
+
+    while ((rc = answer_take(a, sampler, logits + right * V, e)) > 0) {
+        *shown = show(a, *shown);
+        if (right == n || a->all.p[a->all.n - 1] != guess[right])
+            break;
+        right++;
+    }
+    /* the last token is not in the cache yet, nor a guess that was not reached */
+    session_cut(s, before + right < a->all.n ? before + right : a->all.n - 1);
+    session_noted(s, n, right);
+    a->out->guessed += n;
+    a->out->guessed_right += right;
+    return rc;
+}
+
 static int loop(struct answer *a, struct session *s, struct sampler *sampler, struct err *e)
 {
     const struct gen_request *r = a->r;
     const double start = now();
+    int32_t guess[MAX_GUESS];
     const float *logits;
-    size_t shown = 0;
+    size_t shown = 0, n = 0;
     int rc;
 
     while (a->out->cached < session_len(s) && a->out->cached + 1 < r->n_prompt &&
@@ -56,9 +82,9 @@ static int loop(struct answer *a, struct session *s, struct sampler *sampler, st
         a->out->finish = FINISH_CANCELLED;
         return 0;
     }
-    while ((rc = answer_take(a, sampler, logits, e)) > 0) {
-        shown = show(a, shown);
-        if (session_eval(s, a->all.p, a->all.n, &logits, NULL, NULL, NULL, e))
+    while ((rc = take(a, s, sampler, logits, guess, n, &shown, e)) > 0) {
+        n = session_guess(s, &a->all, r, guess);
+        if (session_check(s, a->all.p[a->all.n - 1], guess, n, &logits, e))
             return -1;
     }
     a->out->decode_s = now() - start - a->out->prompt_s;

@@ -28,12 +28,42 @@ static struct plan_query query(struct plan_weights *w, const struct engine *g, s
                                 .tokenizer = g->tok ? tok_size(g->tok) : 0 };
 }
 
+/* What a drafter takes comes on top: weights, a cache of as many tokens, work. The scratch of
+ * matrix products is the context's, which they share. */
+static void add(struct plan_use *u, const struct plan_use *more)
+{
+    u->weights += more->weights;
+    u->kv_cache += more->kv_cache;
+    u->activations += more->activations;
+    u->scratch = u->scratch > more->scratch ? u->scratch : more->scratch;
+    u->logits += more->logits;
+    u->total = u->weights + u->kv_cache + u->activations + u->scratch + u->logits + u->runtime;
+}
+
 void engine_plan(struct plan_use *u, const struct engine *g, size_t tokens, size_t want)
 {
     struct plan_weights w;
     const struct plan_query q = query(&w, g, tokens, want);
+    struct plan_use more;
 
     plan_infer(u, &q);
+    if (!g->drafter.g)
+        return;
+    engine_plan(&more, g->drafter.g, tokens, g->drafter.sequences);
+    add(u, &more);
+}
+
+static void touched(struct plan_use *u, const struct engine *g, const struct plan_query *q,
+                    size_t used, size_t rows, size_t lookups)
+{
+    const struct engine *d = g->drafter.g;
+    struct plan_use more;
+
+    plan_touched(u, q, used, rows, lookups);
+    if (!d)
+        return;
+    engine_plan_touched(&more, d, q->ctx, g->drafter.sequences);
+    add(u, &more);
 }
 
 void engine_plan_touched(struct plan_use *u, const struct engine *g, size_t tokens, size_t want)
@@ -41,7 +71,7 @@ void engine_plan_touched(struct plan_use *u, const struct engine *g, size_t toke
     struct plan_weights w;
     const struct plan_query q = query(&w, g, tokens, want);
 
-    plan_touched(u, &q, g->peak.tokens, g->peak.rows, g->peak.tokens);
+    touched(u, g, &q, g->peak.tokens, g->peak.rows, g->peak.tokens);
 }
 
 void engine_plan_run(struct plan_use *u, const struct engine *g, size_t tokens, size_t sequences,
@@ -60,7 +90,7 @@ void engine_plan_cache(struct plan_use *u, const struct engine *g, size_t tokens
     struct plan_weights w;
     const struct plan_query q = query(&w, g, tokens, want);
 
-    plan_touched(u, &q, used, rows, lookups);
+    touched(u, g, &q, used, rows, lookups);
 }
 
 size_t engine_available(const struct engine *g)
@@ -89,6 +119,21 @@ bool engine_fits(const struct engine *g, size_t tokens, size_t want)
     return !have || needed(g, tokens, want) <= have;
 }
 
+/* The most tokens, in whole blocks, of which the drafter's cache fits too. */
+static size_t with_drafter(const struct engine *g, size_t tokens, size_t want, size_t have)
+{
+    size_t fits = 0, most = tokens / KV_BLOCK + 1;
+
+    if (!g->drafter.g)
+        return tokens;
+    while (most - fits > 1) {
+        const size_t mid = fits + (most - fits) / 2;
+
+        *(needed(g, mid * KV_BLOCK, want) <= have ? &fits : &most) = mid;
+    }
+    return fits * KV_BLOCK;
+}
+
 /* What to do instead: a shorter context, or weights of a smaller encoding that this program reads.
  */
 static void suggest(char hint[128], const struct engine *g, size_t tokens, size_t want, size_t have)
@@ -99,7 +144,8 @@ static void suggest(char hint[128], const struct engine *g, size_t tokens, size_
     struct plan_use u;
 
     plan_infer(&u, &q);
-    const size_t now = u.total, room = have + had(g, &u), longest = plan_longest_ctx(&q, room);
+    const size_t now = u.total, room = have + had(g, &u);
+    const size_t longest = with_drafter(g, plan_longest_ctx(&q, room), want, have);
 
     if (longest) {
         snprintf(hint, 128, "%zu tokens fit", longest);
@@ -128,10 +174,11 @@ int engine_admit(const struct engine *g, size_t tokens, size_t want, struct err 
         return 0;
     engine_plan(&u, g, tokens, want);
     suggest(hint, g, tokens, want, have);
-    return err_set(e, ERR_MEMORY,
-                   "%zu tokens of context need %.2f GiB (weights %.2f, KV cache %.2f, work %.2f), "
-                   "%.2f GiB are available: %s",
-                   tokens, (double)(u.total - u.runtime) / gib, (double)u.weights / gib,
-                   (double)u.kv_cache / gib, (double)(u.activations + u.scratch + u.logits) / gib,
-                   (double)have / gib, hint);
+    return err_set(
+        e, ERR_MEMORY,
+        "%zu tokens of context need %.2f GiB%s (weights %.2f, KV cache %.2f, work %.2f), "
+        "%.2f GiB are available: %s",
+        tokens, (double)(u.total - u.runtime) / gib, g->drafter.g ? " with the draft model" : "",
+        (double)u.weights / gib, (double)u.kv_cache / gib,
+        (double)(u.activations + u.scratch + u.logits) / gib, (double)have / gib, hint);
 }

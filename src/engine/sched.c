@@ -55,6 +55,7 @@ static struct job *job_new(const struct sched_request *r)
     j->gen.on_progress = NULL;
     /* an address would do until the adapter is unloaded and another one gets it */
     j->kv.salt = r->salt ^ (r->adapter ? r->adapter->id : 0) * 0x9E3779B97F4A7C15u;
+    j->drafts.kv.salt = r->salt; /* a drafter has no adapters */
     if (r->deadline > 0)
         j->expires = sched_now() + r->deadline;
     return j;
@@ -75,6 +76,7 @@ void job_free(struct job *j)
     free(j->score_top);
     free(j->pooled);
     free(j->embedding);
+    draft_seq_release(NULL, &j->drafts); /* its blocks are back already */
     answer_release(&j->answer);
     gen_result_release(&j->result);
     grammar_unref(j->gen.grammar);
@@ -261,7 +263,9 @@ static void *loop(void *arg)
 static size_t choose_blocks(const struct engine *g, const struct sched_opts *o, enum enc enc,
                             size_t want)
 {
-    const size_t all = engine_available(g), each = kv_bytes(g->model->hp, enc, 1);
+    const struct engine *d = g->drafter.g;
+    const size_t all = engine_available(g);
+    const size_t each = kv_bytes(g->model->hp, enc, 1) + (d ? kv_bytes(d->model->hp, d->kv, 1) : 0);
     size_t blocks = (o->kv_tokens + KV_BLOCK - 1) / KV_BLOCK;
     struct plan_use u;
 
@@ -292,7 +296,7 @@ static int make_room(struct sched *s, struct err *e)
     const struct hparams *hp = s->g->model->hp;
     const enum enc enc = s->g->kv;
     const size_t rows = s->g->chunk;
-    void *logits, *table, *lora, *active, *turns;
+    void *logits, *table, *lora, *active, *turns, *asks;
 
     s->max_want = s->o.max_active * (1 + s->o.speculate) + SCORE_ROWS;
     if (s->max_want > rows)
@@ -317,6 +321,12 @@ static int make_room(struct sched *s, struct err *e)
     if (mem_new(&turns, s->o.max_active, sizeof(*s->turns), "batch rows", e))
         return -1;
     s->turns = turns;
+    if (s->g->drafter.g && s->o.speculate) {
+        if (draft_new(&s->draft, s->g->drafter.g, blocks, s->o.max_active, e) ||
+            mem_new(&asks, s->o.max_active, sizeof(*s->asks), "batch rows", e))
+            return -1;
+        s->asks = asks;
+    }
     if (mem_new(&logits, s->max_want * (size_t)hp->vocab, sizeof(float), "logits", e))
         return -1;
     s->logits = logits;
@@ -336,6 +346,8 @@ int sched_new(struct sched **out, struct engine *g, const struct sched_opts *o, 
     s->o.step_s = o->step_s > 0 ? o->step_s : 0.035;
     if (s->o.speculate > MAX_GUESS)
         s->o.speculate = MAX_GUESS;
+    if (s->o.least > s->o.speculate)
+        s->o.least = s->o.speculate;
     if (s->o.max_active > g->chunk)
         s->o.max_active = g->chunk;
     s->ahead = ahead_new(s->o.max_active);
@@ -375,6 +387,7 @@ void sched_free(struct sched *s)
     if (s->kv.layer)
         kv_release(&s->kv);
     kvpool_free(s->pool);
+    draft_free(s->draft);
     sampler_free(s->sampler);
     ahead_free(s->ahead);
     free(s->token);
@@ -386,6 +399,7 @@ void sched_free(struct sched *s)
     free(s->lora);
     free(s->active);
     free(s->turns);
+    free(s->asks);
     free(s->waiting);
     free(s->logits);
     free(s->hidden);
@@ -512,5 +526,7 @@ void sched_settle(struct sched *s)
     while (s->busy || s->n_jobs || s->n_cancel)
         pthread_cond_wait(&s->idle, &s->lock);
     kvpool_audit(s->pool, 0); /* the thread sleeps */
+    if (s->draft)
+        draft_audit(s->draft);
     pthread_mutex_unlock(&s->lock);
 }

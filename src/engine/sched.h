@@ -24,10 +24,11 @@ struct sched_opts {
     size_t max_queue;  /* requests that may wait; 0 = 1024 */
     double max_wait_s; /* a request whose first token is not to be expected within is refused; 0 =
                           it may wait as long as it takes */
-    size_t
-        speculate; /* tokens guessed from the text so far and checked in the same pass; 0 = off */
-    double step_s; /* seconds that a pass with both prompts and decoding should take while few
-                      prompts wait; up to six times that while many do; 0 = 0.035 */
+    size_t speculate;  /* tokens of an answer guessed at most and checked in the same pass: by the
+                          engine's drafter, else from the text so far; 0 = off */
+    size_t least;      /* and at least, whether it pays or not; for a drafter */
+    double step_s;     /* seconds that a pass with both prompts and decoding should take while few
+                          prompts wait; up to six times that while many do; 0 = 0.035 */
     bool no_prefix_cache;
 };
 
@@ -118,6 +119,7 @@ struct sched_stats {
     uint64_t submitted, finished, cancelled, failed, preempted;
     uint64_t prompt_tokens, cached_tokens, computed_tokens; /* of prompts, again after preemption */
     uint64_t answer_tokens, guessed, guessed_right;
+    uint64_t draft_failures; /* passes of the drafter: their guesses are missing, nothing else */
     uint64_t steps;
     struct sched_passes decodes, prompts; /* prompts: with rows of a prompt in them */
     double busy_s;                        /* in passes */

@@ -7,10 +7,11 @@
 
 #include "engine/ahead.h"
 #include "engine/answer.h"
+#include "engine/draft.h"
 #include "engine/kvpool.h"
 #include "engine/sched.h"
 
-enum { MAX_GUESS = 8, SCHED_TENANTS = 256 };
+enum { SCHED_TENANTS = 256 };
 
 /* How long a pass takes: a line through the passes so far, older ones fading. Sums over passes. */
 struct pace {
@@ -31,6 +32,7 @@ struct job {
     struct answer answer;
     struct gen_result result;
     struct kvseq kv;
+    struct draft_seq drafts;       /* what the drafter knows of it */
     size_t done;                   /* tokens of answer.all whose K and V are in the cache */
     size_t cached;                 /* of the prompt, found in the prefix cache at first admission */
     bool active, told;             /* in the batch; SCHED_PROMPT was sent */
@@ -43,7 +45,8 @@ struct job {
     size_t n_pooled;
     float *embedding; /* [D]; owned */
     /* this pass */
-    size_t rows, first_row, first_want, n_score, n_guess; /* n_score rows are wanted for scores */
+    size_t rows, first_row, first_want, n_score; /* n_score rows are wanted for scores */
+    size_t n_guess, n_draft;                     /* n_draft: those that are the drafter's */
     int32_t guess[MAX_GUESS];
 };
 
@@ -73,6 +76,8 @@ struct sched {
     struct pace pace;
     double ended, ending_s; /* answers that ended, and time in passes: fading sums */
     struct job **turns;     /* [max_active]: scratch of deal() */
+    struct draft *draft;    /* owned; NULL = guesses come from the text so far */
+    struct draft_ask *asks; /* [max_active]: scratch of deal() */
 
     /* shared, under lock */
     pthread_mutex_t lock;

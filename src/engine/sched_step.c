@@ -31,6 +31,7 @@ void job_finish(struct sched *s, struct job *j, enum finish finish)
     ev.stop_id = finish == FINISH_STOP ? j->result.stop_id : -1;
     event_text(j, &ev);
     kvpool_release(s->pool, &j->kv);
+    draft_leave(s->draft, &j->drafts);
     j->over = true;
     s->ended += finish != FINISH_CANCELLED;
     pthread_mutex_lock(&s->lock);
@@ -45,6 +46,7 @@ void job_fail(struct sched *s, struct job *j, const struct err *e)
     const struct sched_event ev = { .kind = SCHED_FAILED, .err = e };
 
     kvpool_release(s->pool, &j->kv);
+    draft_leave(s->draft, &j->drafts);
     j->over = true;
     pthread_mutex_lock(&s->lock);
     s->stats.failed++;
@@ -106,6 +108,7 @@ static void step_back(struct sched *s)
     struct job *j = s->active[--s->n_active];
 
     kvpool_release(s->pool, &j->kv);
+    draft_leave(s->draft, &j->drafts);
     j->done = j->n_pooled = 0;
     j->active = false;
     job_wait(s, j);
@@ -375,16 +378,65 @@ static void guess_next(struct sched *s, struct job *j, size_t suggestions, size_
     j->n_guess = answer_forced(&j->answer, j->guess, forced < room ? forced : room);
     if (j->n_guess)
         *spare -= j->n_guess;
-    else if (suggestions && suggestions < left)
+    else if (!s->draft && suggestions && suggestions < left)
         j->n_guess = guess(&j->answer.all, j->guess, suggestions);
+}
+
+/* The chance of being right from which on one more guess for each of n answers pays: the drafter's
+ * pass and n rows, over the pass that would otherwise give each its token. */
+static double draft_worth(const struct sched *s, size_t n)
+{
+    const double unknown = 0.3;
+    double base, row;
+
+    if (!pace_line(&s->pace, &base, &row))
+        return unknown;
+    row *= (double)n;
+    return (draft_pass_s(s->draft) + row) / (base + row);
+}
+
+/* The drafter's guesses for those without forced text. */
+static void draft_next(struct sched *s, size_t most)
+{
+    size_t n = 0;
+    struct err e;
+
+    for (size_t i = 0; i < s->n_active; i++) {
+        struct job *j = s->active[i];
+        const size_t left = s->ctx - j->answer.all.n;
+
+        if (j->rows != 1 || j->r.prompt_only || left <= most)
+            continue;
+        s->turns[n] = j;
+        s->asks[n++] = (struct draft_ask){ .seq = &j->drafts,
+                                           .all = &j->answer.all,
+                                           .n_prompt = j->gen.n_prompt,
+                                           .how = &j->gen.sampling,
+                                           .least = s->o.least,
+                                           .most = most,
+                                           .out = j->guess };
+    }
+    for (size_t i = 0; i < n; i++)
+        s->asks[i].worth = draft_worth(s, n);
+    if (n && draft_guess(s->draft, s->asks, n, s->o.step_s, &e)) {
+        pthread_mutex_lock(&s->lock);
+        s->stats.draft_failures++;
+        pthread_mutex_unlock(&s->lock);
+    }
+    for (size_t i = 0; i < n; i++) {
+        s->turns[i]->n_guess = s->turns[i]->n_draft = s->asks[i].n;
+        s->turns[i]->rows += s->asks[i].n;
+    }
 }
 
 /* Decides j->rows for everyone, and makes room in the cache in rank order. A job that finds none
  * sends the last in rank back, at worst itself. */
 static void deal(struct sched *s)
 {
-    const size_t decoders = decoding(s);
-    const bool few = decoders && decoders * (1 + s->o.speculate) <= FEW_ROWS;
+    const size_t decoders = decoding(s), rows = decoders * (1 + s->o.speculate);
+    const size_t all = s->n_active + decoders * s->o.speculate;
+    /* a drafter knows what its guesses cost; those from the text are for few rows */
+    const bool few = decoders && (s->draft ? all <= s->max_want : rows <= FEW_ROWS);
     const size_t guesses = few ? s->o.speculate : 0;
     /* logits for one row of each answer and its guesses; of what is over, half is for forced text
      * and the rest for prompts' scores */
@@ -394,20 +446,23 @@ static void deal(struct sched *s)
     for (size_t i = 0; i < s->n_active; i++) {
         struct job *j = s->active[i];
 
-        j->rows = j->n_guess = 0;
+        j->rows = j->n_guess = j->n_draft = 0;
         if (j->over || pending(j) != 1)
             continue;
         guess_next(s, j, guesses, &spare);
         j->rows = 1 + j->n_guess;
-        taken += j->rows;
     }
+    if (s->draft && guesses)
+        draft_next(s, guesses);
+    for (size_t i = 0; i < s->n_active; i++)
+        taken += s->active[i]->rows;
     deal_prompts(s, taken);
     for (size_t i = 0; i < s->n_active; i++) {
         struct job *j = s->active[i];
 
         while (j->rows && !kvpool_reserve(s->pool, &j->kv, j->done + j->rows)) {
             if (j->n_guess) {
-                j->n_guess = 0;
+                j->n_guess = j->n_draft = 0;
                 j->rows = 1;
                 continue;
             }
@@ -516,6 +571,7 @@ static void take(struct sched *s, struct job *j)
             break;
         right++;
     }
+    draft_note(&j->drafts, j->n_draft, right);
     pthread_mutex_lock(&s->lock);
     s->stats.answer_tokens += taken;
     s->stats.guessed += j->n_guess;

@@ -1,11 +1,15 @@
 /* session.c - one sequence and its cache. */
 #include "engine/session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/mem.h"
+#include "engine/draft.h"
 #include "engine/memory.h"
+#include "engine/session_int.h"
 
 enum { DEFAULT_CTX = 8192, LEAST_CTX = 256 };
 
@@ -19,6 +23,11 @@ struct session {
     int32_t first;  /* RoPE position of ids[0] */
     float *logits;  /* [V] of the last token */
     int32_t *row_pos, *row_slot, *row_seq, *row_want; /* [chunk] */
+    struct draft *draft;                              /* owned; NULL = no guesses */
+    struct draft_seq drafts;                          /* what it knows of this sequence */
+    size_t least, most;                               /* guesses at a time */
+    float *checked; /* [most + 1][V]: logits of the rows that check guesses */
+    double pass_s;  /* seconds of such a pass: a fading mean */
 };
 
 static size_t blocks_for(size_t ctx)
@@ -83,7 +92,10 @@ void session_free(struct session *s)
         return;
     if (s->kv.layer)
         kv_release(&s->kv);
+    draft_seq_release(s->draft, &s->drafts);
+    draft_free(s->draft);
     ids_release(&s->ids);
+    free(s->checked);
     free(s->table);
     free(s->logits);
     free(s->row_pos);
@@ -124,6 +136,21 @@ void session_set_adapter(struct session *s, const struct lora *adapter)
     if (s->adapter != adapter)
         session_cut(s, 0);
     s->adapter = adapter;
+}
+
+int session_draft(struct session *s, size_t least, size_t most, struct err *e)
+{
+    const size_t V = (size_t)s->g->model->hp->vocab;
+    void *checked;
+
+    BUG_ON(s->draft || !s->g->drafter.g || most == 0 || most > MAX_GUESS);
+    if (draft_new(&s->draft, s->g->drafter.g, blocks_for(s->ctx), 1, e) ||
+        mem_new(&checked, (most + 1) * V, sizeof(float), "logits", e))
+        return -1;
+    s->checked = checked;
+    s->least = least;
+    s->most = most;
+    return 0;
 }
 
 void session_cut(struct session *s, size_t n)
@@ -235,4 +262,58 @@ int session_eval_rows(struct session *s, const int32_t *ids, size_t n, const int
         at += k;
     }
     return 0;
+}
+
+/* ---- guesses ---- */
+
+size_t session_guess(struct session *s, const struct ids *all, const struct gen_request *r,
+                     int32_t *out)
+{
+    enum { ROWS = 10 }; /* a tenth of a pass: what a row more costs, with the weights read anyway */
+    const size_t left = s->ctx - all->n, room = left < s->g->chunk ? left : s->g->chunk;
+    struct draft_ask ask = { .seq = &s->drafts,
+                             .all = all,
+                             .n_prompt = r->n_prompt,
+                             .how = &r->sampling,
+                             .least = s->least,
+                             .most = room <= s->most ? room - (room > 0) : s->most,
+                             .out = out };
+    struct err e;
+
+    if (!s->draft)
+        return 0;
+    ask.worth = 1.0 / ROWS + (s->pass_s > 0 ? draft_pass_s(s->draft) / s->pass_s : 0);
+    /* guesses that cannot be had are none */
+    return draft_guess(s->draft, &ask, 1, INFINITY, &e) ? 0 : ask.n;
+}
+
+int session_check(struct session *s, int32_t last, const int32_t *guess, size_t n,
+                  const float **logits, struct err *e)
+{
+    int32_t ids[MAX_GUESS + 1] = { last };
+    struct timespec from, to;
+
+    if (n == 0) {
+        s->row_want[0] = 0;
+        *logits = s->logits;
+        return step(s, ids, 1, 1, s->logits, e);
+    }
+    for (size_t i = 0; i <= n; i++)
+        s->row_want[i] = (int32_t)i;
+    memcpy(ids + 1, guess, n * sizeof(*guess));
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    if (step(s, ids, n + 1, n + 1, s->checked, e))
+        return -1;
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    const double took =
+        (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9;
+
+    s->pass_s = s->pass_s > 0 ? 0.9 * s->pass_s + 0.1 * took : took;
+    *logits = s->checked;
+    return 0;
+}
+
+void session_noted(struct session *s, size_t guessed, size_t right)
+{
+    draft_note(&s->drafts, guessed, right);
 }

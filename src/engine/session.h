@@ -50,6 +50,10 @@ struct engine {
     struct {
         size_t tokens, rows; /* the most of a sequence, and of a forward pass, so far */
     } peak;
+    struct {
+        struct engine *g; /* borrowed; NULL = none */
+        size_t sequences; /* it guesses for at a time */
+    } drafter;            /* memory is planned for both */
 };
 
 int engine_open(struct engine **out, const char *path, const struct engine_opts *o,
@@ -57,6 +61,11 @@ int engine_open(struct engine **out, const char *path, const struct engine_opts 
 void engine_close(struct engine *g);
 /* Opens one more adapter for sessions of g; lora_close it before g is closed. */
 int engine_adapter(struct lora **out, struct engine *g, const char *dir, struct err *e) MUST_USE;
+/* Lets another engine, opened beside g and borrowed, guess what g says next, for so many sequences
+ * at a time (draft.h). ERR_USAGE unless both have the same vocabulary. Before sessions and
+ * schedulers. */
+int engine_set_drafter(struct engine *g, struct engine *drafter, size_t sequences,
+                       struct err *e) MUST_USE;
 
 struct session;
 /* A cache for ctx tokens; 0 = the model's context up to 8192, halved while it does not fit in
@@ -73,6 +82,9 @@ const int32_t *session_ids(const struct session *s);
 void session_set_adapter(struct session *s, const struct lora *adapter);
 /* RoPE position of the next first token; only while empty (plumbing). */
 void session_set_position(struct session *s, int32_t first);
+/* Has the engine's drafter guess up to `most` tokens at a time in answers, at least `least`;
+ * 0, 0 = off, as in a new session. Answers are the same. */
+int session_draft(struct session *s, size_t least, size_t most, struct err *e) MUST_USE;
 /* Forgets tokens from position n on. */
 void session_cut(struct session *s, size_t n);
 /* Makes the cache hold exactly ids[0..n), reusing the longest common prefix. *logits: of the last
@@ -129,6 +141,7 @@ struct gen_result {
     int32_t stop_id; /* the EOS id that ended it (or would have, where the grammar left only ends),
                         or -1 */
     size_t cached;   /* prompt tokens that were in the cache already */
+    size_t guessed, guessed_right; /* by a drafter: tokens that were checked, and that were right */
     double prompt_s, decode_s;
 };
 

@@ -83,6 +83,11 @@ void metrics(struct call *c)
     metric(&b, "puna_prompt_tokens_computed", "counter", "prompt rows computed",
            (double)st.computed_tokens);
     metric(&b, "puna_answer_tokens", "counter", "tokens generated", (double)st.answer_tokens);
+    metric(&b, "puna_guessed_tokens", "counter", "tokens guessed ahead and checked",
+           (double)st.guessed);
+    metric(&b, "puna_guessed_tokens_right", "counter", "of these, right", (double)st.guessed_right);
+    metric(&b, "puna_draft_failures", "counter", "passes of the draft model that failed",
+           (double)st.draft_failures);
     metric(&b, "puna_steps", "counter", "forward passes", (double)st.steps);
     metric(&b, "puna_busy_seconds", "counter", "time in forward passes", st.busy_s);
     metric(&b, "puna_expected_wait_seconds", "gauge", "to the first token of a request now",

@@ -205,6 +205,9 @@ static void write_vllm(struct buf *out, const struct metrics *m, const struct sc
     vllm(out, labels, "num_preemptions_total", "counter", (double)st->preempted);
     vllm(out, labels, "prompt_tokens_total", "counter", (double)st->prompt_tokens);
     vllm(out, labels, "generation_tokens_total", "counter", (double)st->answer_tokens);
+    vllm(out, labels, "spec_decode_num_draft_tokens_total", "counter", (double)st->guessed);
+    vllm(out, labels, "spec_decode_num_accepted_tokens_total", "counter",
+         (double)st->guessed_right);
     buf_adds(out, "# TYPE vllm:cache_config_info gauge\n");
     buf_addf(out, "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%zu\"} 1\n", labels,
              KV_BLOCK, st->kv_blocks);

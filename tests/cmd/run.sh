@@ -119,4 +119,22 @@ for how in '"regex": "[ab]{3}-\\d"' '"response_format": {"type": "regex", "value
     "$PUNA" run $tiny --json <"$tmp/in" | grep -Eq '"text":"[ab]{3}-[0-9]"' || fail "--json $how"
 done
 
+# a draft model guesses ahead; answers stay what they are
+mkdir "$tmp/micro"
+python3 tests/micro.py "$tmp/micro"
+for draft in $tiny "$tmp/micro"; do
+    for how in '--greedy' '--seed 7'; do
+        run 0 $tiny --raw -p 'Once upon a time' -n 40 $how --logprobs
+        cp "$tmp/out" "$tmp/plain"
+        grep -v '^note' "$tmp/err" >"$tmp/plain.err"
+        run 0 $tiny --raw -p 'Once upon a time' -n 40 $how --logprobs --draft-model "$draft" --draft-min 4
+        cmp -s "$tmp/out" "$tmp/plain" || fail "--draft-model $draft $how: another answer"
+        grep -v '^note' "$tmp/err" | cmp -s - "$tmp/plain.err" || fail "--draft-model $draft $how: other numbers"
+    done
+done
+run 0 $tiny --raw -p 'Once upon a time' -n 40 --greedy -md $tiny --draft-min 4 -v
+grep -Eq '; [1-9][0-9]* of [1-9][0-9]* guesses right' "$tmp/err" || fail 'guesses are not told of'
+refused 2 $tiny --raw -p x --speculate 3
+refused 2 $tiny --raw -p x --draft-model $tiny --draft-min 5
+
 python3 tests/cmd/run_json.py "$PUNA" $tiny

@@ -375,6 +375,14 @@ def structured(s):
     for kw in ({"regex": "(alpha|beta)-(one|two)-[a-z]{8}"}, {"guided_json": schema}):
         assert quick.chat(**asked, **kw)["choices"] == s.chat(**asked, **kw)["choices"], kw
     quick.stop()
+    # so does a draft model
+    quick = Server("--draft-model", "tests/data/tiny-llama31", "--draft-min", "3")
+    for kw in ({"temperature": 0}, {"n": 3}, {"guided_json": schema}):
+        kw = {**asked, "logprobs": True, "top_logprobs": 3, **kw}
+        assert quick.chat(**kw)["choices"] == s.chat(**kw)["choices"], kw
+    assert quick.metric("puna_guessed_tokens") >= quick.metric("puna_guessed_tokens_right") > 50
+    assert quick.metric("puna_draft_failures") == 0
+    quick.stop()
 
 
 def errors(s):

@@ -16,3 +16,6 @@ refused()
 refused tests/data/tiny-llama31 --hostname 0.0.0.0 --port 0
 grep -q -- --api-key "$tmp/err"
 refused tests/data/tiny-llama31 --port 65536
+refused tests/data/tiny-llama31 --template llama3.1 --port 0 --draft-model smollm2:135m
+grep -q 'has 49152 tokens where .* has 1024' "$tmp/err"
+echo ok

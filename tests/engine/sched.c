@@ -208,6 +208,146 @@ static void answers_do_not_depend_on_company(void **state)
         got_release(&want[i]);
 }
 
+/* g with a drafter beside it: the model of that folder. */
+static struct engine *drafter(struct engine *g, const char *path, size_t chunk)
+{
+    struct engine *d;
+    struct err e;
+
+    OK(engine_open(&d, path, &(struct engine_opts){ .chunk = chunk, .beside = g }, &e), e);
+    OK(engine_set_drafter(g, d, 16, &e), e);
+    return d;
+}
+
+/* Whatever a drafter guesses, the answers are those without: of a model that is its own drafter,
+ * whose guesses are all right but where an answer ends, and of one that knows nothing. */
+static void a_drafter_changes_nothing(void **state)
+{
+    enum { N = 20 };
+    static struct got want[N], got[N];
+    char *micro = micro_new();
+    /* tight, so that answers step back; plenty; only where it pays; small passes, one at a time */
+    const struct {
+        struct sched_opts o;
+        size_t chunk;
+        bool own, tight;
+    } run[] = {
+        { { .kv_tokens = 8 * 64, .max_active = 16, .speculate = 3, .least = 3 }, 96, true, true },
+        { { .kv_tokens = 1 << 16, .speculate = 4, .least = 4 }, 256, false, false },
+        { { .kv_tokens = 1 << 16, .speculate = 8 }, 256, false, false },
+        { { .kv_tokens = 1 << 14, .max_active = 1, .speculate = 5, .least = 5 }, 32, true, false },
+    };
+    struct engine *g = engine(128);
+
+    (void)state;
+    alone(g, N, NULL, want);
+    engine_close(g);
+    for (size_t k = 0; k < ARRAY_LEN(run); k++) {
+        const struct sched_opts *o = &run[k].o;
+        struct sched_stats st;
+
+        g = engine(run[k].chunk);
+        struct engine *d = drafter(g, run[k].own ? data_path("tiny-llama31") : micro, run[k].chunk);
+        struct sched *s = sched(g, o);
+
+        for (unsigned i = 0; i < N; i++) {
+            int32_t prompt[LONGEST];
+            const struct sched_request r = { .gen = request(i, prompt),
+                                             .on_event = on_event,
+                                             .arg = &got[i],
+                                             .priority = (int)(i % 3),
+                                             .salt = i % 2 };
+            uint64_t ticket;
+            struct err e;
+
+            got_init(&got[i]);
+            OK(sched_submit(s, &r, &ticket, &e), e);
+        }
+        sched_settle(s); /* with an audit of both caches */
+        sched_stats(s, &st);
+        for (unsigned i = 0; i < N; i++) {
+            same(&got[i], &want[i], i);
+            got_release(&got[i]);
+        }
+        assert_int_equal(st.draft_failures, 0);
+        if (run[k].tight)
+            assert_true(st.preempted > 0);
+        if (!o->least) /* wrong ones are soon left alone */
+            assert_true(st.guessed < 4 * st.answer_tokens);
+        else if (run[k].own) /* what is wrong is behind an answer's end */
+            assert_true(st.guessed > 100 && st.guessed_right * 4 > st.guessed * 3);
+        else
+            assert_true(st.guessed > 100 && st.guessed_right * 4 < st.guessed);
+        sched_free(s);
+        engine_close(d);
+        engine_close(g);
+    }
+    for (unsigned i = 0; i < N; i++)
+        got_release(&want[i]);
+    quantised_free(micro);
+}
+
+/* The same for one conversation after the other in a session, whose cache goes from one to the
+ * next. */
+static void a_session_with_a_drafter(void **state)
+{
+    enum { N = 6 };
+    static struct got want[N];
+    char *micro = micro_new();
+    struct engine *g = engine(64);
+    struct err e;
+
+    alone(g, N, NULL, want);
+    for (int k = 0; k < 2; k++) {
+        struct engine *d = drafter(g, k ? micro : data_path("tiny-llama31"), 64);
+        struct session *s = session_for(g, 512);
+        size_t guessed = 0, right = 0;
+
+        OK(session_draft(s, 4, 4, &e), e);
+        for (unsigned i = 0; i < N; i++) {
+            int32_t prompt[LONGEST];
+            const struct gen_request r = request(i, prompt);
+            struct gen_result out;
+
+            OK(generate(s, &r, &out, &e), e);
+            assert_int_equal(out.ids.n, want[i].ids.n);
+            assert_memory_equal(out.ids.p, want[i].ids.p, out.ids.n * sizeof(int32_t));
+            assert_memory_equal(out.logprob, want[i].logprob, out.ids.n * sizeof(float));
+            assert_int_equal(out.finish, want[i].finish);
+            guessed += out.guessed;
+            right += out.guessed_right;
+            gen_result_release(&out);
+        }
+        assert_true(guessed > 50);
+        assert_true(k ? right * 4 < guessed : right * 4 > guessed * 3);
+        session_free(s);
+        engine_close(d);
+    }
+    for (unsigned i = 0; i < N; i++)
+        got_release(&want[i]);
+    engine_close(g);
+    quantised_free(micro);
+    (void)state;
+}
+
+/* Other tokens than the model's, or other numbers of them, would be nonsense. */
+static void a_drafter_has_the_same_vocabulary(void **state)
+{
+    struct engine *g, *d;
+    struct err e;
+
+    (void)state;
+    OK(engine_open(&g, smollm2_path(), &(struct engine_opts){ .threads = 1, .isa = -1 }, &e), e);
+    OK(engine_open(&d, data_path("tiny-llama31"), &(struct engine_opts){ .beside = g }, &e), e);
+    assert_int_equal(engine_set_drafter(g, d, 1, &e), -1);
+    assert_int_equal(e.code, ERR_USAGE);
+    assert_non_null(strstr(e.msg, "has 1024 tokens where"));
+    assert_non_null(strstr(e.msg, " has 49152: "));
+    assert_null(g->drafter.g);
+    engine_close(d);
+    engine_close(g);
+}
+
 /* Requests with and without an adapter, in one batch; equal prompts do not share what they
  * computed. */
 static void adapters_meet_in_a_batch(void **state)
@@ -502,9 +642,11 @@ static void random_cancellations_leave_nothing(void **state)
     enum { N = 200 };
     static struct got got[N];
     uint64_t ticket[N];
-    struct engine *g = engine(64);
-    struct sched *s =
-        sched(g, &(struct sched_opts){ .kv_tokens = 12 * 64, .max_active = 8, .speculate = 2 });
+    char *micro = micro_new();
+    struct engine *g = engine(64), *d = drafter(g, micro, 64);
+    struct sched *s = sched(
+        g,
+        &(struct sched_opts){ .kv_tokens = 12 * 64, .max_active = 8, .speculate = 2, .least = 1 });
     struct sched_stats st;
     unsigned rng = 5;
     struct err e;
@@ -532,7 +674,9 @@ static void random_cancellations_leave_nothing(void **state)
         got_release(&got[i]);
     }
     sched_free(s);
+    engine_close(d);
     engine_close(g);
+    quantised_free(micro);
 }
 
 static void closing_cancels_what_is_left(void **state)
@@ -651,6 +795,8 @@ static void watched_tokens_are_told_of(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
+          cmocka_unit_test(a_drafter_changes_nothing), cmocka_unit_test(a_session_with_a_drafter),
+          cmocka_unit_test(a_drafter_has_the_same_vocabulary),
           cmocka_unit_test(adapters_meet_in_a_batch),
           cmocka_unit_test(forced_text_comes_in_few_passes),
           cmocka_unit_test(a_shared_prompt_is_computed_once),
