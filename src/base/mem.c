@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/fault.h"
 
@@ -105,6 +106,15 @@ void mem_unmap(void *p, size_t n)
 {
     if (p)
         munmap(p, n ? n : 1);
+}
+
+void mem_forget(const void *p, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)p;
+    const uintptr_t lo = (at + page - 1) / page * page, hi = (at + n) / page * page;
+
+    if (lo < hi)
+        (void)madvise((void *)lo, hi - lo, MADV_DONTNEED); /* a wish */
 }
 
 /* Bytes of the files that a control group keeps in memory: it gives them up when it needs room. */

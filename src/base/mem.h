@@ -26,6 +26,9 @@ int mem_new(void **out, size_t n, size_t size, const char *what, struct err *e) 
  * first writes one decides its NUMA node. Release with mem_unmap(p, n). */
 int mem_map(void **out, size_t n, const char *what, struct err *e) MUST_USE;
 void mem_unmap(void *p, size_t n);
+/* The pages that lie wholly within p .. p+n may go: what they held is not read again, or read from
+ * the file that is mapped there. */
+void mem_forget(const void *p, size_t n);
 
 /* Checked arithmetic: true and *out set, or false and *out untouched. */
 static inline bool mul_ok(size_t *out, size_t a, size_t b)

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "cmd/common.h"
 #include "cmd/train_int.h"
+#include "hub/datasets.h"
 #include "hub/models.h"
 
 /* ---- what a run prints ---- */
@@ -82,11 +83,76 @@ static int named(const char *option, const char *value, const char *const *list,
     return err_set(e, ERR_USAGE, "%s %s: there is %s", option, value, all);
 }
 
+/* Options of TRL that are accepted without effect, and why. */
+static const struct {
+    const char *name, *why;
+} idle[] = {
+    { "attn_implementation", "attention is always computed in blocks, without the score matrix" },
+    { "per_device_eval_batch_size", "evaluation goes row by row" },
+    { "bnb_4bit_quant_storage", "4 bits are stored as bytes" },
+    { "bnb_4bit_compute_dtype", "--dtype says what products are computed in" },
+    { "dataset_train_split", "a file is one split" },
+    { "dataset_num_proc", "rows are read at once" },
+    { "dataloader_num_workers", "rows are read at once" },
+    { "ddp_timeout", "there is one process" },
+    { "overwrite_output_dir", "files of the output folder are always replaced" },
+    { "do_train", "this is what the command does" },
+    { "trust_remote_code", "a model is data; no code of it runs" },
+    { "tf32", "--dtype says what products are computed in" },
+    { "torch_compile", "there is nothing to compile" },
+    { "group_by_length", "batches have no padding; --packing evens them out" },
+    { "save_safetensors", "weights are always saved so" },
+};
+
+static void name_idle(const struct train_opts *o)
+{
+    for (size_t i = 0; i < ARRAY_LEN(idle); i++) {
+        char flag[64];
+
+        if (!opt_given(o, idle[i].name))
+            continue;
+        snprintf(flag, sizeof(flag), "%s", idle[i].name);
+        for (char *p = flag; *p; p++)
+            *p = *p == '_' ? '-' : *p;
+        fprintf(stderr, "--%s has no effect: %s\n", flag, idle[i].why);
+    }
+}
+
+/* Where a command line that was written for TRL 0.9.6 (the release's) gives something else here:
+ * docs/sft.md says why. */
+static void name_differences(enum train_task task, const struct train_opts *o)
+{
+    const bool sft = task == TASK_SFT, lora = o->use_peft;
+    const struct {
+        bool holds;
+        const char *here;
+    } list[] = {
+        { !opt_given(o, "learning_rate"),
+          sft ? "learning rate 2e-5, there 5e-5" : "learning rate 1e-6, there 5e-5" },
+        { sft, "the token that ends a text is appended and trained, there it is not" },
+        { sft, "of a prompt with a completion the completion alone is trained, there both" },
+        { true, "rows are laid end to end, there padded with the token that ends a text" },
+        { o->gradient_accumulation_steps > 1,
+          "accumulated batches are averaged over their tokens, there over batches" },
+        { lora && !opt_given(o, "lora_dropout"), "no LoRA dropout, there 0.05" },
+        { !o->bf16 && !opt_given(o, "dtype"), "products in bf16, there float32" },
+        { !opt_given(o, "logging_steps"), "a line every 10 steps, there 500" },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        if (list[i].holds)
+            fprintf(stderr, "unlike TRL 0.9: %s\n", list[i].here);
+}
+
 /* What is accepted by name and asks for something that is not made. */
 static int refuse(const struct train_opts *o, struct err *e)
 {
-    if (!o->train_file)
-        return err_set(e, ERR_USAGE, "--train-file FILE is needed");
+    if (!o->train_file && !o->dataset_name)
+        return err_set(e, ERR_USAGE, "--train-file FILE is needed, or --dataset-name");
+    if (o->train_file && o->dataset_name)
+        return err_set(e, ERR_USAGE, "two data sets: %s and %s", o->train_file, o->dataset_name);
+    if (o->load_in_4bit && o->load_in_8bit)
+        return err_set(e, ERR_USAGE, "--load-in-4bit and --load-in-8bit say different things");
     if (!o->output_dir)
         return err_set(e, ERR_USAGE, "--output-dir DIR is needed");
     if (o->lora_dropout > 0)
@@ -102,8 +168,11 @@ static int refuse(const struct train_opts *o, struct err *e)
                        o->report_to);
     if (o->bf16 && o->dtype[0] == 'f')
         return err_set(e, ERR_USAGE, "--bf16 and --dtype %s say different things", o->dtype);
-    if (o->load_in_4bit && !o->use_peft && !o->adapter_init)
-        return err_set(e, ERR_USAGE, "--load-in-4bit goes with --use-peft");
+    if ((o->load_in_4bit || o->load_in_8bit) && !o->use_peft && !o->adapter_init)
+        return err_set(e, ERR_USAGE,
+                       "--load-in-%dbit goes with --use-peft: what is quantised is "
+                       "frozen",
+                       o->load_in_4bit ? 4 : 8);
     if (o->adapter_init && (opt_given(o, "lora_r") || opt_given(o, "lora_alpha") ||
                             opt_given(o, "lora_target_modules")))
         return err_set(e, ERR_USAGE,
@@ -111,7 +180,7 @@ static int refuse(const struct train_opts *o, struct err *e)
     return 0;
 }
 
-/* --load-in-4bit means a base of 4 bits; puna does not quantise on the way in. */
+/* A whole model is trained where its weights can be written back. */
 static int check_base(const struct train_opts *o, const char *path, struct err *e)
 {
     struct checkpoint *c;
@@ -133,11 +202,6 @@ static int check_base(const struct train_opts *o, const char *path, struct err *
         rc = err_set(e, ERR_USAGE,
                      "%s: its matrices are %s; a quantised model is trained with --use-peft", path,
                      enc_table[w.enc].name);
-    else if (o->load_in_4bit && (w.enc == ENC_BF16 || w.enc == ENC_F16 || w.enc == ENC_F32))
-        rc = err_set(e, ERR_USAGE,
-                     "--load-in-4bit: %s is %s; give a checkpoint of 4 bits (NF4, AWQ, GPTQ, Q4_K "
-                     "...), or leave the option out",
-                     path, enc_table[w.enc].name);
     checkpoint_close(c);
     return rc;
 }
@@ -156,7 +220,6 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
     *t = (struct train_cfg){
         .task = task,
         .output_dir = o->output_dir,
-        .train_file = o->train_file,
         .eval_file = o->eval_file,
         .resume = o->resume_from_checkpoint,
         .net = { .full = !o->use_peft && !o->adapter_init,
@@ -168,6 +231,11 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                  .init = o->adapter_init,
                  .seed = (uint64_t)o->seed,
                  .recompute = o->gradient_checkpointing },
+        .quantise = o->load_in_4bit || o->load_in_8bit,
+        .qlora = { .kind = o->load_in_8bit                    ? QLORA_INT8
+                           : o->bnb_4bit_quant_type[0] == 'f' ? QLORA_FP4
+                                                              : QLORA_NF4,
+                   .nested = o->use_bnb_nested_quant && o->load_in_4bit },
         .loss = { .kind = (enum loss_kind)kind,
                   .beta = o->beta,
                   .smoothing = o->label_smoothing,
@@ -220,7 +288,7 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     struct train_cfg t;
     struct ctx *c = NULL;
     unsigned flags = cpu_flags();
-    char *path = NULL;
+    char *path = NULL, *rows = NULL;
     int rc = -1;
 
     if (!ref)
@@ -235,6 +303,14 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
                        cpu_flags_name(cpu_flags()));
     if (fill(&t, task, o, e) || hub_resolve(ref, &path, e))
         return -1;
+    if (o->dataset_name && hub_dataset(o->dataset_name, &rows, e)) {
+        free(path);
+        return -1;
+    }
+    name_idle(o);
+    if (o->model_name_or_path)
+        name_differences(task, o);
+    t.train_file = rows ? rows : o->train_file;
     t.model = path;
     t.base_name = ref;
     t.arg = &t;
@@ -244,5 +320,6 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     progress_end();
     cpu_ctx_free(c);
     free(path);
+    free(rows);
     return rc;
 }

@@ -10,9 +10,14 @@ struct train_opts {
     const char *model, *model_name_or_path;
     const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
     const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa;
-    const char *report_to, *attn_implementation, *optim, *loss_type, *dump_gradients;
+    const char *report_to, *optim, *loss_type, *dump_gradients, *dataset_name;
+    const char *bnb_4bit_quant_type;
+    const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
+    const char *dataset_train_split, *dataset_num_proc, *dataloader_num_workers, *ddp_timeout;
     struct opt_list lora_target_modules;
-    bool use_peft, load_in_4bit, use_rslora, decay_norms, gradient_checkpointing, shuffle, packing;
+    bool use_peft, load_in_4bit, load_in_8bit, use_bnb_nested_quant, use_rslora, decay_norms;
+    bool gradient_checkpointing, shuffle, packing, overwrite_output_dir, do_train;
+    bool trust_remote_code, tf32, torch_compile, group_by_length, save_safetensors;
     bool assistant_only_loss, completion_only_loss, bf16, quiet;
     int64_t lora_r, per_device_train_batch_size, per_device_eval_batch_size;
     int64_t gradient_accumulation_steps, max_steps, max_length, warmup_steps, logging_steps;
@@ -22,10 +27,13 @@ struct train_opts {
     double beta, label_smoothing, simpo_gamma, desirable_weight, undesirable_weight;
 };
 
-#define TRAIN_OPT(kind, field, alias, arg, def, help)                                              \
-    OPT(kind, struct train_opts, field, alias, arg, def, help)
-#define TRAIN_RANGE(kind, field, alias, arg, def, min, max, help)                                  \
-    OPT_RANGE(kind, struct train_opts, field, alias, arg, def, min, max, help)
+#define TRAIN_OPT(kind, field, alias, arg, def, help, ...)                                         \
+    OPT(kind, struct train_opts, field, alias, arg, def, help, __VA_ARGS__)
+#define TRAIN_RANGE(kind, field, alias, arg, def, min, max, help, ...)                             \
+    OPT_RANGE(kind, struct train_opts, field, alias, arg, def, min, max, help, __VA_ARGS__)
+/* Accepted without effect; train_common.c says why. */
+#define TRAIN_IDLE(kind, field, arg)                                                               \
+    TRAIN_OPT(kind, field, NULL, arg, NULL, "accepted, has no effect here", .rare = true)
 
 /* lr: the default learning rate */
 #define TRAIN_OPTS(lr)                                                                             \
@@ -34,6 +42,8 @@ struct train_opts {
                   "the model, as TRL writes it"),                                                  \
         TRAIN_OPT(STR, train_file, NULL, "FILE", NULL,                                             \
                   "rows to train on: JSON lines, a JSON array or CSV"),                            \
+        TRAIN_OPT(STR, dataset_name, NULL, "NAME", NULL,                                           \
+                  "the same by name: a file, or a folder with train.jsonl, here or in the cache"), \
         TRAIN_OPT(STR, eval_file, NULL, "FILE", NULL, "rows held out"),                            \
         TRAIN_OPT(STR, output_dir, "-o", "DIR", NULL, "folder of the result and its checkpoints"), \
         TRAIN_OPT(STR, adapter_init, NULL, "DIR", NULL, "LoRA adapter to go on with"),             \
@@ -45,9 +55,11 @@ struct train_opts {
                   "matrices with an adapter, or all-linear (default q_proj v_proj)"),              \
         TRAIN_OPT(BOOL, use_rslora, NULL, NULL, "false", "scale alpha / sqrt(rank)"),              \
         TRAIN_OPT(BOOL, load_in_4bit, NULL, NULL, "false",                                         \
-                  "QLoRA: the base must be a 4-bit checkpoint already"),                           \
-        TRAIN_OPT(STR, attn_implementation, NULL, "NAME", NULL,                                    \
-                  "accepted: attention is always computed in blocks"),                             \
+                  "QLoRA: a base of 16 bits is quantised on load"),                                \
+        TRAIN_OPT(BOOL, load_in_8bit, NULL, NULL, "false", "the same in rows of 8 bits"),          \
+        TRAIN_OPT(STR, bnb_4bit_quant_type, NULL, "nf4|fp4", "nf4", "which 4 bits", .rare = true), \
+        TRAIN_OPT(BOOL, use_bnb_nested_quant, NULL, NULL, "false",                                 \
+                  "scales of the 4 bits in 8 bits too (double quantisation)"),                     \
         TRAIN_OPT(BOOL, gradient_checkpointing, NULL, NULL, "false",                               \
                   "compute activations again in the backward pass (by itself when memory asks)"),  \
         TRAIN_OPT(STR, dtype, "--torch-dtype", "bf16|f32|bfloat16|float32", "bf16",                \
@@ -55,8 +67,6 @@ struct train_opts {
         TRAIN_OPT(BOOL, bf16, NULL, NULL, "false", "the same as --dtype bf16"),                    \
         TRAIN_RANGE(INT, per_device_train_batch_size, "--batch-size", "N", "8", 1, 65536,          \
                     "rows of a batch"),                                                            \
-        TRAIN_RANGE(INT, per_device_eval_batch_size, NULL, "N", "8", 1, 65536,                     \
-                    "accepted: evaluation goes row by row"),                                       \
         TRAIN_RANGE(INT, gradient_accumulation_steps, NULL, "N", "1", 1, 65536,                    \
                     "batches of a step; their mean is over tokens"),                               \
         TRAIN_RANGE(NUM, num_train_epochs, "--epochs", "X", "3", 0, 1e6, "passes over the rows"),  \
@@ -94,6 +104,17 @@ struct train_opts {
         TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \
         TRAIN_OPT(STR, dump_gradients, NULL, "FILE", NULL,                                         \
                   "gradients of step 1 as safetensors, to compare"),                               \
+        TRAIN_IDLE(STR, attn_implementation, "NAME"),                                              \
+        TRAIN_RANGE(INT, per_device_eval_batch_size, NULL, "N", "8", 1, 65536,                     \
+                    "accepted, has no effect here", .rare = true),                                 \
+        TRAIN_IDLE(STR, bnb_4bit_quant_storage, "TYPE"),                                           \
+        TRAIN_IDLE(STR, bnb_4bit_compute_dtype, "TYPE"),                                           \
+        TRAIN_IDLE(STR, dataset_train_split, "NAME"), TRAIN_IDLE(STR, dataset_num_proc, "N"),      \
+        TRAIN_IDLE(STR, dataloader_num_workers, "N"), TRAIN_IDLE(STR, ddp_timeout, "N"),           \
+        TRAIN_IDLE(BOOL, overwrite_output_dir, NULL), TRAIN_IDLE(BOOL, do_train, NULL),            \
+        TRAIN_IDLE(BOOL, trust_remote_code, NULL), TRAIN_IDLE(BOOL, tf32, NULL),                   \
+        TRAIN_IDLE(BOOL, torch_compile, NULL), TRAIN_IDLE(BOOL, group_by_length, NULL),            \
+        TRAIN_IDLE(BOOL, save_safetensors, NULL),                                                  \
         TRAIN_OPT(BOOL, quiet, "-q", NULL, "false", "no lines about the steps")
 
 int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;

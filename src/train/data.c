@@ -455,6 +455,8 @@ static int row_sft(struct data *d, const json_t *row, const struct data_cfg *c, 
             one_start(&p, c);
             add_end(&p, c);
             piece_mark(&p, true);
+            d->chatml += c->tok && tok_id(c->tok, "<|im_start|>") < 0 &&
+                         strstr(json_string_value(text), "<|im_start|>");
         }
     } else {
         rc = wrong_columns(row, c, what, e);

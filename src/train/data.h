@@ -40,7 +40,8 @@ struct data {
     struct example *p; /* owned */
     size_t n;
     size_t tokens, asked, cut, dropped; /* tokens; those asked; rows cut, rows with nothing asked */
-    char digest[65];                    /* SHA-256 of the file, in hexadecimal */
+    size_t chatml;   /* plain texts with ChatML's marks, which are no tokens of the model */
+    char digest[65]; /* SHA-256 of the file, in hexadecimal */
 };
 
 int data_read(struct data *d, const char *path, const struct data_cfg *cfg, struct err *e) MUST_USE;

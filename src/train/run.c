@@ -18,6 +18,7 @@ struct run {
     struct ctx *c;
     const struct train_ops *op;
     struct model *m;
+    struct qlora *qlora; /* NULL = the base as it lies */
     struct tok *tok;
     struct data data, eval;
     struct plan plan;
@@ -86,12 +87,37 @@ static int read_data(struct run *r, struct err *e)
          100 * (double)r->data.asked / (double)r->data.tokens);
     if (r->data.cut)
         note(r, "%zu were cut at --max-length %zu", r->data.cut, cfg->max_length);
+    if (r->data.chatml)
+        note(r,
+             "%zu texts have ChatML's <|im_start|>, which is no token of this model: it is trained "
+             "letter by letter; rows of messages go through the model's own template",
+             r->data.chatml);
     if (r->data.dropped)
         note(r, "%zu rows ask for no token and were left out", r->data.dropped);
     return 0;
 }
 
 /* ---- room ---- */
+
+static int quantise(struct run *r, struct err *e)
+{
+    static const char *const name[] = {
+        [QLORA_NF4] = "NF4", [QLORA_FP4] = "FP4", [QLORA_INT8] = "8-bit rows"
+    };
+    const struct qlora_cfg *q = &r->cfg->qlora;
+    size_t n;
+
+    if (!r->cfg->quantise)
+        return 0;
+    if (qlora_new(&r->qlora, &n, r->m, q, r->c, e))
+        return -1;
+    if (n)
+        note(r, "%zu matrices quantised to %s%s: %zu MiB", n, name[q->kind],
+             q->nested ? " with 8-bit scales" : "", qlora_bytes(r->qlora) >> 20);
+    else
+        note(r, "the matrices are %s already and stay so", enc_table[r->m->layer[0].up.enc].name);
+    return 0;
+}
 
 /* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
 static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
@@ -130,7 +156,7 @@ static json_t *identity(const struct run *r)
 
     return json_pack("{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
                      "s:I, s:b, s:b, "
-                     "s:b, s:b, s:i, s:f, s:f}",
+                     "s:b, s:b, s:i, s:f, s:f, s:i}",
                      "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest,
                      "batch", (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate,
                      "steps", (json_int_t)r->steps, "max_length", (json_int_t)c->max_length,
@@ -139,7 +165,8 @@ static json_t *identity(const struct run *r)
                      "schedule", train_schedules[c->schedule], "warmup", (json_int_t)r->warmup,
                      "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "packing", c->packing,
                      "bf16", c->bf16, "full", c->net.full, "loss", (int)c->loss.kind, "beta",
-                     c->loss.beta, "smoothing", c->loss.smoothing);
+                     c->loss.beta, "smoothing", c->loss.smoothing, "quantised",
+                     !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested);
 }
 
 static json_t *state_of(const struct run *r, size_t step)
@@ -368,7 +395,7 @@ static int start(struct run *r, struct err *e)
     const struct train_cfg *cfg = r->cfg;
     struct net_cfg net = cfg->net;
 
-    if (model_open(&r->m, cfg->model, e) || read_data(r, e))
+    if (model_open(&r->m, cfg->model, e) || quantise(r, e) || read_data(r, e))
         return -1;
     plan_init(&r->plan, &r->data, cfg);
     r->steps = cfg->max_steps ? cfg->max_steps
@@ -409,6 +436,7 @@ done:
     json_decref(r.log);
     free(r.step.ref);
     net_free(r.net);
+    qlora_free(r.qlora);
     plan_release(&r.plan);
     data_release(&r.data);
     data_release(&r.eval);

@@ -8,6 +8,7 @@
 #include "train/data.h"
 #include "train/loss.h"
 #include "train/net.h"
+#include "train/qlora.h"
 
 enum train_task { TASK_SFT, TASK_DPO, TASK_KTO };
 
@@ -31,6 +32,8 @@ struct train_cfg {
     const char *train_file, *eval_file; /* eval_file NULL = none */
     const char *resume;                 /* checkpoint folder, "last", or NULL */
     struct net_cfg net;
+    bool quantise; /* the base, as qlora says */
+    struct qlora_cfg qlora;
     struct loss_cfg loss;
     bool bf16; /* products of bf16 values; what is saved of a full model too */
     size_t batch, accumulate;

@@ -1,77 +1,14 @@
 """puna sft, dpo and kto against what torch and PEFT recorded (tests/data/train), and against
 themselves: threads, checkpoints, kill -9."""
-import array
 import json
 import os
 import random
 import signal
-import struct
 import subprocess
-import sys
 import tempfile
 import time
 
-PUNA, MODEL, DATA = sys.argv[1], "tests/data/tiny-llama31", "tests/data/train"
-FINAL = "tests/data/adapters/final"
-
-
-def tensors(path):
-    with open(path, "rb") as f:
-        raw = f.read()
-    n = struct.unpack("<Q", raw[:8])[0]
-    out = {}
-    for name, t in json.loads(raw[8:8 + n]).items():
-        if name != "__metadata__":
-            a = array.array({"I32": "i", "F32": "f"}[t["dtype"]])
-            a.frombytes(raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
-            out[name] = a
-    return out
-
-
-def write_rows(path, rows):
-    with open(path, "w") as f:
-        f.writelines(json.dumps(r) + "\n" for r in rows)
-    return path
-
-
-def puna(*args, fails=None):
-    run = subprocess.run([PUNA, *map(str, args)], capture_output=True, text=True, timeout=600)
-    if fails is None:
-        assert run.returncode == 0, f"puna {args}: {run.stderr}"
-    else:
-        assert run.returncode != 0 and fails in run.stderr, f"{args}: {fails!r} not in {run.stderr}"
-    return run
-
-
-def metrics(folder):
-    with open(f"{folder}/metrics.jsonl") as f:
-        rows = [json.loads(line) for line in f]
-    for r in rows:
-        del r["tokens_per_s"]
-    return rows
-
-
-def far(a, b):
-    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y * y for y in b)) ** 0.5
-
-
-def follows(folder, golden, keys, tolerance=1e-4):
-    with open(f"{DATA}/{golden}") as f:
-        want = json.load(f)["log"]
-    got = metrics(folder)
-    assert len(got) == len(want), (golden, len(got))
-    for g, w in zip(got, want):
-        for theirs, ours in keys.items():
-            assert abs(g[ours] - w[theirs]) <= tolerance * max(abs(w[theirs]), 1e-3), \
-                f"{golden} step {g['step']}: {ours} {g[ours]}, {w[theirs]} wanted"
-
-
-PLAIN = {k: k for k in ("loss", "grad_norm", "learning_rate")}
-PAIRS = {"loss": "loss", "rewards_chosen": "rewards/chosen", "rewards_rejected": "rewards/rejected",
-         "logps_chosen": "logps/chosen", "logps_rejected": "logps/rejected"}
-COMMON = ["--dtype", "f32", "--no-shuffle", "--logging-steps", 1, "--quiet", "-t", 2]
-FROM = ["--adapter-init", f"{DATA}/lora_init", "--lr-scheduler-type", "constant"]
-
+from trainkit import *  # noqa: F403
 
 def test_full(tmp, rows):
     out = f"{tmp}/full"
@@ -113,12 +50,6 @@ def test_preference(tmp, pairs, judged):
              "--label-smoothing", 0.1, "--max-steps", 3)
         losses = [r["loss"] for r in metrics(out)]
         assert losses[2] < losses[0], (kind, losses)
-
-
-def same_files(a, b, *names):
-    for name in names:
-        with open(f"{a}/{name}", "rb") as x, open(f"{b}/{name}", "rb") as y:
-            assert x.read() == y.read(), f"{a}/{name} and {b}/{name} differ"
 
 
 def test_again(tmp, rows):
@@ -183,7 +114,9 @@ def test_refusals(tmp, rows, pairs):
     puna("sft", MODEL, "-o", f"{tmp}/r", fails="--train-file FILE is needed")
     puna(*base, "--use-peft", "--lora-target-modules", "q_proj", "qq", fails="modules qq")
     puna(*base, "--use-peft", "--lora_dropout", 0.05, fails="dropout")
-    puna(*base, "--use-peft", "--load_in_4bit", fails="is bf16")
+    puna(*base, "--load_in_4bit", fails="what is quantised is frozen")
+    puna(*base, "--use-peft", "--load_in_4bit", "--load_in_8bit", fails="different things")
+    puna("sft", MODEL, "-o", f"{tmp}/r", "--dataset_name", "no/such", fails="no/such/")
     puna(*base, "--optim", "lion_8bit", fails="adamw_torch")
     puna(*base, "--report_to", "wandb", fails="metrics.jsonl")
     puna(*base, "--lr-scheduler-type", "zigzag", fails="warmup_stable_decay")
@@ -193,12 +126,10 @@ def test_refusals(tmp, rows, pairs):
 
 
 def main():
-    b, p = tensors(f"{DATA}/batches.safetensors"), tensors(f"{DATA}/pref.safetensors")
+    p = tensors(f"{DATA}/pref.safetensors")
     cut = lambda a, n, i: list(a[i * n:(i + 1) * n])
     with tempfile.TemporaryDirectory() as tmp:
-        rows = write_rows(f"{tmp}/rows.jsonl",
-                          [{"input_ids": cut(b["ids"], 64, i), "labels": cut(b["labels"], 64, i)}
-                           for i in range(80)])
+        rows = golden_rows(tmp)
         pairs = [{"prompt": cut(p["prompt"], 16, i), "chosen": cut(p["chosen"], 24, i),
                   "rejected": cut(p["rejected"], 24, i)} for i in range(8)]
         judged = write_rows(f"{tmp}/judged.jsonl",

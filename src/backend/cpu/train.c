@@ -16,8 +16,9 @@ static const struct cpu_kern *kern(const struct ctx *c)
 enum { DECODED = 512 };
 
 struct decode_job {
+    const struct cpu_kern *k;
     const struct weight *w;
-    size_t r0, n;
+    size_t r0, n; /* r0 a multiple of 8 */
     float *to;
 };
 
@@ -26,9 +27,14 @@ static void decode_part(void *arg, int me, int n)
     const struct decode_job *j = arg;
     size_t lo, hi;
 
-    team_part(j->n, 1, me, n, &lo, &hi);
-    for (size_t r = lo; r < hi; r++)
-        weight_decode_row(j->to + r * j->w->cols, j->w, j->r0 + r);
+    team_part(j->n, 8, me, n, &lo, &hi);
+    if (enc_has_planes(j->w->enc))
+        for (size_t r = lo; r < hi; r += 8)
+            j->k->decode_planes[j->w->enc](j->to + r * j->w->cols, j->w, j->r0 + r,
+                                           hi - r < 8 ? hi - r : 8);
+    else
+        for (size_t r = lo; r < hi; r++)
+            weight_decode_row(j->to + r * j->w->cols, j->w, j->r0 + r);
 }
 
 /* Rows r0 .. r0+*n of W as an operand: all of them where it lies, or a part decoded. */
@@ -43,7 +49,7 @@ static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, 
         };
     }
     struct cpu *b = c->backend;
-    struct decode_job j = { w, r0, w->rows - r0 < DECODED ? w->rows - r0 : DECODED, NULL };
+    struct decode_job j = { &b->k, w, r0, w->rows - r0 < DECODED ? w->rows - r0 : DECODED, NULL };
 
     *n = j.n;
     j.to = room_get(&b->train_w, DECODED * w->cols * sizeof(float));
