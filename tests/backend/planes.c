@@ -5,6 +5,7 @@
 #include "planes.h"
 #include "support.h"
 
+static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
 static const size_t some_rows[] = { 8, 24, 40 }, some_cols[] = { 24, 128, 288, 1024 };
 static const size_t some_T[] = { 1, 3, 9 };
 
@@ -67,8 +68,6 @@ static void check(unsigned flags, enum compute compute, const struct weight *w, 
 
 static void linear(void **state)
 {
-    static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
-
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
         unsigned flags;
@@ -90,4 +89,51 @@ static void linear(void **state)
     }
 }
 
-TEST_MAIN(cmocka_unit_test(linear))
+/* The kernels over columns, wherever words lie in a line of memory: more outputs than they sweep
+ * together, alone and as several shares, with a group of inputs that has a remainder. */
+static void columns(void **state)
+{
+    enum { ROWS = 4400, COLS = 96 };
+    static const size_t at[] = { 1, 4, 56 };
+    float *x = random_floats(COLS, 1), *want = xcalloc(ROWS, sizeof(*want));
+    float *got = xcalloc(ROWS, sizeof(*got));
+    uint8_t *room = aligned_alloc(64, ROWS * COLS + 64);
+    unsigned flags[ARRAY_LEN(isa)], sets = 0;
+
+    (void)state;
+    assert_non_null(room);
+    x[40] = 300;
+    for (size_t i = 0; i < ARRAY_LEN(isa); i++)
+        sets += isa_here(isa[i], &flags[sets]);
+    for (size_t k = 0; k < plane_kinds_n; k++) {
+        const enum enc enc = plane_kinds[k].enc;
+
+        if ((enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_GPTQ8) || plane_kinds[k].act_order ||
+            plane_kinds[k].group % 32)
+            continue;
+        for (size_t i = 0; i < ARRAY_LEN(at); i++) {
+            struct planes_owned o;
+            struct weight w = planes_new(&plane_kinds[k], ROWS - 8 * i, COLS, &o);
+
+            memcpy(room + at[i], w.data, w.rows * COLS / (enc == ENC_GPTQ8 ? 1u : 2u));
+            w.data = room + at[i];
+            for (size_t s = 0; s < sets; s++)
+                for (int threads = 1; threads <= 3; threads += 2) {
+                    struct ctx *c = context(threads, flags[s], COMPUTE_AUTO);
+                    const struct linear_out out = { s ? got : want, &w };
+
+                    c->op->linear(c, &out, 1, x, 1);
+                    if (s)
+                        assert_memory_equal(got, want, w.rows * sizeof(*got));
+                    cpu_ctx_free(c);
+                }
+            planes_release(&o);
+        }
+    }
+    free(room);
+    free(x);
+    free(want);
+    free(got);
+}
+
+TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(columns))

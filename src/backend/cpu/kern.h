@@ -39,7 +39,7 @@ enum {
 struct group {
     uint8_t code[8][64]; /* [value / 4][row][value % 4] */
     float d[2][LANES];   /* scale of values 0..15 and 16..31; [1] only when halves differ */
-    float m[2][LANES]; /* unset in symmetric encodings */
+    float m[2][LANES];   /* unset in symmetric encodings */
 };
 
 /* T activation rows of 8 bits: x = d * q, or d * q + e * r where e is not 0. What a group has one
@@ -151,6 +151,11 @@ struct cpu_kern {
     /* acc[16] = 16 rows times the only row of x (t = 0, T = 1), all groups, with the bits of unpack
      * and dot; or NULL */
     void (*row[ENC_COUNT])(float *acc, const struct rows16 *w, const struct q8 *x, size_t t);
+    /* y[R] = or += rows r0 .. r0+R of w times the only row of x, for weights whose rows of words
+     * hold many outputs (w.rows and r0 multiples of 8); the bits of unpack_planes and dot; or NULL
+     */
+    void (*columns[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
+                               const struct q8 *x, bool add);
     enum codes codes[ENC_COUNT];
     bool offset[ENC_COUNT]; /* whether m is not 0 */
     /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
@@ -200,7 +205,9 @@ unpack_planes_fn unpack_planes_generic; /* plain C, for what a faster one leaves
 decode_planes_fn decode_planes_generic;
 void cpu_kern_avx2(struct cpu_kern *k);
 void cpu_kern_q8_avx2(struct cpu_kern *k);
+void cpu_kern_columns_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
+void cpu_kern_columns_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);

@@ -10,6 +10,7 @@ enum {
     PANEL_T = 256,   /* tokens whose sums (32 KiB) and rows stay near while a panel is used */
     DECODED = 8,     /* rows decoded to float32 at a time */
     ALONE = 1 << 15, /* multiply-adds below which waking the team costs more than it brings */
+    COLUMNS = 64,    /* units that a kernel over columns sweeps at least: 512 bytes of AWQ's rows */
     MAX_OUT = 8,
 };
 
@@ -31,7 +32,8 @@ struct job {
     uint8_t *thread;
     size_t thread_bytes;
     bool prepared;
-    size_t grain;
+    size_t grain; /* units taken at a time */
+    size_t whole; /* units that shares are multiples of */
 };
 
 /* Units next .. end; it lies in front of what its thread works in. */
@@ -52,6 +54,12 @@ static bool unpacks(const struct cpu_kern *k, const struct weight *w)
         return true;
     return k->unpack_planes[w->enc] && w->cols % GROUP == 0 && w->p.group % GROUP == 0 &&
            (!w->p.group_of || w->p.order);
+}
+
+/* Whether its words hold many outputs and there is a kernel for that, of one token. */
+static bool by_columns(const struct cpu_kern *k, const struct weight *w, size_t T)
+{
+    return T == 1 && k->columns[w->enc] && !w->p.order && w->rows % 8 == 0;
 }
 
 static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
@@ -199,6 +207,12 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
     const struct linear_out *o = &j->out[i];
     const size_t r0 = (u - j->first[i]) * LANES;
 
+    if (j->path[i] == PATH_Q8 && by_columns(&j->b->k, o->w, j->T)) {
+        n = smaller(end, j->first[i + 1]) - u;
+        j->b->k.columns[o->w->enc](o->y + r0, o->w, r0, smaller(o->w->rows - r0, n * LANES), &j->x8,
+                                   j->add);
+        return n;
+    }
     if (j->path[i] == PATH_BF16 || j->path[i] == PATH_Q8)
         n = smaller(smaller(end, j->first[i + 1]) - u,
                     j->path[i] == PATH_Q8 ? j->b->k.panels : j->b->k.bf16_rows / LANES);
@@ -258,7 +272,7 @@ static void share_out(const struct job *j, int threads)
         struct share *s = share_of(j, i);
         size_t lo;
 
-        team_part(j->first[j->n], 1, i, threads, &lo, &s->end);
+        team_part(j->first[j->n], j->whole, i, threads, &lo, &s->end);
         atomic_init(&s->next, lo);
     }
 }
@@ -383,6 +397,14 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
 
     /* a neighbour on the core delays the end by a sixteenth of a share at most */
     j.grain = larger(units / (16 * threads), 1);
+    j.whole = 1;
+    /* one row of words after the other is what memory is fast at */
+    for (size_t i = 0; i < n; i++) {
+        if (j.path[i] == PATH_Q8 && by_columns(&b->k, out[i].w, T)) {
+            j.grain = larger(j.grain, larger(units / (4 * threads), COLUMNS));
+            j.whole = 8; /* a line of AWQ's words */
+        }
+    }
     if (units >= 4 * PANELS * threads) /* whole pairs of panels */
         j.grain = (j.grain + PANELS - 1) / PANELS * PANELS;
     j.prepared = T < 4;
