@@ -294,7 +294,7 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
     gen_result_release(&w->last);
     kit_declare(w->t->kit, w->t->format, declared);
     w->read = tool_answer_events(out);
-    w->parser = loop_parser(declared, rng_fresh_seed(), &ev);
+    w->parser = loop_parser(declared, false, rng_fresh_seed(), &ev);
     r.on_text = on_text;
     r.on_token = on_token;
     r.on_progress = on_progress;

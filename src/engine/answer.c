@@ -127,6 +127,8 @@ static int32_t pick(struct answer *a, struct sampler *s, const float *logits, st
 
     if (a->mask && guide_mask(&a->guide, r->eos, r->n_eos, a->mask, e))
         return -1;
+    if (a->mask && r->aside && guide_accepts(&a->guide))
+        a->mask[r->aside / 64] |= 1ull << (r->aside % 64);
     how.allowed = a->mask;
     if (a->out->ids.n < r->min_new_tokens) {
         how.bias = a->no_end;
@@ -154,7 +156,8 @@ int answer_take(struct answer *a, struct sampler *s, const float *logits, struct
         a->out->stop_id = id;
         return 0;
     }
-    BUG_ON(a->mask && !guide_take(&a->guide, id)); /* the mask had it */
+    if (a->mask && !(r->aside && id == r->aside))
+        BUG_ON(!guide_take(&a->guide, id)); /* the mask had it */
     if (take_text(a, id)) {
         a->out->finish = FINISH_STOP;
         return 0;

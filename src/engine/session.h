@@ -116,9 +116,11 @@ struct gen_request {
     const int32_t *eos; /* ids that end the answer */
     size_t n_eos;
     struct grammar *grammar; /* what the answer must be; borrowed; NULL = any text */
-    bool keep_special;       /* control tokens' text stays in the text (raw tool-call output) */
-    bool logprobs;           /* fill gen_result.logprob */
-    size_t top_logprobs;     /* alternatives per token; 0 = none; needs logprobs */
+    int32_t aside;        /* an id that may come where the grammar lets the answer end, and stands
+                             beside its text (<|python_tag|>); 0 = none */
+    bool keep_special;    /* control tokens' text stays in the text (raw tool-call output) */
+    bool logprobs;        /* fill gen_result.logprob */
+    size_t top_logprobs;  /* alternatives per token; 0 = none; needs logprobs */
     const int32_t *watch; /* ids whose log probability is told with every token; needs logprobs */
     size_t n_watch;
     const volatile sig_atomic_t *cancel; /* may be NULL */

@@ -23,8 +23,9 @@ int read_schema(struct exprs *x, const json_t *schema, struct err *e) MUST_USE;
 /* The same as an expression; *j keeps the rules that several schemas share. */
 int read_schema_expr(struct exprs *x, struct json_rules *j, const json_t *schema, uint32_t *out,
                      struct err *e) MUST_USE;
-/* {"tools": OpenAI's list, "only"?: NAME, "parallel": bool, "or"?: SCHEMA}: one call of a tool, or
- * several; or else JSON of the schema. */
+/* {"tools": OpenAI's list, "only"?: NAME, "parallel": bool, "or"?: SCHEMA, "free"?: bool}: one call
+ * of a tool, or several; or else JSON of the schema. free: any text, from the place on where it
+ * opens a call ({"name": "NAME", with "type" before it, or without the blanks) nothing else. */
 int read_tools(struct exprs *x, const json_t *v, struct err *e) MUST_USE;
 /* Any JSON object. */
 void read_json(struct exprs *x);

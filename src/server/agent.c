@@ -134,7 +134,7 @@ static void open_turn(struct agent *a, struct gen *g)
         json_object_set(declared, "builtin_tools", a->o->builtin);
     a->gen = g;
     a->collect = tool_answer_events(&ch->answer);
-    ch->parser = loop_parser(declared, g->ticket ^ (uint64_t)a->o->created << 20, &ev);
+    ch->parser = loop_parser(declared, a->o->exact, g->ticket ^ (uint64_t)a->o->created << 20, &ev);
     ch->opened = a->opened;
     json_decref(declared);
 }

@@ -30,6 +30,7 @@ struct oai {
     enum tools_choice choice;
     char *tool;              /* the one that must be called; owned */
     bool parallel;           /* more than one call in an answer */
+    bool exact;              /* calls come in the form of o->grammar alone: a tool is strict */
     struct grammar *grammar; /* NULL = any text; a reference */
     struct sched_request r;  /* chats: of every turn, but for its prompt */
     struct request_mem mem;  /* what r borrows */

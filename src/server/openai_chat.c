@@ -164,6 +164,7 @@ static void open_parser(struct gen *g)
     const struct tool_options to = { .tools = o->tools,
                                      .builtin_tools = o->builtin,
                                      .code = has_code(o->builtin),
+                                     .exact = o->exact,
                                      .coerce = true,
                                      .seed = g->ticket ^ (uint64_t)o->created << 20 };
     struct tool_events ev = o->stream ? stream_events : tool_answer_events(&ch->answer);

@@ -109,6 +109,35 @@ static int calls_or_schema(struct call *c, struct oai *o, struct err *e)
     return 0;
 }
 
+static bool any_strict(const json_t *tools)
+{
+    for (size_t i = 0; i < json_array_size(tools); i++)
+        if (json_is_true(
+                json_object_get(json_object_get(json_array_get(tools, i), "function"), "strict")))
+            return true;
+    return false;
+}
+
+/* Where a tool is strict the answer is any text until the model opens a call, and then nothing but
+ * calls with arguments of the tools' schemas. <|python_tag|> may come before it. */
+static int strict_calls(struct call *c, struct oai *o, struct err *e)
+{
+    const int32_t tag = tok_id(c->s->engine->tok, "<|python_tag|>");
+    json_t *what;
+    int rc;
+
+    if (o->choice != TOOLS_AUTO || o->grammar || !any_strict(o->tools))
+        return 0;
+    what = json_pack("{s:O, s:b, s:b}", "tools", o->tools, "parallel", o->parallel, "free", true);
+    rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
+    json_decref(what);
+    if (rc)
+        return err_wrap(e, "strict tools");
+    o->exact = true;
+    o->r.gen.aside = tag > 0 ? tag : 0;
+    return 0;
+}
+
 int oai_read_tools(struct call *c, struct oai *o, struct err *e)
 {
     json_t *list = NULL;
@@ -125,7 +154,8 @@ int oai_read_tools(struct call *c, struct oai *o, struct err *e)
             return -1;
     if (json_array_size(list))
         o->tools = json_incref(list);
-    if (read_choice(c->body, o, e) || force_call(c, o, e) || calls_or_schema(c, o, e))
+    if (read_choice(c->body, o, e) || force_call(c, o, e) || calls_or_schema(c, o, e) ||
+        strict_calls(c, o, e))
         return -1;
     if (o->choice == TOOLS_NONE || !o->tools)
         json_object_del(c->body, "tools");

@@ -88,7 +88,7 @@ static void object_byte(struct tool_parser *p, char c)
             step(p, c);
         return;
     }
-    if (p->has_name && !p->begun && !tp_declared(p, p->name)) {
+    if (p->has_name && !p->begun && !tp_object_counts(p)) {
         const bool ended = p->j.where == JPIPE_DONE;
 
         give_up(p, false);

@@ -41,8 +41,11 @@ struct tool_options {
      * {"name", "parameters"?}; NULL = none. Borrowed. */
     const json_t *tools;
     const json_t *builtin_tools; /* names of built-in tools that are on; NULL = none. Borrowed. */
-    bool code;     /* `Environment: ipython` was on: code behind <|python_tag|> is a call */
-    bool any;      /* every name counts as declared */
+    bool code; /* `Environment: ipython` was on: code behind <|python_tag|> is a call */
+    bool any;  /* every name counts as declared */
+    /* Functions are called only in the form that a grammar binds (grammar/read.h, read_tools with
+     * free): {"name": "NAME" or {"type": "function", "name": "NAME" at the start of an object. */
+    bool exact;
     bool coerce;   /* top-level arguments take the type that the tool's schema declares */
     uint64_t seed; /* of the call ids */
 };

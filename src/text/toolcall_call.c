@@ -15,7 +15,7 @@ static const json_t *function_of(const json_t *tool)
     return json_is_object(f) ? f : tool;
 }
 
-static const json_t *tool_find(const struct tool_parser *p, const char *name)
+const json_t *tp_tool(const struct tool_parser *p, const char *name)
 {
     for (size_t i = 0; i < json_array_size(p->o.tools); i++) {
         const json_t *f = function_of(json_array_get(p->o.tools, i));
@@ -37,12 +37,12 @@ bool tp_declared(const struct tool_parser *p, const char *name)
         if (s && strcmp(s, name) == 0)
             return true;
     }
-    return tool_find(p, name) || (p->o.code && strcmp(name, "code_interpreter") == 0);
+    return tp_tool(p, name) || (p->o.code && strcmp(name, "code_interpreter") == 0);
 }
 
 static const json_t *schema_of(const struct tool_parser *p)
 {
-    return json_object_get(tool_find(p, p->name), "parameters");
+    return json_object_get(tp_tool(p, p->name), "parameters");
 }
 
 /* ---- events ---- */
@@ -92,7 +92,7 @@ void tp_call_end(struct tool_parser *p)
  * made into its one `query`. */
 void tp_call_whole(struct tool_parser *p, const char *name, json_t *args)
 {
-    const json_t *schema = json_object_get(tool_find(p, name), "parameters");
+    const json_t *schema = json_object_get(tp_tool(p, name), "parameters");
     struct buf text;
 
     if (p->o.coerce)

@@ -137,6 +137,8 @@ struct tool_parser {
 
 /* ---- toolcall_call.c: what is sent; the JSON object that may be a call ---- */
 
+/* The declared function of this name, or NULL. */
+const json_t *tp_tool(const struct tool_parser *p, const char *name);
 /* Whether a tool of this name may be called. */
 bool tp_declared(const struct tool_parser *p, const char *name);
 /* Content: kept until the end of a feed, and sent. */
@@ -164,6 +166,9 @@ enum verdict { NO, MORE, IS_OBJECT, IS_TAG, IS_WHOLE, IS_CLOSE };
 /* What p->raw from p->lead on is, so far; `first`: nothing came before it. Sets the candidate's
  * name for IS_TAG, and what has to be closed behind the call. */
 enum verdict tp_judge(struct tool_parser *p, bool first);
+/* Whether the object at p->raw's lead, whose name is known, may be a call: of a declared tool, and
+ * with `exact` in the exact form. */
+bool tp_object_counts(const struct tool_parser *p);
 bool tp_name_declared(const struct tool_parser *p, const char *s, size_t n);
 bool tp_is_prefix(const char *s, size_t n, const char *of);
 /* The first place from i on that is not white space. */

@@ -25,7 +25,34 @@ bool tp_name_declared(const struct tool_parser *p, const char *s, size_t n)
         return false;
     memcpy(name, s, n);
     name[n] = 0;
+    if (p->o.exact && tp_tool(p, name))
+        return false;
     return tp_declared(p, name) || (p->python && tool_is_builtin(name));
+}
+
+bool tp_object_counts(const struct tool_parser *p)
+{
+    static const char *const openings[] = {
+        /* grammar/tools.c knows the same */
+        "{\"name\": \"",
+        "{\"name\":\"",
+        "{\"type\": \"function\", \"name\": \"",
+        "{\"type\":\"function\",\"name\":\"",
+    };
+    const size_t n = p->raw.len - p->lead, m = strlen(p->name);
+    const char *s = p->raw.p + p->lead;
+
+    if (!tp_declared(p, p->name) || !p->o.exact)
+        return tp_declared(p, p->name);
+    s += strcspn(s, "{"); /* behind a bracket or a fence */
+    for (size_t i = 0; i < ARRAY_LEN(openings); i++) {
+        const size_t k = strlen(openings[i]), left = n - (size_t)(s - (p->raw.p + p->lead));
+
+        if (left > k + m && memcmp(s, openings[i], k) == 0 && memcmp(s + k, p->name, m) == 0 &&
+            s[k + m] == '"')
+            return true;
+    }
+    return false;
 }
 
 static enum verdict judge_tag(struct tool_parser *p, const char *s, size_t n)

@@ -39,7 +39,8 @@ char *loop_note(const struct loop *l, const struct loop_result *r)
     return NULL;
 }
 
-struct tool_parser *loop_parser(const json_t *request, uint64_t seed, const struct tool_events *ev)
+struct tool_parser *loop_parser(const json_t *request, bool exact, uint64_t seed,
+                                const struct tool_events *ev)
 {
     const json_t *builtin = json_object_get(request, "builtin_tools");
     bool code = false;
@@ -49,6 +50,7 @@ struct tool_parser *loop_parser(const json_t *request, uint64_t seed, const stru
     const struct tool_options o = { .tools = json_object_get(request, "tools"),
                                     .builtin_tools = builtin,
                                     .code = code,
+                                    .exact = exact,
                                     .coerce = true,
                                     .seed = seed };
 

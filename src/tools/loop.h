@@ -61,7 +61,8 @@ int tool_loop(const struct loop *l, json_t *messages, struct loop_result *out,
 char *loop_note(const struct loop *l, const struct loop_result *r);
 
 /* A parser of a turn that may call the kit's tools; free it with tool_parser_free. request: what
- * kit_declare filled, which must outlive it. */
-struct tool_parser *loop_parser(const json_t *request, uint64_t seed, const struct tool_events *ev);
+ * kit_declare filled, which must outlive it; exact: see tool_options. */
+struct tool_parser *loop_parser(const json_t *request, bool exact, uint64_t seed,
+                                const struct tool_events *ev);
 
 #endif

@@ -311,6 +311,16 @@ def tools(s):
     loose["function"]["strict"] = True
     s.chat(want=400, tools=[loose], tool_choice="required")
     s.chat(want=400, tools=two, tool_choice="required", regex="a")
+    s.chat(want=400, tools=[loose])
+    # a strict tool that may be called: text, in which no other form than the bound one is a call
+    tool["function"]["strict"] = True
+    body = made_to_write(s, "[f()]", {"tools": [tool], "messages": [{"role": "user", "content": "x"}]})
+    text = "".join(json.loads(x)["choices"][0]["delta"].get("content", "") for x in
+                   s.stream("/v1/chat/completions", {"temperature": 0, **body})[:-1])
+    c = s.chat(**body)["choices"][0]
+    assert c["message"] == {**c["message"], "content": "[f()]"} and text == "[f()]", (c, text)
+    assert c["finish_reason"] == "stop" and not c["message"].get("tool_calls"), c
+    tool["function"]["strict"] = False
     s.chat(messages=[{"role": "developer", "content": "x"}, {"role": "user", "content": "y"},
                      {"role": "assistant", "content": None, "tool_calls": [
                          {"id": "c", "type": "function",

@@ -62,7 +62,7 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
         pieces, json_array_size(messages) +
                     (strcmp(json_string_value(json_object_get(json_array_get(messages, 0), "role")),
                             "system") != 0));
-    p = loop_parser(request, 1, &ev);
+    p = loop_parser(request, false, 1, &ev);
     tool_parser_markup(p, s->turn[s->at], strlen(s->turn[s->at]));
     tool_parser_end(p, TOOL_END_OF_TURN);
     tool_parser_free(p);
