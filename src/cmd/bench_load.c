@@ -65,8 +65,10 @@ static const char *const words[] = {
     "body",  "parent", "face",   "level",   "door",   "health", "art",    "war",
 };
 
-static void add_prompt(const struct run *r, size_t i, struct buf *out)
+static void add_prompt(const struct run *r, size_t sent, struct buf *out)
 {
+    const size_t i = r->o->first + sent;
+
     if (r->o->n_text) {
         buf_adds(out, r->o->text[i % r->o->n_text]);
         return;

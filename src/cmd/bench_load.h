@@ -19,6 +19,7 @@ struct load_opts {
     const char *const *text; /* prompts; n_text 0 = random words */
     size_t n_text;
     size_t words; /* of a random prompt */
+    size_t first; /* number of the first prompt: runs with other numbers share none */
     size_t new_tokens;
     uint64_t seed;
     double timeout_s;               /* without a byte */

@@ -113,6 +113,7 @@ static int choose_words(struct load_opts *o, size_t want, struct err *e)
 
     if (count_tokens(*o, 16, &few, e) || count_tokens(*o, 64, &many, e))
         return -1;
+    o->first++; /* these began as the first prompt does */
     const double each = many > few ? (double)(many - few) / 48 : 1;
     const double words = 16 + ((double)want - (double)few) / each;
 
@@ -122,6 +123,7 @@ static int choose_words(struct load_opts *o, size_t want, struct err *e)
     const double better = (double)o->words + ((double)want - (double)got) / each;
 
     o->words = better < 1 ? 1 : (size_t)lround(better);
+    o->first++;
     return 0;
 }
 
@@ -178,7 +180,7 @@ static void print_level(const struct load_result *r)
     fflush(stdout);
 }
 
-static int measure(const struct cfg *c, const struct load_opts *o, const double *level, size_t n,
+static int measure(const struct cfg *c, struct load_opts *o, const double *level, size_t n,
                    json_t *out, struct err *e)
 {
     struct load_result r[MOST_LEVELS];
@@ -195,6 +197,7 @@ static int measure(const struct cfg *c, const struct load_opts *o, const double 
         requests = requests < 2 * clients ? 2 * clients : requests;
         if (load_run(o, clients, level[i], requests, &r[i], e))
             return -1;
+        o->first += requests;
         json_array_append_new(list, level_json(&r[i]));
         if (!c->json)
             print_level(&r[i]);
