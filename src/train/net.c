@@ -87,9 +87,14 @@ static size_t lay_out(struct net *n, size_t T, float *base)
     n->dk = common[7];
     n->dv = common[8];
     n->dlow = common[9];
-    n->logits = take(base, &at, LOSS_ROWS * z.V);
-    n->rows = take(base, &at, LOSS_ROWS * z.D);
-    n->drows = take(base, &at, LOSS_ROWS * z.D);
+    const size_t most = LOSS_BYTES / sizeof(float) / z.V;
+
+    n->loss_rows = most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
+    const size_t live = T < n->loss_rows ? T : n->loss_rows;
+
+    n->logits = take(base, &at, live * z.V);
+    n->rows = take(base, &at, live * z.D);
+    n->drows = take(base, &at, live * z.D);
     return at;
 }
 
@@ -321,7 +326,7 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
     for (size_t t = 0; t < b->T;) {
         size_t m = 0;
 
-        for (; t < b->T && m < LOSS_ROWS; t++) {
+        for (; t < b->T && m < n->loss_rows; t++) {
             if (b->target[t] < 0)
                 continue;
             at[m] = (int32_t)t;

@@ -28,10 +28,13 @@ struct net {
     float *slab;
     size_t slab_bytes, max_T;
     float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
-    float *logits, *rows, *drows; /* [LOSS_ROWS, V], [LOSS_ROWS, D] twice */
+    float *logits, *rows, *drows; /* [loss_rows, V], [loss_rows, D] twice */
+    size_t loss_rows;             /* whose logits exist at a time */
 };
 
-enum { LOSS_ROWS = 128 }; /* rows whose logits exist at a time */
+/* Logits that exist at a time take 128 MiB at most: an encoded head is decoded for each part. The
+ * number of rows follows from V alone, and so do the bits. */
+enum { LOSS_BYTES = 1 << 27, LOSS_ROWS = 1024 };
 
 struct net_mat *net_layer_mat(struct net_layer *l, size_t i);
 /* Fills layer, embed, head, norm and param. */

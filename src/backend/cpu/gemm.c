@@ -36,10 +36,12 @@ static const uint8_t *at(const struct operand *o, size_t i, size_t j)
     return (const uint8_t *)o->p + (i * o->rs + j * o->cs) * (o->half ? 2u : 4u);
 }
 
-/* n neighbouring values as bf16; *t is room for them. */
+/* n neighbouring values as bf16, where they lie or at t, room for them. */
 static const bf16 *halves(const struct work *w, const struct operand *o, const uint8_t *from,
                           size_t n, bf16 *t)
 {
+    if (o->half && (uintptr_t)from % sizeof(*t) == 0)
+        return (const bf16 *)(const void *)from;
     if (o->half)
         memcpy(t, from, n * sizeof(*t));
     else
@@ -85,26 +87,25 @@ static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n,
     if (n < GEMM_COLS)
         memset(to, 0, (K + 1) / 2 * GEMM_COLS * sizeof(*to));
     for (size_t k = 0; b->cs == 1 && k < K; k += 2) {
-        uint32_t *line = to + k / 2 * GEMM_COLS;
-        const bf16 *x = halves(w, b, at(b, k0 + k, n0), n, t);
-        const bf16 *y = t + GEMM_COLS;
+        const bf16 *x = halves(w, b, at(b, k0 + k, n0), n, t), *y = t + GEMM_COLS;
 
         if (k + 1 < K)
-            halves(w, b, at(b, k0 + k + 1, n0), n, t + GEMM_COLS);
+            y = halves(w, b, at(b, k0 + k + 1, n0), n, t + GEMM_COLS);
         else
             memset(t + GEMM_COLS, 0, GEMM_COLS * sizeof(*t));
-        for (size_t j = 0; j < n; j++)
-            line[j] = x[j] | (uint32_t)y[j] << 16;
+        w->k->pair(to + k / 2 * GEMM_COLS, x, y, n);
     }
     for (size_t j = 0; b->cs != 1 && j < n; j++) {
-        t[K] = 0;
-        halves(w, b, at(b, k0, n0 + j), K, t);
-        for (size_t k = 0; k < K; k += 2) {
+        const bf16 *x = halves(w, b, at(b, k0, n0 + j), K, t);
+
+        for (size_t k = 0; k + 1 < K; k += 2) {
             uint32_t word;
 
-            memcpy(&word, t + k, 4);
+            memcpy(&word, x + k, 4);
             to[k / 2 * GEMM_COLS + j] = word;
         }
+        if (K % 2)
+            to[K / 2 * GEMM_COLS + j] = x[K - 1];
     }
 }
 
@@ -134,7 +135,7 @@ static void unit(const struct work *w, size_t m0, size_t m1, size_t n0, size_t n
         for (size_t m = m0; m < m1; m += t.rows) {
             float *c = g->c + m * g->ldc + n0;
 
-            t.rows = m1 - m >= R ? R : 1;
+            t.rows = m1 - m >= R ? R : m1 - m >= w->k->gemm_few ? w->k->gemm_few : 1;
             t.a = w->a + (m * w->ars + (pairs ? k0 / 2 : k0) * w->acs) * 4;
             t.c = c;
             t.ldc = g->ldc;
@@ -233,9 +234,13 @@ void gemm_run(struct ctx *c, const struct gemm_call *g)
         w.ars = rows ? words : 1;
         w.acs = rows ? 1 : g->M;
     }
-    /* all rows for each panel, or parts of them where panels are too few for the threads */
-    size_t blocks = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
+    /* all rows for each panel, or parts of them where panels are too few for the threads to end
+     * together; packing a panel costs as much as some 30 rows */
+    const size_t many = 16 * threads, most = (g->M + 255) / 256;
+    size_t blocks = panels >= many ? 1 : (many + panels - 1) / panels;
 
+    if (blocks > most && panels * most >= 4 * threads)
+        blocks = most;
     w.rows = (g->M + blocks - 1) / blocks;
     w.rows = (w.rows + 8 * R - 1) / (8 * R) * (8 * R);
     w.blocks = (g->M + w.rows - 1) / w.rows;

@@ -129,9 +129,10 @@ static inline uint64_t more_mask(const uint8_t *flag, size_t n)
 
 enum { GEMM_COLS = 32 };
 
-/* A tile of a product: `rows` rows (gemm_rows, or 1) by GEMM_COLS columns. For gemm_f32 a is
- * floats, element (r, k) at r * ars + k * acs, one of the two being 1, and b is [K][GEMM_COLS]. For
- * gemm_bf16 both are pairs of bf16 along k, a 32-bit word each, and K, ars and acs count words. */
+/* A tile of a product: `rows` rows (gemm_rows, gemm_few, or 1) by GEMM_COLS columns. For gemm_f32 a
+ * is floats, element (r, k) at r * ars + k * acs, one of the two being 1, and b is [K][GEMM_COLS].
+ * For gemm_bf16 both are pairs of bf16 along k, a 32-bit word each, and K, ars and acs count words.
+ */
 struct gemm {
     float *c; /* rows ldc apart */
     const void *a, *b;
@@ -179,10 +180,12 @@ struct cpu_kern {
     /* the later of two spans into the earlier */
     void (*attn_merge)(float *state, const float *later, size_t hd);
     /* training (train.inc) */
-    size_t gemm_rows;
+    size_t gemm_rows, gemm_few;
     void (*gemm_f32)(const struct gemm *g);
     void (*gemm_bf16)(const struct gemm *g); /* NULL = none: bf16 values go through gemm_f32 */
     void (*to_bf16)(bf16 *y, const float *x, size_t n);
+    /* to[j] = lo[j] | hi[j] << 16, n <= GEMM_COLS; with gemm_bf16 */
+    void (*pair)(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n);
     float (*dot_one)(const float *a, const float *b, size_t n);
     float (*largest)(const float *x, size_t n);
     float (*exp_sum)(float *y, const float *x, size_t n, float scale, float less);

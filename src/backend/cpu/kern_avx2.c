@@ -130,7 +130,7 @@ enum { ATTN_TOGETHER = 1 };
 
 #include "backend/cpu/kern.inc"
 
-enum { GEMM_R = 3 };
+enum { GEMM_R = 3, GEMM_FEW = 2 };
 
 #include "backend/cpu/train.inc"
 

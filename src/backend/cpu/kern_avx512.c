@@ -68,7 +68,7 @@ enum { ATTN_TOGETHER = 4 };
 
 #include "backend/cpu/kern.inc"
 
-enum { GEMM_R = 12 };
+enum { GEMM_R = 12, GEMM_FEW = 4 };
 
 #include "backend/cpu/train.inc"
 

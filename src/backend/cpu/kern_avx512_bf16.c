@@ -119,14 +119,29 @@ INLINE void gemm_tile(const struct gemm *g, const size_t ars, const size_t acs, 
 
 static void gemm_bf16(const struct gemm *g)
 {
-    if (g->acs == 1 && g->rows == 12)
-        gemm_tile(g, g->ars, 1, 12);
-    else if (g->acs == 1)
-        gemm_tile(g, g->ars, 1, 1);
-    else if (g->rows == 12)
-        gemm_tile(g, 1, g->acs, 12);
+    const size_t ars = g->ars, acs = g->acs;
+
+    if (g->rows == 12)
+        acs == 1 ? gemm_tile(g, ars, 1, 12) : gemm_tile(g, 1, acs, 12);
+    else if (g->rows == 4)
+        acs == 1 ? gemm_tile(g, ars, 1, 4) : gemm_tile(g, 1, acs, 4);
     else
-        gemm_tile(g, 1, g->acs, 1);
+        acs == 1 ? gemm_tile(g, ars, 1, 1) : gemm_tile(g, 1, acs, 1);
+}
+
+static void pair(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n)
+{
+    const __mmask32 m = n >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
+    const __m512i a = _mm512_maskz_loadu_epi16(m, lo), b = _mm512_maskz_loadu_epi16(m, hi);
+    const __m512i front =
+        _mm512_or_si512(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(a)),
+                        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(b)), 16));
+    const __m512i back = _mm512_or_si512(
+        _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(a, 1)),
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(b, 1)), 16));
+
+    _mm512_mask_storeu_epi32(to, (__mmask16)m, front);
+    _mm512_mask_storeu_epi32(to + 16, (__mmask16)(m >> 16), back);
 }
 
 static void to_bf16(bf16 *y, const float *x, size_t n)
@@ -145,4 +160,5 @@ void cpu_kern_avx512_bf16(struct cpu_kern *k)
     k->bf16_rows = LANES;
     k->gemm_bf16 = gemm_bf16;
     k->to_bf16 = to_bf16;
+    k->pair = pair;
 }

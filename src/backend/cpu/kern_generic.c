@@ -5,24 +5,57 @@ struct lanes {
 };
 #define v16 struct lanes
 
-#define LANEWISE(expr)                 \
-    v16 o;                             \
-    for (int i = 0; i < 16; i++)       \
-        o.f[i] = (expr);               \
+#define LANEWISE(expr)                                                                             \
+    v16 o;                                                                                         \
+    for (int i = 0; i < 16; i++)                                                                   \
+        o.f[i] = (expr);                                                                           \
     return o
 
-static inline v16 v_set1(float a) { LANEWISE(a); }
-static inline v16 v_load(const float *p) { LANEWISE(p[i]); }
-static inline v16 v_add(v16 a, v16 b) { LANEWISE(a.f[i] + b.f[i]); }
-static inline v16 v_sub(v16 a, v16 b) { LANEWISE(a.f[i] - b.f[i]); }
-static inline v16 v_mul(v16 a, v16 b) { LANEWISE(a.f[i] * b.f[i]); }
-static inline v16 v_div(v16 a, v16 b) { LANEWISE(a.f[i] / b.f[i]); }
-static inline v16 v_max(v16 a, v16 b) { LANEWISE(a.f[i] > b.f[i] ? a.f[i] : b.f[i]); }
-static inline v16 v_min(v16 a, v16 b) { LANEWISE(a.f[i] < b.f[i] ? a.f[i] : b.f[i]); }
+static inline v16 v_set1(float a)
+{
+    LANEWISE(a);
+}
+static inline v16 v_load(const float *p)
+{
+    LANEWISE(p[i]);
+}
+static inline v16 v_add(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] + b.f[i]);
+}
+static inline v16 v_sub(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] - b.f[i]);
+}
+static inline v16 v_mul(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] * b.f[i]);
+}
+static inline v16 v_div(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] / b.f[i]);
+}
+static inline v16 v_max(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] > b.f[i] ? a.f[i] : b.f[i]);
+}
+static inline v16 v_min(v16 a, v16 b)
+{
+    LANEWISE(a.f[i] < b.f[i] ? a.f[i] : b.f[i]);
+}
 /* no fused multiply-add here: the C library would emulate it, slowly */
-static inline v16 v_fma(v16 a, v16 b, v16 c) { LANEWISE(a.f[i] * b.f[i] + c.f[i]); }
-static inline v16 v_abs(v16 a) { LANEWISE(__builtin_fabsf(a.f[i])); }
-static inline v16 v_round(v16 a) { LANEWISE(__builtin_rintf(a.f[i])); }
+static inline v16 v_fma(v16 a, v16 b, v16 c)
+{
+    LANEWISE(a.f[i] * b.f[i] + c.f[i]);
+}
+static inline v16 v_abs(v16 a)
+{
+    LANEWISE(__builtin_fabsf(a.f[i]));
+}
+static inline v16 v_round(v16 a)
+{
+    LANEWISE(__builtin_rintf(a.f[i]));
+}
 
 static inline v16 v_ldexp(v16 a, v16 n)
 {
@@ -50,7 +83,10 @@ static inline v16 v_load_bf16(const uint8_t *p)
     LANEWISE(bf16_to_f32(h[i]));
 }
 
-static inline v16 v_load_i8(const int8_t *p) { LANEWISE((float)p[i]); }
+static inline v16 v_load_i8(const int8_t *p)
+{
+    LANEWISE((float)p[i]);
+}
 
 static inline float v_sum(v16 a)
 {
@@ -94,7 +130,7 @@ enum { ATTN_TOGETHER = 1 };
 
 #include "backend/cpu/kern.inc"
 
-enum { GEMM_R = 4 };
+enum { GEMM_R = 4, GEMM_FEW = 2 };
 
 #include "backend/cpu/train.inc"
 

@@ -13,31 +13,41 @@ static const struct cpu_kern *kern(const struct ctx *c)
 /* ---- products ---- */
 
 /* Rows of W that are decoded at a time: 512 rows of 14336 columns are 29 MB. */
-enum { DECODED = 512 };
+enum { DECODED = 512, DECODE_ROWS = 8 };
 
 struct decode_job {
     const struct cpu_kern *k;
     const struct weight *w;
     size_t r0, n; /* r0 a multiple of 8 */
-    float *to;
+    void *to;     /* bf16 where `half`, else float32 */
+    bool half;
+    float *rows; /* [DECODE_ROWS, cols] of each thread, where `half` */
 };
 
 static void decode_part(void *arg, int me, int n)
 {
     const struct decode_job *j = arg;
+    const struct weight *w = j->w;
+    float *room = j->rows + (size_t)me * DECODE_ROWS * w->cols;
     size_t lo, hi;
 
-    team_part(j->n, 8, me, n, &lo, &hi);
-    if (enc_has_planes(j->w->enc))
-        for (size_t r = lo; r < hi; r += 8)
-            j->k->decode_planes[j->w->enc](j->to + r * j->w->cols, j->w, j->r0 + r,
-                                           hi - r < 8 ? hi - r : 8);
-    else
-        for (size_t r = lo; r < hi; r++)
-            weight_decode_row(j->to + r * j->w->cols, j->w, j->r0 + r);
+    team_part(j->n, DECODE_ROWS, me, n, &lo, &hi);
+    for (size_t r = lo; r < hi; r += DECODE_ROWS) {
+        const size_t m = hi - r < DECODE_ROWS ? hi - r : DECODE_ROWS;
+        float *y = j->half ? room : (float *)j->to + r * w->cols;
+
+        if (enc_has_planes(w->enc))
+            j->k->decode_planes[w->enc](y, w, j->r0 + r, m);
+        else
+            for (size_t i = 0; i < m; i++)
+                weight_decode_row(y + i * w->cols, w, j->r0 + r + i);
+        if (j->half)
+            j->k->to_bf16((bf16 *)j->to + r * w->cols, y, m * w->cols);
+    }
 }
 
-/* Rows r0 .. r0+*n of W as an operand: all of them where it lies, or a part decoded. */
+/* Rows r0 .. r0+*n of W as an operand: all of them where it lies, or a part decoded, and rounded
+ * where that is how it is multiplied. */
 static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, size_t *n)
 {
     const bool half = w->enc == ENC_BF16, aligned = (uintptr_t)w->data % 4 == 0;
@@ -49,12 +59,19 @@ static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, 
         };
     }
     struct cpu *b = c->backend;
-    struct decode_job j = { &b->k, w, r0, w->rows - r0 < DECODED ? w->rows - r0 : DECODED, NULL };
+    struct decode_job j = { .k = &b->k,
+                            .w = w,
+                            .r0 = r0,
+                            .n = w->rows - r0 < DECODED ? w->rows - r0 : DECODED,
+                            .half = c->compute == COMPUTE_BF16 };
+    const size_t threads = (size_t)team_size(c->team);
 
     *n = j.n;
-    j.to = room_get(&b->train_w, DECODED * w->cols * sizeof(float));
+    j.rows =
+        room_get(&b->train_thread, j.half ? threads * DECODE_ROWS * w->cols * sizeof(float) : 1);
+    j.to = room_get(&b->train_w, DECODED * w->cols * (j.half ? sizeof(bf16) : sizeof(float)));
     cpu_share(c, decode_part, &j, j.n * w->cols);
-    return (struct operand){ .p = j.to, .rs = w->cols, .cs = 1 };
+    return (struct operand){ .p = j.to, .rs = w->cols, .cs = 1, .half = j.half };
 }
 
 static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, const float *x,
