@@ -203,7 +203,8 @@ static void outlier(void **state)
     every_isa(outlier_isa);
 }
 
-/* Two sequences in a scattered cache: one as long as `length`, one a single row. */
+/* Two sequences in a scattered cache: one as long as `length`, one a single row; all at once, and
+ * each row alone. */
 static void check_attn(unsigned flags, enum enc enc, size_t length, size_t group, size_t hd)
 {
     enum { K = 2, BLOCKS = 40, LONGEST = 2200 };
@@ -235,8 +236,9 @@ static void check_attn(unsigned flags, enum enc enc, size_t length, size_t group
     for (int threads = 1; threads <= 3; threads++) {
         struct ctx *c = context(threads, flags, COMPUTE_AUTO);
 
-        memset(layer.k, 0, plane);
-        memset(layer.v, 0, plane);
+        /* what was never written may be no number */
+        memset(layer.k, 0xFF, plane);
+        memset(layer.v, 0xFF, plane);
         c->op->kv_write(c, k, v, &kv, 0, &b);
         c->op->attn(c, got, q, H, &kv, 0, &b);
         if (threads == 1)

@@ -106,10 +106,12 @@ struct attn_span {
     const int32_t *table;
 };
 
-enum { ATTN_QUERIES = 32 }; /* that share a block once it is widened to float32 */
+enum { ATTN_QUERIES = 64, ATTN_FEW = 8 }; /* most that share a block; those with lanes of four */
 #define ATTN_WIDTH(hd) (((hd) + 15) / 16 * 16)
 #define ATTN_STATE(hd) (ATTN_WIDTH(hd) + 16)
-#define ATTN_ROOM(hd)  ((2 * KV_BLOCK + ATTN_QUERIES) * ATTN_WIDTH(hd))
+/* a block of keys and values widened, queries, and for 16 of these their weights and sums */
+#define ATTN_ROOM(hd)                                                                              \
+    ((2 * KV_BLOCK + ATTN_QUERIES) * ATTN_WIDTH(hd) + ATTN_QUERIES / 16 * (KV_BLOCK * 16 + 48))
 
 /* Bit i: whether flag[i] is 1; n <= 64. */
 static inline uint64_t more_mask(const uint8_t *flag, size_t n)

@@ -75,6 +75,10 @@ static inline v16 v_load_i8(const int8_t *p)
     return (v16){ _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))) };
 }
+static inline float v_one_f16(const uint8_t p[2])
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p[0] | p[1] << 8)));
+}
 static inline float v_sum(v16 x)
 {
     const __m256 s = _mm256_add_ps(x.a, x.b);
@@ -125,8 +129,73 @@ static inline int v_to_i8(int8_t *p, v16 x)
 
 /* rows and tokens whose sums fit the registers */
 enum { DOT_R = 2, DOT_S = 3 };
-/* queries whose sums over four rows do */
-enum { ATTN_TOGETHER = 1 };
+/* attention: vectors of four slots, slots and vectors of a value whose sums do */
+enum { ATTN_QUADS = 1, ATTN_SLOTS = 2, ATTN_VECTORS = 1 };
+
+static inline v16 low4(v16 x, v16 y)
+{
+    return (v16){ _mm256_permute2f128_ps(x.a, y.a, 0x20), _mm256_permute2f128_ps(x.b, y.b, 0x20) };
+}
+static inline v16 high4(v16 x, v16 y)
+{
+    return (v16){ _mm256_permute2f128_ps(x.a, y.a, 0x31), _mm256_permute2f128_ps(x.b, y.b, 0x31) };
+}
+/* The four-lanes of four vectors as columns: lane r of x[d] is what lane d of x[r] was. */
+static inline void v_turn4(v16 x[4])
+{
+    const v16 a = low4(x[0], x[1]), b = high4(x[0], x[1]);
+    const v16 c = low4(x[2], x[3]), d = high4(x[2], x[3]);
+
+    x[0] = (v16){ a.a, c.a };
+    x[1] = (v16){ b.a, d.a };
+    x[2] = (v16){ a.b, c.b };
+    x[3] = (v16){ b.b, d.b };
+}
+/* The same of four rows of the cache, `apart` bytes from one another; of bytes, times d. */
+static inline void v_turn4_f16(v16 x[4], const uint8_t *p, size_t apart)
+{
+#pragma GCC unroll 4
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_load_f16(p + r * apart);
+    v_turn4(x);
+}
+static inline void v_turn4_bf16(v16 x[4], const uint8_t *p, size_t apart)
+{
+#pragma GCC unroll 4
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_load_bf16(p + r * apart);
+    v_turn4(x);
+}
+static inline void v_turn4_i8(v16 x[4], const int8_t *p, size_t apart, const float d[4])
+{
+#pragma GCC unroll 4
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_mul(v_load_i8(p + r * apart), v_set1(d[r]));
+    v_turn4(x);
+}
+static inline v16 v_held(v16 x) { return x; }
+/* four-lanes 2 3 0 1, and 1 0 3 2 */
+static inline v16 v_far(v16 x)
+{
+    return (v16){ x.b, x.a };
+}
+static inline v16 v_near(v16 x)
+{
+    return (v16){ _mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1) };
+}
+static inline __m256 quad_sum(__m256 x, __m256 y, __m256 z, __m256 w)
+{
+    const __m256 a = _mm256_add_ps(_mm256_unpacklo_ps(x, y), _mm256_unpackhi_ps(x, y));
+    const __m256 b = _mm256_add_ps(_mm256_unpacklo_ps(z, w), _mm256_unpackhi_ps(z, w));
+
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xEE));
+}
+/* element a of four-lane r is the sum of lane r of x[a], (0 + 2) + (1 + 3) */
+static inline v16 v_quad_sum(const v16 x[4])
+{
+    return (v16){ quad_sum(x[0].a, x[1].a, x[2].a, x[3].a),
+                  quad_sum(x[0].b, x[1].b, x[2].b, x[3].b) };
+}
 
 #include "backend/cpu/kern.inc"
 

@@ -34,6 +34,10 @@ static inline v16 v_load_i8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
+static inline float v_one_f16(const uint8_t p[2])
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p[0] | p[1] << 8)));
+}
 static inline float v_sum(v16 x) { return _mm512_reduce_add_ps(x); }
 /* Sums of four, all in one order. */
 static inline void v_sum4(float *out, const v16 x[4])
@@ -63,8 +67,98 @@ static inline int v_to_i8(int8_t *p, v16 x)
 
 /* rows and tokens whose sums fit the registers */
 enum { DOT_R = 4, DOT_S = 4 };
-/* queries whose sums over four rows do */
-enum { ATTN_TOGETHER = 4 };
+/* attention: vectors of four slots, slots and vectors of a value whose sums do */
+enum { ATTN_QUADS = 2, ATTN_SLOTS = 8, ATTN_VECTORS = 4 };
+
+/* The four-lanes of four vectors as columns: lane r of x[d] is what lane d of x[r] was. */
+static inline void v_turn4(v16 x[4])
+{
+    const v16 a = _mm512_shuffle_f32x4(x[0], x[1], 0x44),
+              b = _mm512_shuffle_f32x4(x[0], x[1], 0xEE);
+    const v16 c = _mm512_shuffle_f32x4(x[2], x[3], 0x44),
+              d = _mm512_shuffle_f32x4(x[2], x[3], 0xEE);
+
+    x[0] = _mm512_shuffle_f32x4(a, c, 0x88);
+    x[1] = _mm512_shuffle_f32x4(a, c, 0xDD);
+    x[2] = _mm512_shuffle_f32x4(b, d, 0x88);
+    x[3] = _mm512_shuffle_f32x4(b, d, 0xDD);
+}
+/* The same of four rows of the cache, `apart` bytes from one another: as 16 bits, where shuffles
+ * are half as many, and as bytes, times d. */
+static inline void turn4_16(__m256i x[4], const uint8_t *p, size_t apart)
+{
+    __m256i r[4];
+
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        r[i] = _mm256_loadu_si256((const __m256i *)(p + i * apart));
+    const __m256i a = _mm256_unpacklo_epi64(r[0], r[1]), b = _mm256_unpackhi_epi64(r[0], r[1]);
+    const __m256i c = _mm256_unpacklo_epi64(r[2], r[3]), d = _mm256_unpackhi_epi64(r[2], r[3]);
+
+    x[0] = _mm256_permute2x128_si256(a, c, 0x20);
+    x[1] = _mm256_permute2x128_si256(b, d, 0x20);
+    x[2] = _mm256_permute2x128_si256(a, c, 0x31);
+    x[3] = _mm256_permute2x128_si256(b, d, 0x31);
+}
+static inline void v_turn4_f16(v16 x[4], const uint8_t *p, size_t apart)
+{
+    __m256i h[4];
+
+    turn4_16(h, p, apart);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        x[i] = _mm512_cvtph_ps(h[i]);
+}
+static inline void v_turn4_bf16(v16 x[4], const uint8_t *p, size_t apart)
+{
+    __m256i h[4];
+
+    turn4_16(h, p, apart);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        x[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h[i]), 16));
+}
+static inline void v_turn4_i8(v16 x[4], const int8_t *p, size_t apart, const float d[4])
+{
+    const __m512i lanes = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    const __m512 by = _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(d)));
+    __m128i r[4];
+
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        r[i] = _mm_loadu_si128((const __m128i *)(p + i * apart));
+    const __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpackhi_epi32(r[0], r[1]);
+    const __m128i c = _mm_unpacklo_epi32(r[2], r[3]), e = _mm_unpackhi_epi32(r[2], r[3]);
+    const __m128i q[4] = { _mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c),
+                           _mm_unpacklo_epi64(b, e), _mm_unpackhi_epi64(b, e) };
+
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        x[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q[i])), by);
+}
+/* in a register: two multiply-adds that each load it would need a load each cycle */
+static inline v16 v_held(v16 x)
+{
+    __asm__("" : "+v"(x));
+    return x;
+}
+/* four-lanes 2 3 0 1, and 1 0 3 2 */
+static inline v16 v_far(v16 x)
+{
+    return _mm512_shuffle_f32x4(x, x, 0x4E);
+}
+static inline v16 v_near(v16 x)
+{
+    return _mm512_shuffle_f32x4(x, x, 0xB1);
+}
+/* element a of four-lane r is the sum of lane r of x[a], (0 + 2) + (1 + 3) */
+static inline v16 v_quad_sum(const v16 x[4])
+{
+    const v16 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    const v16 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+}
 
 #include "backend/cpu/kern.inc"
 

@@ -88,6 +88,8 @@ static inline v16 v_load_i8(const int8_t *p)
     LANEWISE((float)p[i]);
 }
 
+static inline float v_one_f16(const uint8_t p[2]) { return f16_to_f32((f16)(p[0] | p[1] << 8)); }
+
 static inline float v_sum(v16 a)
 {
     for (int n = 8; n; n /= 2)
@@ -125,8 +127,54 @@ static inline int v_to_i8(int8_t *p, v16 a)
 
 /* rows and tokens whose sums fit the registers */
 enum { DOT_R = 4, DOT_S = 4 };
-/* queries whose sums over four rows do */
-enum { ATTN_TOGETHER = 1 };
+/* attention: vectors of four slots, slots and vectors of a value whose sums do */
+enum { ATTN_QUADS = 1, ATTN_SLOTS = 2, ATTN_VECTORS = 1 };
+
+/* The four-lanes of four vectors as columns: lane r of x[d] is what lane d of x[r] was. */
+static inline void v_turn4(v16 x[4])
+{
+    v16 t[4];
+
+    for (int d = 0; d < 4; d++)
+        for (int i = 0; i < 16; i++)
+            t[d].f[i] = x[i / 4].f[4 * d + i % 4];
+    memcpy(x, t, sizeof(t));
+}
+/* The same of four rows of the cache, `apart` bytes from one another; of bytes, times d. */
+static inline void v_turn4_f16(v16 x[4], const uint8_t *p, size_t apart)
+{
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_load_f16(p + r * apart);
+    v_turn4(x);
+}
+static inline void v_turn4_bf16(v16 x[4], const uint8_t *p, size_t apart)
+{
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_load_bf16(p + r * apart);
+    v_turn4(x);
+}
+static inline void v_turn4_i8(v16 x[4], const int8_t *p, size_t apart, const float d[4])
+{
+    for (size_t r = 0; r < 4; r++)
+        x[r] = v_mul(v_load_i8(p + r * apart), v_set1(d[r]));
+    v_turn4(x);
+}
+static inline v16 v_held(v16 x) { return x; }
+/* four-lanes 2 3 0 1, and 1 0 3 2 */
+static inline v16 v_far(v16 a)
+{
+    LANEWISE(a.f[i ^ 8]);
+}
+static inline v16 v_near(v16 a)
+{
+    LANEWISE(a.f[i ^ 4]);
+}
+/* element a of four-lane r is the sum of lane r of x[a], (0 + 2) + (1 + 3) */
+static inline v16 v_quad_sum(const v16 x[4])
+{
+    LANEWISE((x[i % 4].f[i / 4 * 4] + x[i % 4].f[i / 4 * 4 + 2]) +
+             (x[i % 4].f[i / 4 * 4 + 1] + x[i % 4].f[i / 4 * 4 + 3]));
+}
 
 #include "backend/cpu/kern.inc"
 
