@@ -16,26 +16,32 @@
 #include "tools/kit.h"
 
 struct serve_cfg {
-    const char *model_id, *model, *quantize, *hostname, *dtype, *kv_dtype, *isa, *device, *template,
+    struct opt_list args, model;
+    const char *quantize, *hostname, *dtype, *kv_dtype, *isa, *device, *template,
         *served_model_name;
     const char *pooling, *compat, *config, *api_key_file, *ssl_certfile, *ssl_keyfile;
     struct opt_list api_key, allowed_host, cors_allow_origin, lora_adapters;
-    int64_t requests_per_minute, num_shard, port, threads, max_batch_total_tokens, max_batch_size,
-        max_queue;
+    int64_t models_max, requests_per_minute, num_shard, port, threads, max_batch_total_tokens,
+        max_batch_size, max_queue;
     int64_t payload_limit, max_concurrent_requests, max_best_of, max_stop_sequences;
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
     double graceful_termination_timeout, request_timeout, max_queue_time;
-    bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating;
+    bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating,
+        allow_runtime_model_loading;
     const char *enable_tools;
     DRAFTING_FIELDS;
     GUARDING_FIELDS;
 };
 
 static const struct opt opts[] = {
-    OPT(ARG, struct serve_cfg, model_id, NULL, "[MODEL]", "",
-        "folder, GGUF file or short name; default " HUB_DEFAULT),
-    OPT(STR, struct serve_cfg, model, "--model-id", "MODEL", NULL,
-        "the same, as other servers name it"),
+    OPT(REST, struct serve_cfg, args, NULL, "[[NAME=]MODEL ...]", NULL,
+        "folders, GGUF files or short names; default " HUB_DEFAULT),
+    OPT(LIST, struct serve_cfg, model, "--model-id", "[NAME=]MODEL", NULL,
+        "the same, as other servers name it; repeatable"),
+    OPT_RANGE(INT, struct serve_cfg, models_max, NULL, "N", "4", 1, 64, "models at a time",
+              .rare = true),
+    OPT(BOOL, struct serve_cfg, allow_runtime_model_loading, NULL, NULL, "false",
+        "let clients load and unload models of the command line and of puna list"),
     OPT(STR, struct serve_cfg, quantize, NULL, "METHOD", NULL,
         "how the model is quantised, which its files say too: refused when they say otherwise"),
     OPT_RANGE(INT, struct serve_cfg, num_shard, "--tensor-parallel-size", "N", "1", 1, 1024,
@@ -129,25 +135,6 @@ static bool is_loopback(const char *host)
            strcmp(host, "::1") == 0;
 }
 
-static int choose_format(const struct chat_format **out, const struct serve_cfg *c,
-                         const struct engine *g, struct err *e)
-{
-    struct err why;
-
-    if (c->template) {
-        *out = chat_by_name(c->template);
-        return *out ? 0
-                    : err_set(e, ERR_USAGE, "--template %s: not one of %s", c->template,
-                              chat_names());
-    }
-    if (chat_detect(out, g->tok, &why)) {
-        *out = NULL;
-        if (!c->quiet)
-            fprintf(stderr, "no chat: %s\n", why.msg);
-    }
-    return 0;
-}
-
 /* TGI is told how a model is quantised; the files know. */
 static int check_quantize(const char *said, const struct engine *g, struct err *e)
 {
@@ -168,9 +155,12 @@ static int check_quantize(const char *said, const struct engine *g, struct err *
 static void on_listen(void *arg, int port)
 {
     const struct server *s = arg;
+    const struct served *first = s->models;
 
     printf("listening on http%s://%s:%d (model %s, %zu tokens of context)\n", s->o.cert ? "s" : "",
-           s->o.host, port, s->o.model_name, sched_ctx(s->sched));
+           s->o.host, port, first->name, sched_ctx(first->sched));
+    for (const struct served *m = first->next; m; m = m->next)
+        printf("and model %s, %zu tokens of context\n", m->name, sched_ctx(m->sched));
     fflush(stdout);
 }
 
@@ -188,11 +178,149 @@ static char *name_of(const char *ref)
     return xmemdup0(base, n);
 }
 
+/* The models of the command line: names and paths. */
+struct list {
+    struct known_model *p; /* owned, as are its texts */
+    size_t n;
+};
+
+static void list_release(struct list *l)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        free((char *)(uintptr_t)l->p[i].name);
+        free((char *)(uintptr_t)l->p[i].path);
+    }
+    free(l->p);
+}
+
+/* "NAME=MODEL" or "MODEL"; a path may hold the sign behind a slash. */
+static int list_add(struct list *l, const char *spec, struct err *e)
+{
+    const char *eq = spec ? strchr(spec, '=') : NULL;
+    const bool named = eq && !memchr(spec, '/', (size_t)(eq - spec));
+    const char *ref = named ? eq + 1 : spec;
+    char *path, *name;
+
+    if (hub_resolve(ref, &path, e))
+        return -1;
+    name = named ? xmemdup0(spec, (size_t)(eq - spec)) : name_of(ref);
+    l->p = xrealloc(l->p, (l->n + 1) * sizeof(*l->p));
+    l->p[l->n++] = (struct known_model){ name, path };
+    for (size_t i = 0; i + 1 < l->n; i++)
+        if (!strcmp(l->p[i].name, name))
+            return err_set(e, ERR_USAGE, "two models are called '%s': write NAME=MODEL", name);
+    return 0;
+}
+
+static int list_models(struct list *l, const struct serve_cfg *c, struct err *e)
+{
+    int rc = c->args.n + c->model.n ? 0 : list_add(l, NULL, e);
+
+    for (size_t i = 0; i < c->args.n && !rc; i++)
+        rc = list_add(l, c->args.p[i], e);
+    for (size_t i = 0; i < c->model.n && !rc; i++)
+        rc = list_add(l, c->model.p[i], e);
+    if (rc)
+        return -1;
+    if (l->n > (size_t)c->models_max)
+        return err_set(e, ERR_USAGE, "%zu models, and --models-max is %lld", l->n,
+                       (long long)c->models_max);
+    if (c->served_model_name) {
+        free((char *)(uintptr_t)l->p[0].name);
+        l->p[0].name = xstrdup(c->served_model_name);
+    }
+    return 0;
+}
+
+static int check(const struct serve_cfg *c, struct err *e)
+{
+    if (!is_loopback(c->hostname) && !c->api_key.n && !c->insecure_no_auth)
+        return err_set(e, ERR_USAGE,
+                       "--hostname %s lets others in: give an --api-key, or "
+                       "--insecure-no-auth if nobody else can reach it",
+                       c->hostname);
+    if (c->num_shard != 1)
+        return err_set(e, ERR_USAGE,
+                       "--num-shard %lld: a model is served by one device; leave it out",
+                       (long long)c->num_shard);
+    if (!c->ssl_certfile != !c->ssl_keyfile)
+        return err_set(e, ERR_USAGE, "--ssl-certfile and --ssl-keyfile go together");
+    return 0;
+}
+
+static void warn(const struct served *m)
+{
+    adapter_warn(m->engine);
+    if (*m->engine->note)
+        fprintf(stderr, "%s\n", m->engine->note);
+}
+
+/* The first model, with guards and a draft model beside it, and then the others. */
+static int open_models(struct server *s, const struct serve_cfg *c, const struct list *l,
+                       const struct served_opts *o, struct err *e)
+{
+    struct sched_opts first = o->sched;
+    struct served_opts more = *o;
+    struct served *m;
+
+    if (served_open(&m, l->p[0].name, l->p[0].path, o, e))
+        return -1;
+    served_add(&s->models, m);
+    warn(m);
+    if (check_quantize(c->quantize, m->engine, e) ||
+        (c->enable_tools && kit_open(&s->o.kit, c->enable_tools, e)) ||
+        guarding_open(&s->o.guards, &GUARDING(c), m->engine, e) ||
+        drafting_open(&m->drafter, &DRAFTING(c), m->engine, o->sched.max_active, &first.speculate,
+                      e) ||
+        served_start(m, &first, 0, e))
+        return -1;
+    more.engine.beside = m->engine;
+    more.n_adapters = 0;
+    for (size_t i = 1; i < l->n; i++) {
+        if (served_open(&m, l->p[i].name, l->p[i].path, &more, e))
+            return -1;
+        warn(m);
+        if (served_start(m, &o->sched, served_promised(s->models), e)) {
+            served_free(m);
+            return err_wrap(e, "%s", l->p[i].path);
+        }
+        served_add(&s->models, m);
+    }
+    return 0;
+}
+
+/* The others compute in what is the first one's. */
+static void close_models(struct server *s)
+{
+    for (struct served *m = s->models; m; m = m->next)
+        served_stop(m);
+    guards_close(s->o.guards);
+    kit_close(s->o.kit);
+    while (s->models) {
+        struct served **last = &s->models, *m;
+
+        while ((*last)->next)
+            last = &(*last)->next;
+        m = *last;
+        *last = NULL;
+        served_free(m);
+    }
+}
+
 static int serve(const struct serve_cfg *c, struct err *e)
 {
-    const char *ref = *c->model_id ? c->model_id : c->model;
-    struct engine *drafter = NULL;
-    struct engine_opts eo;
+    struct list list = { 0 };
+    struct served_opts o = { .sched = { .kv_tokens = (size_t)c->max_batch_total_tokens,
+                                        .max_active = (size_t)c->max_batch_size,
+                                        .max_queue = (size_t)c->max_queue,
+                                        .max_wait_s = c->max_queue_time,
+                                        .speculate = (size_t)c->speculate,
+                                        .least = (size_t)c->draft_min,
+                                        .no_prefix_cache = !c->prefix_cache },
+                             .template = c->template,
+                             .adapters = c->lora_adapters.p,
+                             .n_adapters = c->lora_adapters.n,
+                             .quiet = c->quiet };
     struct server s = { .o = { .host = c->hostname,
                                .port = (int)c->port,
                                .health_route = getenv("AIP_HEALTH_ROUTE"),
@@ -221,57 +349,27 @@ static int serve(const struct serve_cfg *c, struct err *e)
                                .request_s = c->request_timeout,
                                .drain_s = c->graceful_termination_timeout,
                                .quiet = c->quiet,
-                               .runtime_adapters = c->allow_runtime_lora_updating } };
-    struct sched_opts so = { .kv_tokens = (size_t)c->max_batch_total_tokens,
-                             .max_active = (size_t)c->max_batch_size,
-                             .max_queue = (size_t)c->max_queue,
-                             .max_wait_s = c->max_queue_time,
-                             .least = (size_t)c->draft_min,
-                             .no_prefix_cache = !c->prefix_cache };
-    char *name = c->served_model_name ? xstrdup(c->served_model_name) : name_of(ref);
+                               .runtime_adapters = c->allow_runtime_lora_updating,
+                               .runtime_models = c->allow_runtime_model_loading,
+                               .max_models = (size_t)c->models_max,
+                               .opening = &o } };
     int rc = -1;
 
-    s.o.model_name = name;
-    if (!is_loopback(c->hostname) && !c->api_key.n && !c->insecure_no_auth) {
-        err_set(e, ERR_USAGE,
-                "--hostname %s lets others in: give an --api-key, or "
-                "--insecure-no-auth if nobody else can reach it",
-                c->hostname);
+    if (check(c, e) || engine_opts_fill(&o.engine, c->threads, c->dtype, c->isa, c->device, e) ||
+        list_models(&list, c, e))
         goto done;
-    }
-    if (c->num_shard != 1) {
-        err_set(e, ERR_USAGE, "--num-shard %lld: a model is served by one device; leave it out",
-                (long long)c->num_shard);
+    engine_opts_kv(&o.engine, c->kv_dtype);
+    o.sched.share = list.n;
+    s.o.known = list.p;
+    s.o.n_known = list.n;
+    if (open_models(&s, c, &list, &o, e))
         goto done;
-    }
-    if (!c->ssl_certfile != !c->ssl_keyfile) {
-        err_set(e, ERR_USAGE, "--ssl-certfile and --ssl-keyfile go together");
-        goto done;
-    }
-    if (engine_opts_fill(&eo, c->threads, c->dtype, c->isa, c->device, e))
-        goto done;
-    engine_opts_kv(&eo, c->kv_dtype);
-    if (engine_open_named(&s.engine, ref, &eo, e) || check_quantize(c->quantize, s.engine, e) ||
-        choose_format(&s.format, c, s.engine, e) ||
-        adapters_open(&s.adapters, s.engine, name, c->lora_adapters.p, c->lora_adapters.n, e) ||
-        (c->enable_tools && kit_open(&s.o.kit, c->enable_tools, e)) ||
-        guarding_open(&s.o.guards, &GUARDING(c), s.engine, e) ||
-        drafting_open(&drafter, &DRAFTING(c), s.engine, so.max_active, &so.speculate, e) ||
-        sched_new(&s.sched, s.engine, &so, e))
-        goto done;
-    request_eos(&s.eos, s.engine, s.format);
     rc = server_run(&s, on_listen, &s, e);
-    if (rc == 0 && c->verbose)
-        memory_show_sched(s.sched);
+    for (const struct served *m = s.models; m && rc == 0 && c->verbose; m = m->next)
+        memory_show_sched(m->sched);
 done:
-    sched_free(s.sched);
-    guards_close(s.o.guards);
-    kit_close(s.o.kit);
-    adapters_free(s.adapters);
-    engine_close(drafter);
-    engine_close(s.engine);
-    ids_release(&s.eos);
-    free(name);
+    close_models(&s);
+    list_release(&list);
     return rc;
 }
 
@@ -284,7 +382,7 @@ static int run(const void *cfg, struct err *e)
 
     buf_init(&config, SIZE_MAX / 2);
     buf_init(&keys, SIZE_MAX / 2);
-    if (serve_config(c, c->model_id, c->config, &config, e) == 0 &&
+    if (serve_config(c, c->args.n ? c->args.p[0] : "", c->config, &config, e) == 0 &&
         (!c->api_key_file || serve_keys(c, c->api_key_file, &keys, e) == 0))
         rc = serve(c, e);
     buf_release(&config);
@@ -295,7 +393,7 @@ static int run(const void *cfg, struct err *e)
 const struct cmd cmd_serve = {
     .name = "serve",
     .summary = "serve a model over HTTP, as OpenAI's API",
-    .usage = "[MODEL] [OPTIONS]",
+    .usage = "[[NAME=]MODEL ...] [OPTIONS]",
     .help = "Answers /v1/chat/completions, /v1/completions and /v1/models, many requests at a "
             "time. An answer is the same alone or in company, to the last bit.\n"
             "\n"
@@ -305,6 +403,7 @@ const struct cmd cmd_serve = {
             "\n"
             "    puna serve\n"
             "    puna serve ./Llama-3.1-8B-Instruct --port 8000 --served-model-name llama\n"
+            "    puna serve big=./Llama-3.1-8B-Instruct small=./Llama-3.2-1B-Instruct\n"
             "    curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
             "      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n",
     .opts = opts,

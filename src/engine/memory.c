@@ -95,7 +95,9 @@ void engine_plan_cache(struct plan_use *u, const struct engine *g, size_t tokens
 
 size_t engine_available(const struct engine *g)
 {
-    return g->ctx->be->available(g->ctx);
+    const size_t have = g->ctx->be->available(g->ctx);
+
+    return have > g->promised ? have - g->promised : have != 0; /* 0 = unknown */
 }
 
 /* What is in place already: the program and its tokenizer; on a device weights and work too. */

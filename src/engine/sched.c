@@ -276,8 +276,8 @@ static size_t choose_blocks(const struct engine *g, const struct sched_opts *o, 
     if (o->kv_tokens)
         return blocks;
     blocks = ((size_t)g->model->hp->ctx + KV_BLOCK - 1) / KV_BLOCK * 4;
-    if (all && blocks > have / each)
-        blocks = have / each;
+    if (all && blocks > have / each / (o->share ? o->share : 1))
+        blocks = have / each / (o->share ? o->share : 1);
     return blocks ? blocks : 1;
 }
 

@@ -54,6 +54,7 @@ struct engine {
         struct engine *g; /* borrowed; NULL = none */
         size_t sequences; /* it guesses for at a time */
     } drafter;            /* memory is planned for both */
+    size_t promised;      /* bytes of the machine that others were promised and have not touched */
 };
 
 int engine_open(struct engine **out, const char *path, const struct engine_opts *o,

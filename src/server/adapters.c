@@ -231,7 +231,7 @@ void adapters_leave(struct adapters *a, const struct lora *l)
 /* False: the call was answered. */
 static bool allowed(struct call *c)
 {
-    const bool host = ctx_on_host(c->s->engine->ctx);
+    const bool host = ctx_on_host(c->m->engine->ctx);
 
     if (c->s->o.runtime_adapters && host)
         return true;
@@ -304,7 +304,7 @@ static void *read_folder(void *arg)
 
 static bool may_load(struct call *c, const char *name, bool replace, struct err *e)
 {
-    struct adapters *a = c->s->adapters;
+    struct adapters *a = c->m->adapters;
     size_t n = 0;
 
     for (const struct adapter *x = a->first; x; x = x->next)
@@ -332,7 +332,7 @@ static bool may_load(struct call *c, const char *name, bool replace, struct err 
 void load_lora_adapter(struct call *c)
 {
     const char *name = text_of(c, "lora_name"), *path = text_of(c, "lora_path");
-    struct adapters *a = c->s->adapters;
+    struct adapters *a = c->m->adapters;
     bool replace = false;
     struct load *l;
     struct err e;
@@ -369,7 +369,7 @@ void load_lora_adapter(struct call *c)
 void unload_lora_adapter(struct call *c)
 {
     const char *name = text_of(c, "lora_name");
-    struct adapters *a = c->s->adapters;
+    struct adapters *a = c->m->adapters;
     struct adapter *x;
     char why[MAX_NAME + 64];
 

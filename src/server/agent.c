@@ -369,7 +369,7 @@ static void finish(void *arg)
  * as a function; other names stay the client's. */
 static int sort_tools(struct agent *a, json_t *body, struct err *e)
 {
-    const bool spelt = a->c->s->format && a->c->s->format->builtins;
+    const bool spelt = a->c->m->format && a->c->m->format->builtins;
     const json_t *names = json_object_get(body, "builtin_tools");
     json_t *builtin = json_array(), *tools = json_array(), *v;
     int rc = 0;

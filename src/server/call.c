@@ -55,6 +55,7 @@ void call_settle(struct call *c)
     json_decref(c->body);
     json_decref(c->talk);
     buf_release(&c->ignored);
+    served_leave(c);
     free(c);
 }
 
@@ -98,6 +99,8 @@ void call_new(struct server *s, struct evhttp_request *req)
     struct call *c = xcalloc(1, sizeof(*c));
 
     c->s = s;
+    c->m = s->models;
+    c->m->users++;
     c->req = req;
     c->began = server_now();
     buf_init(&c->ignored, 400);

@@ -50,6 +50,7 @@ void azure(struct call *c)
     if (path) {
         *path++ = 0;
         json_object_set_new(c->body, "model", json_string(tail));
+        served_choose(c);
     }
     azure_call(c, path ? path : "");
     free(tail);

@@ -350,6 +350,7 @@ static bool let_in(struct call *c, const char *method, bool other)
         reply_error(c, &e);
         return false;
     }
+    served_choose(c);
     return true;
 }
 

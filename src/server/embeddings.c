@@ -133,7 +133,7 @@ static int next(struct call *c, struct embeddings *m, struct err *e)
 
 static int start(struct call *c, struct embeddings *m, struct err *e)
 {
-    const size_t D = (size_t)c->s->engine->model->hp->dim;
+    const size_t D = (size_t)c->m->engine->model->hp->dim;
     const char *format = "float";
     int64_t dims = (int64_t)D, priority = 0, cut = 0;
 

@@ -15,6 +15,7 @@ enum {
     IGNORED = 128,
     IN_TOKENIZE = 256, /* vLLM's form of /tokenize, and /detokenize */
     IN_MODERATIONS = 512,
+    IN_MODELS = 1024, /* /models/load and /models/unload */
 };
 
 struct field {

@@ -61,7 +61,7 @@ void gen_arrive(struct letter *l)
     g->on_event(g, ev);
     letter_free(l);
     if (ended) {
-        adapters_leave(c->s->adapters, g->adapter);
+        adapters_leave(c->m->adapters, g->adapter);
         call_gen_ended(c);
     }
 }
@@ -111,7 +111,7 @@ static void on_event(void *arg, const struct sched_event *ev)
             copy(ev->score_top, (ev->n_prompt - 1) * g->score_top * sizeof(*l->score_top));
     if (ev->embedding)
         l->ev.embedding = l->embedding =
-            copy(ev->embedding, (size_t)g->call->s->engine->model->hp->dim * sizeof(float));
+            copy(ev->embedding, (size_t)g->call->m->engine->model->hp->dim * sizeof(float));
     if (ev->err) {
         l->err = *ev->err;
         l->ev.err = &l->err;
@@ -131,9 +131,9 @@ static void gen_free(struct gen *g)
 }
 
 /* The operator's limits; the scheduler checks the context itself. */
-static int limit(const struct server *s, struct gen_request *r, struct err *e)
+static int limit(const struct call *c, struct gen_request *r, struct err *e)
 {
-    const size_t ctx = server_ctx(s), most = s->o.max_input_tokens;
+    const size_t ctx = server_ctx(c->s, c->m), most = c->s->o.max_input_tokens;
 
     if ((most && r->n_prompt > most) || r->n_prompt >= ctx || r->max_new_tokens > ctx - r->n_prompt)
         return err_set(e, ERR_USAGE,
@@ -153,7 +153,7 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     struct gen *g;
     struct sched_request q = *r;
 
-    if (limit(c->s, &q.gen, e) || (!c->admitted && call_admit(c, e)))
+    if (limit(c, &q.gen, e) || (!c->admitted && call_admit(c, e)))
         return -1;
     g = xcalloc(1, sizeof(*g));
     g->call = c;
@@ -177,7 +177,7 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     /* its events are delivered on this thread: none can come before the list knows it */
     if (c->refusal.bad)
         refuse(g);
-    else if (sched_submit(c->s->sched, &q, &g->ticket, e)) {
+    else if (sched_submit(c->m->sched, &q, &g->ticket, e)) {
         gen_free(g);
         return -1;
     }
@@ -188,7 +188,7 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     c->n_gens++;
     c->n_running++;
     g->adapter = r->adapter;
-    adapters_use(c->s->adapters, r->adapter);
+    adapters_use(c->m->adapters, r->adapter);
     if (out)
         *out = g;
     return 0;
@@ -198,7 +198,7 @@ void gen_cancel_all(struct call *c)
 {
     for (struct gen *g = c->gens; g; g = g->next)
         if (!g->ended)
-            sched_cancel(c->s->sched, g->ticket);
+            sched_cancel(c->m->sched, g->ticket);
 }
 
 void gen_free_all(struct call *c)

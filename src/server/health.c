@@ -1,6 +1,8 @@
 /* health.c - GET /health, /livez, /ping, /readyz and /metrics. */
 #include <stdio.h>
+#include <stdlib.h>
 
+#include "base/mem.h"
 #include "engine/kvpool.h"
 #include "server/http.h"
 #include "server/metrics.h"
@@ -13,7 +15,7 @@ void health(struct call *c)
 {
     struct sched_stats st;
 
-    sched_stats(c->s->sched, &st);
+    served_stats(c->s->models, &st);
     if (server_draining(c->s) || st.last_step_s > HUNG_S)
         reply_status(c, 503, "healthcheck", NULL, "unhealthy");
     else
@@ -25,7 +27,7 @@ void livez(struct call *c)
 {
     struct sched_stats st;
 
-    sched_stats(c->s->sched, &st);
+    served_stats(c->s->models, &st);
     if (st.last_step_s > HUNG_S)
         reply_status(c, 503, "healthcheck", NULL, "the engine has not moved for a minute");
     else
@@ -50,17 +52,37 @@ static void add_label(struct buf *b, const char *s)
     }
 }
 
+static void write_models(const struct call *c, const struct sched_stats *all, struct buf *out)
+{
+    struct model_stats *of;
+    struct buf labels;
+    size_t n = 0, i = 0;
+
+    for (const struct served *m = c->s->models; m; m = m->next)
+        n++;
+    of = xcalloc(n, sizeof(*of));
+    for (const struct served *m = c->s->models; m; m = m->next, i++) {
+        buf_init(&labels, 1 << 16);
+        buf_addf(&labels, "engine=\"%zu\",model_name=\"", i);
+        add_label(&labels, m->name);
+        buf_adds(&labels, "\"");
+        of[i].labels = xstrdup(labels.p);
+        sched_stats(m->sched, &of[i].st);
+        buf_release(&labels);
+    }
+    metrics_write(c->s->metrics, all, of, n, out);
+    for (i = 0; i < n; i++)
+        free((void *)(uintptr_t)of[i].labels);
+    free(of);
+}
+
 void metrics(struct call *c)
 {
     struct sched_stats st;
     struct http_counts n;
-    struct buf b, labels;
+    struct buf b;
 
-    buf_init(&labels, 1 << 16);
-    buf_adds(&labels, "engine=\"0\",model_name=\"");
-    add_label(&labels, c->s->o.model_name);
-    buf_adds(&labels, "\"");
-    sched_stats(c->s->sched, &st);
+    served_stats(c->s->models, &st);
     server_counts(c->s, &n);
     buf_init(&b, 1 << 20);
     metric(&b, "tgi_request_count", "counter", "requests taken", (double)st.submitted);
@@ -98,8 +120,7 @@ void metrics(struct call *c)
            (double)st.kv_cached);
     metric(&b, "puna_http_requests", "counter", "HTTP requests", (double)n.requests);
     metric(&b, "puna_http_calls", "gauge", "HTTP requests being answered", (double)n.calls);
-    metrics_write(c->s->metrics, &st, labels.p, &b);
-    buf_release(&labels);
+    write_models(c, &st, &b);
     reply_text(c, 200, "text/plain; version=0.0.4; charset=utf-8", b.p, b.len);
     buf_release(&b);
 }

@@ -179,14 +179,15 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
     h->drain_until = server_now() + s->o.drain_s;
     evhttp_del_accept_socket(h->evhttp, h->sock);
     h->sock = NULL;
-    sched_drain(s->sched);
+    for (struct served *m = s->models; m; m = m->next)
+        sched_drain(m->sched);
     if (h->n_calls == 0)
         event_base_loopexit(h->base, NULL);
 }
 
-size_t server_ctx(const struct server *s)
+size_t server_ctx(const struct server *s, const struct served *m)
 {
-    const size_t ctx = sched_ctx(s->sched), most = s->o.max_total_tokens;
+    const size_t ctx = sched_ctx(m->sched), most = s->o.max_total_tokens;
 
     return most && most < ctx ? most : ctx;
 }
@@ -330,10 +331,9 @@ int server_run(struct server *s, void (*on_listen)(void *arg, int port), void *a
 
     s->http = xcalloc(1, sizeof(*s->http));
     s->started = server_now();
-    s->created = (int64_t)time(NULL);
     if (!s->o.max_concurrent)
         s->o.max_concurrent = MAX_CONCURRENT;
-    s->metrics = metrics_new(server_ctx(s));
+    s->metrics = metrics_new(server_ctx(s, s->models));
     if (http_open(s, e) || listen_on(s, &port, e))
         goto done;
     signal(SIGPIPE, SIG_IGN);
@@ -344,7 +344,7 @@ int server_run(struct server *s, void (*on_listen)(void *arg, int port), void *a
     event_base_dispatch(s->http->base);
     rc = 0;
 done:
-    adapters_settle(s->adapters);
+    served_settle(s);
     http_close(s);
     metrics_free(s->metrics);
     s->metrics = NULL;

@@ -13,12 +13,16 @@
 #include "base/buf.h"
 #include "engine/sched.h"
 #include "guard/guards.h"
+#include "server/served.h"
 #include "text/chat.h"
 
+struct known_model {
+    const char *name, *path;
+};
+
 struct server_opts {
-    const char *host;       /* address to bind */
-    int port;               /* 0 = any free one */
-    const char *model_name; /* id in answers and /v1/models */
+    const char *host; /* address to bind */
+    int port;         /* 0 = any free one */
     /* further paths of /health and /vertex, NULL = none: Vertex AI chooses them */
     const char *health_route, *predict_route;
     const char *const *keys; /* API keys; none = open */
@@ -41,21 +45,21 @@ struct server_opts {
     bool compat_tgi;                           /* /v1 as TGI answers it, oddities included */
     bool quiet;                                /* no log lines */
     bool runtime_adapters;                     /* clients may load and unload adapters */
-    struct guards *guards;                     /* borrowed; NULL = none */
-    struct kit *kit;                           /* what the server runs; borrowed; NULL = nothing */
+    bool runtime_models;                       /* and models: */
+    size_t max_models;                         /* at a time */
+    const struct known_model *known;           /* that they may load beside the cache's */
+    size_t n_known;
+    const struct served_opts *opening; /* how; borrowed */
+    struct guards *guards;             /* borrowed; NULL = none */
+    struct kit *kit;                   /* what the server runs; borrowed; NULL = nothing */
 };
 
 struct server {
     struct server_opts o;
-    struct engine *engine;            /* borrowed */
-    struct sched *sched;              /* borrowed */
-    const struct chat_format *format; /* NULL: no chat */
-    struct ids eos;                   /* ids that end an answer; owned by the caller */
-    struct adapters *adapters;        /* borrowed; NULL = none */
-    struct metrics *metrics;          /* server_run's own */
-    struct http *http;                /* http.c's own */
+    struct served *models;   /* at least one; the caller's, before and after server_run */
+    struct metrics *metrics; /* server_run's own */
+    struct http *http;       /* http.c's own */
     double started;
-    int64_t created; /* Unix time */
 };
 
 /* Serves until SIGTERM or SIGINT, then drains. on_listen (may be NULL) gets the port. */
@@ -68,6 +72,7 @@ struct gen;
 
 struct call {
     struct server *s;
+    struct served *m;           /* the model that answers */
     struct evhttp_request *req; /* NULL once it is answered or its client has left */
     const struct route *route;
     enum dialect dialect; /* the route's, unless its handler chose */
@@ -134,8 +139,8 @@ int call_admit(struct call *c, struct err *e) MUST_USE;
 void call_gen_ended(struct call *c);
 
 double server_now(void); /* monotonic seconds */
-/* Largest prompt + answer of one request, in tokens. */
-size_t server_ctx(const struct server *s);
+/* Largest prompt + answer of one request to m, in tokens. */
+size_t server_ctx(const struct server *s, const struct served *m);
 
 /* For metrics.c. */
 struct http_counts {

@@ -9,6 +9,7 @@
 #include "server/http.h"
 
 struct post;
+struct loading;
 
 /* A client, by its API key. It may send `left` requests now, and more as time goes by. */
 struct key {
@@ -32,9 +33,10 @@ struct http {
     unsigned ticks;
     struct key *keys; /* [n_keys], or one for everybody; owned */
     struct patience *patience;
-    struct ssl_ctx_st *tls; /* NULL = plain; owned */
-    size_t n_agents;        /* threads that run tools */
-    struct judge *judge;    /* NULL = no guards; owned */
+    struct ssl_ctx_st *tls;  /* NULL = plain; owned */
+    size_t n_agents;         /* threads that run tools */
+    struct loading *loading; /* a model; NULL = none */
+    struct judge *judge;     /* NULL = no guards; owned */
 };
 
 /* Makes the request's call and takes it to the door. */

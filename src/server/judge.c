@@ -121,10 +121,10 @@ static void add_ids(const struct call *c, const json_t *list, struct buf *out)
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_int_t id = json_integer_value(json_array_get(list, i));
 
-        if (id >= 0 && id < tok_size(c->s->engine->tok))
+        if (id >= 0 && id < tok_size(c->m->engine->tok))
             ids_add(&ids, (int32_t)id);
     }
-    tok_decode(c->s->engine->tok, ids.p, ids.n, true, out);
+    tok_decode(c->m->engine->tok, ids.p, ids.n, true, out);
     ids_release(&ids);
 }
 

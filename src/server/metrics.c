@@ -184,53 +184,84 @@ static void write_passes(struct buf *out, const struct sched_stats *st, const do
                  (unsigned long long)st->decodes.total);
 }
 
-static void vllm(struct buf *out, const char *labels, const char *name, const char *kind, double v)
+struct vllm {
+    const struct model_stats *of;
+    size_t n;
+    struct buf *out;
+};
+
+/* One line for each model; value: of what its scheduler counts. */
+static void vllm(const struct vllm *v, const char *name, const char *kind,
+                 double (*value)(const struct sched_stats *st))
 {
-    buf_addf(out, "# TYPE vllm:%s %s\nvllm:%s{%s} %.17g\n", name, kind, name, labels, v);
+    buf_addf(v->out, "# TYPE vllm:%s %s\n", name, kind);
+    for (size_t i = 0; i < v->n; i++)
+        buf_addf(v->out, "vllm:%s{%s} %.17g\n", name, v->of[i].labels, value(&v->of[i].st));
 }
 
-static void write_vllm(struct buf *out, const struct metrics *m, const struct sched_stats *st,
-                       const char *labels)
+#define VALUE(name, expr)                                                                          \
+    static double name(const struct sched_stats *st)                                               \
+    {                                                                                              \
+        return (double)(expr);                                                                     \
+    }
+VALUE(active, st->active)
+VALUE(waiting, st->waiting)
+VALUE(prompt_tokens, st->prompt_tokens)
+VALUE(cached_tokens, st->cached_tokens)
+VALUE(answer_tokens, st->answer_tokens)
+VALUE(preempted, st->preempted)
+VALUE(guessed, st->guessed)
+VALUE(guessed_right, st->guessed_right)
+#undef VALUE
+
+static double kv_used(const struct sched_stats *st)
+{
+    const size_t taken = st->kv_blocks - st->kv_free - st->kv_cached;
+
+    return st->kv_blocks ? (double)taken / (double)st->kv_blocks : 0;
+}
+
+static void write_vllm(struct buf *out, const struct metrics *m, const struct model_stats *of,
+                       size_t n)
 {
     static const char *const ends[] = { "stop", "length", "content_filter", "abort" };
-    const size_t taken = st->kv_blocks - st->kv_free - st->kv_cached;
-    const double used = st->kv_blocks ? (double)taken / (double)st->kv_blocks : 0;
+    const struct vllm v = { of, n, out };
 
-    vllm(out, labels, "num_requests_running", "gauge", (double)st->active);
-    vllm(out, labels, "num_requests_waiting", "gauge", (double)st->waiting);
-    vllm(out, labels, "kv_cache_usage_perc", "gauge", used);
-    vllm(out, labels, "gpu_cache_usage_perc", "gauge", used); /* its older name */
-    vllm(out, labels, "prefix_cache_queries_total", "counter", (double)st->prompt_tokens);
-    vllm(out, labels, "prefix_cache_hits_total", "counter", (double)st->cached_tokens);
-    vllm(out, labels, "num_preemptions_total", "counter", (double)st->preempted);
-    vllm(out, labels, "prompt_tokens_total", "counter", (double)st->prompt_tokens);
-    vllm(out, labels, "generation_tokens_total", "counter", (double)st->answer_tokens);
-    vllm(out, labels, "spec_decode_num_draft_tokens_total", "counter", (double)st->guessed);
-    vllm(out, labels, "spec_decode_num_accepted_tokens_total", "counter",
-         (double)st->guessed_right);
+    vllm(&v, "num_requests_running", "gauge", active);
+    vllm(&v, "num_requests_waiting", "gauge", waiting);
+    vllm(&v, "kv_cache_usage_perc", "gauge", kv_used);
+    vllm(&v, "gpu_cache_usage_perc", "gauge", kv_used); /* its older name */
+    vllm(&v, "prefix_cache_queries_total", "counter", prompt_tokens);
+    vllm(&v, "prefix_cache_hits_total", "counter", cached_tokens);
+    vllm(&v, "num_preemptions_total", "counter", preempted);
+    vllm(&v, "prompt_tokens_total", "counter", prompt_tokens);
+    vllm(&v, "generation_tokens_total", "counter", answer_tokens);
+    vllm(&v, "spec_decode_num_draft_tokens_total", "counter", guessed);
+    vllm(&v, "spec_decode_num_accepted_tokens_total", "counter", guessed_right);
     buf_adds(out, "# TYPE vllm:cache_config_info gauge\n");
-    buf_addf(out, "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%zu\"} 1\n", labels,
-             KV_BLOCK, st->kv_blocks);
+    for (size_t i = 0; i < n; i++)
+        buf_addf(out, "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%zu\"} 1\n",
+                 of[i].labels, KV_BLOCK, of[i].st.kv_blocks);
     buf_adds(out, "# TYPE vllm:request_success_total counter\n");
     for (int i = 0; i <= FINISH_CANCELLED; i++)
-        buf_addf(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels,
+        buf_addf(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", of->labels,
                  ends[i], (unsigned long long)m->ended[i]);
 }
 
-void metrics_write(const struct metrics *m, const struct sched_stats *st, const char *labels,
-                   struct buf *out)
+void metrics_write(const struct metrics *m, const struct sched_stats *all,
+                   const struct model_stats *of, size_t n, struct buf *out)
 {
     buf_adds(out, "# TYPE tgi_request_failure counter\n");
     for (int i = 0; i < F_COUNT; i++)
         buf_addf(out, "tgi_request_failure{err=\"%s\"} %llu\n", failures[i],
                  (unsigned long long)m->failed[i]);
-    write_passes(out, st, m->h[M_DURATION].le);
-    write_vllm(out, m, st, labels);
+    write_passes(out, all, m->h[M_DURATION].le);
+    write_vllm(out, m, of, n);
     for (int i = 0; i < M_COUNT; i++) {
         const struct histogram *h = &m->h[i];
 
         buf_addf(out, "# TYPE %s histogram\n", defs[i].name);
-        write_histogram(out, defs[i].name, i < M_FIRST ? "" : labels, h->n, h->le, h->count,
+        write_histogram(out, defs[i].name, i < M_FIRST ? "" : of->labels, h->n, h->le, h->count,
                         h->sum);
     }
 }

@@ -40,8 +40,14 @@ void metrics_note(struct metrics *m, enum metric which, double x);
 void metrics_failed(struct metrics *m, enum failure why);
 /* An answer that ended: all of its figures. */
 void metrics_ended(struct metrics *m, const struct gen *g);
-/* Prometheus text. labels: of vLLM's, "name=\"value\",...". */
-void metrics_write(const struct metrics *m, const struct sched_stats *st, const char *labels,
-                   struct buf *out);
+/* A model's scheduler; labels of vLLM's lines: "name=\"value\",...". */
+struct model_stats {
+    const char *labels;
+    struct sched_stats st;
+};
+/* Prometheus text: of all models together, and vLLM's lines of each of the n; its histograms and
+ * ends are those of all, under the first one's labels. */
+void metrics_write(const struct metrics *m, const struct sched_stats *all,
+                   const struct model_stats *of, size_t n, struct buf *out);
 
 #endif

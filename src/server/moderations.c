@@ -129,7 +129,7 @@ static int start(struct call *c, struct moderation *m, struct err *e)
 {
     const json_t *input = json_object_get(c->body, "input");
     const size_t n = json_is_array(input) ? json_array_size(input) : 1;
-    const char *model = c->s->o.model_name;
+    const char *model = c->s->models->name;
 
     if (!guards_llama(m->guards))
         return err_set(e, ERR_USAGE, "this server has no Llama Guard: start it with --guard MODEL");

@@ -19,10 +19,10 @@ int oai_read_model(struct call *c, struct oai *o, struct err *e)
     const json_t *m = json_object_get(c->body, "model");
     const char *s = json_string_value(m);
 
-    /* A name is an adapter's. Unknown ones are served by the model we have: clients send "tgi",
-     * "dummy" or "gpt-4". */
+    /* A name is a model's (served_choose) or an adapter's. Unknown ones are answered by the first
+     * model: clients send "tgi", "dummy" or "gpt-4". */
     if (!m) {
-        o->model = xstrdup(c->s->o.model_name);
+        o->model = xstrdup(c->m->name);
         return 0;
     }
     if (!s || !*s || json_string_length(m) > 256 || strlen(s) != json_string_length(m))
@@ -34,8 +34,8 @@ int oai_read_model(struct call *c, struct oai *o, struct err *e)
         if (strncmp(p, "..", 2) == 0 && (p[2] == '/' || p[2] == 0))
             return err_set(e, ERR_USAGE, "request: the model's name holds a '..'");
     o->model = xstrdup(s);
-    o->adapter = adapters_find(c->s->adapters, s);
-    if (c->s->o.strict && !o->adapter && strcmp(s, c->s->o.model_name) != 0)
+    o->adapter = adapters_find(c->m->adapters, s);
+    if (c->s->o.strict && !o->adapter && strcmp(s, c->m->name) != 0)
         return err_set(e, ERR_NOT_FOUND,
                        "The model `%.64s` does not exist; GET /v1/models lists "
                        "those that do",
@@ -85,16 +85,16 @@ int oai_read(struct call *c, struct oai *o, struct gen_request *r, struct reques
     int64_t n = 1;
 
     o->created = (int64_t)time(NULL);
-    request_defaults(r, c->s->engine->model->ckpt, 1);
+    request_defaults(r, c->m->engine->model->ckpt, 1);
     r->sampling.seed = rng_fresh_seed();
-    r->eos = c->s->eos.p;
-    r->n_eos = c->s->eos.n;
+    r->eos = c->m->eos.p;
+    r->n_eos = c->m->eos.n;
     if (check_unsupported(j, e) || oai_read_salt(j, &o->salt, e) || oai_read_model(c, o, e) ||
         json_get_bool(j, "stream", &o->stream, "request", e) < 0 ||
         json_get_int(j, "n", 1, OPENAI_MAX_N, &n, "request", e) < 0 ||
         json_get_obj(j, "stream_options", &options, "request", e) < 0 ||
-        request_read(r, mem, j, c->s->engine, e) || oai_read_more(c, o, r, e) ||
-        request_grammar(&o->grammar, j, c->s->engine, e))
+        request_read(r, mem, j, c->m->engine, e) || oai_read_more(c, o, r, e) ||
+        request_grammar(&o->grammar, j, c->m->engine, e))
         return -1;
     r->grammar = o->grammar;
     if (r->max_new_tokens == 0 && (json_is_integer(json_object_get(j, "max_tokens")) ||
@@ -131,7 +131,7 @@ int oai_inputs(const struct call *c, const char *name, size_t max, json_t **list
 
 int oai_input_ids(const struct call *c, const json_t *input, struct ids *out, struct err *e)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
 
     if (json_is_string(input)) {
         if (tok_adds_bos(tok) && tok_bos(tok) >= 0)
@@ -189,7 +189,7 @@ static json_t *score_json(const struct tok *tok, int32_t id, float logprob, int3
 
 json_t *oai_scores(const struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = g->call->s->engine->tok;
+    const struct tok *tok = g->call->m->engine->tok;
     json_t *list = json_pack("[n]");
     char key[16];
 
@@ -308,22 +308,26 @@ bool oai_all_ended(const struct call *c)
     return true;
 }
 
-/* The model, or an adapter of it (parent = the model). */
-static json_t *model_json(const struct server *s, const char *name, const char *root,
-                          const char *parent)
+/* A model, or an adapter of it (parent = the model). */
+static json_t *model_json(const struct server *s, const struct served *m, const char *name,
+                          const char *root, const char *parent)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:I}", "id", name, "object", "model",
-                     "created", (json_int_t)s->created, "owned_by", "puna", "root", root, "parent",
-                     parent, "max_model_len", (json_int_t)server_ctx(s));
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s?, s:I, s:{s:s}}", "id", name, "object", "model",
+                     "created", (json_int_t)m->created, "owned_by", "puna", "root", root, "parent",
+                     parent, "max_model_len", (json_int_t)server_ctx(s, m), "status", "value",
+                     m->leaving ? "unloading" : "loaded");
 }
 
 static json_t *all_models(const struct server *s)
 {
-    const char *base = s->o.model_name, *name, *path;
-    json_t *list = json_pack("[o]", model_json(s, base, base, NULL));
+    json_t *list = json_array();
+    const char *name, *path;
 
-    for (size_t i = 0; adapters_get(s->adapters, i, &name, &path); i++)
-        json_array_append_new(list, model_json(s, name, path, base));
+    for (const struct served *m = s->models; m; m = m->next) {
+        json_array_append_new(list, model_json(s, m, m->name, m->name, NULL));
+        for (size_t i = 0; adapters_get(m->adapters, i, &name, &path); i++)
+            json_array_append_new(list, model_json(s, m, name, path, m->name));
+    }
     return list;
 }
 

@@ -14,7 +14,7 @@
 
 static json_t *logprob_of(const struct call *c, const struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
     json_t *j = request_token(tok, ev->id, ev->logprob), *top = json_array();
 
     for (size_t i = 0; i < g->top && ev->top; i++)
@@ -176,7 +176,7 @@ static void open_parser(struct gen *g)
 
 void chat_parse(struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = g->call->s->engine->tok;
+    const struct tok *tok = g->call->m->engine->tok;
     struct choice *ch = g->state;
     const int32_t id = ev->kind == SCHED_TOKEN ? ev->id : ev->stop_id;
 
@@ -328,7 +328,7 @@ static int read_logprobs(const json_t *j, struct oai *o, struct gen_request *r, 
 
 int oai_render(struct call *c, struct prompt *p, struct err *e)
 {
-    if (!c->s->format)
+    if (!c->m->format)
         return err_set(e, ERR_USAGE, "this model has no chat template; use /v1/completions");
     json_t *final = NULL;
     int rc;
@@ -339,10 +339,10 @@ int oai_render(struct call *c, struct prompt *p, struct err *e)
     }
     if (!json_object_get(c->body, "date_string"))
         json_object_set_new(c->body, "date_string", json_string("today"));
-    rc = chat_render(c->s->format, c->s->engine->tok, c->body, p, e);
+    rc = chat_render(c->m->format, c->m->engine->tok, c->body, p, e);
     if (rc == 0 && final) {
         buf_add(&p->text, json_string_value(final), json_string_length(final));
-        rc = tok_encode(c->s->engine->tok, json_string_value(final), json_string_length(final),
+        rc = tok_encode(c->m->engine->tok, json_string_value(final), json_string_length(final),
                         TOK_PLAIN, &p->ids, e);
     }
     json_decref(final);

@@ -40,7 +40,7 @@ static void add_top(json_t *top, json_t *token /* taken */)
 
 static void add_logprob(const struct call *c, struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
     json_t *one = request_token(tok, ev->id, ev->logprob), *top = json_object();
     json_t *to = g->logprobs;
     struct choice *ch = choice_of(g);
@@ -58,7 +58,7 @@ static void add_logprob(const struct call *c, struct gen *g, const struct sched_
 /* A prompt's own lines of the lists: nothing is known of its first token. */
 static void add_scores(const struct call *c, struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
     const struct buf *echo = &choice_of(g)->pending;
     json_t *to = g->logprobs = new_logprobs();
     size_t at = 0, offset = 0;
@@ -209,7 +209,7 @@ static void echo_text(const struct call *c, const json_t *input, const struct id
         return;
     }
     for (size_t i = 0; i < ids->n; i++)
-        tok_stream_add(&stream, c->s->engine->tok, ids->p[i], true, out);
+        tok_stream_add(&stream, c->m->engine->tok, ids->p[i], true, out);
     tok_stream_end(&stream, out);
 }
 

@@ -9,7 +9,7 @@
 
 static int read_stop_ids(const struct call *c, struct oai *o, struct gen_request *r, struct err *e)
 {
-    const int32_t vocab = tok_size(c->s->engine->tok);
+    const int32_t vocab = tok_size(c->m->engine->tok);
     json_t *list = NULL;
     size_t n = 0;
 
@@ -89,7 +89,7 @@ int oai_take_final(struct call *c, json_t **content, struct err *e)
 
 static void reply_ids(struct call *c, const struct ids *ids)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
     json_t *list = json_array(), *texts = json_array();
     bool strings = json_is_true(json_object_get(c->body, "return_token_strs"));
 
@@ -104,7 +104,7 @@ static void reply_ids(struct call *c, const struct ids *ids)
     }
     reply_json(c, 200,
                json_pack("{s:I, s:I, s:o, s:o}", "count", (json_int_t)ids->n, "max_model_len",
-                         (json_int_t)server_ctx(c->s), "tokens", list, "token_strs",
+                         (json_int_t)server_ctx(c->s, c->m), "tokens", list, "token_strs",
                          strings ? json_incref(texts) : json_null()));
     json_decref(texts);
 }
@@ -132,7 +132,7 @@ void vllm_tokenize(struct call *c)
         if (rc == 0 && special)
             rc = oai_input_ids(c, text, &ids, &e);
         else if (rc == 0)
-            rc = tok_encode(c->s->engine->tok, json_string_value(text), json_string_length(text),
+            rc = tok_encode(c->m->engine->tok, json_string_value(text), json_string_length(text),
                             TOK_PLAIN, &ids, &e);
     }
     if (rc)
@@ -159,7 +159,7 @@ void detokenize(struct call *c)
         reply_refusal(c, &e);
     } else {
         for (size_t i = 0; i < ids.n; i++)
-            tok_stream_add(&stream, c->s->engine->tok, ids.p[i], false, &text);
+            tok_stream_add(&stream, c->m->engine->tok, ids.p[i], false, &text);
         tok_stream_end(&stream, &text);
         reply_json(c, 200, json_pack("{s:s%}", "prompt", text.p, text.len));
     }

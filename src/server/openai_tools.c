@@ -81,7 +81,7 @@ static int force_call(struct call *c, struct oai *o, struct err *e)
         return err_set(e, ERR_USAGE, "tool_choice: a call is forced, and another form asked for");
     what =
         json_pack("{s:O, s:s?, s:b}", "tools", o->tools, "only", o->tool, "parallel", o->parallel);
-    rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
+    rc = grammars_get_json(c->m->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
     json_decref(what);
     return rc ? err_wrap(e, "tool_choice") : 0;
 }
@@ -100,7 +100,7 @@ static int calls_or_schema(struct call *c, struct oai *o, struct err *e)
         json_object_get(c->body, "builtin_tools"))
         return 0;
     what = json_pack("{s:O, s:b, s:O}", "tools", o->tools, "parallel", o->parallel, "or", schema);
-    rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &both, e);
+    rc = grammars_get_json(c->m->engine->grammars, GRAMMAR_TOOLS, what, &both, e);
     json_decref(what);
     if (rc)
         return err_wrap(e, "tools beside response_format");
@@ -122,14 +122,14 @@ static bool any_strict(const json_t *tools)
  * calls with arguments of the tools' schemas. <|python_tag|> may come before it. */
 static int strict_calls(struct call *c, struct oai *o, struct err *e)
 {
-    const int32_t tag = tok_id(c->s->engine->tok, "<|python_tag|>");
+    const int32_t tag = tok_id(c->m->engine->tok, "<|python_tag|>");
     json_t *what;
     int rc;
 
     if (o->choice != TOOLS_AUTO || o->grammar || !any_strict(o->tools))
         return 0;
     what = json_pack("{s:O, s:b, s:b}", "tools", o->tools, "parallel", o->parallel, "free", true);
-    rc = grammars_get_json(c->s->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
+    rc = grammars_get_json(c->m->engine->grammars, GRAMMAR_TOOLS, what, &o->grammar, e);
     json_decref(what);
     if (rc)
         return err_wrap(e, "strict tools");
@@ -176,7 +176,7 @@ int oai_adapt_messages(struct call *c, struct err *e)
         if (role && strcmp(role, "developer") == 0) /* what OpenAI calls a system message now */
             json_object_set_new(m, "role", json_string("system"));
     }
-    if (c->s->format->no_tools)
+    if (c->m->format->no_tools)
         chat_spell_tools(c->body);
     return 0;
 }

@@ -192,7 +192,7 @@ void reply_error(struct call *c, const struct err *e)
     if (e->code == ERR_TIMEOUT && c->s->o.max_wait_s > 0) {
         struct sched_stats st;
 
-        sched_stats(c->s->sched, &st);
+        sched_stats(c->m->sched, &st);
         call_header(c, "Retry-After", "%.0f", fmax(1, ceil(st.wait_s - c->s->o.max_wait_s)));
     }
 

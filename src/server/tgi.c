@@ -121,8 +121,8 @@ static int read_counts(struct tgi *t, struct gen_request *r, const struct server
 static int encode(struct tgi *t, const struct call *c, struct gen_request *r, struct err *e)
 {
     const struct server_opts *o = &c->s->o;
-    const struct tok *tok = c->s->engine->tok;
-    const size_t ctx = server_ctx(c->s);
+    const struct tok *tok = c->m->engine->tok;
+    const size_t ctx = server_ctx(c->s, c->m);
     const size_t most = o->max_input_tokens ? o->max_input_tokens : ctx - 1;
     struct ids *p = &t->prompt;
 
@@ -164,8 +164,8 @@ int tgi_read(struct tgi *t, struct gen_request *r, struct request_mem *mem, stru
     if (t->n_inputs == 0)
         return err_set(e, ERR_USAGE, "`inputs` cannot be empty");
     sampling_init(&r->sampling);
-    r->eos = c->s->eos.p;
-    r->n_eos = c->s->eos.n;
+    r->eos = c->m->eos.p;
+    r->n_eos = c->m->eos.n;
     t->sample = !p;
     if (json_get_bool(p, "do_sample", &t->sample, "parameters", e) < 0 ||
         json_get_bool(p, "details", &t->details, "parameters", e) < 0 ||
@@ -185,12 +185,12 @@ int tgi_read(struct tgi *t, struct gen_request *r, struct request_mem *mem, stru
     if (input_details && t->stream)
         return err_set(e, ERR_USAGE,
                        "`decoder_input_details` == true is not supported when streaming tokens");
-    if (request_grammar(&t->grammar, p, c->s->engine, e))
+    if (request_grammar(&t->grammar, p, c->m->engine, e))
         return err_wrap(e, "grammar is not valid");
     r->grammar = t->grammar;
     t->details |= input_details;
     t->input_details = input_details;
-    t->adapter = adapter ? adapters_find(c->s->adapters, adapter) : NULL;
+    t->adapter = adapter ? adapters_find(c->m->adapters, adapter) : NULL;
     if (!t->sample)
         r->sampling.temperature = 0;
     if (fields_check(c, body, IN_TGI, e) || (p && fields_check(c, p, IN_PARAMETERS, e)))
@@ -374,7 +374,7 @@ static void send_token(struct call *c, struct tgi *t, struct gen *g, json_t *tok
 
 static void on_token(struct call *c, struct tgi *t, struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = c->s->engine->tok;
+    const struct tok *tok = c->m->engine->tok;
     struct part *a = part_of(g);
     json_t *token = token_json(tok, &a->text, ev->id, ev->logprob, ev->last), *top = json_array();
 
@@ -393,7 +393,7 @@ static void on_token(struct call *c, struct tgi *t, struct gen *g, const struct 
 /* Of the first token nothing is known. */
 static void on_prompt(struct gen *g, const struct sched_event *ev)
 {
-    const struct tok *tok = g->call->s->engine->tok;
+    const struct tok *tok = g->call->m->engine->tok;
     json_t *list = part_of(g)->prefill;
 
     for (size_t i = 0; i < ev->n_prompt; i++) {
@@ -503,11 +503,11 @@ void info(struct call *c)
 {
     const struct server *s = c->s;
     const struct server_opts *o = &s->o;
-    const size_t ctx = server_ctx(s);
+    const size_t ctx = server_ctx(s, s->models);
 
     reply_json(c, 200,
                json_pack("{s:s, s:n, s:s, s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:s, s:s, s:n, s:n}",
-                         "model_id", o->model_name, "model_sha", "model_pipeline_tag",
+                         "model_id", s->models->name, "model_sha", "model_pipeline_tag",
                          "text-generation", "max_concurrent_requests",
                          (json_int_t)o->max_concurrent, "max_best_of", (json_int_t)o->max_best_of,
                          "max_stop_sequences", (json_int_t)o->max_stop_sequences,
@@ -560,7 +560,7 @@ void tokenize(struct call *c)
     if (tgi_read(t, &r, &mem, c, c->body, &e))
         reply_refusal(c, &e);
     else
-        reply_json(c, 200, offsets(c->s->engine->tok, &t->prompt, t->inputs, t->n_inputs));
+        reply_json(c, 200, offsets(c->m->engine->tok, &t->prompt, t->inputs, t->n_inputs));
 }
 
 void chat_tokenize(struct call *c)
@@ -574,7 +574,7 @@ void chat_tokenize(struct call *c)
     else
         reply_json(c, 200,
                    json_pack("{s:o, s:s%}", "tokenize_response",
-                             offsets(c->s->engine->tok, &p.ids, p.text.p, p.text.len),
+                             offsets(c->m->engine->tok, &p.ids, p.text.p, p.text.len),
                              "templated_text", p.text.p, p.text.len));
     prompt_release(&p);
 }

@@ -15,7 +15,7 @@ struct tgi {
     size_t n_inputs;
     const struct lora *adapter; /* of adapter_id; NULL = the model itself */
     struct ids prompt;          /* owned */
-    struct grammar *grammar; /* NULL = any text; a reference */
+    struct grammar *grammar;    /* NULL = any text; a reference */
     double checked_s;           /* seconds that reading and checking took */
     bool failed;
 };

@@ -92,7 +92,7 @@ static void cut(struct watch *w)
         }
     }
     if (!l) {
-        sched_cancel(g->call->s->sched, g->ticket);
+        sched_cancel(g->call->m->sched, g->ticket);
         return;
     }
     l->ev.text = NULL;
