@@ -159,6 +159,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     if (!(flags & CPU_AMX))
         return;
     cpu_kern_amx(k);
+    cpu_kern_q8_amx(k);
 #else
     (void)flags;
 #endif

@@ -164,15 +164,22 @@ struct cpu_kern {
     /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
      * encodings with m */
     dot_fn *dot[CODES_COUNT][2];
+    /* the same, faster from `many` tokens on */
+    dot_fn *dot_many[CODES_COUNT][2];
+    size_t many;
     size_t panels; /* of 16 rows, that a dot gains from having together */
     void (*quantise)(const struct q8 *x, size_t t, const float *src);
     /* y[t * ys + r] = or += w[r] . x[t] for R rows and T tokens, both of n floats */
     void (*dot_f32)(float *y, size_t ys, const float *w, size_t ws, size_t R, const float *x,
                     size_t T, size_t n, bool add);
     size_t bf16_rows; /* the most that dot_bf16 takes, a multiple of LANES */
-    /* the same on bf16 rows; x padded with zeros to a multiple of 32, xs apart; NULL = none */
+    /* the same on bf16 rows, x as pack_bf16 makes it; NULL = none */
     void (*dot_bf16)(float *y, size_t ys, const uint8_t *w, size_t ws, size_t R, const bf16 *x,
                      size_t xs, size_t T, size_t n, bool add);
+    size_t bf16_tokens; /* that pack_bf16 takes together */
+    /* x [T, n] rounded, zeros behind the values, in T (up to a multiple of bf16_tokens) rows of xs
+     * values, a multiple of 32; sixteen such rows may hold tiles instead */
+    void (*pack_bf16)(bf16 *to, size_t xs, const float *x, size_t T, size_t n);
     void (*decode_f16)(float *y, const void *src, size_t n);
     void (*decode_bf16)(float *y, const void *src, size_t n);
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
@@ -216,5 +223,6 @@ void cpu_kern_columns_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);
+void cpu_kern_q8_amx(struct cpu_kern *k);
 
 #endif

@@ -154,10 +154,20 @@ static void to_bf16(bf16 *y, const float *x, size_t n)
     }
 }
 
+static void pack_bf16(bf16 *to, size_t xs, const float *x, size_t T, size_t n)
+{
+    for (size_t t = 0; t < T; t++, to += xs) {
+        memset(to + n, 0, (xs - n) * sizeof(*to));
+        to_bf16(to, x + t * n, n);
+    }
+}
+
 void cpu_kern_avx512_bf16(struct cpu_kern *k)
 {
     k->dot_bf16 = dot_bf16;
     k->bf16_rows = LANES;
+    k->pack_bf16 = pack_bf16;
+    k->bf16_tokens = 1;
     k->gemm_bf16 = gemm_bf16;
     k->to_bf16 = to_bf16;
     k->pair = pair;

@@ -236,7 +236,8 @@ void cpu_kern_generic(struct cpu_kern *k)
 {
     *k = (struct cpu_kern){
         .dot = { { dot_8, dot_8 }, { dot_5, dot_5 }, { dot_4, dot_4 }, { dot_halves, dot_halves } },
-        .panels = 1
+        .panels = 1,
+        .many = SIZE_MAX,
     };
     cpu_kern_unpack(k);
     cpu_kern_planes(k);

@@ -27,7 +27,7 @@ struct job {
     bool q8, rounded, bf, act; /* which forms of x are wanted */
     struct q8 x8;
     bf16 *xb;
-    size_t xbs; /* K up to a multiple of 32 */
+    size_t xbs; /* row_bf16(K) */
     float *xf;  /* x rounded, as p.act makes it, or in p.order */
     uint8_t *thread;
     size_t thread_bytes;
@@ -93,9 +93,9 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
             j->b->k.quantise(&j->x8, t, x);
         for (size_t i = 0; j->rounded && i < j->K; i++)
             j->xf[t * j->K + i] = bf16_to_f32(f32_to_bf16(x[i]));
-        for (size_t i = 0; j->bf && i < j->xbs; i++)
-            j->xb[t * j->xbs + i] = i < j->K ? f32_to_bf16(x[i]) : 0;
     }
+    if (j->bf)
+        j->b->k.pack_bf16(j->xb + lo * j->xbs, j->xbs, j->x + lo * j->K, hi - lo, j->K);
 }
 
 static size_t smaller(size_t a, size_t b)
@@ -146,6 +146,7 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     }
     for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
         const size_t T = smaller(j->T - t0, PANEL_T), n = P * T * LANES;
+        dot_fn *const(*dot)[2] = T >= k->many ? k->dot_many : k->dot;
         float *rest = acc + n;
 
         memset(acc, 0, 2 * n * sizeof(*acc));
@@ -159,7 +160,7 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
                     k->unpack_planes[w->enc](panel + i * CHUNK, w, r0 + i * LANES,
                                              smaller(R - i * LANES, LANES), g, ng);
             }
-            k->dot[k->codes[w->enc]][k->offset[w->enc]](acc, rest, panel, P, ng, &j->x8, g, t0, T);
+            dot[k->codes[w->enc]][k->offset[w->enc]](acc, rest, panel, P, ng, &j->x8, g, t0, T);
         }
         for (size_t i = 0; i < n; i++)
             acc[i] += rest[i];
@@ -197,10 +198,16 @@ static void unit_floats(const struct job *j, const struct linear_out *o, const f
     }
 }
 
+/* Units that a kernel takes together. */
+static size_t panels_of(const struct cpu_kern *k, enum path path)
+{
+    return path == PATH_Q8 ? k->panels : path == PATH_BF16 ? k->bf16_rows / LANES : 1;
+}
+
 /* Unit u, and with it those before `end` that the kernel takes together; returns how many. */
 static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
 {
-    size_t i = 0, n = 1;
+    size_t i = 0;
 
     while (u >= j->first[i + 1])
         i++;
@@ -208,14 +215,13 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
     const size_t r0 = (u - j->first[i]) * LANES;
 
     if (j->path[i] == PATH_Q8 && by_columns(&j->b->k, o->w, j->T)) {
-        n = smaller(end, j->first[i + 1]) - u;
-        j->b->k.columns[o->w->enc](o->y + r0, o->w, r0, smaller(o->w->rows - r0, n * LANES), &j->x8,
-                                   j->add);
-        return n;
+        const size_t all = smaller(end, j->first[i + 1]) - u;
+
+        j->b->k.columns[o->w->enc](o->y + r0, o->w, r0, smaller(o->w->rows - r0, all * LANES),
+                                   &j->x8, j->add);
+        return all;
     }
-    if (j->path[i] == PATH_BF16 || j->path[i] == PATH_Q8)
-        n = smaller(smaller(end, j->first[i + 1]) - u,
-                    j->path[i] == PATH_Q8 ? j->b->k.panels : j->b->k.bf16_rows / LANES);
+    const size_t n = smaller(smaller(end, j->first[i + 1]) - u, panels_of(&j->b->k, j->path[i]));
     const size_t R = smaller(o->w->rows - r0, n * LANES);
 
     switch (j->path[i]) {
@@ -258,7 +264,7 @@ static void part(void *arg, int me, int n)
     if (!j->prepared) {
         size_t lo, hi;
 
-        team_part(j->T, 1, me, n, &lo, &hi);
+        team_part(j->T, j->bf ? j->b->k.bf16_tokens : 1, me, n, &lo, &hi);
         prepare(j, lo, hi);
         team_barrier(j->b->ctx.team, me);
     }
@@ -285,6 +291,13 @@ static size_t round64(size_t n)
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
+}
+
+/* Values of a bf16 row of x and of what lies behind it: 64 bytes keep rows of whole 4 KiB out of
+ * one another's sets of the cache. */
+static size_t row_bf16(size_t K)
+{
+    return (K + 31) / 32 * 32 + 32;
 }
 
 /* One plane of struct q8 that has a number for each group of T rows. */
@@ -316,7 +329,8 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum pa
             need->xf = larger(need->xf, copy);
         break;
     case PATH_BF16:
-        need->xb = larger(need->xb, T * ((K + 31) / 32 * 32) * sizeof(bf16));
+        need->xb = larger(need->xb, (T + k->bf16_tokens - 1) / k->bf16_tokens * k->bf16_tokens *
+                                        row_bf16(K) * sizeof(bf16));
         break;
     case PATH_ROUNDED:
     case PATH_ACT:
@@ -381,15 +395,17 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
     struct cpu *b = c->backend;
     struct job j = { .b = b, .out = out, .n = n, .T = T, .x = x, .add = add };
     const size_t threads = (size_t)team_size(c->team);
+    size_t together = 1;
 
     BUG_ON(n > MAX_OUT);
     if (n == 0 || T == 0)
         return;
     j.K = out[0].w->cols;
-    j.xbs = (j.K + 31) / 32 * 32;
+    j.xbs = row_bf16(j.K);
     for (size_t i = 0; i < n; i++) {
         BUG_ON(out[i].w->cols != j.K);
         j.path[i] = path_of(&b->k, c->compute, out[i].w);
+        together = larger(together, panels_of(&b->k, j.path[i]));
         j.first[i + 1] = j.first[i] + (out[i].w->rows + LANES - 1) / LANES;
     }
     make_room(&j, b);
@@ -405,8 +421,12 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
             j.whole = 8; /* a line of AWQ's words */
         }
     }
-    if (units >= 4 * PANELS * threads) /* whole pairs of panels */
-        j.grain = (j.grain + PANELS - 1) / PANELS * PANELS;
+    for (size_t few = together; few > 1; few /= 2) {
+        if (units >= 4 * few * threads) { /* whole pairs of panels, or fours */
+            j.grain = (j.grain + few - 1) / few * few;
+            break;
+        }
+    }
     j.prepared = T < 4;
     if (j.prepared)
         prepare(&j, 0, T);
