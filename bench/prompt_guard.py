@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Prompt Guard's real shape (279M, random weights) beside transformers, windows of 512 tokens:
-prompt_guard.py PUNA FOLDER [ROUNDS]. Needs torch and transformers; FOLDER gets the model where it
-has none.
+"""Prompt Guard's real shape (279M, random weights, float32) beside transformers, windows of 512
+tokens: prompt_guard.py PUNA FOLDER [ROUNDS] [THREADS]. Needs torch and transformers; FOLDER gets
+the model where it has none. Rounds are interleaved; the ratio is the median of theirs.
 
 puna's time for a window is the difference between a text of some windows and one of a single."""
 import json
@@ -17,9 +17,11 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
 puna, folder = sys.argv[1:3]
 rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+threads = int(sys.argv[4]) if len(sys.argv) > 4 else len(os.sched_getaffinity(0))
 MANY = 4
 STRIDE = 510 - 126
 
+torch.set_num_threads(threads)
 if not os.path.exists(folder + "/model.safetensors"):
     torch.manual_seed(1)
     config = DebertaV2Config(
@@ -37,8 +39,9 @@ def ours(n):
     """Seconds and windows of a text of about n windows."""
     text = "\u2603 a " * ((510 + (n - 1) * STRIDE) // 4)
     t = time.perf_counter()
-    out = subprocess.run([puna, "guard", folder, "--json"], input=json.dumps({"text": text}) + "\n",
-                         text=True, capture_output=True, check=True)
+    out = subprocess.run([puna, "guard", folder, "--json", "--threads", str(threads)],
+                         input=json.dumps({"text": text}) + "\n", text=True, capture_output=True,
+                         check=True)
     return time.perf_counter() - t, json.loads(out.stdout)["windows"]
 
 
@@ -50,13 +53,15 @@ def theirs():
 
 
 theirs()
+ours(1)
 a, b = [], []
 for _ in range(rounds):
     (t1, n1), (t2, n2) = ours(1), ours(MANY)
     a.append((t2 - t1) / (n2 - n1))
-    b.append(theirs())
-print(json.dumps({"puna_window_s": statistics.median(a),
-                  "transformers_window_s": statistics.median(b),
-                  "ratio": statistics.median(b) / statistics.median(a), "windows": [n1, n2],
-                  "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
-                  "puna": a, "transformers": b}))
+    b.append((theirs() + theirs()) / 2)
+ratios = [y / x for x, y in zip(a, b)]
+print(json.dumps({"puna_window_s": round(statistics.median(a), 3),
+                  "transformers_window_s": round(statistics.median(b), 3),
+                  "ratio": round(statistics.median(ratios), 2), "windows": [n1, n2],
+                  "threads": threads, "load": round(os.getloadavg()[0], 1),
+                  "puna": [round(x, 3) for x in a], "transformers": [round(x, 3) for x in b]}))

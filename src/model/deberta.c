@@ -10,21 +10,32 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "base/team.h"
+#include "ops/backend.h"
 
-/* A matrix with its bias, and a layer norm. */
+/* A matrix with its bias, and a layer norm. Vectors lie where the context computes. */
 struct dense {
     struct weight w;
-    float *bias; /* [w.rows] */
+    const float *bias; /* [w.rows] */
 };
 struct norm {
-    float *weight, *bias; /* [D] */
+    const float *weight, *bias; /* [D] */
 };
 
 struct encoder_layer {
     struct dense q, k, v, o, up, down;
     struct norm attn_norm, norm;
     float *rel_q, *rel_k; /* [span, D] */
+};
+
+/* Memory of the backend. */
+struct piece {
+    void *p;
+    size_t n;
+};
+
+/* Of one forward pass. */
+struct scratch {
+    float *x, *y, *q, *k, *v, *ffn; /* [positions, D], ffn [positions, F] */
 };
 
 struct deberta {
@@ -35,10 +46,15 @@ struct deberta {
     int buckets; /* to each side; relative positions up to half of it have one of their own */
     float eps;
     struct weight embed;
-    struct norm embed_norm, rel_norm;
+    struct norm embed_norm;
     struct encoder_layer *layer;
     struct dense pooler, classifier;
-    int16_t *bucket; /* [2 * positions - 1] row of the relative table, of i - j + positions - 1 */
+    const int32_t
+        *bucket; /* [2 * positions - 1] row of the relative table, of i - j + positions - 1 */
+    int32_t *no_blocks; /* a pass wants a table of cache blocks, which nobody reads */
+    struct scratch s;
+    struct piece *piece;
+    size_t n_piece;
 };
 
 /* ---- opening ---- */
@@ -75,6 +91,24 @@ static int find(const struct tensor_view **out, const struct deberta *m, const c
     return 0;
 }
 
+/* n bytes of the backend, zeroed or a copy of `from`; freed with the model. */
+static int piece_new(struct deberta *m, void *out, const void *from, size_t n, const char *what,
+                     struct err *e)
+{
+    void *p;
+
+    if (m->c->be->alloc(m->c, &p, n, what, e))
+        return -1;
+    m->piece = xrealloc(m->piece, (m->n_piece + 1) * sizeof(*m->piece));
+    m->piece[m->n_piece++] = (struct piece){ p, n };
+    if (from && ctx_on_host(m->c))
+        memcpy(p, from, n);
+    else if (from && m->c->be->upload(m->c, p, from, n, e))
+        return -1;
+    memcpy(out, &p, sizeof(p));
+    return 0;
+}
+
 static int bind_matrix(struct weight *w, const struct deberta *m, const char *name, size_t rows,
                        size_t cols, struct err *e)
 {
@@ -91,32 +125,34 @@ static int bind_matrix(struct weight *w, const struct deberta *m, const char *na
     return 0;
 }
 
-static int bind_vector(float **out, const struct deberta *m, const char *name, size_t n,
+static int bind_vector(const float **out, struct deberta *m, const char *name, size_t n,
                        struct err *e)
 {
     const struct tensor_view *t;
     void *p;
+    int rc;
 
     if (find(&t, m, name, 1, n, 0, e) || mem_new(&p, n, sizeof(float), name, e))
         return -1;
     enc_table[t->enc].decode(p, t->data, n);
-    *out = p;
-    return 0;
+    rc = piece_new(m, out, p, n * sizeof(float), name, e);
+    free(p);
+    return rc;
 }
 
-static int bind_dense(struct dense *d, const struct deberta *m, const char *stem, size_t rows,
+static int bind_dense(struct dense *d, struct deberta *m, const char *stem, size_t rows,
                       size_t cols, struct err *e)
 {
     char name[160];
 
     snprintf(name, sizeof(name), "%s.weight", stem);
-    if (bind_matrix(&d->w, m, name, rows, cols, e))
+    if (bind_matrix(&d->w, m, name, rows, cols, e) || m->c->be->place(m->c, &d->w, e))
         return -1;
     snprintf(name, sizeof(name), "%s.bias", stem);
     return bind_vector(&d->bias, m, name, rows, e);
 }
 
-static int bind_norm(struct norm *n, const struct deberta *m, const char *stem, struct err *e)
+static int bind_norm(struct norm *n, struct deberta *m, const char *stem, struct err *e)
 {
     static const char *const names[2][2] = { { "weight", "bias" }, { "gamma", "beta" } };
     char name[160];
@@ -238,70 +274,83 @@ static int read_config(struct deberta *m, const json_t *config, const char *path
     return 0;
 }
 
-static void layer_norm(float *y, const float *x, const struct norm *w, size_t n, size_t D,
-                       float eps)
+static void affine(struct deberta *m, float *y, const struct dense *d, const float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i++, x += D, y += D) {
-        double sum = 0, square = 0;
-
-        for (size_t k = 0; k < D; k++)
-            sum += (double)x[k];
-        const double mean = sum / (double)D;
-
-        for (size_t k = 0; k < D; k++)
-            square += ((double)x[k] - mean) * ((double)x[k] - mean);
-        const double by = 1 / sqrt(square / (double)D + (double)eps);
-
-        for (size_t k = 0; k < D; k++)
-            y[k] = (float)(((double)x[k] - mean) * by) * w->weight[k] + w->bias[k];
-    }
+    m->c->op->affine(m->c, y, &d->w, d->bias, x, n, false);
 }
 
-static void dense(struct deberta *m, float *y, const struct dense *d, const float *x, size_t n)
+static void normalise(struct deberta *m, float *y, const struct norm *w, size_t n)
 {
-    m->c->op->linear(m->c, &(struct linear_out){ y, &d->w }, 1, x, n);
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < d->w.rows; k++)
-            y[i * d->w.rows + k] += d->bias[k];
+    m->c->op->layernorm(m->c, y, y, w->weight, w->bias, n, m->dim, m->eps);
 }
 
 /* Kr and Qr of every layer: they are the same for every input. */
 static int project_positions(struct deberta *m, struct err *e)
 {
-    const size_t span = 2 * (size_t)m->buckets, D = m->dim;
+    const size_t span = 2 * (size_t)m->buckets, D = m->dim, n = span * D * sizeof(float);
     struct weight table;
-    void *rows, *p;
-    int rc = -1;
+    struct norm norm;
+    float *rows;
+    void *p;
+    int rc;
 
     if (bind_matrix(&table, m, "deberta.encoder.rel_embeddings.weight", span, D, e) ||
-        bind_norm(&m->rel_norm, m, "deberta.encoder.LayerNorm", e) ||
-        mem_new(&rows, span * D, sizeof(float), "relative positions", e))
+        bind_norm(&norm, m, "deberta.encoder.LayerNorm", e) ||
+        mem_new(&p, span * D, sizeof(float), "relative positions", e))
         return -1;
     for (size_t r = 0; r < span; r++)
-        weight_decode_row((float *)rows + r * D, &table, r);
-    layer_norm(rows, rows, &m->rel_norm, span, D, m->eps);
+        weight_decode_row((float *)p + r * D, &table, r);
+    rc = piece_new(m, &rows, p, n, "relative positions", e);
+    free(p);
+    if (rc)
+        return -1;
+    normalise(m, rows, &norm, span);
     for (size_t l = 0; l < m->layers; l++) {
         struct encoder_layer *y = &m->layer[l];
 
-        if (mem_new(&p, span * D, sizeof(float), "relative positions", e))
-            goto done;
-        y->rel_q = p;
-        if (mem_new(&p, span * D, sizeof(float), "relative positions", e))
-            goto done;
-        y->rel_k = p;
-        dense(m, y->rel_q, &y->q, rows, span);
-        dense(m, y->rel_k, &y->k, rows, span);
+        if (piece_new(m, &y->rel_q, NULL, n, "relative positions", e) ||
+            piece_new(m, &y->rel_k, NULL, n, "relative positions", e))
+            return -1;
+        affine(m, y->rel_q, &y->q, rows, span);
+        affine(m, y->rel_k, &y->k, rows, span);
     }
-    rc = 0;
-done:
-    free(rows);
+    return 0;
+}
+
+static int make_buckets(struct deberta *m, struct err *e)
+{
+    const int most = (int)m->positions, last = 2 * m->buckets - 1;
+    void *p;
+    int rc;
+
+    if (mem_new(&p, 2 * m->positions, sizeof(int32_t), "buckets", e))
+        return -1;
+    for (int r = 1 - most; r < most; r++) {
+        const int b = deberta_bucket(r, m->buckets / 2, most) + m->buckets;
+
+        ((int32_t *)p)[r + most - 1] = b < 0 ? 0 : b > last ? last : b;
+    }
+    rc = piece_new(m, &m->bucket, p, (2 * m->positions - 1) * sizeof(int32_t), "buckets", e);
+    free(p);
     return rc;
+}
+
+static int make_scratch(struct deberta *m, struct err *e)
+{
+    float **const part[] = { &m->s.x, &m->s.y, &m->s.q, &m->s.k, &m->s.v, &m->s.ffn };
+
+    for (size_t i = 0; i < ARRAY_LEN(part); i++) {
+        const size_t width = part[i] == &m->s.ffn ? m->ffn : m->dim;
+
+        if (piece_new(m, part[i], NULL, m->positions * width * sizeof(float), "activations", e))
+            return -1;
+    }
+    return 0;
 }
 
 static int bind_all(struct deberta *m, struct err *e)
 {
     const struct tensor_view *head = st_find(m->st, "classifier.bias");
-    const int most = (int)m->positions;
     void *p;
 
     if (!head || head->ndim != 1 || head->shape[0] < 1 || head->shape[0] > DEBERTA_LABELS)
@@ -311,25 +360,20 @@ static int bind_all(struct deberta *m, struct err *e)
     if (mem_new(&p, m->layers, sizeof(*m->layer), "layers", e))
         return -1;
     m->layer = p;
-    if (mem_new(&p, 2 * m->positions, sizeof(*m->bucket), "buckets", e))
+    if (mem_new(&p, m->positions / KV_BLOCK + 1, sizeof(*m->no_blocks), "blocks", e))
         return -1;
-    m->bucket = p;
-    for (int r = 1 - most; r < most; r++) {
-        const int b = deberta_bucket(r, m->buckets / 2, most) + m->buckets,
-                  last = 2 * m->buckets - 1;
-
-        m->bucket[r + most - 1] = (int16_t)(b < 0 ? 0 : b > last ? last : b);
-    }
+    m->no_blocks = p;
     for (size_t l = 0; l < m->layers; l++)
         if (bind_layer(m, l, e))
             return -1;
     if (bind_matrix(&m->embed, m, "deberta.embeddings.word_embeddings.weight", m->vocab, m->dim,
                     e) ||
+        m->c->be->place(m->c, &m->embed, e) ||
         bind_norm(&m->embed_norm, m, "deberta.embeddings.LayerNorm", e) ||
         bind_dense(&m->pooler, m, "pooler.dense", m->dim, m->dim, e) ||
         bind_dense(&m->classifier, m, "classifier", m->n_labels, m->dim, e))
         return -1;
-    return project_positions(m, e);
+    return make_buckets(m, e) || make_scratch(m, e) || project_positions(m, e) ? -1 : 0;
 }
 
 int deberta_open(struct deberta **out, struct ctx *c, const char *dir, struct err *e)
@@ -354,32 +398,21 @@ int deberta_open(struct deberta **out, struct ctx *c, const char *dir, struct er
     return 0;
 }
 
-static void norm_free(struct norm *n)
-{
-    free(n->weight);
-    free(n->bias);
-}
-
 void deberta_close(struct deberta *m)
 {
     if (!m)
         return;
-    for (size_t l = 0; m->layer && l < m->layers; l++) {
-        struct encoder_layer *y = &m->layer[l];
-
+    for (size_t l = 0; m->layer && l < m->layers; l++)
         for (size_t i = 0; i < 6; i++)
-            free((&y->q)[i].bias);
-        norm_free(&y->attn_norm);
-        norm_free(&y->norm);
-        free(y->rel_q);
-        free(y->rel_k);
-    }
-    norm_free(&m->embed_norm);
-    norm_free(&m->rel_norm);
-    free(m->pooler.bias);
-    free(m->classifier.bias);
+            m->c->be->unplace(m->c, &(&m->layer[l].q)[i].w);
+    m->c->be->unplace(m->c, &m->embed);
+    m->c->be->unplace(m->c, &m->pooler.w);
+    m->c->be->unplace(m->c, &m->classifier.w);
+    for (size_t i = 0; i < m->n_piece; i++)
+        m->c->be->release(m->c, m->piece[i].p, m->piece[i].n);
+    free(m->piece);
     free(m->layer);
-    free(m->bucket);
+    free(m->no_blocks);
     json_decref(m->labels);
     st_close(m->st);
     free(m);
@@ -416,174 +449,100 @@ const char *deberta_label(const struct deberta *m, size_t i)
 
 /* ---- forward ---- */
 
-/* Of one forward pass. */
-struct scratch {
-    float *x, *y, *q, *k, *v, *ffn;             /* [n, D], ffn [n, F] */
-    float *hq, *hk, *hv, *hy;                   /* one head: [n, hd], hv transposed */
-    float *hrq, *hrk;                           /* [span, hd] */
-    float *score, *content, *position, *memory; /* [n, n] [n, span] [n, span]; all of it */
-};
-
-static int scratch_new(struct scratch *s, const struct deberta *m, size_t n, struct err *e)
+/* One layer; only the first `rows` of its outputs are wanted. */
+static void run_layer(struct deberta *m, const struct encoder_layer *w, size_t n, size_t rows)
 {
-    const size_t D = m->dim, hd = D / m->heads, span = 2 * (size_t)m->buckets;
-    const struct {
-        float **p;
-        size_t n;
-    } part[] = {
-        { &s->x, n * D },     { &s->y, n * D },          { &s->q, n * D },
-        { &s->k, n * D },     { &s->v, n * D },          { &s->ffn, n * m->ffn },
-        { &s->hq, n * hd },   { &s->hk, n * hd },        { &s->hv, n * hd },
-        { &s->hy, n * hd },   { &s->hrq, span * hd },    { &s->hrk, span * hd },
-        { &s->score, n * n }, { &s->content, n * span }, { &s->position, n * span },
-    };
-    size_t sum = 0;
-    void *all;
+    const struct ops *op = m->c->op;
+    const struct scratch *s = &m->s;
+    const struct rel_attn a = { .q = s->q,
+                                .k = s->k,
+                                .v = s->v,
+                                .rel_q = w->rel_q,
+                                .rel_k = w->rel_k,
+                                .bucket = m->bucket + m->positions - n,
+                                .rows = rows,
+                                .n = n,
+                                .H = m->heads,
+                                .hd = m->dim / m->heads,
+                                .span = 2 * (size_t)m->buckets };
 
-    for (size_t i = 0; i < ARRAY_LEN(part); i++)
-        sum += part[i].n;
-    if (mem_new(&all, sum, sizeof(float), "activations", e))
-        return -1;
-    s->memory = all;
-    sum = 0;
-    for (size_t i = 0; i < ARRAY_LEN(part); i++) {
-        *part[i].p = s->memory + sum;
-        sum += part[i].n;
-    }
+    affine(m, s->q, &w->q, s->x, rows);
+    affine(m, s->k, &w->k, s->x, n);
+    affine(m, s->v, &w->v, s->x, n);
+    op->attn_rel(m->c, s->y, &a);
+    op->affine(m->c, s->x, &w->o.w, w->o.bias, s->y, rows, true);
+    normalise(m, s->x, &w->attn_norm, rows);
+    affine(m, s->ffn, &w->up, s->x, rows);
+    op->gelu(m->c, s->ffn, rows, m->ffn);
+    op->affine(m->c, s->x, &w->down.w, w->down.bias, s->ffn, rows, true);
+    normalise(m, s->x, &w->norm, rows);
+}
+
+/* The hidden states as they are now. */
+static int keep(struct deberta *m, float *to, size_t n, struct err *e)
+{
+    const size_t bytes = n * m->dim * sizeof(*to);
+
+    if (!ctx_on_host(m->c))
+        return m->c->be->download(m->c, to, m->s.x, bytes, e);
+    memcpy(to, m->s.x, bytes);
     return 0;
 }
 
-/* Head h of rows [n, D], contiguous. */
-static void take_head(float *out, const float *rows, size_t n, size_t D, size_t hd, size_t h)
+/* What lies between the tokens and the logits of a pass. */
+static int run(struct deberta *m, const struct pass *p, size_t n, float *hidden, struct err *e)
 {
-    for (size_t i = 0; i < n; i++)
-        memcpy(out + i * hd, rows + i * D + h * hd, hd * sizeof(*out));
-}
-
-struct softmax_job {
-    const struct deberta *m;
-    struct scratch *s;
-    size_t n;
-};
-
-/* Scores with their relative parts, to probabilities: rows of this thread. */
-static void softmax_rows(void *arg, int me, int threads)
-{
-    const struct softmax_job *j = arg;
-    const size_t n = j->n, span = 2 * (size_t)j->m->buckets;
-    const float scale = 1 / sqrtf(3 * (float)(j->m->dim / j->m->heads));
-    size_t lo, hi;
-
-    team_part(n, 1, me, threads, &lo, &hi);
-    for (size_t i = lo; i < hi; i++) {
-        float *row = j->s->score + i * n, max = -INFINITY;
-        const int16_t *bucket = j->m->bucket + i + j->m->positions - 1; /* of i - 0 */
-        double sum = 0;
-
-        for (size_t k = 0; k < n; k++) {
-            const size_t b = (size_t)bucket[-(ptrdiff_t)k];
-
-            row[k] = (row[k] + j->s->content[i * span + b] + j->s->position[k * span + b]) * scale;
-            max = row[k] > max ? row[k] : max;
-        }
-        for (size_t k = 0; k < n; k++) {
-            row[k] = expf(row[k] - max);
-            sum += (double)row[k];
-        }
-        for (size_t k = 0; k < n; k++)
-            row[k] = (float)((double)row[k] / sum);
+    m->c->op->embed(m->c, m->s.x, &m->embed, p->at.token, n);
+    normalise(m, m->s.x, &m->embed_norm, n);
+    for (size_t l = 0; l < m->layers; l++) {
+        if (hidden && keep(m, hidden + l * n * m->dim, n, e))
+            return -1;
+        /* the head reads the first token alone */
+        run_layer(m, &m->layer[l], n, l + 1 < m->layers || hidden ? n : 1);
     }
-}
-
-static void product(struct deberta *m, float *y, const float *x, size_t n, const float *rows,
-                    size_t r, size_t cols)
-{
-    const struct weight w = { .enc = ENC_F32,
-                              .rows = r,
-                              .cols = cols,
-                              .data = rows,
-                              .row_bytes = cols * sizeof(float),
-                              .name = "activations" };
-
-    m->c->op->linear(m->c, &(struct linear_out){ y, &w }, 1, x, n);
-}
-
-/* s->y = attention of s->q, s->k, s->v. */
-static void attention(struct deberta *m, const struct encoder_layer *w, struct scratch *s, size_t n)
-{
-    const size_t D = m->dim, hd = D / m->heads, span = 2 * (size_t)m->buckets;
-    struct softmax_job job = { m, s, n };
-
-    for (size_t h = 0; h < m->heads; h++) {
-        take_head(s->hq, s->q, n, D, hd, h);
-        take_head(s->hk, s->k, n, D, hd, h);
-        take_head(s->hrq, w->rel_q, span, D, hd, h);
-        take_head(s->hrk, w->rel_k, span, D, hd, h);
-        for (size_t i = 0; i < n; i++)
-            for (size_t d = 0; d < hd; d++)
-                s->hv[d * n + i] = s->v[i * D + h * hd + d];
-        product(m, s->score, s->hq, n, s->hk, n, hd);
-        product(m, s->content, s->hq, n, s->hrk, span, hd);
-        product(m, s->position, s->hk, n, s->hrq, span, hd);
-        team_run(m->c->team, softmax_rows, &job);
-        product(m, s->hy, s->score, n, s->hv, hd, n);
-        for (size_t i = 0; i < n; i++)
-            memcpy(s->y + i * D + h * hd, s->hy + i * hd, hd * sizeof(*s->y));
-    }
-}
-
-static void gelu(float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        x[i] = 0.5F * x[i] * (1 + erff(x[i] * 0.70710678F));
-}
-
-static void add(float *y, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] += x[i];
-}
-
-static void run_layer(struct deberta *m, const struct encoder_layer *w, struct scratch *s, size_t n)
-{
-    const size_t D = m->dim;
-
-    dense(m, s->q, &w->q, s->x, n);
-    dense(m, s->k, &w->k, s->x, n);
-    dense(m, s->v, &w->v, s->x, n);
-    attention(m, w, s, n);
-    dense(m, s->q, &w->o, s->y, n);
-    add(s->x, s->q, n * D);
-    layer_norm(s->x, s->x, &w->attn_norm, n, D, m->eps);
-    dense(m, s->ffn, &w->up, s->x, n);
-    gelu(s->ffn, n * m->ffn);
-    dense(m, s->q, &w->down, s->ffn, n);
-    add(s->x, s->q, n * D);
-    layer_norm(s->x, s->x, &w->norm, n, D, m->eps);
+    if (hidden)
+        m->c->op->gather(m->c, p->at.hidden, m->s.x, p->at.pos, n, m->dim);
+    affine(m, m->s.q, &m->pooler, m->s.x, 1);
+    m->c->op->gelu(m->c, m->s.q, 1, m->dim);
+    affine(m, p->logits, &m->classifier, m->s.q, 1);
+    return 0;
 }
 
 int deberta_forward(struct deberta *m, const int32_t *ids, size_t n, float *logits, float *hidden,
                     struct err *e)
 {
-    const size_t D = m->dim;
-    struct scratch s;
+    const struct backend *be = m->c->be;
+    const int32_t *const table[] = { m->no_blocks };
+    int32_t *count, *none;
+    void *p;
+    int rc;
 
     BUG_ON(n < 1 || n > m->positions);
-    if (scratch_new(&s, m, n, e))
+    if (mem_new(&p, 2 * n, sizeof(*count), "positions", e))
         return -1;
+    count = p;
+    none = count + n;
     for (size_t i = 0; i < n; i++)
-        weight_decode_row(s.x + i * D, &m->embed, (size_t)ids[i]);
-    layer_norm(s.x, s.x, &m->embed_norm, n, D, m->eps);
-    for (size_t l = 0;; l++) {
-        if (hidden)
-            memcpy(hidden + l * n * D, s.x, n * D * sizeof(*hidden));
-        if (l == m->layers)
-            break;
-        run_layer(m, &m->layer[l], &s, n);
-    }
-    dense(m, s.q, &m->pooler, s.x, 1);
-    gelu(s.q, D);
-    dense(m, logits, &m->classifier, s.q, 1);
-    free(s.memory);
-    return 0;
+        count[i] = (int32_t)i;
+    const struct batch b = { .T = n,
+                             .token = ids,
+                             .pos = count,
+                             .slot = none,
+                             .seq = none,
+                             .n_seq = 1,
+                             .block_table = table,
+                             .want = none,
+                             .n_want = 1,
+                             .hidden = hidden ? hidden + m->layers * n * m->dim : NULL };
+    struct pass pass = {
+        .b = &b, .out = logits, .V = m->n_labels, .D = m->dim, .key = { m, m->s.x }
+    };
+
+    rc = be->enter(m->c, &pass, e);
+    if (rc == 0)
+        rc = run(m, &pass, n, hidden, e);
+    if (rc >= 0)
+        rc = be->leave(m->c, &pass, e);
+    free(p);
+    return rc;
 }

@@ -3,7 +3,7 @@
  *
  *   score(i, j) = (Q_i K_j + Q_i Kr[b] + K_j Qr[b]) / sqrt(3 hd),   b = bucket(i - j) + buckets
  *
- * Kr and Qr are the same projections of the normalised table of relative positions. On the CPU. */
+ * Kr and Qr are the same projections of the normalised table of relative positions. */
 #ifndef PUNA_MODEL_DEBERTA_H
 #define PUNA_MODEL_DEBERTA_H
 
@@ -14,8 +14,8 @@ enum { DEBERTA_LABELS = 16, DEBERTA_MAX_POS = 4096 };
 
 struct deberta;
 
-/* Opens a folder with config.json (model_type deberta-v2) and model.safetensors. ctx is borrowed;
- * it computes in float32 whatever it is set to for weights in float32. */
+/* Opens a folder with config.json (model_type deberta-v2) and model.safetensors. ctx is borrowed,
+ * drives nothing else meanwhile, and multiplies in float32 whatever it is set to. */
 int deberta_open(struct deberta **out, struct ctx *c, const char *dir, struct err *e) MUST_USE;
 void deberta_close(struct deberta *m);
 size_t deberta_labels(const struct deberta *m);

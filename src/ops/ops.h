@@ -82,6 +82,14 @@ struct linear_out {
     const struct weight *w;
 };
 
+/* Attention over content and relative positions: queries 0..rows of n tokens. */
+struct rel_attn {
+    const float *q, *k, *v;     /* [rows, H*hd], [n, H*hd], [n, H*hd] */
+    const float *rel_q, *rel_k; /* [span, H*hd]: what positions ask and what they answer */
+    const int32_t *bucket;      /* [2n - 1] row of those for i - j, at i - j + n - 1; ascending */
+    size_t rows, n, H, hd, span;
+};
+
 struct ops {
 #define OP(ret, name, args) ret(*name) args;
 #include "ops/ops.def"

@@ -58,6 +58,84 @@ static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const st
     free(row);
 }
 
+static void affine_ref(struct ctx *c, float *y, const struct weight *w, const float *b,
+                       const float *x, size_t T, bool add)
+{
+    float *row = xmalloc(w->cols * sizeof(*row));
+
+    (void)c;
+    for (size_t r = 0; r < w->rows; r++) {
+        weight_decode_row(row, w, r);
+        for (size_t t = 0; t < T; t++) {
+            double s = (double)b[r] + (add ? (double)y[t * w->rows + r] : 0);
+
+            for (size_t i = 0; i < w->cols; i++)
+                s += (double)row[i] * x[t * w->cols + i];
+            y[t * w->rows + r] = (float)s;
+        }
+    }
+    free(row);
+}
+
+static void attn_rel_ref(struct ctx *c, float *y, const struct rel_attn *a)
+{
+    const size_t D = a->H * a->hd;
+    double *p = xmalloc(a->n * sizeof(*p));
+
+    (void)c;
+    for (size_t u = 0; u < a->rows * a->H; u++) {
+        const size_t i = u / a->H, h = u % a->H;
+        const float *q = a->q + i * D + h * a->hd;
+        double max = -INFINITY, sum = 0;
+
+        for (size_t j = 0; j < a->n; j++) {
+            const size_t b = (size_t)a->bucket[i + a->n - 1 - j];
+            const float *k = a->k + j * D + h * a->hd;
+            const float *rq = a->rel_q + b * D + h * a->hd, *rk = a->rel_k + b * D + h * a->hd;
+
+            p[j] = 0;
+            for (size_t d = 0; d < a->hd; d++)
+                p[j] += (double)q[d] * k[d] + (double)q[d] * rk[d] + (double)k[d] * rq[d];
+            p[j] /= sqrt(3 * (double)a->hd);
+            max = fmax(max, p[j]);
+        }
+        for (size_t j = 0; j < a->n; j++)
+            sum += p[j] = exp(p[j] - max);
+        for (size_t d = 0; d < a->hd; d++) {
+            double s = 0;
+
+            for (size_t j = 0; j < a->n; j++)
+                s += p[j] * a->v[j * D + h * a->hd + d];
+            y[i * D + h * a->hd + d] = (float)(s / sum);
+        }
+    }
+    free(p);
+}
+
+static void gelu_ref(struct ctx *c, float *x, size_t T, size_t D)
+{
+    (void)c;
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = (float)(0.5 * (double)x[i] * erfc(-(double)x[i] / sqrt(2)));
+}
+
+static void layernorm_ref(struct ctx *c, float *y, const float *x, const float *w, const float *b,
+                          size_t T, size_t D, float eps)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++, x += D, y += D) {
+        double mean = 0, var = 0;
+
+        for (size_t i = 0; i < D; i++)
+            mean += (double)x[i] / (double)D;
+        for (size_t i = 0; i < D; i++)
+            var += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)D;
+        for (size_t i = 0; i < D; i++)
+            y[i] = (float)(((double)x[i] - mean) / sqrt(var + (double)eps) * (double)w[i] +
+                           (double)b[i]);
+    }
+}
+
 static void embed_ref(struct ctx *c, float *y, const struct weight *w, const int32_t *ids, size_t T)
 {
     (void)c;

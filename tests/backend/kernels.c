@@ -369,6 +369,127 @@ static void rows(void **state)
     every_isa(rows_isa);
 }
 
+/* ---- ops of encoders ---- */
+
+static void check_near(const float *got, const float *want, size_t n, const char *what)
+{
+    if (rel_error(got, want, n) > 1e-5)
+        fail_msg("%s: differs by %g", what, rel_error(got, want, n));
+}
+
+/* What an encoder's ops make of T rows of D, after one another. */
+static void encoder_ops(struct ctx *c, const struct ops *op, float *y, size_t T, size_t D)
+{
+    float *x = random_floats(T * D, D), *w = random_floats(2 * D, T);
+
+    for (size_t i = 0; i < T * D; i++)
+        x[i] *= 6;
+    op->layernorm(c, y, x, w, w + D, T, D, 1e-7f);
+    op->gelu(c, x, T, D);
+    memcpy(y + T * D, x, T * D * sizeof(*y));
+    op->layernorm(c, x, x, w, w + D, T, D, 1e-7f);
+    memcpy(y + 2 * T * D, x, T * D * sizeof(*y));
+    free(x);
+    free(w);
+}
+
+static void affine_ops(struct ctx *c, const struct ops *op, float *y, const struct weight *w,
+                       size_t T)
+{
+    float *x = random_floats(T * w->cols, T), *b = random_floats(w->rows, 3);
+
+    op->affine(c, y, w, b, x, T, false);
+    op->affine(c, y, w, b, x, T, true);
+    free(x);
+    free(b);
+}
+
+/* The first `rows` of n queries; buckets of `near` positions to each side, then of two, then of 20.
+ */
+static void rel_ops(struct ctx *c, const struct ops *op, float *y, size_t rows, size_t n, size_t hd,
+                    int near)
+{
+    enum { HEADS = 3 };
+    const size_t D = HEADS * hd;
+    int32_t *bucket = xmalloc(2 * n * sizeof(*bucket));
+    struct rel_attn a = { .rows = rows, .n = n, .H = HEADS, .hd = hd, .bucket = bucket };
+
+    for (int r = 1 - (int)n; r < (int)n; r++) {
+        const int far = abs(r) - near,
+                  b = far <= 0 ? abs(r) : near + (far < 40 ? far / 2 : 20 + far / 20);
+
+        bucket[r + (int)n - 1] = r < 0 ? -b : b;
+    }
+    const int32_t low = bucket[0];
+
+    for (size_t i = 0; i < 2 * n - 1; i++)
+        bucket[i] -= low;
+    a.span = (size_t)bucket[2 * n - 2] + 1;
+    float *x = random_floats((2 * n + rows + 2 * a.span) * D, n + hd);
+
+    for (size_t i = 0; i < (2 * n + rows + 2 * a.span) * D; i++)
+        x[i] *= 3;
+    a.k = x;
+    a.v = a.k + n * D;
+    a.q = a.v + n * D;
+    a.rel_q = a.q + rows * D;
+    a.rel_k = a.rel_q + a.span * D;
+    op->attn_rel(c, y, &a);
+    free(x);
+    free(bucket);
+}
+
+static void encoder_isa(unsigned flags)
+{
+    static const size_t T[] = { 1, 7, 40 }, D[] = { 1, 17, 48, 1024, 1030 };
+    static const struct {
+        size_t rows, n, hd;
+        int near;
+    } rel[] = { { 1, 1, 5, 4 },      { 17, 17, 16, 4 },     { 1, 130, 12, 20 },
+                { 130, 130, 33, 9 }, { 100, 200, 64, 128 }, { 200, 200, 8, 2 } };
+    static float want[200 * 1030], got[2][200 * 1030];
+    /* products are in float32 whatever the context says */
+    struct ctx *c[] = { context(1, flags, COMPUTE_AUTO), context(3, flags, COMPUTE_BF16) };
+
+    for (size_t i = 0; i < ARRAY_LEN(T) * ARRAY_LEN(D); i++) {
+        const size_t t = T[i % ARRAY_LEN(T)], d = D[i / ARRAY_LEN(T)];
+
+        encoder_ops(NULL, &ops_ref, want, t, d);
+        for (int k = 0; k < 2; k++)
+            encoder_ops(c[k], c[k]->op, got[k], t, d);
+        check_near(got[0], want, 3 * t * d, "layernorm, gelu");
+        assert_memory_equal(got[0], got[1], 3 * t * d * sizeof(float));
+        for (size_t e = 0; e < 3; e++) {
+            void *owned;
+            const struct weight w = weight_new(encs[e], 70, d, &owned);
+
+            affine_ops(NULL, &ops_ref, want, &w, t);
+            for (int k = 0; k < 2; k++)
+                affine_ops(c[k], c[k]->op, got[k], &w, t);
+            check_near(got[0], want, t * 70, "affine");
+            assert_memory_equal(got[0], got[1], t * 70 * sizeof(float));
+            free(owned);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(rel); i++) {
+        const size_t n = rel[i].rows * 3 * rel[i].hd;
+
+        rel_ops(NULL, &ops_ref, want, rel[i].rows, rel[i].n, rel[i].hd, rel[i].near);
+        for (int k = 0; k < 2; k++)
+            rel_ops(c[k], c[k]->op, got[k], rel[i].rows, rel[i].n, rel[i].hd, rel[i].near);
+        check_near(got[0], want, n, "attn_rel");
+        assert_memory_equal(got[0], got[1], n * sizeof(float));
+    }
+    cpu_ctx_free(c[0]);
+    cpu_ctx_free(c[1]);
+}
+
+static void encoder(void **state)
+{
+    (void)state;
+    every_isa(encoder_isa);
+}
+
 static void embed(void **state)
 {
     static const int32_t ids[] = { 5, 0, 31, 5 };
@@ -389,4 +510,4 @@ static void embed(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(outlier), cmocka_unit_test(attn),
-          cmocka_unit_test(rows), cmocka_unit_test(embed))
+          cmocka_unit_test(rows), cmocka_unit_test(embed), cmocka_unit_test(encoder))

@@ -225,7 +225,7 @@ size_t cpu_ctx_scratch(const struct ctx *c)
     const struct cpu *b = c->backend;
 
     return b->x8.n + b->xb.n + b->xf.n + b->thread.n + b->angle.n + b->angle_key.n + b->split.n +
-           b->train_a.n + b->train_w.n + b->train_thread.n;
+           b->train_a.n + b->train_w.n + b->train_thread.n + b->score.n;
 }
 
 static void rope_cpu(struct ctx *c, float *x, size_t heads, size_t hd, const int32_t *pos,
@@ -350,9 +350,9 @@ void cpu_ctx_free(struct ctx *c)
     if (!c)
         return;
     struct cpu *b = c->backend;
-    struct room *const rooms[] = { &b->x8,      &b->xb,          &b->xf,    &b->thread,
-                                   &b->angle,   &b->angle_key,   &b->split, &b->train_a,
-                                   &b->train_w, &b->train_thread };
+    struct room *const rooms[] = { &b->x8,      &b->xb,           &b->xf,    &b->thread,
+                                   &b->angle,   &b->angle_key,    &b->split, &b->train_a,
+                                   &b->train_w, &b->train_thread, &b->score };
 
     for (size_t i = 0; i < ARRAY_LEN(rooms); i++)
         free(rooms[i]->p);

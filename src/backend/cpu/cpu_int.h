@@ -19,6 +19,7 @@ struct cpu {
     struct room angle;          /* cosines and sines of rope, [T][hd/2] each */
     struct room angle_key;      /* the positions and frequencies that they belong to */
     size_t angle_T, angle_half;
+    struct room score;          /* of attention with relative positions */
     struct room split;          /* states of attention whose slots are shared out */
     struct room train_a, train_w; /* training: inputs in bf16, decoded rows of a weight */
     struct room train_thread;     /* training, per thread: panels, scores */
@@ -37,6 +38,12 @@ void attn_cpu(struct ctx *c, float *y, const float *q, size_t H, const struct kv
 void *room_get(struct room *r, size_t n);
 
 void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T);
+void affine_cpu(struct ctx *c, float *y, const struct weight *w, const float *b, const float *x,
+                size_t T, bool add);
+void attn_rel_cpu(struct ctx *c, float *y, const struct rel_attn *a);
+void gelu_cpu(struct ctx *c, float *x, size_t T, size_t D);
+void layernorm_cpu(struct ctx *c, float *y, const float *x, const float *w, const float *b,
+                   size_t T, size_t D, float eps);
 void linear_add_cpu(struct ctx *c, float *y, const struct weight *w, const float *x, size_t T);
 
 #endif

@@ -195,6 +195,8 @@ struct cpu_kern {
     void (*to_bf16)(bf16 *y, const float *x, size_t n);
     /* to[j] = lo[j] | hi[j] << 16, n <= GEMM_COLS; with gemm_bf16 */
     void (*pair)(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n);
+    /* y[c * ys + r] = x[r * xs + c] for r < rows, c < cols */
+    void (*transpose)(float *y, size_t ys, const float *x, size_t xs, size_t rows, size_t cols);
     float (*dot_one)(const float *a, const float *b, size_t n);
     float (*largest)(const float *x, size_t n);
     float (*exp_sum)(float *y, const float *x, size_t n, float scale, float less);
@@ -204,6 +206,14 @@ struct cpu_kern {
                        size_t n);
     void (*adamw)(const struct adamw *a, float c1, float c2, float *w, float *m, float *v,
                   const float *g, size_t n);
+    /* encoders (encoder.inc) */
+    /* y[i] = or += x[at[i] - first], or at[-i] where `down`, i < n; at is ascending. The 16 floats
+     * behind the largest x are readable. */
+    void (*pick)(float *y, const float *x, const int32_t *at, int32_t first, size_t n, bool down,
+                 bool add);
+    void (*gelu)(float *x, size_t n);
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n,
+                      float eps);
 };
 
 /* Fills the table from plain C up to what `flags` (enum cpu_flag) allows. */

@@ -162,9 +162,50 @@ static inline v16 v_quad_sum(const v16 x[4])
 
 #include "backend/cpu/kern.inc"
 
+/* 16 by 16 */
+static inline void v_transpose(float *y, size_t ys, const float *x, size_t xs)
+{
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 16; c += 4) {
+        __m512 a[4];
+
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++) {
+            const float *p = x + i * xs + c;
+
+            a[i] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+            a[i] = _mm512_insertf32x4(a[i], _mm_loadu_ps(p + 4 * xs), 1);
+            a[i] = _mm512_insertf32x4(a[i], _mm_loadu_ps(p + 8 * xs), 2);
+            a[i] = _mm512_insertf32x4(a[i], _mm_loadu_ps(p + 12 * xs), 3);
+        }
+        const __m512 p = _mm512_unpacklo_ps(a[0], a[1]), q = _mm512_unpacklo_ps(a[2], a[3]);
+        const __m512 r = _mm512_unpackhi_ps(a[0], a[1]), s = _mm512_unpackhi_ps(a[2], a[3]);
+
+        v_store(y + c * ys, _mm512_shuffle_ps(p, q, 0x44));
+        v_store(y + (c + 1) * ys, _mm512_shuffle_ps(p, q, 0xEE));
+        v_store(y + (c + 2) * ys, _mm512_shuffle_ps(r, s, 0x44));
+        v_store(y + (c + 3) * ys, _mm512_shuffle_ps(r, s, 0xEE));
+    }
+}
+
 enum { GEMM_R = 12, GEMM_FEW = 4 };
 
 #include "backend/cpu/train.inc"
+
+/* What sixteen take lies in one line almost always: at grows by 0 or 1. */
+static inline v16 v_pick(const float *x, const int32_t *at, int32_t first, bool down)
+{
+    const int32_t low = at[down ? -15 : 0], high = at[down ? 0 : 15];
+    __m512i i = _mm512_sub_epi32(_mm512_loadu_si512(down ? at - 15 : at), _mm512_set1_epi32(low));
+
+    if (down)
+        i = _mm512_permutexvar_epi32(
+            _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), i);
+    x += low - first;
+    return high - low < 16 ? _mm512_permutexvar_ps(i, v_load(x)) : _mm512_i32gather_ps(i, x, 4);
+}
+
+#include "backend/cpu/encoder.inc"
 
 /* S tokens and P panels, known to the compiler: S * P integer sums and as many float sums live in
  * registers. Three tokens by two panels fetch less than one line for each multiply-add, and what
@@ -572,6 +613,7 @@ void cpu_kern_avx512(struct cpu_kern *k)
 {
     fill_floats(k);
     fill_train(k);
+    fill_encoder(k);
     k->dot[CODES_8][0] = dot_8;
     k->dot[CODES_8][1] = dot_8m;
     k->dot[CODES_5][0] = dot_5;

@@ -48,7 +48,8 @@ static void decode_part(void *arg, int me, int n)
 
 /* Rows r0 .. r0+*n of W as an operand: all of them where it lies, or a part decoded, and rounded
  * where that is how it is multiplied. */
-static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, size_t *n)
+static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, bool exact,
+                              size_t *n)
 {
     const bool half = w->enc == ENC_BF16, aligned = (uintptr_t)w->data % 4 == 0;
 
@@ -63,7 +64,7 @@ static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, 
                             .w = w,
                             .r0 = r0,
                             .n = w->rows - r0 < DECODED ? w->rows - r0 : DECODED,
-                            .half = c->compute == COMPUTE_BF16 };
+                            .half = c->compute == COMPUTE_BF16 && !exact };
     const size_t threads = (size_t)team_size(c->team);
 
     *n = j.n;
@@ -74,11 +75,11 @@ static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, 
     return (struct operand){ .p = j.to, .rs = w->cols, .cs = 1, .half = j.half };
 }
 
-static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, const float *x,
-                           size_t T, bool add)
+void gemm_linear(struct ctx *c, float *y, const struct weight *w, const float *bias, const float *x,
+                 size_t T, bool add, bool exact)
 {
     for (size_t r = 0, n; r < w->rows; r += n) {
-        const struct operand o = rows_of(c, w, r, &n);
+        const struct operand o = rows_of(c, w, r, exact, &n);
         const struct gemm_call g = { .c = y + r,
                                      .M = T,
                                      .N = n,
@@ -86,18 +87,26 @@ static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, cons
                                      .ldc = w->rows,
                                      .a = { .p = x, .rs = w->cols, .cs = 1 },
                                      .b = { .p = o.p, .rs = 1, .cs = o.rs, .half = o.half },
+                                     .bias = bias ? bias + r : NULL,
                                      .by = 1,
-                                     .add = add };
+                                     .add = add,
+                                     .exact = exact };
 
         gemm_run(c, &g);
     }
+}
+
+static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, const float *x,
+                           size_t T, bool add)
+{
+    gemm_linear(c, y, w, NULL, x, T, add, false);
 }
 
 static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, const float *dy,
                           size_t T)
 {
     for (size_t r = 0, n; r < w->rows; r += n) {
-        const struct operand o = rows_of(c, w, r, &n);
+        const struct operand o = rows_of(c, w, r, false, &n);
         const struct gemm_call g = { .c = dx,
                                      .M = T,
                                      .N = w->cols,
