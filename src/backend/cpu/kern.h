@@ -106,7 +106,7 @@ struct attn_span {
     const int32_t *table;
 };
 
-enum { ATTN_QUERIES = 64, ATTN_FEW = 8 }; /* most that share a block; those with lanes of four */
+enum { ATTN_QUERIES = 128, ATTN_FEW = 8 }; /* most that share a block; those with lanes of four */
 #define ATTN_WIDTH(hd) (((hd) + 15) / 16 * 16)
 #define ATTN_STATE(hd) (ATTN_WIDTH(hd) + 16)
 /* a block of keys and values widened, queries, and for 16 of these their weights and sums */
