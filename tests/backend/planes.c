@@ -136,4 +136,34 @@ static void columns(void **state)
     free(got);
 }
 
-TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(columns))
+/* A code of E4M3 that is no number spoils its row, and that alone. */
+static void nan_code(void **state)
+{
+    enum { ROWS = 8, COLS = 128 };
+    static const struct plane_kind kind = {
+        .name = "fp8", .enc = ENC_F8, .scale_enc = ENC_F32, .row_group = 1
+    };
+    struct planes_owned o;
+    const struct weight w = planes_new(&kind, ROWS, COLS, &o);
+    float *x = random_floats(COLS, 1), y[ROWS];
+    unsigned flags;
+
+    (void)state;
+    o.codes[1 + 3 * COLS + 77] = 0x7F;
+    o.codes[1 + 6 * COLS + 127] = 0xFF;
+    for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
+        if (!isa_here(isa[i], &flags))
+            continue;
+        struct ctx *c = context(1, flags, COMPUTE_AUTO);
+        const struct linear_out out = { y, &w };
+
+        c->op->linear(c, &out, 1, x, 1);
+        for (size_t r = 0; r < ROWS; r++)
+            assert_int_equal(y[r] != y[r], r == 3 || r == 6);
+        cpu_ctx_free(c);
+    }
+    planes_release(&o);
+    free(x);
+}
+
+TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(columns), cmocka_unit_test(nan_code))

@@ -159,6 +159,10 @@ struct cpu_kern {
      */
     void (*columns[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
                                const struct q8 *x, bool add);
+    /* y[R] = or += rows r0 .. r0+R of w times a row of floats, with the bits of decode_planes (or
+     * decode_f16, decode_bf16) and dot_f32; false where w's shape wants those; or NULL */
+    bool (*row_floats[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
+                                  const float *x, bool add);
     enum codes codes[ENC_COUNT];
     bool offset[ENC_COUNT]; /* whether m is not 0 */
     /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
@@ -228,8 +232,10 @@ decode_planes_fn decode_planes_generic;
 void cpu_kern_avx2(struct cpu_kern *k);
 void cpu_kern_q8_avx2(struct cpu_kern *k);
 void cpu_kern_columns_avx2(struct cpu_kern *k);
+void cpu_kern_row_floats_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
 void cpu_kern_columns_avx512(struct cpu_kern *k);
+void cpu_kern_row_floats_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);

@@ -186,15 +186,20 @@ static void decode_row(const struct cpu *b, float *y, const struct weight *w, si
 static void unit_floats(const struct job *j, const struct linear_out *o, const float *x, size_t r0,
                         size_t R, float *rows)
 {
+    const struct cpu_kern *k = &j->b->k;
+
+    if (j->T == 1 && k->row_floats[o->w->enc] &&
+        k->row_floats[o->w->enc](o->y + r0, o->w, r0, R, x, j->add))
+        return;
     for (size_t r = 0; r < R; r += DECODED) {
         const size_t n = smaller(R - r, DECODED);
 
-        if (j->b->k.decode_planes[o->w->enc])
-            j->b->k.decode_planes[o->w->enc](rows, o->w, r0 + r, n);
+        if (k->decode_planes[o->w->enc])
+            k->decode_planes[o->w->enc](rows, o->w, r0 + r, n);
         else
             for (size_t i = 0; i < n; i++)
                 decode_row(j->b, rows + i * j->K, o->w, r0 + r + i);
-        j->b->k.dot_f32(o->y + r0 + r, o->w->rows, rows, j->K, n, x, j->T, j->K, j->add);
+        k->dot_f32(o->y + r0 + r, o->w->rows, rows, j->K, n, x, j->T, j->K, j->add);
     }
 }
 
