@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "cmd/opt.h"
 #include "engine/memory.h"
 #include "hub/models.h"
 
@@ -106,6 +107,21 @@ void memory_show_sched(struct sched *s)
     sched_stats(s, &now);
     sched_memory(s, &all, &used, &tokens);
     show(&all, &used, now.kv_blocks * KV_BLOCK, tokens);
+}
+
+void idle_show(const void *cfg, const struct idle_opt *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct opt o = { .name = list[i].name };
+        struct buf flag;
+
+        if (!opt_given(cfg, list[i].name))
+            continue;
+        buf_init(&flag, 256);
+        opt_flag(&o, &flag);
+        fprintf(stderr, "%s has no effect: %s\n", flag.p, list[i].why);
+        buf_release(&flag);
+    }
 }
 
 static bool drawn;

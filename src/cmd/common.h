@@ -26,6 +26,13 @@ void memory_show_sched(struct sched *s);
  * terminal is told that `what` is awaited. */
 int stdin_read(struct buf *out, const char *what, struct err *e) MUST_USE;
 
+/* Options that are accepted without effect, and why. */
+struct idle_opt {
+    const char *name, *why; /* as in the option's table: "json_output" */
+};
+/* One line on stderr for each of them that was given. */
+void idle_show(const void *cfg, const struct idle_opt *list, size_t n);
+
 /* One line on stderr, redrawn at most ten times a second; nothing unless stderr is a terminal. */
 void progress_show(const char *what, size_t done, size_t total);
 /* Wipes the line. */

@@ -9,6 +9,7 @@
 #include "cmd/guarding.h"
 #include "cmd/opt.h"
 #include "cmd/serve_config.h"
+#include "cmd/serve_idle.h"
 #include "engine/request.h"
 #include "hub/models.h"
 #include "server/adapters.h"
@@ -29,8 +30,12 @@ struct serve_cfg {
     bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating,
         allow_runtime_model_loading;
     const char *enable_tools;
+    const char *tokenizer_config_path;
+    int64_t max_batch_prefill_tokens;
+    bool disable_grammar_support;
     DRAFTING_FIELDS;
     GUARDING_FIELDS;
+    SERVE_IDLE_FIELDS;
 };
 
 static const struct opt opts[] = {
@@ -41,7 +46,7 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct serve_cfg, models_max, NULL, "N", "4", 1, 64, "models at a time",
               .rare = true),
     OPT(BOOL, struct serve_cfg, allow_runtime_model_loading, NULL, NULL, "false",
-        "let clients load and unload models of the command line and of puna list"),
+        "let clients load and unload models of the command line and of puna list", .rare = true),
     OPT(STR, struct serve_cfg, quantize, NULL, "METHOD", NULL,
         "how the model is quantised, which its files say too: refused when they say otherwise"),
     OPT_RANGE(INT, struct serve_cfg, num_shard, "--tensor-parallel-size", "N", "1", 1, 1024,
@@ -72,12 +77,19 @@ static const struct opt opts[] = {
     OPT(LIST, struct serve_cfg, lora_adapters, "--lora-modules", "NAME=DIR,...", NULL,
         "LoRA adapters as PEFT saves them, chosen by a request's model; repeatable"),
     OPT(BOOL, struct serve_cfg, allow_runtime_lora_updating, NULL, NULL, "false",
-        "let clients load and unload adapters of this machine"),
+        "let clients load and unload adapters of this machine", .rare = true),
     OPT(STR, struct serve_cfg, template, "--chat-template", "NAME", NULL,
         "chat format, in place of the model's own template"),
+    OPT(STR, struct serve_cfg, tokenizer_config_path, NULL, "FILE", NULL,
+        "tokenizer_config.json whose chat template goes before the model's own", .rare = true),
+    OPT(BOOL, struct serve_cfg, disable_grammar_support, NULL, NULL, "false",
+        "refuse requests that bind the answer to a form", .rare = true),
     OPT_RANGE(INT, struct serve_cfg, max_batch_total_tokens, "-c,--ctx-size", "N", "0", 0, 1e12,
               "tokens of the KV cache, over all answers; 0 = what fits"),
-    OPT_RANGE(INT, struct serve_cfg, max_batch_size, "--parallel", "N", "64", 1, 512,
+    OPT_RANGE(INT, struct serve_cfg, max_batch_prefill_tokens, "--max-num-batched-tokens", "N", "0",
+              0, 1 << 16, "rows of a pass, prompts' and answers'; 0 = 512, on a GPU 2048",
+              .rare = true),
+    OPT_RANGE(INT, struct serve_cfg, max_batch_size, "--parallel,--max-num-seqs", "N", "64", 1, 512,
               "answers at a time"),
     OPT_RANGE(INT, struct serve_cfg, max_concurrent_requests, NULL, "N", "128", 1, 1e6,
               "requests answered or waiting before the next gets status 429"),
@@ -113,9 +125,10 @@ static const struct opt opts[] = {
     OPT_RANGE(NUM, struct serve_cfg, graceful_termination_timeout, NULL, "SECONDS", "90", 0, 1e6,
               "longest wait for running answers after SIGTERM", .rare = true),
     OPT_RANGE(INT, struct serve_cfg, threads, "-t", "N", "0", 0, 1024, "threads; 0 = all cores"),
-    OPT(STR, struct serve_cfg, dtype, NULL, "auto|f32|bf16", "auto",
-        "arithmetic of the matrix products"),
-    OPT(STR, struct serve_cfg, kv_dtype, NULL, KV_TYPES, "auto", "type of the key-value cache"),
+    OPT(STR, struct serve_cfg, dtype, NULL, "auto|f32|bf16|float32|bfloat16|float16", "auto",
+        "arithmetic of the matrix products; float16 is auto"),
+    OPT(STR, struct serve_cfg, kv_dtype, "--kv-cache-dtype", KV_TYPES, "auto",
+        "type of the key-value cache"),
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use",
@@ -126,6 +139,7 @@ static const struct opt opts[] = {
     OPT(BOOL, struct serve_cfg, quiet, "-q", NULL, "false", "no log"),
     OPT(BOOL, struct serve_cfg, verbose, "-v", NULL, "false",
         "at the end, memory as planned and as measured"),
+    SERVE_IDLE_OPTS,
     { .name = NULL },
 };
 
@@ -318,6 +332,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
                                         .least = (size_t)c->draft_min,
                                         .no_prefix_cache = !c->prefix_cache },
                              .template = c->template,
+                             .tokenizer_config = c->tokenizer_config_path,
                              .adapters = c->lora_adapters.p,
                              .n_adapters = c->lora_adapters.n,
                              .quiet = c->quiet };
@@ -352,13 +367,20 @@ static int serve(const struct serve_cfg *c, struct err *e)
                                .runtime_adapters = c->allow_runtime_lora_updating,
                                .runtime_models = c->allow_runtime_model_loading,
                                .max_models = (size_t)c->models_max,
-                               .opening = &o } };
+                               .opening = &o,
+                               .no_grammar = c->disable_grammar_support } };
+    const char *dtype = !strcmp(c->dtype, "float32")    ? "f32"
+                        : !strcmp(c->dtype, "bfloat16") ? "bf16"
+                                                        : c->dtype;
     int rc = -1;
 
-    if (check(c, e) || engine_opts_fill(&o.engine, c->threads, c->dtype, c->isa, c->device, e) ||
+    if (check(c, e) || engine_opts_fill(&o.engine, c->threads, dtype, c->isa, c->device, e) ||
         list_models(&list, c, e))
         goto done;
     engine_opts_kv(&o.engine, c->kv_dtype);
+    o.engine.chunk = (size_t)c->max_batch_prefill_tokens;
+    if (!c->quiet)
+        serve_idle_show(c);
     o.sched.share = list.n;
     s.o.known = list.p;
     s.o.n_known = list.n;

@@ -6,7 +6,9 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "cmd/common.h"
 #include "cmd/opt.h"
+#include "cmd/serve_idle.h"
 #include "server/tls.h"
 
 enum { MAX_FILE = 1 << 20, MAX_OPTIONS = 128 };
@@ -29,6 +31,11 @@ static const char *const tgi_names[][2] = {
     { "CORS_ALLOW_ORIGIN", "cors_allow_origin" },
     { "PAYLOAD_LIMIT", "payload_limit" },
     { "SPECULATE", "speculate" },
+    { "DTYPE", "dtype" },
+    { "KV_CACHE_DTYPE", "kv_dtype" },
+    { "MAX_BATCH_PREFILL_TOKENS", "max_batch_prefill_tokens" },
+    { "TOKENIZER_CONFIG_PATH", "tokenizer_config_path" },
+    { "DISABLE_GRAMMAR_SUPPORT", "disable_grammar_support" },
     { "MAX_CONCURRENT_REQUESTS", "max_concurrent_requests" },
     { "MAX_BATCH_SIZE", "max_batch_size" },
     { "MAX_BATCH_TOTAL_TOKENS", "max_batch_total_tokens" },
@@ -41,6 +48,39 @@ static const char *const tgi_names[][2] = {
     { "MAX_CLIENT_BATCH_SIZE", "max_client_batch_size" },
     { "GRACEFUL_TERMINATION_TIMEOUT", "graceful_termination_timeout" },
 };
+
+void serve_idle_show(const void *cfg)
+{
+    static const struct idle_opt list[] = {
+        { "revision", "the model is what is on this machine" },
+        { "sharded", "a model is served by one device" },
+        { "validation_workers", "requests are read by the thread that answers them" },
+        { "waiting_served_ratio", "prompts and answers share every pass" },
+        { "max_waiting_tokens", "prompts and answers share every pass" },
+        { "cuda_graphs", "there is nothing to capture" },
+        { "cuda_memory_fraction", "what fits is computed; --max-batch-total-tokens says less" },
+        { "prometheus_port", "/metrics is on the port of everything else" },
+        { "shard_uds_path", "there is one process" },
+        { "master_addr", "there is one process" },
+        { "master_port", "there is one process" },
+        { "huggingface_hub_cache", "nothing is downloaded" },
+        { "weights_cache_override", "nothing is downloaded" },
+        { "otlp_endpoint", "trace ids are passed on, and are in the log" },
+        { "otlp_service_name", "trace ids are passed on, and are in the log" },
+        { "watermark_gamma", "answers have no watermark" },
+        { "watermark_delta", "answers have no watermark" },
+        { "ngrok", "the server listens on --hostname alone" },
+        { "ngrok_authtoken", "the server listens on --hostname alone" },
+        { "ngrok_edge", "the server listens on --hostname alone" },
+        { "usage_stats", "nothing is sent to anybody" },
+        { "disable_custom_kernels", "there is one set of kernels" },
+        { "json_output", "the log is JSON lines already" },
+        { "trust_remote_code", "a model is data; no code of it runs" },
+        { "enable_prefill_logprobs", "they are always to be had" },
+    };
+
+    idle_show(cfg, list, ARRAY_LEN(list));
+}
 
 /* Also by another name: the model is a positional too. */
 static bool given(const void *cfg, const char *positional, const char *name)

@@ -84,9 +84,7 @@ static int named(const char *option, const char *value, const char *const *list,
 }
 
 /* Options of TRL that are accepted without effect, and why. */
-static const struct {
-    const char *name, *why;
-} idle[] = {
+static const struct idle_opt idle[] = {
     { "attn_implementation", "attention is always computed in blocks, without the score matrix" },
     { "per_device_eval_batch_size", "evaluation goes row by row" },
     { "bnb_4bit_quant_storage", "4 bits are stored as bytes" },
@@ -103,20 +101,6 @@ static const struct {
     { "group_by_length", "batches have no padding; --packing evens them out" },
     { "save_safetensors", "weights are always saved so" },
 };
-
-static void name_idle(const struct train_opts *o)
-{
-    for (size_t i = 0; i < ARRAY_LEN(idle); i++) {
-        char flag[64];
-
-        if (!opt_given(o, idle[i].name))
-            continue;
-        snprintf(flag, sizeof(flag), "%s", idle[i].name);
-        for (char *p = flag; *p; p++)
-            *p = *p == '_' ? '-' : *p;
-        fprintf(stderr, "--%s has no effect: %s\n", flag, idle[i].why);
-    }
-}
 
 /* Where a command line that was written for TRL 0.9.6 (the release's) gives something else here:
  * docs/sft.md says why. */
@@ -307,7 +291,7 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
         free(path);
         return -1;
     }
-    name_idle(o);
+    idle_show(o, idle, ARRAY_LEN(idle));
     if (o->model_name_or_path)
         name_differences(task, o);
     t.train_file = rows ? rows : o->train_file;

@@ -41,6 +41,7 @@ struct server_opts {
     double request_s;                          /* for a request to arrive in; 0 = any */
     double drain_s;                            /* longest wait for running answers after SIGTERM */
     double max_wait_s;                         /* the scheduler's, for Retry-After; 0 = any */
+    bool no_grammar;                           /* answers are bound to no form */
     bool strict;                               /* unknown fields and models are errors */
     bool compat_tgi;                           /* /v1 as TGI answers it, oddities included */
     bool quiet;                                /* no log lines */

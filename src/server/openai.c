@@ -96,6 +96,8 @@ int oai_read(struct call *c, struct oai *o, struct gen_request *r, struct reques
         request_read(r, mem, j, c->m->engine, e) || oai_read_more(c, o, r, e) ||
         request_grammar(&o->grammar, j, c->m->engine, e))
         return -1;
+    if (o->grammar && c->s->o.no_grammar)
+        return err_set(e, ERR_USAGE, "grammar is not supported: --disable-grammar-support");
     r->grammar = o->grammar;
     if (r->max_new_tokens == 0 && (json_is_integer(json_object_get(j, "max_tokens")) ||
                                    json_is_integer(json_object_get(j, "max_completion_tokens"))))

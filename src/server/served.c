@@ -35,6 +35,8 @@ static int choose_format(struct served *m, const struct served_opts *o, struct e
 {
     struct err why;
 
+    if (o->tokenizer_config && tok_read_template(m->engine->tok, o->tokenizer_config, e))
+        return -1;
     if (o->template) {
         m->format = chat_by_name(o->template);
         return m->format ? 0

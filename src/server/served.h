@@ -32,8 +32,9 @@ struct served {
 struct served_opts {
     struct engine_opts engine;
     struct sched_opts sched;
-    const char *template;        /* chat format in place of the model's own; NULL = its own */
-    const char *const *adapters; /* as adapters_open takes them */
+    const char *template;         /* chat format in place of the model's own; NULL = its own */
+    const char *tokenizer_config; /* a file whose chat template goes before its own; NULL = none */
+    const char *const *adapters;  /* as adapters_open takes them */
     size_t n_adapters;
     bool quiet;
 };

@@ -187,6 +187,8 @@ int tgi_read(struct tgi *t, struct gen_request *r, struct request_mem *mem, stru
                        "`decoder_input_details` == true is not supported when streaming tokens");
     if (request_grammar(&t->grammar, p, c->m->engine, e))
         return err_wrap(e, "grammar is not valid");
+    if (t->grammar && c->s->o.no_grammar)
+        return err_set(e, ERR_USAGE, "grammar is not supported: --disable-grammar-support");
     r->grammar = t->grammar;
     t->details |= input_details;
     t->input_details = input_details;

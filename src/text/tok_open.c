@@ -96,8 +96,23 @@ static int config_template(struct tok *t, const json_t *config, const char *what
     if (!json_is_string(v) || json_string_length(v) > TEMPLATE_MAX)
         return err_set(e, ERR_FORMAT, "%s: \"chat_template\" must be text of at most %d bytes",
                        what, (int)TEMPLATE_MAX);
+    free(t->chat_template);
     t->chat_template = xmemdup0(json_string_value(v), json_string_length(v));
     return 0;
+}
+
+int tok_read_template(struct tok *t, const char *path, struct err *e)
+{
+    json_t *config;
+    int rc;
+
+    if (json_parse_file(&config, path, CONFIG_MAX, e))
+        return -1;
+    rc = json_object_get(config, "chat_template")
+             ? config_template(t, config, path, e)
+             : err_set(e, ERR_FORMAT, "%s: no \"chat_template\" in it", path);
+    json_decref(config);
+    return rc;
 }
 
 static int read_config(struct tok *t, const char *dir, struct err *e)

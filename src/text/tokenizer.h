@@ -55,6 +55,8 @@ bool tok_adds_bos(
 /* The chat template that came with it (tokenizer_config.json, chat_template.jinja, GGUF), or NULL.
  */
 const char *tok_chat_template(const struct tok *t);
+/* The one of another tokenizer_config.json in its place. Before t is shared between threads. */
+int tok_read_template(struct tok *t, const char *path, struct err *e) MUST_USE;
 /* Another one, copied; NULL = none. Before t is shared between threads. */
 void tok_set_chat_template(struct tok *t, const char *text);
 const char *tok_kind(const struct tok *t); /* "tiktoken", "tokenizer.json", "gguf" */

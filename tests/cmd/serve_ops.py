@@ -1,11 +1,12 @@
 """TLS, keys, rates, origins and files of options. Usage: serve_ops.py PUNA SCRATCH_FOLDER"""
 import http.client
+import json
 import os
 import socket
 import ssl
 import threading
 
-from server import TMP, WAIT, Server
+from server import MODEL, TMP, WAIT, Server
 
 CHAT = {"messages": [{"role": "user", "content": "Count to three."}], "max_tokens": 6, "temperature": 0}
 
@@ -178,7 +179,25 @@ def framing():
     s.stop()
 
 
+def launcher():
+    """A command line that was written for TGI's launcher."""
+    with open(TMP + "/tokenizer_config.json", "w") as f:
+        json.dump({"chat_template": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}, f)
+    s = Server("--model-id", MODEL, "--num-shard", "1", "--sharded", "false", "--dtype", "float16",
+               "--max-batch-prefill-tokens", "128", "--json-output", "--cuda-graphs", "1,2,4", "--trust-remote-code",
+               "--validation-workers", "2", "--waiting-served-ratio", "0.3", "--disable-grammar-support",
+               "--tokenizer-config-path", TMP + "/tokenizer_config.json", model=None)
+    a = s.post("/chat_tokenize", {"messages": [{"role": "user", "content": "hello"}]})
+    assert a["templated_text"].endswith("[hello]"), a
+    assert "grammar" in s.chat(400, response_format={"type": "json_object"})["error"]["message"]
+    e = s.post("/generate", {"inputs": "x", "parameters": {"grammar": {"type": "regex", "value": "a"}}}, 422)
+    assert "grammar is not supported" in e["error"], e
+    log = s.stop()
+    assert "--cuda-graphs has no effect: " in log and "--json-output has no effect: " in log, log
+
+
 tls()
+launcher()
 framing()
 keys()
 origins()

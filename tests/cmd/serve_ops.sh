@@ -53,6 +53,8 @@ config 'no text' 'port: 80\0\n'
 config max.queue 'max-queue: 5000000 # too large\n'
 refused nowhere --config "$tmp/nowhere"
 refused 'num-shard 2' --num-shard 2
+refused 'rope-factor' --rope-factor 2
+refused 'no "chat_template"' --tokenizer-config-path tests/data/tiny-llama31/config.json
 refused 'quantize awq' --quantize awq
 (export AIP_HTTP_PORT=0 && refused api-key) # from outside, so with a key
 refused 'requests-per-minute' --requests-per-minute -1
