@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,6 +44,53 @@ static int open_regular(const char *path, size_t *len, struct err *e)
     return fd;
 }
 
+/* All mappings there are, for map_forget. */
+static struct {
+    pthread_mutex_t lock;
+    struct map *at;
+    size_t n;
+} maps = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void maps_add(struct map m)
+{
+    pthread_mutex_lock(&maps.lock);
+    maps.at = xrealloc(maps.at, (maps.n + 1) * sizeof(*maps.at));
+    maps.at[maps.n++] = m;
+    pthread_mutex_unlock(&maps.lock);
+}
+
+static void maps_remove(struct map m)
+{
+    pthread_mutex_lock(&maps.lock);
+    for (size_t i = 0; i < maps.n; i++)
+        if (maps.at[i].p == m.p)
+            maps.at[i] = maps.at[--maps.n];
+    if (maps.n == 0) {
+        free(maps.at);
+        maps.at = NULL;
+    }
+    pthread_mutex_unlock(&maps.lock);
+}
+
+void map_forget(const void *p, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t from = ((uintptr_t)p + page - 1) / page * page;
+    const uintptr_t to = ((uintptr_t)p + n) / page * page;
+
+    if (from >= to)
+        return;
+    pthread_mutex_lock(&maps.lock);
+    for (size_t i = 0; i < maps.n; i++) {
+        const uintptr_t start = (uintptr_t)maps.at[i].p;
+
+        if ((uintptr_t)p >= start && (uintptr_t)p - start <= maps.at[i].len &&
+            n <= maps.at[i].len - ((uintptr_t)p - start))
+            (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+    pthread_mutex_unlock(&maps.lock);
+}
+
 int map_open(struct map *m, const char *path, struct err *e)
 {
     size_t len;
@@ -63,13 +111,17 @@ int map_open(struct map *m, const char *path, struct err *e)
     }
     close(fd);
     *m = (struct map){ .p = p, .len = len };
+    if (p)
+        maps_add(*m);
     return 0;
 }
 
 void map_close(struct map *m)
 {
-    if (m->p)
+    if (m->p) {
+        maps_remove(*m);
         munmap((void *)(uintptr_t)m->p, m->len);
+    }
     *m = (struct map){ 0 };
 }
 

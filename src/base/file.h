@@ -19,6 +19,9 @@ struct map {
 
 int map_open(struct map *m, const char *path, struct err *e) MUST_USE;
 void map_close(struct map *m); /* legal on a zeroed struct */
+/* The whole pages in p[0..n) leave this process's memory, if they are of one mapping of map_open:
+ * who reads them again gets them from the file. Nothing happens to other memory. Any thread. */
+void map_forget(const void *p, size_t n);
 
 /* Reads a whole regular file of at most max bytes. *out gets a NUL after the
  * last byte; free() it. */

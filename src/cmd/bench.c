@@ -20,7 +20,7 @@
 struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
-    const char *batches, *dtype, *kv_dtype, *isa, *device;
+    const char *batches, *dtype, *kv_dtype, *weights, *isa, *device;
     bool json, ceilings;
 };
 
@@ -38,6 +38,8 @@ static const struct opt opts[] = {
     OPT(STR, struct bench_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products"),
     OPT(STR, struct bench_cfg, kv_dtype, NULL, KV_TYPES, "auto", "type of the key-value cache"),
+    OPT(STR, struct bench_cfg, weights, NULL, WEIGHTS_HOW, "auto",
+        "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct bench_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct bench_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
@@ -307,10 +309,14 @@ static int measure_load(struct bench *b, const struct engine_opts *o, json_t *ou
         return -1;
     const int rc = session_eval(s, &id, 1, &logits, NULL, NULL, NULL, e);
 
+    const double first = now() - start, settle = now();
+
     session_free(s);
+    engine_settle(b->g);
     json_object_set_new(out, "load",
-                        json_pack("{s:s, s:f, s:f}", "mode", "mmap", "model_s", opened,
-                                  "first_token_s", now() - start));
+                        json_pack("{s:s, s:f, s:f, s:f}", "mode",
+                                  o->weights == WEIGHTS_COPY ? "copy" : "mmap", "model_s", opened,
+                                  "first_token_s", first, "settle_s", now() - settle));
     return rc;
 }
 
@@ -456,6 +462,7 @@ static int run(const void *cfg, struct err *e)
 
     o.no_tokenizer = true;
     engine_opts_kv(&o, b.c->kv_dtype);
+    engine_opts_weights(&o, b.c->weights);
     if (rc == 0)
         rc = measure_all(&b, &o, out, e);
     if (rc == 0 && b.c->json) {

@@ -51,6 +51,13 @@ void engine_opts_kv(struct engine_opts *o, const char *kv_dtype)
     o->kv = strcmp(kv_dtype, "auto") ? kv_dtype : NULL;
 }
 
+void engine_opts_weights(struct engine_opts *o, const char *weights)
+{
+    o->weights = !strcmp(weights, "copy")  ? WEIGHTS_COPY
+                 : !strcmp(weights, "map") ? WEIGHTS_MAP
+                                           : WEIGHTS_LATER;
+}
+
 void adapter_warn(const struct engine *g)
 {
     if (g->adapter && peft_warning(g->adapter->peft))

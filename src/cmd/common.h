@@ -11,6 +11,9 @@ int engine_opts_fill(struct engine_opts *o, int64_t threads, const char *dtype, 
 /* The cache's type from --kv-dtype KV_TYPES. */
 #define KV_TYPES "auto|f32|f16|bf16|q8_0"
 void engine_opts_kv(struct engine_opts *o, const char *kv_dtype);
+/* Where weights lie, from --weights WEIGHTS_HOW. */
+#define WEIGHTS_HOW "auto|copy|map"
+void engine_opts_weights(struct engine_opts *o, const char *weights);
 /* Resolves a model reference (hub/models.h; NULL = the default model) and opens it. */
 int engine_open_named(struct engine **out, const char *model, const struct engine_opts *o,
                       struct err *e) MUST_USE;

@@ -86,6 +86,8 @@ static const struct opt opts[] = {
     OPT(STR, struct run_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products"),
     OPT(STR, struct run_cfg, kv_dtype, NULL, KV_TYPES, "auto", "type of the key-value cache"),
+    OPT(STR, struct run_cfg, weights, NULL, WEIGHTS_HOW, "auto",
+        "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct run_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct run_cfg, isa, NULL, "NAME", NULL,

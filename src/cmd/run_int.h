@@ -21,7 +21,7 @@ struct run_cfg {
     double repetition_penalty, frequency_penalty, presence_penalty;
     int64_t top_k, seed, max_new_tokens, ctx, threads, batch_size, top_logprobs;
     struct opt_list logit_bias, stop;
-    const char *dtype, *kv_dtype, *isa, *device;
+    const char *dtype, *kv_dtype, *weights, *isa, *device;
     const char *tools, *approve, *tool_choice, *image_dir;
     int64_t tool_steps, tool_tokens;
     double tool_time;

@@ -18,7 +18,7 @@
 
 struct serve_cfg {
     struct opt_list args, model;
-    const char *quantize, *hostname, *dtype, *kv_dtype, *isa, *device, *template,
+    const char *quantize, *hostname, *dtype, *kv_dtype, *weights, *isa, *device, *template,
         *served_model_name;
     const char *pooling, *compat, *config, *api_key_file, *ssl_certfile, *ssl_keyfile;
     struct opt_list api_key, allowed_host, cors_allow_origin, lora_adapters;
@@ -129,6 +129,8 @@ static const struct opt opts[] = {
         "arithmetic of the matrix products; float16 is auto"),
     OPT(STR, struct serve_cfg, kv_dtype, "--kv-cache-dtype", KV_TYPES, "auto",
         "type of the key-value cache"),
+    OPT(STR, struct serve_cfg, weights, NULL, WEIGHTS_HOW, "auto",
+        "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use",
@@ -381,6 +383,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
     o.engine.chunk = (size_t)c->max_batch_prefill_tokens;
     if (!c->quiet)
         serve_idle_show(c);
+    engine_opts_weights(&o.engine, c->weights);
     o.sched.share = list.n;
     s.o.known = list.p;
     s.o.n_known = list.n;

@@ -181,6 +181,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         return -1;
     }
     engine_opts_kv(&o, c->kv_dtype);
+    engine_opts_weights(&o, c->weights);
     o.chunk = (size_t)c->batch_size;
     o.adapter = c->adapter;
     if (hub_resolve(ref, &t->model, e) || engine_open(&t->engine, t->model, &o, e) ||

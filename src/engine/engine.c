@@ -105,6 +105,23 @@ static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *
     return 0;
 }
 
+/* Small models stay in the cache anyway. */
+static void place_on_host(struct engine *g, enum engine_weights how)
+{
+    if (!ctx_on_host(g->ctx) || how == WEIGHTS_MAP ||
+        (how == WEIGHTS_LATER && checkpoint_bytes(g->model->ckpt) < MEM_HUGE))
+        return;
+    model_place_later(g->model, g->ctx);
+    if (how == WEIGHTS_COPY)
+        engine_settle(g);
+}
+
+void engine_settle(struct engine *g)
+{
+    while (model_place_next(g->model))
+        ;
+}
+
 static int open_parts(struct engine *g, const char *path, const struct engine_opts *o,
                       struct err *e)
 {
@@ -130,6 +147,7 @@ static int open_parts(struct engine *g, const char *path, const struct engine_op
     if (open_ctx(g, o, e) || choose_kv(g, o, e) ||
         acts_new(&g->acts, g->model, g->ctx, g->chunk, e))
         return -1;
+    place_on_host(g, o->weights);
     return o->adapter ? engine_adapter(&g->adapter, g, o->adapter, e) : 0;
 }
 

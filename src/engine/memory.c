@@ -100,10 +100,12 @@ size_t engine_available(const struct engine *g)
     return have > g->promised ? have - g->promised : have != 0; /* 0 = unknown */
 }
 
-/* What is in place already: the program and its tokenizer; on a device weights and work too. */
+/* What is in place already: the program, its tokenizer and copies of weights; on a device weights
+ * and work too. */
 static size_t had(const struct engine *g, const struct plan_use *u)
 {
-    return ctx_on_host(g->ctx) ? u->runtime : u->total - u->kv_cache - u->logits;
+    return ctx_on_host(g->ctx) ? u->runtime + model_placed_bytes(g->model)
+                               : u->total - u->kv_cache - u->logits;
 }
 
 static size_t needed(const struct engine *g, size_t tokens, size_t want)

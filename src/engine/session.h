@@ -16,6 +16,13 @@
 #include "model/lora.h"
 #include "text/tokenizer.h"
 
+/* Where quantised weights lie on the CPU, as far as its kernels have an order of their own. */
+enum engine_weights {
+    WEIGHTS_LATER, /* copied into that order, a layer with each pass from the second on */
+    WEIGHTS_COPY,  /* copied before engine_open returns */
+    WEIGHTS_MAP,   /* read where the file is mapped: shared by processes that do so too */
+};
+
 struct engine_opts {
     int threads; /* 0 = all */
     enum compute compute;
@@ -25,6 +32,7 @@ struct engine_opts {
     size_t chunk;          /* prompt rows per forward pass; 0 = 512 */
     bool no_tokenizer;     /* ids only (logits, bench) */
     const char *tokenizer; /* path of another tokenizer; NULL = the model's own */
+    enum engine_weights weights;
     const char *device;    /* "cpu", "cuda", "auto"; NULL = cpu */
     void (*progress)(void *arg, size_t done, size_t total); /* weights to the GPU; may be NULL */
     void *arg;
@@ -60,6 +68,8 @@ struct engine {
 int engine_open(struct engine **out, const char *path, const struct engine_opts *o,
                 struct err *e) MUST_USE;
 void engine_close(struct engine *g);
+/* Copies at once what WEIGHTS_LATER has left. */
+void engine_settle(struct engine *g);
 /* Opens one more adapter for sessions of g; lora_close it before g is closed. */
 int engine_adapter(struct lora **out, struct engine *g, const char *dir, struct err *e) MUST_USE;
 /* Lets another engine, opened beside g and borrowed, guess what g says next, for so many sequences

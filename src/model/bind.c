@@ -197,8 +197,6 @@ int model_place(struct model *m, struct ctx *c,
     size_t total = 0;
     int rc = 0;
 
-    if (ctx_on_host(c))
-        return 0;
     m->on = c;
     while (part_at(m, total, &p))
         total++;
@@ -219,11 +217,90 @@ int model_place(struct model *m, struct ctx *c,
     return rc;
 }
 
+/* ---- on the CPU ---- */
+
+struct placing {
+    struct ctx *on;
+    struct model *m;
+    int64_t next; /* layer; hp->layers = the head; -1 = before the first pass */
+    size_t bytes;
+};
+
+void model_place_later(struct model *m, struct ctx *c)
+{
+    BUG_ON(m->placing || !ctx_on_host(c));
+    m->placing = xcalloc(1, sizeof(*m->placing));
+    *m->placing = (struct placing){ .on = c, .m = m, .next = -1 };
+}
+
+/* false: there is no memory for it. */
+static bool place_one(struct placing *p, struct weight *w)
+{
+    const size_t reserve = (size_t)256 << 20, n = w->rows * w->row_bytes;
+    struct err e;
+
+    const size_t have = p->on->be->available(p->on);
+
+    if ((have && have < n + reserve) || p->on->be->place(p->on, w, &e))
+        return false;
+    p->bytes += w->placed ? n : 0;
+    return true;
+}
+
+bool model_place_next(const struct model *m)
+{
+    struct placing *p = m->placing;
+
+    if (!p || p->next > m->hp->layers)
+        return false;
+    const int64_t l = p->next++;
+
+    if (l < 0)
+        return true;
+    if (l == m->hp->layers) {
+        const bool rc = place_one(p, &p->m->head);
+
+        if (m->hp->tied) /* one copy serves both; its owner is the head */
+            p->m->embed.placed = m->head.placed;
+        return rc;
+    }
+    struct layer *y = &p->m->layer[l];
+    struct weight *const w[] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
+
+    for (size_t i = 0; i < ARRAY_LEN(w); i++) {
+        if (!place_one(p, w[i])) {
+            p->next = m->hp->layers + 1;
+            return false;
+        }
+    }
+    return true;
+}
+
+size_t model_placed_bytes(const struct model *m)
+{
+    return m->placing ? m->placing->bytes : 0;
+}
+
+static void unplace(struct model *m)
+{
+    struct part p;
+
+    m->embed.placed = NULL;
+    for (size_t i = 0; part_at(m, i, &p); i++)
+        if (p.w && p.w != &m->head)
+            m->placing->on->be->unplace(m->placing->on, p.w);
+    m->placing->on->be->unplace(m->placing->on, &m->head);
+    free(m->placing);
+}
+
 void model_close(struct model *m)
 {
     if (!m)
         return;
     struct part p;
+
+    if (m->placing)
+        unplace(m);
 
     for (size_t i = 0; m->hp && part_at(m, i, &p); i++) {
         if (m->on && p.w)

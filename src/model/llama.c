@@ -226,6 +226,7 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
     const struct lora_scratch s = { a->low, a->max_rank, NULL, NULL };
 
     BUG_ON(b->T > a->max_rows || b->n_want > b->T);
+    model_place_next(m);
     const int rc = c->be->enter(c, &p, e);
 
     if (rc < 0)

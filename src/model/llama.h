@@ -26,17 +26,28 @@ struct model {
     float *inv_freq;           /* [hd/2] */
     struct input_order *order; /* [n_orders] GPTQ with act-order */
     size_t n_orders;
-    struct ctx *on; /* where its weights lie (model_place); NULL = the mapping */
+    struct ctx *on; /* a device on which its weights lie (model_place); NULL = the mapping */
+    struct placing *placing; /* copies of them on the CPU; NULL = none are made; owned */
 };
 
 /* Opens, checks (checkpoint_check) and binds; weights stay in the mapping. */
 int model_open(struct model **out, const char *path, struct err *e) MUST_USE;
 void model_close(struct model *m);
-/* Takes weights, norms and frequencies to where c computes; c must outlive m. Nothing moves on the
- * CPU. After a failure m can only be closed. progress may be NULL. */
+/* Takes weights, norms and frequencies to where c computes, a device; c must outlive m. After a
+ * failure m can only be closed. progress may be NULL. */
 int model_place(struct model *m, struct ctx *c,
                 void (*progress)(void *arg, size_t done, size_t total), void *arg,
                 struct err *e) MUST_USE;
+
+/* On the CPU: copies matrices, layer by layer, into the kernels' own order where they have one
+ * (ops/backend.h), and lets go of the mapping's memory. Forward passes of m copy a layer each from
+ * the second on, so that the first token does not wait, and give the same bits before, between and
+ * after. What there is no memory for stays in the mapping. c must outlive m. */
+void model_place_later(struct model *m, struct ctx *c);
+/* A step of it; false = all is done, or nothing was asked for. */
+bool model_place_next(const struct model *m);
+/* Bytes of the copies so far. */
+size_t model_placed_bytes(const struct model *m);
 
 /* Activations of one forward pass in c's memory: reused for every layer, sized for max_rows. */
 struct acts;

@@ -24,7 +24,8 @@ struct backend {
     void (*release)(struct ctx *c, void *p, size_t n);
     int (*upload)(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
     int (*download)(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
-    /* Copies a weight to where ops read it, in a layout of the backend's own: w->placed. */
+    /* Copies a weight to where ops read it, in a layout of the backend's own: w->placed. On the CPU
+     * those that gain from it; the rest, and who else reads w, use w->data as before. */
     int (*place)(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
     void (*unplace)(struct ctx *c, struct weight *w);
     /* p->b, out, V, D and key are set; gives p->at and p->logits. 1: the pass is under way already

@@ -3,6 +3,7 @@
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "ops/backend.h"
 #include "support.h"
 
 static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
@@ -509,5 +510,73 @@ static void embed(void **state)
     }
 }
 
+/* A weight in the kernels' own order gives the bits of the file's. */
+static void check_placed(struct ctx *c, const struct weight *w, size_t T)
+{
+    const size_t n = T * w->rows, room = n + w->cols;
+    struct weight p = *w;
+    float *x = inputs(T, w->cols), *want = xcalloc(room, sizeof(*want));
+    float *got = xcalloc(room, sizeof(*got));
+    const int32_t ids[] = { 17, 0, (int32_t)w->rows - 1 };
+    struct linear_out out = { want, w };
+    struct err e;
+
+    OK(c->be->place(c, &p, &e), e);
+    assert_non_null(p.placed);
+    c->op->linear(c, &out, 1, x, T);
+    c->op->linear_add(c, want, w, x, T);
+    out = (struct linear_out){ got, &p };
+    c->op->linear(c, &out, 1, x, T);
+    c->op->linear_add(c, got, &p, x, T);
+    if (memcmp(got, want, n * sizeof(*got)))
+        fail_msg("%s, %zu x %zu, T %zu: other bits when placed", w->name, w->rows, w->cols, T);
+    for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+        c->op->embed(c, want, w, ids + i, 1);
+        c->op->embed(c, got, &p, ids + i, 1);
+        assert_memory_equal(got, want, w->cols * sizeof(*got));
+    }
+    c->be->unplace(c, &p);
+    assert_null(p.placed);
+    free(x);
+    free(want);
+    free(got);
+}
+
+static void placed_isa(unsigned flags)
+{
+    static const enum enc here[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q8_0, ENC_Q4_K, ENC_Q6_K };
+    static const size_t cols[] = { 32, 256, 288, 1536 }, many[] = { 1, 2, 5, 8, 9, 17, 300 };
+    struct ctx *c = context(3, flags, COMPUTE_AUTO), *f = context(1, flags, COMPUTE_F32);
+    struct err e;
+
+    for (size_t i = 0; i < ARRAY_LEN(here); i++) {
+        for (size_t k = 0; k < ARRAY_LEN(cols); k++) {
+            if (cols[k] % enc_table[here[i]].block)
+                continue;
+            void *owned, *other;
+            struct weight w = weight_new(here[i], 320, cols[k], &owned);
+            struct weight odd = weight_new(here[i], 33, cols[k], &other);
+
+            OK(c->be->place(c, &odd, &e), e);
+            assert_null(odd.placed); /* not whole units */
+            OK(f->be->place(f, &w, &e), e);
+            assert_null(w.placed); /* arithmetic that reads the file's order */
+            for (size_t t = 0; flags & CPU_AVX512 && t < ARRAY_LEN(many); t++)
+                check_placed(c, &w, many[t]);
+            free(owned);
+            free(other);
+        }
+    }
+    cpu_ctx_free(c);
+    cpu_ctx_free(f);
+}
+
+static void placed(void **state)
+{
+    (void)state;
+    every_isa(placed_isa);
+}
+
 TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(outlier), cmocka_unit_test(attn),
-          cmocka_unit_test(rows), cmocka_unit_test(embed), cmocka_unit_test(encoder))
+          cmocka_unit_test(rows), cmocka_unit_test(embed), cmocka_unit_test(encoder),
+          cmocka_unit_test(placed))

@@ -186,6 +186,62 @@ static void large_files_ask_for_huge_pages(void **state)
     free(path);
 }
 
+/* Kilobytes of the mapping at p that are in this process's memory. */
+static long map_resident(const void *p)
+{
+    char line[512];
+    bool here = false;
+    long kb = -1;
+    FILE *f = fopen("/proc/self/smaps", "re");
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f)) {
+        unsigned long long from, to;
+
+        if (sscanf(line, "%llx-%llx ", &from, &to) == 2)
+            here = (uintptr_t)p >= from && (uintptr_t)p < to;
+        else if (here && sscanf(line, "Rss: %ld kB", &kb) == 1)
+            break;
+    }
+    fclose(f);
+    return kb;
+}
+
+static void forgotten_pages_come_back_from_the_file(void **state)
+{
+    enum { LEN = 1 << 20 };
+    char *path = path_join(dir, "out");
+    uint8_t *mine = xcalloc(1, LEN);
+    struct map m;
+    struct err e;
+    size_t sum = 0;
+
+    (void)state;
+    memset(mine, 1, LEN);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(mine, 1, LEN, f), LEN);
+    fclose(f);
+    OK(map_open(&m, path, &e), e);
+    for (size_t i = 0; i < LEN; i++)
+        sum += m.p[i];
+    assert_int_equal(map_resident(m.p), LEN / 1024);
+    map_forget(m.p + 1, LEN - 2); /* not the first page, nor the last */
+    assert_int_equal(map_resident(m.p), 8);
+    map_forget(m.p, LEN + 1); /* more than there is of it */
+    assert_int_equal(map_resident(m.p), 8);
+    for (size_t i = 0; i < LEN; i++)
+        sum += m.p[i];
+    assert_int_equal(sum, 2 * LEN);
+    map_forget(mine, LEN); /* no file */
+    for (size_t i = 0; i < LEN; i++)
+        sum += mine[i];
+    assert_int_equal(sum, 3 * LEN);
+    map_close(&m);
+    free(mine);
+    free(path);
+}
+
 static int parses(const char *text)
 {
     json_t *j;
@@ -245,6 +301,7 @@ int main(void)
         cmocka_unit_test(files_appear_whole_or_not_at_all),
         cmocka_unit_test(only_regular_files_are_opened),
         cmocka_unit_test(large_files_ask_for_huge_pages),
+        cmocka_unit_test(forgotten_pages_come_back_from_the_file),
         cmocka_unit_test(json_is_strict),
         cmocka_unit_test(json_fields_have_types_and_ranges),
     };

@@ -17,6 +17,19 @@ for r in rows:
     assert min(t["samples"]) > 0, t
 assert [r.get("batch", r.get("n")) for r in j["batched"]] == [1, 2] or len(j["batched"]) == 2, j["batched"]
 P
+
+# wherever weights lie, what is computed is the same
+"$PUNA" convert tests/data/tiny-llama31 "$tmp/q8.gguf" --outtype q8_0 2>"$tmp/err" || { cat "$tmp/err"; exit 1; }
+for how in copy auto map; do
+    "$PUNA" run "$tmp/q8.gguf" 'The quick' --raw --greedy -n 24 --weights $how --device cpu >"$tmp/$how" 2>"$tmp/err"
+    "$PUNA" bench "$tmp/q8.gguf" --weights $how --pp 0 --tg 2 --batches '' --reps 1 --no-ceilings --json >"$tmp/$how.json"
+    grep -q '"settle_s"' "$tmp/$how.json" || { echo "FAIL: --weights $how: no settle_s"; exit 1; }
+done
+cmp "$tmp/copy" "$tmp/map" && cmp "$tmp/auto" "$tmp/map" || { echo 'FAIL: other words where weights lie elsewhere'; exit 1; }
+grep -q '"mode": "copy"' "$tmp/copy.json" || { echo 'FAIL: --weights copy copies nothing'; exit 1; }
+status=0
+"$PUNA" run "$tmp/q8.gguf" x --weights here >"$tmp/out" 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] || { echo "FAIL: --weights here ended with $status: $(cat "$tmp/err")"; exit 1; }
 status=0
 "$PUNA" bench tests/data/tiny-llama31 --batches 1,x --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] || { echo "FAIL: --batches 1,x ended with $status: $(cat "$tmp/err")"; exit 1; }

@@ -40,6 +40,7 @@ static const struct cpu_kern *kern(const struct ctx *c)
 }
 
 struct embed_job {
+    const struct cpu_kern *k;
     float *y;
     const struct weight *w;
     const int32_t *ids;
@@ -53,13 +54,17 @@ static void embed_part(void *arg, int me, int n)
     size_t lo, hi;
 
     team_part(j->T, 1, me, n, &lo, &hi);
-    for (size_t t = lo; t < hi; t++)
-        weight_decode_row(j->y + t * w->cols, w, (size_t)j->ids[t]);
+    for (size_t t = lo; t < hi; t++) {
+        if (w->placed)
+            placed_row(j->k, j->y + t * w->cols, w, (size_t)j->ids[t]);
+        else
+            weight_decode_row(j->y + t * w->cols, w, (size_t)j->ids[t]);
+    }
 }
 
 static void embed_cpu(struct ctx *c, float *y, const struct weight *w, const int32_t *ids, size_t T)
 {
-    struct embed_job j = { y, w, ids, T };
+    struct embed_job j = { kern(c), y, w, ids, T };
 
     cpu_share(c, embed_part, &j, T * w->cols);
 }
@@ -276,21 +281,6 @@ static void release_cpu(struct ctx *c, void *p, size_t n)
 {
     (void)c;
     mem_unmap(p, n);
-}
-
-/* Weights are read where the file is mapped. */
-static int place_cpu(struct ctx *c, struct weight *w, struct err *e)
-{
-    (void)c;
-    (void)w;
-    (void)e;
-    return 0;
-}
-
-static void unplace_cpu(struct ctx *c, struct weight *w)
-{
-    (void)c;
-    (void)w;
 }
 
 static int enter_cpu(struct ctx *c, struct pass *p, struct err *e)

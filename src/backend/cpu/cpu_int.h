@@ -23,6 +23,7 @@ struct cpu {
     struct room split;          /* states of attention whose slots are shared out */
     struct room train_a, train_w; /* training: inputs in bf16, decoded rows of a weight */
     struct room train_thread;     /* training, per thread: panels, scores */
+    struct slab *slabs;           /* of placed weights; gone with the last of them */
 };
 
 /* n bytes at a multiple of 64; the process ends when the system has no memory left. */
@@ -36,6 +37,11 @@ void attn_cpu(struct ctx *c, float *y, const float *q, size_t H, const struct kv
               size_t layer, const struct batch *b);
 
 void *room_get(struct room *r, size_t n);
+
+int place_cpu(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
+void unplace_cpu(struct ctx *c, struct weight *w);
+/* Row r of a placed weight, decoded. */
+void placed_row(const struct cpu_kern *k, float *y, const struct weight *w, size_t r);
 
 void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T);
 void affine_cpu(struct ctx *c, float *y, const struct weight *w, const float *b, const float *x,

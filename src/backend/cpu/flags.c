@@ -152,6 +152,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     if (!(flags & CPU_AVX512))
         return;
     cpu_kern_avx512(k);
+    cpu_kern_placed_avx512(k);
     cpu_kern_row_avx512(k);
     cpu_kern_columns_avx512(k);
     cpu_kern_row_floats_avx512(k);

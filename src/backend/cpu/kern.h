@@ -92,6 +92,20 @@ typedef void unpack_planes_fn(struct group *p, const struct weight *w, size_t r0
 /* y [n, cols] = rows r0 .. r0+n of w; n <= 8, r0 a multiple of 8. */
 typedef void decode_planes_fn(float *y, const struct weight *w, size_t r0, size_t n);
 
+/* Weights that were put in an order of the kernels' own (placed_avx512.c): sixteen rows of G groups
+ * are a unit of as many bytes as they have in the file. */
+struct placed_kern {
+    void (*pack)(uint8_t *unit, const struct rows16 *w, size_t G);
+    /* acc[T][16] = a unit times rows t0 .. t0+T of x, all groups, with the bits of unpack and dot
+     */
+    void (*dot)(float *acc, const uint8_t *unit, const struct q8 *x, size_t t0, size_t T);
+    size_t most; /* tokens for which it is faster than a panel */
+    /* n <= 8 groups of row r from g on, a multiple of 8, as they are in the file; plain C */
+    void (*unpack_row)(uint8_t *to, const uint8_t *unit, size_t G, size_t r, size_t g, size_t n);
+    /* groups g0 .. g0+ng of a unit */
+    void (*unpack)(struct group *p, const uint8_t *unit, size_t G, size_t g0, size_t ng);
+};
+
 /* A query head of one row: it sees slots up to its own. */
 struct attn_query {
     const float *q; /* [hd] */
@@ -163,6 +177,7 @@ struct cpu_kern {
      * decode_f16, decode_bf16) and dot_f32; false where w's shape wants those; or NULL */
     bool (*row_floats[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
                                   const float *x, bool add);
+    struct placed_kern placed[ENC_COUNT]; /* NULLs where the file's order serves */
     enum codes codes[ENC_COUNT];
     bool offset[ENC_COUNT]; /* whether m is not 0 */
     /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
@@ -236,6 +251,7 @@ void cpu_kern_row_floats_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
 void cpu_kern_columns_avx512(struct cpu_kern *k);
 void cpu_kern_row_floats_avx512(struct cpu_kern *k);
+void cpu_kern_placed_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);

@@ -124,6 +124,29 @@ static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t
     return rows;
 }
 
+/* The unit of rows r0 .. r0+15 of a placed weight. */
+static const uint8_t *unit_at(const struct weight *w, size_t r0)
+{
+    return (const uint8_t *)w->placed + r0 * w->row_bytes;
+}
+
+/* R rows, a multiple of 16, straight from the kernels' order. */
+static void unit_placed(const struct job *j, const struct linear_out *o, size_t r0, size_t R,
+                        float *acc)
+{
+    const struct placed_kern *p = &j->b->k.placed[o->w->enc];
+
+    for (size_t r = r0; r < r0 + R; r += LANES) {
+        for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
+            const size_t T = smaller(j->T - t0, PANEL_T);
+
+            p->dot(acc, unit_at(o->w, r), &j->x8, t0, T);
+            for (size_t t = 0; t < T; t++)
+                put_rows(j, o, t0 + t, r, LANES, acc + t * LANES);
+        }
+    }
+}
+
 /* R rows: panels of 16, of which the last may have fewer. */
 static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, size_t R, void *mem)
 {
@@ -134,6 +157,10 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     float *acc = (float *)(panel + k->panels * CHUNK);
     struct rows16 rows[PANELS];
 
+    if (w->placed && j->T <= k->placed[w->enc].most) {
+        unit_placed(j, o, r0, R, mem);
+        return;
+    }
     for (size_t i = 0; i < P; i++)
         rows[i] =
             rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES), (j->T == 1 ? 1 : P) * LANES);
@@ -154,7 +181,10 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
             const size_t ng = smaller(G - g, CHUNK);
 
             for (size_t i = 0; i < P; i++) {
-                if (k->unpack[w->enc])
+                if (w->placed)
+                    k->placed[w->enc].unpack(panel + i * CHUNK, unit_at(w, r0 + i * LANES), G, g,
+                                             ng);
+                else if (k->unpack[w->enc])
                     k->unpack[w->enc](panel + i * CHUNK, &rows[i], g, ng);
                 else
                     k->unpack_planes[w->enc](panel + i * CHUNK, w, r0 + i * LANES,

@@ -348,4 +348,7 @@ void cpu_kern_q8_amx(struct cpu_kern *k)
     k->dot_many[CODES_4][0] = dot_4;
     k->dot_many[CODES_4][1] = dot_4m;
     k->dot_many[CODES_HALVES][0] = dot_halves;
+    for (int i = 0; i < ENC_COUNT; i++)
+        if (k->placed[i].most >= MANY)
+            k->placed[i].most = MANY - 1;
 }

@@ -44,7 +44,7 @@ struct weight {
     size_t row_bytes; /* 0: rows do not follow one another */
     const char *name; /* for messages; borrowed */
     struct planes p;  /* zeroes for encodings of one plane */
-    void *placed;     /* a device's copy (ops/backend.h); NULL on the CPU */
+    void *placed;     /* a backend's copy (ops/backend.h); NULL = none */
 };
 
 /* Whether enc has planes: then enc_table's decode is NULL. */

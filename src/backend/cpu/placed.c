@@ -1,0 +1,131 @@
+/* placed.c - weights copied into the kernels' own order, where an instruction set has one (kern.h,
+ * struct placed_kern): on pages of 2 MiB whatever those of the file, written by the thread that has
+ * the same share of the rows when they are used. What has been copied leaves the mapping's memory,
+ * so that a model is there once. */
+#include <stdlib.h>
+
+#include "backend/cpu/cpu_int.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+/* Memory of several weights, one after the other: pages of 2 MiB are not lost at their ends. */
+struct slab {
+    struct slab *next;
+    uint8_t *p;
+    size_t n, used;
+    size_t weights; /* that lie in it */
+};
+
+enum {
+    SLAB = 256 << 20, /* of which only what is written is touched */
+    SLICE = 16 << 20, /* bytes that are in memory twice */
+};
+
+struct place_job {
+    const struct placed_kern *k;
+    const struct weight *w;
+    uint8_t *to;
+    size_t first, units;
+};
+
+static void place_part(void *arg, int me, int n)
+{
+    const struct place_job *j = arg;
+    const struct weight *w = j->w;
+    const uint8_t *from = w->data;
+    size_t lo, hi;
+
+    team_part(j->units, 1, me, n, &lo, &hi);
+    for (size_t u = j->first + lo; u < j->first + hi; u++) {
+        struct rows16 rows = { 0 };
+
+        for (size_t r = 0; r < LANES; r++)
+            rows.at[r] = from + (u * LANES + r) * w->row_bytes;
+        j->k->pack(j->to + u * LANES * w->row_bytes, &rows, w->cols / GROUP);
+    }
+}
+
+/* n bytes in *s. */
+static int slab_get(struct cpu *b, struct slab **s, size_t n, struct err *e)
+{
+    void *p;
+
+    if (b->slabs && b->slabs->n - b->slabs->used >= n) {
+        *s = b->slabs;
+        return 0;
+    }
+    const size_t bytes = n > SLAB ? n : SLAB;
+
+    if (mem_map(&p, bytes, "weights", e))
+        return -1;
+    *s = xcalloc(1, sizeof(**s));
+    **s = (struct slab){ .next = b->slabs, .p = p, .n = bytes };
+    b->slabs = *s;
+    return 0;
+}
+
+static bool places(const struct ctx *c, const struct weight *w)
+{
+    const struct cpu *b = c->backend;
+
+    return !w->placed && w->data && c->compute == COMPUTE_AUTO && w->p.act == ACT_KEEP &&
+           b->k.placed[w->enc].pack && w->rows % LANES == 0;
+}
+
+int place_cpu(struct ctx *c, struct weight *w, struct err *e)
+{
+    struct cpu *b = c->backend;
+    const size_t unit = LANES * w->row_bytes, units = w->rows / LANES;
+    struct place_job j = { .k = &b->k.placed[w->enc], .w = w };
+    struct slab *s;
+
+    if (!places(c, w))
+        return 0;
+    if (slab_get(b, &s, units * unit, e))
+        return -1;
+    j.to = s->p + s->used;
+    s->used += (units * unit + 63) / 64 * 64;
+    s->used = s->used < s->n ? s->used : s->n;
+    s->weights++;
+    const size_t slice = SLICE > unit ? SLICE / unit : 1;
+
+    for (; j.first < units; j.first += j.units) {
+        j.units = units - j.first < slice ? units - j.first : slice;
+        team_run(c->team, place_part, &j);
+        map_forget((const uint8_t *)w->data + j.first * unit, j.units * unit);
+    }
+    w->placed = j.to;
+    return 0;
+}
+
+void placed_row(const struct cpu_kern *k, float *y, const struct weight *w, size_t r)
+{
+    enum { BLOCK = 8 * GROUP };
+    const uint8_t *unit = (const uint8_t *)w->placed + r / LANES * LANES * w->row_bytes;
+    uint8_t file[2 * BLOCK];
+
+    for (size_t i = 0; i < w->cols; i += BLOCK) {
+        const size_t n = w->cols - i < BLOCK ? w->cols - i : BLOCK;
+
+        k->placed[w->enc].unpack_row(file, unit, w->cols / GROUP, r % LANES, i / GROUP, n / GROUP);
+        enc_table[w->enc].decode(y + i, file, n);
+    }
+}
+
+void unplace_cpu(struct ctx *c, struct weight *w)
+{
+    struct cpu *b = c->backend;
+    const uint8_t *p = w->placed;
+
+    for (struct slab **at = &b->slabs, *s; p && (s = *at); at = &s->next) {
+        if (p < s->p || p >= s->p + s->n)
+            continue;
+        if (--s->weights == 0) {
+            *at = s->next;
+            mem_unmap(s->p, s->n);
+            free(s);
+        }
+        break;
+    }
+    w->placed = NULL;
+}

@@ -1,0 +1,555 @@
+/* placed_avx512.c - quantised weights in the order in which kernels take them, made once when a
+ * model is placed (cpu.c). Sixteen rows of G groups are a unit of as many bytes as in the file:
+ *
+ *     codes   [G][4][64]    Q4_*: line i holds values 4i .. 4i+3 of every row in its low nibbles,
+ *                           16 values later in the high ones
+ *             [G][8][64]    Q8_0: line c holds values 4c .. 4c+3 of every row, plus 128
+ *     top     [G][2][64]    Q6_K: bits 2k of line i are the top two of line 4i+k
+ *     scales  [G][16]       Q4_0, Q8_0: f16
+ *             [G][2][16]    Q4_1: f16, scale and offset
+ *             [G/8][4][64]  Q4_K: f16 scales and offsets, then k_scales.h's twelve bytes as words
+ *             [G/8][288]    Q6_K: sixteen scales of each row as words, then f16
+ *
+ * so that each thread reads one stream, and a multiply-add takes lines as they come: the tokens of
+ * a tile share a line, which is in a register for all of them. The links are those of kern.h's
+ * chain, hence the bits of every other kernel. */
+#include <immintrin.h>
+
+#include "backend/cpu/kern.h"
+#include "format/enc/q4_0.h"
+#include "format/enc/q4_1.h"
+#include "format/enc/q4_k.h"
+#include "format/enc/q6_k.h"
+#include "format/enc/q8_0.h"
+
+enum {
+    TILE = 8,       /* tokens whose sums, of integers and of floats, live in registers */
+    AHEAD = 4 << 10 /* bytes of the stream */
+};
+
+/* Where the planes of a unit begin, and what a group has of the first two. */
+struct layout {
+    size_t code, top, scales;
+};
+
+INLINE struct layout layout_of(const enum enc enc, size_t G)
+{
+    const size_t code = enc == ENC_Q8_0 ? 512 : 256;
+    const size_t top = enc == ENC_Q6_K ? 128 : 0;
+
+    return (struct layout){ code, G * code, G * (code + top) };
+}
+
+/* The eight lines of group g. */
+INLINE void lines(__m512i w[8], const uint8_t *u, const struct layout *l, size_t g,
+                  const enum enc enc)
+{
+    const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(48);
+    const uint8_t *p = u + g * l->code;
+
+    if (enc == ENC_Q8_0) {
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++)
+            w[c] = _mm512_loadu_si512(p + 64 * c);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        const __m512i both = _mm512_loadu_si512(p + 64 * c);
+
+        w[c] = _mm512_and_si512(both, low);
+        w[c + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+    if (enc != ENC_Q6_K)
+        return;
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const __m512i t = _mm512_loadu_si512(u + l->top + g * 128 + 64 * (size_t)i);
+        const __m512i at[4] = { _mm512_slli_epi16(t, 4), _mm512_slli_epi16(t, 2), t,
+                                _mm512_srli_epi16(t, 2) };
+
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            w[4 * i + k] = _mm512_or_si512(w[4 * i + k], _mm512_and_si512(at[k], two));
+    }
+}
+
+INLINE __m512 f16s(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* by times byte i of every word */
+INLINE __m512 by_byte(__m512i w, size_t i, __m512 by)
+{
+    const __m512i byte = _mm512_srl_epi32(w, _mm_cvtsi64_si128((long long)(8 * i)));
+
+    return _mm512_mul_ps(by, _mm512_cvtepi32_ps(_mm512_and_si512(byte, _mm512_set1_epi32(255))));
+}
+
+/* by times the signed byte i of every word */
+INLINE __m512 by_signed(__m512i w, size_t i, __m512 by)
+{
+    const __m512i left = _mm512_sll_epi32(w, _mm_cvtsi64_si128((long long)(24 - 8 * i)));
+
+    return _mm512_mul_ps(by, _mm512_cvtepi32_ps(_mm512_srai_epi32(left, 24)));
+}
+
+/* Scales of group g, of its halves in Q6_K; offsets where there are any. */
+struct scale {
+    __m512 d[2], m;
+};
+
+INLINE void scales(struct scale *s, const uint8_t *u, const struct layout *l, size_t g,
+                   const enum enc enc)
+{
+    const __m512 centre = _mm512_set1_ps((float)code_centre(CODES_4));
+    const uint8_t *p = u + l->scales;
+
+    if (enc == ENC_Q4_0 || enc == ENC_Q8_0) {
+        s->d[0] = f16s(p + 32 * g);
+    } else if (enc == ENC_Q4_1) {
+        s->d[0] = f16s(p + 64 * g);
+        s->m = _mm512_fmadd_ps(s->d[0], centre, f16s(p + 64 * g + 32));
+    } else if (enc == ENC_Q4_K) {
+        const __m512i six = _mm512_set1_epi8(63), four = _mm512_set1_epi8(15);
+        const __m512i top = _mm512_set1_epi8(48);
+        const uint8_t *b = p + 256 * (g / 8);
+        __m512i d = _mm512_loadu_si512(b + 64), m = _mm512_loadu_si512(b + 128);
+
+        if (g % 8 < 4) {
+            d = _mm512_and_si512(d, six);
+            m = _mm512_and_si512(m, six);
+        } else {
+            const __m512i more = _mm512_loadu_si512(b + 192);
+
+            d = _mm512_or_si512(_mm512_and_si512(more, four),
+                                _mm512_and_si512(_mm512_srli_epi16(d, 2), top));
+            m = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(more, 4), four),
+                                _mm512_and_si512(_mm512_srli_epi16(m, 2), top));
+        }
+        s->d[0] = by_byte(d, g % 4, f16s(b));
+        s->m = _mm512_fmadd_ps(
+            s->d[0], centre, by_byte(m, g % 4, _mm512_sub_ps(_mm512_set1_ps(-0.0f), f16s(b + 32))));
+    } else {
+        const uint8_t *b = p + 288 * (g / 8);
+        const __m512i w = _mm512_loadu_si512(b + 64 * (g % 8 / 2));
+        const __m512 d = f16s(b + 256);
+
+        s->d[0] = by_signed(w, g % 2 * 2, d);
+        s->d[1] = by_signed(w, g % 2 * 2 + 1, d);
+    }
+}
+
+INLINE enum codes codes_of(const enum enc enc)
+{
+    return enc == ENC_Q8_0 ? CODES_8 : enc == ENC_Q6_K ? CODES_HALVES : CODES_4;
+}
+
+/* sum += w . the four bytes at q, which are broadcast; in assembly to stay in this order */
+INLINE void four(__m512i *sum, __m512i w, const int8_t *q)
+{
+    __asm__ volatile("vpdpbusd %1%{1to16%}, %2, %0"
+                     : "+v"(*sum)
+                     : "m"(*(const int8_t(*)[4])q), "v"(w));
+}
+
+/* -centre * sum(q) of half h, or of all */
+INLINE __m512i start(const int32_t *n, const int32_t *n0, const int h, const enum codes kind)
+{
+    const int32_t of = kind != CODES_HALVES ? *n : h ? *n - *n0 : *n0;
+
+    return _mm512_set1_epi32(of * code_centre(kind));
+}
+
+/* The remainder of group g of token t onto rest[16]. */
+INLINE void left_over(float *rest, const __m512i w[8], const struct scale *s, const struct q8 *x,
+                      size_t g, size_t t, const enum codes kind)
+{
+    const size_t at = g * x->T + t;
+    const int8_t *r = x->r + t * x->K + g * GROUP;
+    const int halves = kind == CODES_HALVES ? 2 : 1;
+    __m512 y = _mm512_loadu_ps(rest);
+
+#pragma GCC unroll 2
+    for (int h = 0; h < halves; h++) {
+        __m512i sum = start(x->nr + at, x->nr0 + at, h, kind);
+
+#pragma GCC unroll 8
+        for (int c = h * 4; c < (h + 1) * 8 / halves; c++)
+            four(&sum, w[c], r + 4 * c);
+        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
+                            _mm512_mul_ps(s->d[h], _mm512_set1_ps(x->e[at])), y);
+    }
+    _mm512_storeu_ps(rest, y);
+}
+
+/* S tokens from t0 on, known to the compiler: acc[S][16] = the unit times them. */
+INLINE void tile(float *acc, const uint8_t *u, const struct q8 *x, size_t t0, const enum enc enc,
+                 const int S)
+{
+    const enum codes kind = codes_of(enc);
+    const bool offset = enc == ENC_Q4_1 || enc == ENC_Q4_K;
+    const size_t G = x->K / GROUP;
+    const struct layout l = layout_of(enc, G);
+    const int halves = kind == CODES_HALVES ? 2 : 1;
+    const size_t step = l.code + (enc == ENC_Q6_K ? 164 : enc == ENC_Q4_1 ? 64 : 32);
+    float rest[TILE][LANES] = { 0 };
+    __m512 a[TILE];
+    const int8_t *q = x->q + t0 * x->K;
+
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        a[t] = _mm512_setzero_ps();
+    for (size_t g = 0; g < G; g++, q += GROUP) {
+        const size_t at = g * x->T + t0;
+        struct scale s;
+        __m512i w[8];
+        uint64_t more = 0;
+
+        for (size_t i = 0; S == 1 && i < step; i += 64)
+            _mm_prefetch((const char *)u + AHEAD + g * step + i, _MM_HINT_T0);
+        lines(w, u, &l, g, enc);
+        scales(&s, u, &l, g, enc);
+#pragma GCC unroll 2
+        for (int h = 0; h < halves; h++) {
+            __m512i sum[TILE];
+
+#pragma GCC unroll 8
+            for (int t = 0; t < S; t++)
+                sum[t] = start(x->n + at + t, x->n0 + at + t, h, kind);
+#pragma GCC unroll 8
+            for (int c = h * 4; c < (h + 1) * 8 / halves; c++)
+#pragma GCC unroll 8
+                for (int t = 0; t < S; t++)
+                    four(&sum[t], w[c], q + (size_t)t * x->K + 4 * c);
+#pragma GCC unroll 8
+            for (int t = 0; t < S; t++) {
+                const __m512 d = _mm512_mul_ps(s.d[h], _mm512_set1_ps(x->d[at + (size_t)t]));
+
+                a[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), d, a[t]);
+                if (offset)
+                    a[t] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(x->s[at + (size_t)t]), a[t]);
+            }
+        }
+        memcpy(&more, x->more + at, (size_t)S);
+        for (; __builtin_expect(more != 0, 0); more &= more - 1) {
+            const size_t t = (size_t)__builtin_ctzll(more) / 8;
+
+            left_over(rest[t], w, &s, x, g, t0 + t, kind);
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        _mm512_storeu_ps(acc + LANES * t, _mm512_add_ps(a[t], _mm512_loadu_ps(rest[t])));
+}
+
+/* acc[T][16] */
+INLINE void dot(float *acc, const uint8_t *u, const struct q8 *x, size_t t0, size_t T,
+                const enum enc enc)
+{
+    /* tiles as even as can be: 9 tokens are 5 + 4 */
+    for (size_t t = 0, tiles = (T + TILE - 1) / TILE, S; t < T; t += S, tiles--) {
+        S = (T - t + tiles - 1) / tiles;
+        switch (S) {
+#define CASE(S)                                                                                    \
+    case S:                                                                                        \
+        tile(acc + LANES * t, u, x, t0 + t, enc, S);                                               \
+        break
+            CASE(1);
+            CASE(2);
+            CASE(3);
+            CASE(4);
+            CASE(5);
+            CASE(6);
+            CASE(7);
+            CASE(8);
+#undef CASE
+        }
+    }
+}
+
+/* Groups g0 .. g0+ng as panels hold them. */
+INLINE void unpack(struct group *p, const uint8_t *u, size_t G, size_t g0, size_t ng,
+                   const enum enc enc)
+{
+    const struct layout l = layout_of(enc, G);
+
+    for (size_t i = 0; i < ng; i++) {
+        struct scale s;
+        __m512i w[8];
+
+        lines(w, u, &l, g0 + i, enc);
+        scales(&s, u, &l, g0 + i, enc);
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++)
+            _mm512_storeu_si512(p[i].code[c], w[c]);
+        _mm512_storeu_ps(p[i].d[0], s.d[0]);
+        if (enc == ENC_Q6_K)
+            _mm512_storeu_ps(p[i].d[1], s.d[1]);
+        if (enc == ENC_Q4_1 || enc == ENC_Q4_K)
+            _mm512_storeu_ps(p[i].m[0], s.m);
+    }
+}
+
+/* ---- from the file's order ---- */
+
+#include "backend/cpu/transpose_avx512.inc"
+
+/* Two bytes of every row. */
+INLINE __m256i halfwords(const struct rows16 *w, size_t off)
+{
+    uint16_t t[LANES];
+
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++)
+        memcpy(&t[r], w->at[r] + off, 2);
+    return _mm256_loadu_si256((const __m256i *)t);
+}
+
+INLINE void put(uint8_t *p, __m512i x)
+{
+    _mm512_storeu_si512(p, x);
+}
+
+INLINE void put16(uint8_t *p, __m256i x)
+{
+    _mm256_storeu_si256((__m256i *)p, x);
+}
+
+INLINE __m512i shift_left(__m512i x, unsigned n)
+{
+    return _mm512_sll_epi16(x, _mm_cvtsi32_si128((int)n));
+}
+
+INLINE __m512i shift_right(__m512i x, unsigned n)
+{
+    return _mm512_srl_epi16(x, _mm_cvtsi32_si128((int)n));
+}
+
+/* low nibbles of a, and of b above them */
+INLINE __m512i nibbles(__m512i a, __m512i b)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+
+    return _mm512_or_si512(_mm512_and_si512(a, low),
+                           _mm512_slli_epi16(_mm512_and_si512(b, low), 4));
+}
+
+INLINE void pack_32(uint8_t *u, const struct rows16 *w, size_t G, const enum enc enc)
+{
+    const struct layout l = layout_of(enc, G);
+    const size_t bytes = enc_table[enc].bytes, head = enc == ENC_Q4_1 ? 4 : 2;
+    const __m512i flip = _mm512_set1_epi8(-128);
+
+    for (size_t g = 0; g < G; g++) {
+        uint8_t *scale = u + l.scales + 16 * head * g;
+        __m512i b[4];
+
+        for (size_t i = 0; i < l.code / 256; i++) {
+            transpose(b, w, g * bytes + head + 16 * i);
+#pragma GCC unroll 4
+            for (size_t c = 0; c < 4; c++)
+                put(u + g * l.code + 256 * i + 64 * c,
+                    enc == ENC_Q8_0 ? _mm512_xor_si512(b[c], flip) : b[c]);
+        }
+        put16(scale, halfwords(w, g * bytes));
+        if (enc == ENC_Q4_1)
+            put16(scale + 32, halfwords(w, g * bytes + 2));
+    }
+}
+
+static void pack_q4_k(uint8_t *u, const struct rows16 *w, size_t G)
+{
+    const struct layout l = layout_of(ENC_Q4_K, G);
+
+    for (size_t g = 0; g < G; g += 8) {
+        const size_t off = g / 8 * sizeof(struct q4_k);
+        uint8_t *scale = u + l.scales + 256 * (g / 8);
+        __m512i a[4], b[4];
+
+        for (size_t j = 0; j < 8; j += 2) { /* two groups share 32 bytes */
+            transpose(a, w, off + 16 + 16 * j);
+            transpose(b, w, off + 32 + 16 * j);
+#pragma GCC unroll 4
+            for (size_t c = 0; c < 4; c++) {
+                put(u + (g + j) * 256 + 64 * c, nibbles(a[c], b[c]));
+                put(u + (g + j + 1) * 256 + 64 * c,
+                    nibbles(_mm512_srli_epi16(a[c], 4), _mm512_srli_epi16(b[c], 4)));
+            }
+        }
+        put16(scale, halfwords(w, off));
+        put16(scale + 32, halfwords(w, off + 2));
+        transpose(a, w, off);
+#pragma GCC unroll 3
+        for (size_t i = 1; i < 4; i++)
+            put(scale + 64 * i, a[i]);
+    }
+}
+
+/* Groups g + 4 half .. g + 4 half + 3, of which two share the bytes of low[.]. */
+INLINE void pack_half(uint8_t *u, const struct layout *l, const struct rows16 *w, size_t g,
+                      size_t half)
+{
+    const size_t off = g / 8 * sizeof(struct q6_k);
+    const __m512i two = _mm512_set1_epi8(3);
+    __m512i low[2][2][4], high[4];
+
+    for (size_t i = 0; i < 2; i++) {
+        transpose(low[0][i], w, off + 64 * half + 16 * i);
+        transpose(low[1][i], w, off + 64 * half + 32 + 16 * i);
+        transpose(high, w, off + 128 + 32 * half + 16 * i);
+        for (unsigned k = 0; k < 4; k++) {
+            __m512i t = _mm512_setzero_si512();
+
+            for (unsigned c = 0; c < 4; c++)
+                t = _mm512_or_si512(
+                    t, shift_left(_mm512_and_si512(shift_right(high[c], 2 * k), two), 2 * c));
+            put(u + l->top + (g + 4 * half + k) * 128 + 64 * i, t);
+        }
+    }
+    for (unsigned k = 0; k < 4; k++)
+        for (size_t c = 0; c < 4; c++)
+            put(u + (g + 4 * half + k) * 256 + 64 * c,
+                nibbles(shift_right(low[k % 2][0][c], k / 2 * 4),
+                        shift_right(low[k % 2][1][c], k / 2 * 4)));
+}
+
+static void pack_q6_k(uint8_t *u, const struct rows16 *w, size_t G)
+{
+    const struct layout l = layout_of(ENC_Q6_K, G);
+
+    for (size_t g = 0; g < G; g += 8) {
+        const size_t off = g / 8 * sizeof(struct q6_k);
+        uint8_t *scale = u + l.scales + 288 * (g / 8);
+        __m512i sc[4];
+
+        pack_half(u, &l, w, g, 0);
+        pack_half(u, &l, w, g, 1);
+        transpose(sc, w, off + 192);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++)
+            put(scale + 64 * i, sc[i]);
+        put16(scale + 256, halfwords(w, off + 208));
+    }
+}
+
+/* ---- one row back into the file's order: the embedding of a tied model ---- */
+
+/* Line c of a group, row r. */
+INLINE const uint8_t *four_of(const uint8_t *p, size_t c, size_t r)
+{
+    return p + 64 * c + 4 * r;
+}
+
+INLINE void unpack_row_32(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n,
+                          const enum enc enc)
+{
+    const struct layout l = layout_of(enc, G);
+    const size_t bytes = enc_table[enc].bytes, head = enc == ENC_Q4_1 ? 4 : 2;
+
+    for (size_t i = g; i < g + n; i++, to += bytes) {
+        const uint8_t *scale = u + l.scales + 16 * head * i;
+
+        memcpy(to, scale + 2 * r, 2);
+        if (enc == ENC_Q4_1)
+            memcpy(to + 2, scale + 32 + 2 * r, 2);
+        for (size_t c = 0; c < l.code / 64; c++)
+            memcpy(to + head + 4 * c, four_of(u + i * l.code, c, r), 4);
+        for (size_t k = 0; enc == ENC_Q8_0 && k < GROUP; k++)
+            to[head + k] ^= 128;
+    }
+}
+
+/* Value v of group g: its low four bits. */
+INLINE unsigned nibble_at(const uint8_t *u, size_t g, size_t v, size_t r)
+{
+    return four_of(u + g * 256, v % 16 / 4, r)[v % 4] >> (v < 16 ? 0 : 4) & 15U;
+}
+
+static void unpack_row_q4_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
+{
+    const struct layout l = layout_of(ENC_Q4_K, G);
+    const uint8_t *scale = u + l.scales + 256 * (g / 8);
+    struct q4_k *b = (struct q4_k *)to;
+
+    (void)n;
+    memcpy(to, scale + 2 * r, 2);
+    memcpy(to + 2, scale + 32 + 2 * r, 2);
+    for (size_t i = 0; i < 3; i++)
+        memcpy(b->sc + 4 * i, four_of(scale + 64, i, r), 4);
+    for (size_t j = 0; j < 8; j += 2)
+        for (size_t v = 0; v < GROUP; v++)
+            b->qs[16 * j + v] =
+                (uint8_t)(nibble_at(u, g + j, v, r) | nibble_at(u, g + j + 1, v, r) << 4);
+}
+
+static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
+{
+    const struct layout l = layout_of(ENC_Q6_K, G);
+    const uint8_t *scale = u + l.scales + 288 * (g / 8);
+    struct q6_k *b = (struct q6_k *)to;
+
+    (void)n;
+    for (size_t i = 0; i < 4; i++)
+        memcpy(b->sc + 4 * i, four_of(scale, i, r), 4);
+    memcpy(b->d, scale + 256 + 2 * r, 2);
+    for (size_t h = 0; h < 2; h++) {
+        for (size_t v = 0; v < GROUP; v++) {
+            unsigned top = 0;
+
+            for (size_t k = 0; k < 4; k++) {
+                const uint8_t *p = u + l.top + (g + 4 * h + k) * 128;
+
+                top |= (four_of(p, v / 16, r)[v % 4] >> 2 * (v % 16 / 4) & 3U) << 2 * k;
+            }
+            b->qh[32 * h + v] = (uint8_t)top;
+            for (size_t k = 0; k < 2; k++)
+                b->ql[64 * h + 32 * k + v] = (uint8_t)(nibble_at(u, g + 4 * h + k, v, r) |
+                                                       nibble_at(u, g + 4 * h + k + 2, v, r) << 4);
+        }
+    }
+}
+
+#define PLACED(name, enc)                                                                          \
+    static void dot_##name(float *acc, const uint8_t *u, const struct q8 *x, size_t t0, size_t T)  \
+    {                                                                                              \
+        dot(acc, u, x, t0, T, enc);                                                                \
+    }                                                                                              \
+    static void unpack_##name(struct group *p, const uint8_t *u, size_t G, size_t g0, size_t ng)   \
+    {                                                                                              \
+        unpack(p, u, G, g0, ng, enc);                                                              \
+    }
+PLACED(q4_0, ENC_Q4_0)
+PLACED(q4_1, ENC_Q4_1)
+PLACED(q8_0, ENC_Q8_0)
+PLACED(q4_k, ENC_Q4_K)
+PLACED(q6_k, ENC_Q6_K)
+
+#define PACK(name, enc)                                                                            \
+    static void pack_##name(uint8_t *u, const struct rows16 *w, size_t G)                          \
+    {                                                                                              \
+        pack_32(u, w, G, enc);                                                                     \
+    }                                                                                              \
+    static void unpack_row_##name(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,     \
+                                  size_t n)                                                        \
+    {                                                                                              \
+        unpack_row_32(to, u, G, r, g, n, enc);                                                     \
+    }
+PACK(q4_0, ENC_Q4_0)
+PACK(q4_1, ENC_Q4_1)
+PACK(q8_0, ENC_Q8_0)
+
+void cpu_kern_placed_avx512(struct cpu_kern *k)
+{
+#define FILL(enc, name, most)                                                                      \
+    k->placed[enc] =                                                                               \
+        (struct placed_kern){ pack_##name, dot_##name, most, unpack_row_##name, unpack_##name }
+    FILL(ENC_Q4_0, q4_0, SIZE_MAX);
+    FILL(ENC_Q4_1, q4_1, SIZE_MAX);
+    FILL(ENC_Q8_0, q8_0, SIZE_MAX);
+    /* their scales cost more than a panel's lines, once more than two tiles share those */
+    FILL(ENC_Q4_K, q4_k, 2 * TILE);
+    FILL(ENC_Q6_K, q6_k, 2 * TILE);
+#undef FILL
+}
