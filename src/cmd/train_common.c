@@ -68,6 +68,25 @@ static int set_targets(unsigned *out, const struct opt_list *l, struct err *e)
     return 0;
 }
 
+static int set_saved(unsigned *out, const struct opt_list *l, struct err *e)
+{
+    *out = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        size_t k = 0;
+
+        while (k < NET_SAVES && strcmp(l->p[i], net_save_names[k]) != 0)
+            k++;
+        if (k == NET_SAVES)
+            return err_set(e, ERR_USAGE,
+                           "--lora-modules-to-save %s: embed_tokens, lm_head, norm, "
+                           "input_layernorm and post_attention_layernorm can learn whole",
+                           l->p[i]);
+        /* "norm" is the end of every norm's name: PEFT takes them all */
+        *out |= strcmp(l->p[i], "norm") ? 1u << k : 4u | 8u | 16u;
+    }
+    return 0;
+}
+
 static int named(const char *option, const char *value, const char *const *list, size_t n,
                  size_t *out, struct err *e)
 {
@@ -139,12 +158,16 @@ static int refuse(const struct train_opts *o, struct err *e)
         return err_set(e, ERR_USAGE, "--load-in-4bit and --load-in-8bit say different things");
     if (!o->output_dir)
         return err_set(e, ERR_USAGE, "--output-dir DIR is needed");
-    if (o->lora_dropout > 0)
-        return err_set(e, ERR_USAGE, "--lora-dropout %g: dropout is not made; leave it out",
-                       o->lora_dropout);
-    if (strcmp(o->optim, "adamw_torch") && strcmp(o->optim, "adamw_torch_fused"))
-        return err_set(e, ERR_USAGE, "--optim %s: there is adamw_torch, adamw_torch_fused",
+    if (o->use_dora && o->lora_dropout > 0)
+        return err_set(e, ERR_USAGE, "--use-dora and --lora-dropout do not go together");
+    if (optim_by_name(o->optim) == OPTIMISER_COUNT)
+        return err_set(e, ERR_USAGE,
+                       "--optim %s: there is adamw_torch, adamw_8bit, adafactor, and "
+                       "adamw_torch_fused, adamw_bnb_8bit, paged_adamw_8bit, paged_adamw_32bit",
                        o->optim);
+    if (o->stochastic_rounding && (o->use_peft || o->adapter_init || o->dtype[0] == 'f'))
+        return err_set(e, ERR_USAGE,
+                       "--stochastic-rounding is for a whole model in bf16: adapters are float32");
     if (o->report_to && strcmp(o->report_to, "none"))
         return err_set(e, ERR_USAGE,
                        "--report-to %s: nothing is sent; metrics.jsonl in the output folder has "
@@ -158,9 +181,10 @@ static int refuse(const struct train_opts *o, struct err *e)
                        "frozen",
                        o->load_in_4bit ? 4 : 8);
     if (o->adapter_init && (opt_given(o, "lora_r") || opt_given(o, "lora_alpha") ||
-                            opt_given(o, "lora_target_modules")))
+                            opt_given(o, "lora_target_modules") || opt_given(o, "use_dora") ||
+                            opt_given(o, "lora_modules_to_save")))
         return err_set(e, ERR_USAGE,
-                       "--adapter-init: rank, alpha and modules are those of the adapter");
+                       "--adapter-init: rank, alpha, DoRA and modules are those of the adapter");
     return 0;
 }
 
@@ -194,9 +218,10 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                 struct err *e)
 {
     size_t schedule, kind = LOSS_SIGMOID;
-    unsigned targets;
+    unsigned targets, saved;
 
-    if (refuse(o, e) || set_targets(&targets, &o->lora_target_modules, e) ||
+    if (refuse(o, e) || set_saved(&saved, &o->lora_modules_to_save, e) ||
+        set_targets(&targets, &o->lora_target_modules, e) ||
         named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT, &schedule,
               e) ||
         (task == TASK_DPO && named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
@@ -211,6 +236,12 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                  .rank = (size_t)o->lora_r,
                  .alpha = o->lora_alpha,
                  .rslora = o->use_rslora,
+                 .dora = o->use_dora,
+                 .dropout = o->lora_dropout,
+                 .neftune = task == TASK_SFT ? o->neftune_noise_alpha : 0,
+                 .save = saved,
+                 .optim = optim_by_name(o->optim),
+                 .stochastic = o->stochastic_rounding,
                  .decay_norms = o->decay_norms,
                  .init = o->adapter_init,
                  .seed = (uint64_t)o->seed,

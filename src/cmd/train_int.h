@@ -14,7 +14,9 @@ struct train_opts {
     const char *bnb_4bit_quant_type;
     const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
     const char *dataset_train_split, *dataset_num_proc, *dataloader_num_workers, *ddp_timeout;
-    struct opt_list lora_target_modules;
+    struct opt_list lora_target_modules, lora_modules_to_save;
+    bool use_dora, stochastic_rounding;
+    double neftune_noise_alpha;
     bool use_peft, load_in_4bit, load_in_8bit, use_bnb_nested_quant, use_rslora, decay_norms;
     bool gradient_checkpointing, shuffle, packing, overwrite_output_dir, do_train;
     bool trust_remote_code, tf32, torch_compile, group_by_length, save_safetensors;
@@ -50,7 +52,14 @@ struct train_opts {
         TRAIN_OPT(BOOL, use_peft, NULL, NULL, "false", "train a LoRA adapter, not the model"),     \
         TRAIN_RANGE(INT, lora_r, NULL, "N", "16", 1, 65536, "rank of the adapter"),                \
         TRAIN_RANGE(NUM, lora_alpha, NULL, "X", "32", 0, 1e6, "scale of the adapter, over rank"),  \
-        TRAIN_RANGE(NUM, lora_dropout, NULL, "X", "0", 0, 1, "0 alone: dropout is not made"),      \
+        TRAIN_RANGE(NUM, lora_dropout, NULL, "X", "0", 0, 0.99,                                    \
+                    "share of what a pair sees that is left out"),                                 \
+        TRAIN_OPT(BOOL, use_dora, NULL, NULL, "false",                                             \
+                  "learn the length of each row apart (DoRA)"),                                    \
+        TRAIN_OPT(WORDS, lora_modules_to_save, NULL, "NAME...", NULL,                              \
+                  "what learns whole beside: embed_tokens, lm_head, norm ..."),                    \
+        TRAIN_RANGE(NUM, neftune_noise_alpha, NULL, "X", "0", 0, 1e6,                              \
+                    "noise on embeddings (5 is usual)", .rare = true),                             \
         TRAIN_OPT(WORDS, lora_target_modules, NULL, "NAME...", NULL,                               \
                   "matrices with an adapter, or all-linear (default q_proj v_proj)"),              \
         TRAIN_OPT(BOOL, use_rslora, NULL, NULL, "false", "scale alpha / sqrt(rank)"),              \
@@ -79,7 +88,10 @@ struct train_opts {
                   "warmup_stable_decay"),                                                          \
         TRAIN_RANGE(INT, warmup_steps, NULL, "N", "0", 0, 1e12, "steps of warm-up from 0"),        \
         TRAIN_RANGE(NUM, warmup_ratio, NULL, "X", "0", 0, 1, "the same as a part of all"),         \
-        TRAIN_OPT(STR, optim, NULL, "NAME", "adamw_torch", "adamw_torch or adamw_torch_fused"),    \
+        TRAIN_OPT(STR, optim, NULL, "NAME", "adamw_torch",                                         \
+                  "adamw_torch, adamw_8bit or adafactor"),                                         \
+        TRAIN_OPT(BOOL, stochastic_rounding, NULL, NULL, "false",                                  \
+                  "whole model: weights in bf16 alone, rounded at random", .rare = true),          \
         TRAIN_RANGE(NUM, weight_decay, NULL, "X", "0", 0, 1e3, "decay of matrices"),               \
         TRAIN_OPT(BOOL, decay_norms, NULL, NULL, "false", "decay of norms too"),                   \
         TRAIN_RANGE(NUM, adam_beta1, NULL, "X", "0.9", 0, 1, "AdamW's beta 1"),                    \

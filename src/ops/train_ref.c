@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "ops/train.h"
 
 static void adamw_ref(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
@@ -119,6 +120,38 @@ static void cross_entropy_ref(struct ctx *c, float *nll, float *z, const int32_t
         for (size_t i = 0; coef && i < V; i++)
             zt[i] =
                 (float)(coef[t] * (exp(zt[i] - max) / sum - (i == (size_t)label[t] ? 1.0 : 0.0)));
+    }
+}
+
+static void col_dot_ref(struct ctx *c, float *d, const float *x, const float *y, const float *by,
+                        size_t T, size_t N)
+{
+    (void)c;
+    for (size_t i = 0; i < N; i++) {
+        double s = 0;
+
+        for (size_t t = 0; t < T; t++)
+            s += (double)x[t * N + i] * (double)y[t * N + i];
+        d[i] += (float)(s * (double)by[i]);
+    }
+}
+
+static void col_scale_ref(struct ctx *c, float *y, const float *x, const float *by, size_t T,
+                          size_t N, bool add)
+{
+    (void)c;
+    for (size_t i = 0; i < T * N; i++)
+        y[i] = x[i] * by[i % N] + (add ? y[i] : 0);
+}
+
+static void dropout_ref(struct ctx *c, float *y, const float *x, size_t n, float p, uint64_t seed,
+                        bool add)
+{
+    (void)c;
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t bits = rng_u64(seed, i / 4) >> (16 * (i % 4)) & 0xffff;
+
+        y[i] = (add ? y[i] : 0) + ((float)bits < p * 65536 ? 0 : x[i] / (1 - p));
     }
 }
 

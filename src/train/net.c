@@ -1,10 +1,12 @@
 /* net.c - forward and backward of a model in training (MODEL.md, "Forward"). */
 #include "train/net.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "ops/backend.h"
 #include "train/net_int.h"
 
@@ -57,7 +59,7 @@ static void take_layer(struct net_saved *s, const struct net *n, const struct si
 static size_t lay_out(struct net *n, size_t T, float *base)
 {
     const struct sizes z = sizes_of(n, T);
-    const size_t widest = z.F > z.Q ? z.F : z.Q;
+    const size_t wide = z.F > z.Q ? z.F : z.Q, widest = wide > z.D ? wide : z.D;
     struct net_saved shared = { 0 }, none;
     size_t at = 0;
 
@@ -92,6 +94,9 @@ static size_t lay_out(struct net *n, size_t T, float *base)
     n->loss_rows = most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
     const size_t live = T < n->loss_rows ? T : n->loss_rows;
 
+    n->drop = n->cfg.dropout > 0 ? take(base, &at, T * widest) : NULL;
+    n->whole = n->cfg.dora ? take(base, &at, T * widest) : NULL;
+    n->dwhole = n->cfg.dora ? take(base, &at, T * widest) : NULL;
     n->logits = take(base, &at, live * z.V);
     n->rows = take(base, &at, live * z.D);
     n->drows = take(base, &at, live * z.D);
@@ -105,6 +110,18 @@ static size_t slab_bytes(const struct net *n, size_t T)
     return lay_out(&count, T, NULL) * sizeof(float);
 }
 
+static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, bool embedding,
+                          bool matrix)
+{
+    struct optim_part part[OPTIM_PARTS];
+    const size_t k = optim_parts(cfg->optim, rows, cols, embedding, part);
+    size_t bytes = rows * cols * (sizeof(float) + (matrix && cfg->stochastic ? 2 : sizeof(float)));
+
+    for (size_t i = 0; i < k; i++)
+        bytes += part[i].n * enc_table[part[i].enc].bytes;
+    return bytes;
+}
+
 size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
 {
     struct net n = { .m = (struct model *)(uintptr_t)m, .cfg = *cfg };
@@ -112,6 +129,9 @@ size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
 
     if (cfg->full)
         n.cfg.targets = 0;
+    const size_t D = (size_t)m->hp->dim, V = (size_t)m->hp->vocab;
+    const size_t wide = param_bytes(cfg, V, D, true, true);
+
     for (int64_t l = 0; l < m->hp->layers; l++) {
         const struct layer *w = &m->layer[l];
         const struct weight *const all[] = {
@@ -119,13 +139,18 @@ size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
         };
 
         for (size_t i = 0; i < ARRAY_LEN(all); i++)
-            learn += cfg->full               ? all[i]->rows * all[i]->cols
-                     : cfg->targets >> i & 1 ? cfg->rank * (all[i]->rows + all[i]->cols)
-                                             : 0;
+            learn +=
+                cfg->full ? param_bytes(cfg, all[i]->rows, all[i]->cols, false, true)
+                : cfg->targets >> i & 1
+                    ? param_bytes(cfg, cfg->rank, all[i]->cols, false, false) +
+                          param_bytes(cfg, all[i]->rows, cfg->rank + 4 * cfg->dora, false, false)
+                    : 0;
     }
     if (cfg->full)
-        learn += (m->hp->tied ? 1 : 2) * m->embed.rows * m->embed.cols;
-    return slab_bytes(&n, T) + 4 * learn * sizeof(float);
+        learn += (m->hp->tied ? 1 : 2) * wide;
+    else
+        learn += ((cfg->save & 1) + (cfg->save >> 1 & 1)) * wide;
+    return slab_bytes(&n, T) + learn;
 }
 
 int net_reserve(struct net *n, size_t T, struct err *e)
@@ -168,17 +193,51 @@ static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struc
     n->op->product(n->c, &p);
 }
 
+/* Of the values that m's pair sees in this batch: which stay. */
+static uint64_t drawn(const struct net *n, const struct net_mat *m)
+{
+    return rng_u64(n->cfg.seed ^ 0x64726f70, n->batch << 20 | m->number);
+}
+
+/* What m's pair sees of x[T, cols]: x, or some of it. */
+static const float *seen(struct net *n, const struct net_mat *m, const float *x, size_t T)
+{
+    if (!n->learning || n->cfg.dropout <= 0)
+        return x;
+    n->op->dropout(n->c, n->drop, x, T * m->w.cols, (float)n->cfg.dropout, drawn(n, m), false);
+    return n->drop;
+}
+
+/* low[T, r] = x A^T */
+static void pair_low(struct net *n, const struct net_mat *m, const float *x, float *low, size_t T)
+{
+    const size_t in = m->w.cols;
+
+    product(n, low, T, m->a->rows, in, rows(seen(n, m, x, T), in), cols(m->a->w, in), 1, false);
+}
+
+/* y[T, rows] = or += x W^T + scale low B^T */
+static void pair_out(struct net *n, const struct net_mat *m, float *y, const float *x,
+                     const float *low, size_t T, bool add)
+{
+    const size_t r = m->a->rows;
+
+    n->op->linear_fwd(n->c, y, &m->w, x, T, add);
+    product(n, y, T, m->w.rows, r, rows(low, r), cols(m->b->w, r), n->scale, true);
+}
+
 /* y[T, rows] = or += what m makes of x[T, cols] */
 static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const float *x, float *low,
                     size_t T, bool add)
 {
-    n->op->linear_fwd(n->c, y, n->adapters ? &m->w : &m->base, x, T, add);
-    if (!m->a || !n->adapters)
+    if (!m->a || !n->adapters) {
+        n->op->linear_fwd(n->c, y, n->adapters ? &m->w : &m->base, x, T, add);
         return;
-    const size_t r = m->a->rows, in = m->w.cols, out = m->w.rows;
-
-    product(n, low, T, r, in, rows(x, in), cols(m->a->w, in), 1, false);
-    product(n, y, T, out, r, rows(low, r), cols(m->b->w, r), n->scale, true);
+    }
+    pair_low(n, m, x, low, T);
+    pair_out(n, m, m->mag && add ? n->whole : y, x, low, T, m->mag ? false : add);
+    if (m->mag)
+        n->op->col_scale(n->c, y, add ? n->whole : y, m->gain, T, m->w.rows, add);
 }
 
 /* Gradients of m's parameters, and dx += that of x; dx NULL = nothing below learns. */
@@ -189,6 +248,12 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
 
     if (m->own)
         product(n, m->own->g, out, in, T, cols(dy, out), rows(x, in), 1, true);
+    if (m->mag) {
+        pair_out(n, m, n->whole, x, low, T, false);
+        n->op->col_dot(n->c, m->mag->g, dy, n->whole, m->length, T, out);
+        n->op->col_scale(n->c, n->dwhole, dy, m->gain, T, out, false);
+        dy = n->dwhole;
+    }
     if (dx)
         n->op->linear_dx(n->c, dx, &m->w, dy, T);
     if (!m->a)
@@ -197,9 +262,54 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
 
     product(n, n->dlow, T, r, out, rows(dy, out), rows(m->b->w, r), n->scale, false);
     product(n, m->b->g, out, r, T, cols(dy, out), rows(low, r), n->scale, true);
-    product(n, m->a->g, r, in, T, cols(n->dlow, r), rows(x, in), 1, true);
-    if (dx)
-        product(n, dx, T, in, r, rows(n->dlow, r), rows(m->a->w, in), 1, true);
+    product(n, m->a->g, r, in, T, cols(n->dlow, r), rows(seen(n, m, x, T), in), 1, true);
+    if (!dx)
+        return;
+    const bool drop = n->cfg.dropout > 0;
+
+    product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), rows(m->a->w, in), 1, !drop);
+    if (drop)
+        n->op->dropout(n->c, dx, n->drop, T * in, (float)n->cfg.dropout, drawn(n, m), true);
+}
+
+/* |W + s B A|^2 of a row is |w|^2 + 2 s b . (A w) + s^2 b . (A A^T b): no matrix of W's size. */
+void net_dora_gain(struct net *n, struct net_mat *m)
+{
+    const size_t r = m->a->rows, in = m->w.cols, out = m->w.rows;
+    const enum compute compute = n->c->compute;
+    float *aw = xmalloc((r * out + r * r) * sizeof(*aw)), *aa = aw + r * out;
+    const double s = (double)n->scale;
+
+    n->c->compute = COMPUTE_F32; /* a length is wanted to the last bits, whatever products are in */
+    n->op->linear_fwd(n->c, aw, &m->w, m->a->w, r, false);
+    product(n, aa, r, r, in, rows(m->a->w, in), cols(m->a->w, in), 1, false);
+    n->c->compute = compute;
+    for (size_t o = 0; o < out; o++) {
+        const float *b = m->b->w + o * r;
+        double sum = (double)m->squares[o];
+
+        for (size_t k = 0; k < r; k++) {
+            double square = 0;
+
+            for (size_t j = 0; j < r; j++)
+                square += (double)b[j] * (double)aa[k * r + j];
+            sum += (double)b[k] * (2 * s * (double)aw[k * out + o] + s * s * square);
+        }
+        m->length[o] = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+        m->gain[o] = m->mag->w[o] * m->length[o];
+    }
+    free(aw);
+}
+
+void net_changed(struct net *n)
+{
+    for (int64_t l = 0; n->cfg.dora && l < n->m->hp->layers; l++)
+        for (size_t i = 0; i < NET_MATS; i++) {
+            struct net_mat *m = net_layer_mat(&n->layer[l], i);
+
+            if (m->mag)
+                net_dora_gain(n, m);
+        }
 }
 
 /* ---- a layer ---- */
@@ -247,8 +357,7 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
         return;
     n->c->op->swiglu(n->c, n->h, s->g, s->u, T, (size_t)hp->ffn);
     if (!y) {
-        product(n, s->low[6], T, w->down.a->rows, w->down.w.cols, rows(n->h, w->down.w.cols),
-                cols(w->down.a->w, w->down.w.cols), 1, false);
+        pair_low(n, &w->down, n->h, s->low[6], T);
         return;
     }
     memcpy(y, s->x2, T * D * sizeof(float));
@@ -298,12 +407,35 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
 
 /* ---- the passes ---- */
 
+void net_draw(struct net *n, uint64_t batch)
+{
+    n->batch = batch;
+}
+
+/* Noise on embeddings (NEFTune, Jain et al. 2023), by the length of each sequence. */
+static void noise(struct net *n, const struct net_batch *b, float *x)
+{
+    const size_t D = (size_t)n->m->hp->dim;
+    const uint64_t seed = rng_u64(n->cfg.seed ^ 0x6e656674, n->batch);
+
+    for (size_t s = 0; s < b->n_seq; s++) {
+        const size_t len = (size_t)(b->cu[s + 1] - b->cu[s]);
+        const double by = n->cfg.neftune / sqrt((double)(len * D));
+
+        for (size_t i = (size_t)b->cu[s] * D; i < (size_t)b->cu[s + 1] * D; i++)
+            x[i] += (float)((2 * rng_uniform(seed, i) - 1) * by);
+    }
+}
+
 void net_forward(struct net *n, const struct net_batch *b, bool keep)
 {
     const size_t L = (size_t)n->m->hp->layers;
 
     BUG_ON(b->T > n->max_T);
     n->c->op->embed(n->c, n->saved[0].x, n->adapters ? &n->embed.w : &n->embed.base, b->ids, b->T);
+    n->learning = keep;
+    if (keep && n->cfg.neftune > 0)
+        noise(n, b, n->saved[0].x);
     for (size_t l = 0; l < L; l++) {
         struct net_saved s = n->saved[keep ? l : 0];
         float *y = l + 1 == L ? n->x : n->saved[keep ? l + 1 : 0].x;
@@ -362,7 +494,7 @@ void net_backward(struct net *n, const struct net_batch *b)
     for (size_t l = L; l-- > 0;) {
         if (n->cfg.recompute)
             layer_fwd(n, b, l, &n->saved[l], NULL);
-        layer_bwd(n, b, l, &n->saved[l], l > 0 || n->cfg.full);
+        layer_bwd(n, b, l, &n->saved[l], l > 0 || n->embed.own || n->layer[0].own_attn_norm);
     }
     if (n->embed.own)
         n->op->embed_bwd(n->c, n->embed.own->g, n->dx, b->ids, b->T, (size_t)n->m->hp->dim);

@@ -8,12 +8,19 @@
 
 #include "model/lora.h"
 #include "ops/train.h"
+#include "train/optim.h"
 
 /* Something that learns. */
 struct param {
-    char *name;           /* the tensor's name in what is written; owned */
-    float *w, *g, *m, *v; /* [rows, cols] value, gradient, moments; owned as one block at w */
+    char *name;     /* the tensor's name in what is written; owned */
+    float *w;       /* [rows, cols] NULL where `half` */
+    uint16_t *half; /* the same in bf16 (net_cfg.stochastic) */
+    float *g;       /* gradient */
     size_t rows, cols;
+    struct optim_part part[OPTIM_PARTS]; /* what the optimiser keeps */
+    size_t n_part;
+    void *mem; /* all of it; owned */
+    size_t bytes;
     bool decay;  /* weight decay applies */
     size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
                     order of GGUF and Meta, MODEL.md); 0 = the same */
@@ -24,6 +31,11 @@ struct param {
 struct net_mat {
     struct weight w, base; /* base: as the checkpoint has it */
     struct param *own, *a, *b;
+    uint64_t number; /* among all: what dropout is drawn from */
+    /* DoRA: y = gain * that; gain = mag / |row of W + scale B A|, taken as a constant */
+    struct param *mag;              /* [out] */
+    float *gain, *length, *squares; /* [out] length: gain / mag; squares: |row of W|^2; owned as one
+                                       block at gain */
 };
 
 struct net_layer {
@@ -35,12 +47,22 @@ struct net_layer {
 enum { NET_MATS = 7 };
 extern const char *const net_mat_names[NET_MATS]; /* "q_proj" … in the order of struct net_layer */
 
+enum { NET_SAVES = 5 };
+extern const char
+    *const net_save_names[NET_SAVES]; /* "embed_tokens" … as modules_to_save has them */
+
 struct net_cfg {
     bool full;        /* everything learns; else pairs beside `targets` */
     unsigned targets; /* bit i: net_mat_names[i] */
     size_t rank;
     double alpha;
-    bool rslora;      /* scale alpha / sqrt(rank) */
+    bool rslora; /* scale alpha / sqrt(rank) */
+    bool dora;
+    double dropout; /* of what a pair sees */
+    double neftune; /* noise of embeddings: uniform in +-neftune / sqrt(tokens * D); 0 = none */
+    unsigned save;  /* bit i: net_save_names[i] learns whole beside the pairs */
+    enum optim optim;
+    bool stochastic;  /* full: matrices in bf16 alone, rounded at random */
     bool decay_norms; /* weight decay reaches norms too */
     const char *init; /* adapter to go on with; NULL = A random, B zero */
     uint64_t seed;
@@ -66,6 +88,10 @@ float net_scale(const struct net *n);
 const struct net_cfg *net_config(const struct net *n);
 /* Whether what was learnt counts; off = the model as it was, for a forward pass alone. */
 void net_adapters(struct net *n, bool on);
+/* Which of all batches comes next: what dropout and noise are drawn from. */
+void net_draw(struct net *n, uint64_t batch);
+/* Parameters have changed: DoRA's gains follow. */
+void net_changed(struct net *n);
 /* Room for batches of up to T rows. */
 int net_reserve(struct net *n, size_t T, struct err *e) MUST_USE;
 /* Bytes of everything a run allocates for batches of up to T rows: activations, and what learns

@@ -33,26 +33,50 @@ struct net_mat *net_layer_mat(struct net_layer *l, size_t i)
     return (struct net_mat *)((char *)l + place[i].mat);
 }
 
-/* A parameter with room for its gradient and moments; its values are zero. Takes name. */
+const char *const net_save_names[NET_SAVES] = { "embed_tokens", "lm_head", "norm",
+                                                "input_layernorm", "post_attention_layernorm" };
+enum { SAVE_EMBED = 1, SAVE_HEAD = 2, SAVE_NORM = 4, SAVE_ATTN_NORM = 8, SAVE_FFN_NORM = 16 };
+
+/* The next bytes of p's memory, at a multiple of 64. */
+static void *carve(const struct param *p, size_t *at, size_t bytes)
+{
+    void *to = (char *)p->mem + *at;
+
+    *at += (bytes + 63) / 64 * 64;
+    return to;
+}
+
+enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };
+
+/* A parameter with room for its gradient and what the optimiser keeps; its values are zero. Takes
+ * name. */
 static int param_new(struct param **out, struct net *n, char *name, size_t rows, size_t cols,
-                     struct err *e)
+                     enum param_kind kind, struct err *e)
 {
     struct param *p = xcalloc(1, sizeof(*p));
+    const bool half = n->cfg.stochastic && kind != PARAM_SMALL;
+    size_t at = 0;
     void *mem;
 
     p->name = name;
     p->rows = rows;
     p->cols = cols;
     p->decay = rows > 1 || n->cfg.decay_norms;
-    if (mem_map(&mem, 4 * rows * cols * sizeof(float), name, e)) {
+    p->n_part = optim_parts(n->cfg.optim, rows, cols, kind == PARAM_EMBEDDING, p->part);
+    p->bytes = rows * cols * (sizeof(float) + (half ? sizeof(uint16_t) : sizeof(float))) + 64 * 6;
+    for (size_t i = 0; i < p->n_part; i++)
+        p->bytes += p->part[i].n * enc_table[p->part[i].enc].bytes;
+    if (mem_map(&mem, p->bytes, name, e)) {
         free(p->name);
         free(p);
         return -1;
     }
-    p->w = mem;
-    p->g = p->w + rows * cols;
-    p->m = p->g + rows * cols;
-    p->v = p->m + rows * cols;
+    p->mem = mem;
+    p->g = carve(p, &at, rows * cols * sizeof(float));
+    p->half = half ? carve(p, &at, rows * cols * sizeof(uint16_t)) : NULL;
+    p->w = half ? NULL : carve(p, &at, rows * cols * sizeof(float));
+    for (size_t i = 0; i < p->n_part; i++)
+        p->part[i].p = carve(p, &at, p->part[i].n * enc_table[p->part[i].enc].bytes);
     n->param = xrealloc(n->param, (n->n_param + 1) * sizeof(struct param *));
     n->param[n->n_param++] = *out = p;
     return 0;
@@ -63,20 +87,27 @@ static size_t turn_of(const struct net *n, size_t i)
     return place[i].rotated && n->m->hp->rope.interleaved ? (size_t)n->m->hp->head_dim : 0;
 }
 
-/* The matrix learns: a float32 copy of it. Takes name. */
+/* The matrix learns: a copy of it in float32, or in bf16 with rounding at random. Takes name. */
 static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w, char *name,
-                      struct err *e)
+                      enum param_kind kind, struct err *e)
 {
-    if (param_new(&to->own, n, name, w->rows, w->cols, e))
+    if (param_new(&to->own, n, name, w->rows, w->cols, kind, e))
         return -1;
-    for (size_t r = 0; r < w->rows; r++)
-        weight_decode_row(to->own->w + r * w->cols, w, r);
-    to->w = (struct weight){ .enc = ENC_F32,
+    struct param *p = to->own;
+    const enum enc enc = p->half ? ENC_BF16 : ENC_F32;
+    float *row = xmalloc((w->cols + 1) * sizeof(*row));
+
+    to->w = (struct weight){ .enc = enc,
                              .rows = w->rows,
                              .cols = w->cols,
-                             .data = to->own->w,
-                             .row_bytes = w->cols * sizeof(float),
+                             .data = p->half ? (void *)p->half : (void *)p->w,
+                             .row_bytes = w->cols * enc_table[enc].bytes,
                              .name = w->name };
+    for (size_t r = 0; r < w->rows; r++) {
+        weight_decode_row(row, w, r);
+        enc_table[enc].encode((char *)(uintptr_t)to->w.data + r * to->w.row_bytes, row, w->cols);
+    }
+    free(row);
     return 0;
 }
 
@@ -85,7 +116,7 @@ static int own_norm(struct param **own, const float **norm, struct net *n, char 
 {
     const size_t D = (size_t)n->m->hp->dim;
 
-    if (param_new(own, n, name, 1, D, e))
+    if (param_new(own, n, name, 1, D, PARAM_SMALL, e))
         return -1;
     memcpy((*own)->w, *norm, D * sizeof(float));
     *norm = (*own)->w;
@@ -96,7 +127,8 @@ static int build_full(struct net *n, struct err *e)
 {
     const struct model *m = n->m;
 
-    if (own_matrix(&n->embed, n, &m->embed, xstrdup("model.embed_tokens.weight"), e))
+    if (own_matrix(&n->embed, n, &m->embed, xstrdup("model.embed_tokens.weight"), PARAM_EMBEDDING,
+                   e))
         return -1;
     for (int64_t l = 0; l < m->hp->layers; l++) {
         struct net_layer *to = &n->layer[l];
@@ -107,7 +139,7 @@ static int build_full(struct net *n, struct err *e)
 
             if (own_matrix(mat, n, &w,
                            xasprintf("model.layers.%lld.%s.weight", (long long)l, place[i].module),
-                           e))
+                           PARAM_MATRIX, e))
                 return -1;
             mat->own->turn = turn_of(n, i);
         }
@@ -124,7 +156,7 @@ static int build_full(struct net *n, struct err *e)
         n->head = n->embed;
         return 0;
     }
-    return own_matrix(&n->head, n, &m->head, xstrdup("lm_head.weight"), e);
+    return own_matrix(&n->head, n, &m->head, xstrdup("lm_head.weight"), PARAM_MATRIX, e);
 }
 
 /* ---- pairs ---- */
@@ -155,22 +187,27 @@ static int check_init(struct net *n, const struct lora *from, struct err *e)
     const char *dir = n->cfg.init;
     float scale = 0;
 
-    if (from->norm || from->embed.a.data || from->embed_w.data || from->head_w.data ||
-        from->n_token || from->head.a.data)
+    if (from->embed.a.data || from->n_token || from->head.a.data)
         return err_set(e, ERR_FORMAT,
-                       "%s: adapts more than the matrices of layers, which is not trained", dir);
+                       "%s: adapts embedding, head or single tokens, which is not trained", dir);
     n->cfg.targets = 0;
     n->cfg.rank = 0;
+    n->cfg.save = (from->embed_w.data ? SAVE_EMBED : 0u) | (from->head_w.data ? SAVE_HEAD : 0u) |
+                  (from->norm ? SAVE_NORM : 0u);
     for (size_t l = 0; l < from->layers; l++) {
-        if (from->layer[l].attn_norm || from->layer[l].ffn_norm)
-            return err_set(e, ERR_FORMAT, "%s: replaces norms, which is not trained", dir);
+        n->cfg.save |= (from->layer[l].attn_norm ? SAVE_ATTN_NORM : 0u) |
+                       (from->layer[l].ffn_norm ? SAVE_FFN_NORM : 0u);
         for (size_t i = 0; i < NET_MATS; i++) {
             const struct lora_pair *p = pair_of(from, l, i);
 
+            if (p->whole.data)
+                return err_set(e, ERR_FORMAT, "%s: replaces %s whole, which is not trained", dir,
+                               place[i].module);
             if (!p->a.data)
                 continue;
-            if (p->gain || p->bias)
-                return err_set(e, ERR_FORMAT, "%s: DoRA or a bias, which is not trained", dir);
+            if (p->bias)
+                return err_set(e, ERR_FORMAT, "%s: has a bias, which is not trained", dir);
+            n->cfg.dora = n->cfg.dora || p->gain;
             if ((n->cfg.rank && p->a.rows != n->cfg.rank) || (scale != 0 && p->scale != scale))
                 return err_set(e, ERR_FORMAT, "%s: modules of different rank or alpha", dir);
             n->cfg.rank = p->a.rows;
@@ -186,6 +223,42 @@ static int check_init(struct net *n, const struct lora *from, struct err *e)
     return 0;
 }
 
+/* Magnitudes: the lengths of W's rows, or what the adapter to go on with has. */
+static int build_dora(struct net *n, struct net_mat *m, size_t l, size_t i,
+                      const struct lora_pair *from, struct err *e)
+{
+    const size_t out = m->w.rows, in = m->w.cols;
+    float *row;
+
+    if (param_new(&m->mag, n,
+                  xasprintf("base_model.model.model.layers.%zu.%s.lora_magnitude_vector", l,
+                            place[i].module),
+                  1, out, PARAM_SMALL, e))
+        return -1;
+    m->mag->decay = n->cfg.decay_norms;
+    m->mag->turn = turn_of(n, i);
+    m->gain = xcalloc(3 * out, sizeof(float));
+    m->length = m->gain + out;
+    m->squares = m->length + out;
+    row = xmalloc((in + 1) * sizeof(*row));
+    for (size_t r = 0; r < out; r++) {
+        double s = 0;
+
+        weight_decode_row(row, &m->w, r);
+        for (size_t k = 0; k < in; k++)
+            s += (double)row[k] * (double)row[k];
+        m->squares[r] = (float)s;
+        m->mag->w[r] = (float)sqrt(s);
+    }
+    free(row);
+    if (!from || !from->gain)
+        return 0;
+    net_dora_gain(n, m);
+    for (size_t r = 0; r < out; r++)
+        m->mag->w[r] = m->length[r] > 0 ? from->gain[r] / m->length[r] : 0;
+    return 0;
+}
+
 static int build_pair(struct net *n, size_t l, size_t i, const struct lora *from, uint64_t *counter,
                       struct err *e)
 {
@@ -195,8 +268,11 @@ static int build_pair(struct net *n, size_t l, size_t i, const struct lora *from
 
     if (p && !p->a.data)
         return 0;
-    if (param_new(&m->a, n, xasprintf(form, l, place[i].module, 'A'), n->cfg.rank, m->w.cols, e) ||
-        param_new(&m->b, n, xasprintf(form, l, place[i].module, 'B'), m->w.rows, n->cfg.rank, e))
+    m->number = l * NET_MATS + i;
+    if (param_new(&m->a, n, xasprintf(form, l, place[i].module, 'A'), n->cfg.rank, m->w.cols,
+                  PARAM_SMALL, e) ||
+        param_new(&m->b, n, xasprintf(form, l, place[i].module, 'B'), m->w.rows, n->cfg.rank,
+                  PARAM_SMALL, e))
         return -1;
     m->b->turn = turn_of(n, i);
     if (p) {
@@ -204,6 +280,51 @@ static int build_pair(struct net *n, size_t l, size_t i, const struct lora *from
         weight_floats(m->b->w, &p->b);
     } else {
         pair_random(m->a, n->cfg.seed, counter);
+    }
+    return n->cfg.dora ? build_dora(n, m, l, i, p, e) : 0;
+}
+
+/* A norm that learns, from the adapter's values where it has some. */
+static int saved_norm(struct param **own, const float **norm, const float *from, struct net *n,
+                      char *name, struct err *e)
+{
+    if (own_norm(own, norm, n, name, e))
+        return -1;
+    if (from)
+        memcpy((*own)->w, from, (*own)->cols * sizeof(float));
+    return 0;
+}
+
+/* What learns whole beside the pairs, under the names of PEFT's modules_to_save. */
+static int build_saved(struct net *n, const struct lora *from, struct err *e)
+{
+    const struct model *m = n->m;
+    const unsigned save = n->cfg.save;
+    const struct lora none = { 0 }, *f = from ? from : &none;
+    const char *const head = "base_model.model.";
+
+    if (save & SAVE_EMBED &&
+        own_matrix(&n->embed, n, f->embed_w.data ? &f->embed_w : &m->embed,
+                   xasprintf("%smodel.embed_tokens.weight", head), PARAM_EMBEDDING, e))
+        return -1;
+    if (save & SAVE_HEAD && own_matrix(&n->head, n, f->head_w.data ? &f->head_w : &m->head,
+                                       xasprintf("%slm_head.weight", head), PARAM_MATRIX, e))
+        return -1;
+    if (save & SAVE_NORM &&
+        saved_norm(&n->own_norm, &n->norm, f->norm, n, xasprintf("%smodel.norm.weight", head), e))
+        return -1;
+    for (size_t l = 0; l < (size_t)m->hp->layers; l++) {
+        struct net_layer *to = &n->layer[l];
+        const struct lora_layer *fl = from ? &from->layer[l] : NULL;
+
+        if ((save & SAVE_ATTN_NORM &&
+             saved_norm(&to->own_attn_norm, &to->attn_norm, fl ? fl->attn_norm : NULL, n,
+                        xasprintf("%smodel.layers.%zu.input_layernorm.weight", head, l), e)) ||
+            (save & SAVE_FFN_NORM &&
+             saved_norm(&to->own_ffn_norm, &to->ffn_norm, fl ? fl->ffn_norm : NULL, n,
+                        xasprintf("%smodel.layers.%zu.post_attention_layernorm.weight", head, l),
+                        e)))
+            return -1;
     }
     return 0;
 }
@@ -222,7 +343,7 @@ static int build_pairs(struct net *n, struct err *e)
         for (size_t i = 0; i < NET_MATS; i++)
             if (n->cfg.targets >> i & 1 && build_pair(n, l, i, from, &counter, e))
                 goto done;
-    rc = 0;
+    rc = build_saved(n, from, e);
 done:
     lora_close(from);
     return rc;
@@ -268,6 +389,7 @@ int net_new(struct net **out, struct model *m, struct ctx *c, const struct train
         net_free(n);
         return -1;
     }
+    net_changed(n);
     *out = n;
     return 0;
 }
@@ -279,10 +401,13 @@ void net_free(struct net *n)
     for (size_t i = 0; i < n->n_param; i++) {
         struct param *p = n->param[i];
 
-        mem_unmap(p->w, 4 * p->rows * p->cols * sizeof(float));
+        mem_unmap(p->mem, p->bytes);
         free(p->name);
         free(p);
     }
+    for (int64_t l = 0; n->layer && l < n->m->hp->layers; l++)
+        for (size_t i = 0; i < NET_MATS; i++)
+            free(net_layer_mat(&n->layer[l], i)->gain);
     free(n->param);
     free(n->layer);
     free(n->saved);

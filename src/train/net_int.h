@@ -21,13 +21,15 @@ struct net {
     struct param *own_norm;
     struct param **param;
     size_t n_param;
-    bool adapters;
+    bool adapters, learning; /* learning: a pass whose gradients are wanted */
+    uint64_t batch;
     float scale;
     /* room for max_T rows */
     struct net_saved *saved; /* [L] */
     float *slab;
     size_t slab_bytes, max_T;
     float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
+    float *drop, *whole, *dwhole;                          /* [T, widest] with dropout; with DoRA */
     float *logits, *rows, *drows; /* [loss_rows, V], [loss_rows, D] twice */
     size_t loss_rows;             /* whose logits exist at a time */
 };
@@ -36,6 +38,8 @@ struct net {
  * number of rows follows from V alone, and so do the bits. */
 enum { LOSS_BYTES = 1 << 27, LOSS_ROWS = 1024 };
 
+/* gain and length of a matrix with DoRA, from its parameters. */
+void net_dora_gain(struct net *n, struct net_mat *m);
 struct net_mat *net_layer_mat(struct net_layer *l, size_t i);
 /* Fills layer, embed, head, norm and param. */
 int net_build(struct net *n, struct err *e) MUST_USE;

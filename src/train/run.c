@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "train/save.h"
 #include "train/step.h"
 
@@ -156,7 +157,7 @@ static json_t *identity(const struct run *r)
 
     return json_pack("{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
                      "s:I, s:b, s:b, "
-                     "s:b, s:b, s:i, s:f, s:f, s:i}",
+                     "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:b}",
                      "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest,
                      "batch", (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate,
                      "steps", (json_int_t)r->steps, "max_length", (json_int_t)c->max_length,
@@ -166,7 +167,9 @@ static json_t *identity(const struct run *r)
                      "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "packing", c->packing,
                      "bf16", c->bf16, "full", c->net.full, "loss", (int)c->loss.kind, "beta",
                      c->loss.beta, "smoothing", c->loss.smoothing, "quantised",
-                     !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested);
+                     !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested, "optim",
+                     optim_names[c->net.optim], "stochastic", c->net.stochastic, "dropout",
+                     c->net.dropout, "neftune", c->net.neftune, "dora", c->net.dora);
 }
 
 static json_t *state_of(const struct run *r, size_t step)
@@ -334,9 +337,18 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
                                  .clip = clip < 1 ? (float)clip : 1,
                                  .step = (int64_t)step + 1 };
 
-        r->op->adamw(r->c, &a, p->w, p->m, p->v, p->g, p->rows * p->cols);
+        struct optim_param o = { .w = p->w,
+                                 .half = p->half,
+                                 .g = p->g,
+                                 .rows = p->rows,
+                                 .cols = p->cols,
+                                 .n_part = p->n_part };
+
+        memcpy(o.part, p->part, sizeof(o.part));
+        optim_step(r->c, r->op, cfg->net.optim, &a, &o, rng_u64(cfg->seed ^ 0x726f756e, i));
         memset(p->g, 0, p->rows * p->cols * sizeof(float));
     }
+    net_changed(r->net);
     return 0;
 }
 

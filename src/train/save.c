@@ -33,18 +33,27 @@ static struct tensor_view view_of(const struct param *p, const char *name, enum 
     return t;
 }
 
-/* One parameter's values (or gradients), rows in the order of Hugging Face. */
-static int write_rows(struct st_writer *w, const struct param *p, const float *from, enum enc enc,
+/* One parameter's values, or gradients, rows (of a vector: values) in the order of Hugging Face. */
+static int write_rows(struct st_writer *w, const struct param *p, bool gradients, enum enc enc,
                       struct err *e)
 {
-    const size_t bytes = p->cols * enc_table[enc].bytes;
+    const size_t n = p->rows == 1 ? p->cols : p->rows, cols = p->rows == 1 ? 1 : p->cols;
+    const size_t bytes = cols * enc_table[enc].bytes;
+    float *x = xmalloc((cols + 1) * sizeof(*x));
     uint8_t *row = xmalloc(bytes);
     int rc = 0;
 
-    for (size_t h = 0; rc == 0 && h < p->rows; h++) {
-        enc_table[enc].encode(row, from + model_row(h, p->turn) * p->cols, p->cols);
+    for (size_t h = 0; rc == 0 && h < n; h++) {
+        const size_t at = model_row(h, p->turn) * cols;
+
+        if (p->half && !gradients)
+            bf16_decode_row(x, p->half + at, cols);
+        else
+            memcpy(x, (gradients ? p->g : p->w) + at, cols * sizeof(*x));
+        enc_table[enc].encode(row, x, cols);
         rc = st_write_data(w, row, bytes, e);
     }
+    free(x);
     free(row);
     return rc;
 }
@@ -62,7 +71,7 @@ static int write_params(const struct net *n, const char *path, enum enc enc, boo
         t[i] = view_of(list[i], list[i]->name, enc);
     rc = st_write_open(&w, path, t, count, "pt", e);
     for (size_t i = 0; rc == 0 && i < count; i++)
-        rc = write_rows(&w, list[i], gradients ? list[i]->g : list[i]->w, enc, e);
+        rc = write_rows(&w, list[i], gradients, enc, e);
     if (rc == 0)
         rc = st_write_close(&w, e);
     free(t);
@@ -124,21 +133,26 @@ static int save_adapter(const struct net *n, const struct train_cfg *cfg, const 
 {
     const struct net_cfg *c = net_config(n);
     char *path = path_join(dir, "adapter_model.safetensors");
-    json_t *targets = json_array(), *j;
+    json_t *targets = json_array(), *saved = json_array(), *j;
     int rc;
 
     for (size_t i = 0; i < NET_MATS; i++)
         if (c->targets >> i & 1)
             json_array_append_new(targets, json_string(net_mat_names[i]));
+    for (size_t i = 0; i < NET_SAVES; i++)
+        if (c->save >> i & 1)
+            json_array_append_new(saved, json_string(net_save_names[i]));
     /* alpha as a whole number where it is one: PEFT's own type */
     json_t *alpha =
         c->alpha == floor(c->alpha) ? json_integer((json_int_t)c->alpha) : json_real(c->alpha);
 
-    j = json_pack("{s:s, s:s, s:s, s:b, s:I, s:o, s:f, s:s, s:o, s:b, s:b, s:b, s:n}", "peft_type",
+    j = json_pack("{s:s, s:s, s:s, s:b, s:I, s:o, s:f, s:s, s:o, s:b, s:b, s:b, s:o}", "peft_type",
                   "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", cfg->base_name,
                   "inference_mode", 1, "r", (json_int_t)c->rank, "lora_alpha", alpha,
-                  "lora_dropout", 0.0, "bias", "none", "target_modules", targets, "use_rslora",
-                  c->rslora, "use_dora", 0, "fan_in_fan_out", 0, "modules_to_save");
+                  "lora_dropout", c->dropout, "bias", "none", "target_modules", targets,
+                  "use_rslora", c->rslora, "use_dora", c->dora, "fan_in_fan_out", 0,
+                  "modules_to_save", c->save ? json_incref(saved) : json_null());
+    json_decref(saved);
     rc = write_params(n, path, ENC_F32, false, e);
     if (rc == 0)
         rc = write_json(dir, "adapter_config.json", j, e);
@@ -181,39 +195,65 @@ int save_result(const struct net *n, const struct train_cfg *cfg, const char *di
 
 /* ---- checkpoints ---- */
 
-static const char *const parts[] = { "value", "moment1", "moment2" };
+/* A thing that is kept of a parameter. */
+struct kept {
+    char *name; /* owned */
+    void *p;
+    size_t n;
+    enum enc enc;
+};
 
-static const float *part_of(const struct param *p, size_t i)
-{
-    return i == 0 ? p->w : i == 1 ? p->m : p->v;
-}
-
-/* Everything in float32 and the model's own order: what is read back is what was. */
-static int save_state(const struct net *n, const char *dir, struct err *e)
+/* Values and what the optimiser keeps, of all parameters; *k is malloc'd. */
+static size_t all_kept(const struct net *n, struct kept **k)
 {
     struct param **list;
-    const size_t count = net_params(n, &list), m = ARRAY_LEN(parts) * count;
-    struct tensor_view *t = xcalloc(m, sizeof(*t));
+    const size_t count = net_params(n, &list);
+    size_t m = 0;
+
+    *k = xcalloc(count * (1 + OPTIM_PARTS) + 1, sizeof(**k));
+    for (size_t i = 0; i < count; i++) {
+        struct param *p = list[i];
+
+        (*k)[m++] = (struct kept){ .name = xasprintf("%s.value", p->name),
+                                   .p = p->half ? (void *)p->half : (void *)p->w,
+                                   .n = p->rows * p->cols,
+                                   .enc = p->half ? ENC_BF16 : ENC_F32 };
+        for (size_t x = 0; x < p->n_part; x++)
+            (*k)[m++] = (struct kept){ .name = xasprintf("%s.%s", p->name, p->part[x].name),
+                                       .p = p->part[x].p,
+                                       .n = p->part[x].n,
+                                       .enc = p->part[x].enc };
+    }
+    return m;
+}
+
+static void kept_free(struct kept *k, size_t m)
+{
+    for (size_t i = 0; i < m; i++)
+        free(k[i].name);
+    free(k);
+}
+
+/* Everything as it is, in the model's own order: what is read back is what was. */
+static int save_state(const struct net *n, const char *dir, struct err *e)
+{
+    struct kept *k;
+    const size_t m = all_kept(n, &k);
+    struct tensor_view *t = xcalloc(m + 1, sizeof(*t));
     char *path = path_join(dir, "optimizer.safetensors");
     struct st_writer w;
     int rc;
 
     for (size_t i = 0; i < m; i++) {
-        const struct param *p = list[i / ARRAY_LEN(parts)];
-
-        t[i] = view_of(p, xasprintf("%s.%s", p->name, parts[i % ARRAY_LEN(parts)]), ENC_F32);
+        t[i] = (struct tensor_view){ .name = k[i].name, .enc = k[i].enc, .ndim = 1 };
+        t[i].shape[0] = k[i].n;
     }
     rc = st_write_open(&w, path, t, m, NULL, e);
-    for (size_t i = 0; rc == 0 && i < m; i++) {
-        const struct param *p = list[i / ARRAY_LEN(parts)];
-
-        rc = st_write_data(&w, part_of(p, i % ARRAY_LEN(parts)), p->rows * p->cols * sizeof(float),
-                           e);
-    }
+    for (size_t i = 0; rc == 0 && i < m; i++)
+        rc = st_write_data(&w, k[i].p, k[i].n * enc_table[k[i].enc].bytes, e);
     if (rc == 0)
         rc = st_write_close(&w, e);
-    for (size_t i = 0; i < m; i++)
-        free((char *)(uintptr_t)t[i].name);
+    kept_free(k, m);
     free(t);
     free(path);
     return rc;
@@ -326,35 +366,34 @@ int save_load(struct net *n, const char *dir, json_t **state, struct err *e)
 {
     char *path = path_join(dir, "optimizer.safetensors");
     char *json = path_join(dir, "trainer_state.json");
-    struct param **list;
-    const size_t count = net_params(n, &list);
+    struct kept *k = NULL;
+    const size_t m = all_kept(n, &k);
     struct st *s = NULL;
     json_t *j = NULL;
     int rc = -1;
 
     if (json_parse_file(&j, json, (size_t)1 << 30, e) || st_open(&s, path, e))
         goto done;
-    for (size_t i = 0; i < count * ARRAY_LEN(parts); i++) {
-        struct param *p = list[i / ARRAY_LEN(parts)];
-        char *name = xasprintf("%s.%s", p->name, parts[i % ARRAY_LEN(parts)]);
-        const struct tensor_view *t = st_find(s, name);
-        const size_t bytes = p->rows * p->cols * sizeof(float);
+    for (size_t i = 0; i < m; i++) {
+        const struct tensor_view *t = st_find(s, k[i].name);
+        const size_t bytes = k[i].n * enc_table[k[i].enc].bytes;
 
-        if (!t || t->enc != ENC_F32 || t->nbytes != bytes) {
-            err_set(e, ERR_FORMAT, "%s: %s of %zu values is not there: another model or adapter",
-                    path, name, p->rows * p->cols);
-            free(name);
+        if (!t || t->enc != k[i].enc || t->nbytes != bytes) {
+            err_set(e, ERR_FORMAT,
+                    "%s: %s of %zu values (%s) is not there: another model, adapter or optimiser",
+                    path, k[i].name, k[i].n, enc_table[k[i].enc].name);
             goto done;
         }
-        memcpy((float *)(uintptr_t)part_of(p, i % ARRAY_LEN(parts)), t->data, bytes);
-        free(name);
+        memcpy(k[i].p, t->data, bytes);
     }
+    net_changed(n);
     *state = j;
     j = NULL;
     rc = 0;
 done:
     json_decref(j);
     st_close(s);
+    kept_free(k, m);
     free(path);
     free(json);
     return rc;

@@ -87,6 +87,7 @@ static int sft_batch(struct stepper *p, const struct net_batch *b, size_t asked,
     }
     for (size_t t = 0; t < b->T; t++)
         coef[t] = 1 / (float)asked;
+    net_draw(p->net, p->batch);
     net_forward(p->net, b, true);
     net_loss(p->net, b, coef, nll);
     net_backward(p->net, b);
@@ -221,6 +222,7 @@ static int preference_batch(struct stepper *p, const struct net_batch *b, const 
     if ((ref && reference(p, b, example, e)) || (kto && kto_kl(p, example, b->n_seq, &kl, e)) ||
         net_reserve(p->net, b->T, e))
         goto done;
+    net_draw(p->net, p->batch);
     net_forward(p->net, b, true);
     net_loss(p->net, b, NULL, nll);
     for (size_t i = 0; i < b->n_seq; i++)
@@ -269,6 +271,7 @@ int step_gradients(struct stepper *p, size_t step, struct train_step *s, struct 
         if (!list)
             break;
         batch_fill(&b, p->data, list, n);
+        p->batch = (uint64_t)step * cfg->accumulate + part;
         rc = cfg->task == TASK_SFT ? sft_batch(p, &b, asked, &s->loss, e)
                                    : preference_batch(p, &b, list, count, s, e);
         batch_release(&b);

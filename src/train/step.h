@@ -9,8 +9,9 @@ struct stepper {
     struct net *net;
     const struct data *data;
     struct plan *plan;
-    double *ref;   /* [data->n] log-probabilities of the reference; NAN = not known yet */
-    size_t tokens; /* of the steps so far */
+    double *ref;    /* [data->n] log-probabilities of the reference; NAN = not known yet */
+    size_t tokens;  /* of the steps so far */
+    uint64_t batch; /* which of all micro-batches is under way */
 };
 
 /* Gradients of step `step` (from 0) are added to the parameters'; s gets what was measured. */

@@ -28,6 +28,7 @@ struct out {
     float nll[T], z[T * V], dw[V * D], y[T * V], dx[T * D], ny[T * D], nw[D];
     float dg[T * F], du[T * F], w[D], m[D], v[D];
     float tn[T * V], nt[F * D], tt[16 * F];
+    float cd[F], cs[T * F], drop[T * F];
 };
 
 static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum enc enc)
@@ -72,6 +73,11 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->product(c, &tt);
     op->square_sum(c, &sum, x, T * 900);
     r->tt[0] += (float)sum * 1e-6f;
+    op->col_dot(c, r->cd, x, x + 77, x + 9, T, F);
+    op->col_scale(c, r->cs, x, x + 3, T, F, false);
+    op->col_scale(c, r->cs, x + 5, x + 7, T, F, true);
+    op->dropout(c, r->drop, x, T * F - 1, 0.3f, 5, false);
+    op->dropout(c, r->drop, x + 1, T * F - 1, 0.3f, 6, true);
     free(x);
     free(w);
     free(enc_w);
@@ -81,8 +87,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(o)                                                                                          \
     F_(lse)                                                                                        \
     F_(dq)                                                                                         \
-    F_(dk) F_(dv) F_(nll) F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v)  \
-        F_(tn) F_(nt) F_(tt)
+    F_(dk)                                                                                         \
+    F_(dv) F_(nll) F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn)  \
+        F_(nt) F_(tt) F_(cd) F_(cs) F_(drop)
 
 static void test_every_isa(void **state)
 {

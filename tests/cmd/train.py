@@ -113,7 +113,6 @@ def test_refusals(tmp, rows, pairs):
     base = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r"]
     puna("sft", MODEL, "-o", f"{tmp}/r", fails="--train-file FILE is needed")
     puna(*base, "--use-peft", "--lora-target-modules", "q_proj", "qq", fails="modules qq")
-    puna(*base, "--use-peft", "--lora_dropout", 0.05, fails="dropout")
     puna(*base, "--load_in_4bit", fails="what is quantised is frozen")
     puna(*base, "--use-peft", "--load_in_4bit", "--load_in_8bit", fails="different things")
     puna("sft", MODEL, "-o", f"{tmp}/r", "--dataset_name", "no/such", fails="no/such/")

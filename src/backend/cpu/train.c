@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 
 #include "backend/cpu/gemm.h"
+#include "base/rng.h"
 
 static const struct cpu_kern *kern(const struct ctx *c)
 {
@@ -363,6 +364,94 @@ static void cross_entropy_cpu(struct ctx *c, float *nll, float *z, const int32_t
     cpu_share(c, loss_part, &j, T * V);
 }
 
+struct col_job {
+    float *y;
+    const float *x, *z, *by;
+    size_t T, N;
+    bool add;
+};
+
+static void col_dot_part(void *arg, int me, int n)
+{
+    const struct col_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->N, 64, me, n, &lo, &hi);
+    for (size_t i = lo; i < hi; i += 64) {
+        const size_t m = hi - i < 64 ? hi - i : 64;
+        float s[64] = { 0 };
+
+        for (size_t t = 0; t < j->T; t++)
+            for (size_t k = 0; k < m; k++)
+                s[k] += j->x[t * j->N + i + k] * j->z[t * j->N + i + k];
+        for (size_t k = 0; k < m; k++)
+            j->y[i + k] += s[k] * j->by[i + k];
+    }
+}
+
+static void col_dot_cpu(struct ctx *c, float *d, const float *x, const float *y, const float *by,
+                        size_t T, size_t N)
+{
+    struct col_job j = { d, x, y, by, T, N, true };
+
+    cpu_share(c, col_dot_part, &j, T * N);
+}
+
+static void col_scale_part(void *arg, int me, int n)
+{
+    const struct col_job *j = arg;
+    size_t lo, hi;
+
+    team_part(j->T, 1, me, n, &lo, &hi);
+    for (size_t t = lo; t < hi; t++) {
+        float *y = j->y + t * j->N;
+        const float *x = j->x + t * j->N;
+
+        for (size_t i = 0; i < j->N; i++)
+            y[i] = x[i] * j->by[i] + (j->add ? y[i] : 0);
+    }
+}
+
+static void col_scale_cpu(struct ctx *c, float *y, const float *x, const float *by, size_t T,
+                          size_t N, bool add)
+{
+    struct col_job j = { .y = y, .x = x, .by = by, .T = T, .N = N, .add = add };
+
+    cpu_share(c, col_scale_part, &j, T * N);
+}
+
+struct drop_job {
+    float *y;
+    const float *x;
+    size_t n;
+    float p;
+    uint64_t seed;
+    bool add;
+};
+
+static void dropout_part(void *arg, int me, int n)
+{
+    const struct drop_job *j = arg;
+    const float by = 1 / (1 - j->p), below = j->p * 65536;
+    size_t lo, hi;
+
+    team_part(j->n, 4, me, n, &lo, &hi);
+    for (size_t i = lo; i < hi; i += 4) {
+        uint64_t bits = rng_u64(j->seed, i / 4);
+
+        for (size_t k = i; k < i + 4 && k < hi; k++, bits >>= 16)
+            j->y[k] = (j->add ? j->y[k] : 0) + ((float)(bits & 0xffff) < below ? 0 : j->x[k] * by);
+    }
+}
+
+static void dropout_cpu(struct ctx *c, float *y, const float *x, size_t n, float p, uint64_t seed,
+                        bool add)
+{
+    struct drop_job j = { y, x, n, p, seed, add };
+
+    cpu_share(c, dropout_part, &j, 8 * n);
+}
+
 struct embed_job {
     float *dw;
     const float *dy;
@@ -498,7 +587,10 @@ const struct train_ops train_ops_cpu = {
     .adamw = adamw_cpu,
     .attn = attn_cpu_train,
     .attn_bwd = attn_bwd_cpu,
+    .col_dot = col_dot_cpu,
+    .col_scale = col_scale_cpu,
     .cross_entropy = cross_entropy_cpu,
+    .dropout = dropout_cpu,
     .embed_bwd = embed_bwd_cpu,
     .linear_dx = linear_dx_cpu,
     .linear_fwd = linear_fwd_cpu,

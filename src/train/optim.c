@@ -1,0 +1,237 @@
+#include "train/optim.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/team.h"
+#include "format/enc/bnb_encode.h"
+
+enum {
+    BLOCK = 256,
+    LEAST = 4096, /* values from which on moments take 8 bits */
+    CHUNK = 4096, /* values that a thread takes at a time */
+};
+
+const char *const optim_names[OPTIMISER_COUNT] = {
+    [OPTIMISER_ADAMW] = "adamw_torch",
+    [OPTIMISER_ADAMW8] = "adamw_8bit",
+    [OPTIMISER_ADAFACTOR] = "adafactor",
+};
+
+enum optim optim_by_name(const char *name)
+{
+    static const struct {
+        const char *name;
+        enum optim kind;
+    } same[] = {
+        { "adamw_torch_fused", OPTIMISER_ADAMW },
+        { "adamw_bnb_8bit", OPTIMISER_ADAMW8 },
+        { "paged_adamw_8bit", OPTIMISER_ADAMW8 },
+        { "paged_adamw_32bit", OPTIMISER_ADAMW },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(same); i++)
+        if (!strcmp(name, same[i].name))
+            return same[i].kind;
+    for (size_t i = 0; i < OPTIMISER_COUNT; i++)
+        if (!strcmp(name, optim_names[i]))
+            return (enum optim)i;
+    return OPTIMISER_COUNT;
+}
+
+size_t optim_parts(enum optim kind, size_t rows, size_t cols, bool embedding,
+                   struct optim_part part[OPTIM_PARTS])
+{
+    const size_t n = rows * cols, blocks = (n + BLOCK - 1) / BLOCK;
+    size_t k = 0;
+
+    if (kind == OPTIMISER_ADAFACTOR && rows > 1) {
+        part[k++] = (struct optim_part){ "square_rows", ENC_F32, rows, NULL };
+        part[k++] = (struct optim_part){ "square_cols", ENC_F32, cols, NULL };
+    } else if (kind == OPTIMISER_ADAFACTOR) {
+        part[k++] = (struct optim_part){ "square", ENC_F32, n, NULL };
+    } else if (kind == OPTIMISER_ADAMW8 && n >= LEAST && !embedding) {
+        part[k++] = (struct optim_part){ "moment1", ENC_U8, n, NULL };
+        part[k++] = (struct optim_part){ "moment2", ENC_U8, n, NULL };
+        part[k++] = (struct optim_part){ "absmax1", ENC_F32, blocks, NULL };
+        part[k++] = (struct optim_part){ "absmax2", ENC_F32, blocks, NULL };
+    } else {
+        part[k++] = (struct optim_part){ "moment1", ENC_F32, n, NULL };
+        part[k++] = (struct optim_part){ "moment2", ENC_F32, n, NULL };
+    }
+    return k;
+}
+
+/* ---- chunks of values ---- */
+
+struct job {
+    struct ctx *c;
+    const struct train_ops *op;
+    const struct adamw *a;
+    struct optim_param *p;
+    const struct bnb_map *map; /* [2] with and without a sign */
+    const float *change;       /* Adafactor's: w *= keep, w -= change */
+    float keep;
+    uint64_t seed;
+    size_t n;
+    atomic_size_t next;
+};
+
+/* Up with the probability of what is cut off: four values share 64 random bits. */
+static void round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, uint64_t at)
+{
+    uint64_t bits = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (i % 4 == 0)
+            bits = rng_u64(seed, at + i / 4);
+        const uint32_t u = f32_bits(x[i]);
+
+        to[i] =
+            isfinite(x[i]) ? (uint16_t)((u + (uint32_t)(bits & 0xffff)) >> 16) : f32_to_bf16(x[i]);
+        bits >>= 16;
+    }
+}
+
+static void eight_bits(const struct job *j, float *w, size_t at, size_t n)
+{
+    const struct optim_part *part = j->p->part;
+
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const size_t m = n - i < BLOCK ? n - i : BLOCK, b = (at + i) / BLOCK;
+        float s[2][BLOCK];
+
+        for (size_t k = 0; k < 2; k++) {
+            const uint8_t *code = (const uint8_t *)part[k].p + at + i;
+
+            for (size_t x = 0; x < m; x++)
+                s[k][x] = j->map[k].map[code[x]] * ((const float *)part[2 + k].p)[b];
+        }
+        j->op->adamw(j->c, j->a, w + i, s[0], s[1], j->p->g + at + i, m);
+        for (size_t k = 0; k < 2; k++)
+            ((float *)part[2 + k].p)[b] =
+                bnb_encode8((uint8_t *)part[k].p + at + i, &j->map[k], s[k], m);
+    }
+}
+
+static void chunk(const struct job *j, size_t at, size_t n)
+{
+    const struct optim_param *p = j->p;
+    float room[CHUNK], *w = p->half ? room : p->w + at;
+
+    for (size_t i = 0; p->half && i < n; i++)
+        w[i] = bf16_to_f32(p->half[at + i]);
+    if (j->change)
+        for (size_t i = 0; i < n; i++)
+            w[i] = w[i] * j->keep - j->change[at + i];
+    else if (p->part[0].enc == ENC_U8)
+        eight_bits(j, w, at, n);
+    else
+        j->op->adamw(j->c, j->a, w, (float *)p->part[0].p + at, (float *)p->part[1].p + at,
+                     p->g + at, n);
+    if (p->half)
+        round_at_random(p->half + at, w, n, j->seed, (uint64_t)j->a->step << 36 | at / 4);
+}
+
+static void chunks(void *arg, int me, int n)
+{
+    struct job *j = arg;
+
+    (void)me;
+    (void)n;
+    for (size_t i; (i = atomic_fetch_add(&j->next, 1)) * CHUNK < j->n;)
+        chunk(j, i * CHUNK, j->n - i * CHUNK < CHUNK ? j->n - i * CHUNK : CHUNK);
+}
+
+static void all_chunks(struct job *j)
+{
+    if (j->n <= 4 * CHUNK)
+        chunks(j, 0, 1);
+    else
+        team_run(j->c->team, chunks, j);
+}
+
+/* ---- Adafactor (Shazeer and Stern, 2018), with transformers' constants ---- */
+
+/* s = b2 s + (1 - b2) mean of squares, by row and by column; returns the mean of the rows'. */
+static double factored(const struct optim_param *p, double clip, double b2)
+{
+    const size_t R = p->rows, C = p->cols;
+    float *row = p->part[0].p, *col = p->part[1].p;
+    double *sum = xcalloc(C, sizeof(*sum)), mean = 0;
+
+    for (size_t r = 0; r < R; r++) {
+        double s = 0;
+
+        for (size_t i = 0; i < C; i++) {
+            const double g = (double)p->g[r * C + i] * clip, x = g * g + 1e-30;
+
+            s += x;
+            sum[i] += x;
+        }
+        row[r] = (float)(b2 * (double)row[r] + (1 - b2) * s / (double)C);
+        mean += (double)row[r] / (double)R;
+    }
+    for (size_t i = 0; i < C; i++)
+        col[i] = (float)(b2 * (double)col[i] + (1 - b2) * sum[i] / (double)R);
+    free(sum);
+    return mean;
+}
+
+static void adafactor(struct job *j)
+{
+    struct optim_param *p = j->p;
+    const size_t C = p->cols;
+    const double clip = (double)j->a->clip, b2 = 1 - pow((double)j->a->step, -0.8);
+    float *u = xmalloc((j->n + 1) * sizeof(*u)), *square = p->part[0].p;
+    const double mean = p->rows > 1 ? factored(p, clip, b2) : 0;
+    double sum = 0;
+
+    for (size_t r = 0; r < p->rows; r++)
+        for (size_t i = 0; i < C; i++) {
+            const double g = (double)p->g[r * C + i] * clip;
+            double by;
+
+            if (p->rows > 1) {
+                by = 1 / sqrt((double)square[r] / mean * (double)((float *)p->part[1].p)[i]);
+            } else {
+                square[i] = (float)(b2 * (double)square[i] + (1 - b2) * (g * g + 1e-30));
+                by = 1 / sqrt((double)square[i]);
+            }
+            u[r * C + i] = (float)(g * by);
+            sum += g * by * g * by;
+        }
+    /* a step's root mean square is 1 at most */
+    const double rms = sqrt(sum / (double)j->n), by = (double)j->a->lr / (rms > 1 ? rms : 1);
+
+    for (size_t i = 0; i < j->n; i++)
+        u[i] *= (float)by;
+    j->change = u;
+    j->keep = 1 - j->a->lr * j->a->decay;
+    all_chunks(j);
+    free(u);
+}
+
+void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, const struct adamw *a,
+                struct optim_param *p, uint64_t seed)
+{
+    struct bnb_map map[2];
+    struct job j = { .c = c, .op = op, .a = a, .p = p, .seed = seed, .n = p->rows * p->cols };
+
+    if (kind == OPTIMISER_ADAFACTOR) {
+        adafactor(&j);
+    } else if (p->part[0].enc == ENC_U8) {
+        bnb_map_init(&map[0], true);
+        bnb_map_init(&map[1], false);
+        j.map = map;
+        all_chunks(&j);
+    } else if (p->half) {
+        all_chunks(&j);
+    } else {
+        op->adamw(c, a, p->w, p->part[0].p, p->part[1].p, p->g, j.n);
+    }
+}
