@@ -79,7 +79,9 @@ static inline float planes_centre(const struct weight *w)
 /* Sixteen rows of a weight; rows past the last repeat it, and their sums are dropped. */
 struct rows16 {
     const uint8_t *at[LANES];
-    const uint8_t *next[2]; /* eight rows to fetch for later, never read, and eight more */
+    const uint8_t *next[2];  /* eight rows to fetch for later, never read, and eight more */
+    const struct weight *of; /* whose rows r0 .. r0+R they are, for its planes */
+    size_t r0, R;
 };
 
 /* Panel i of P is at p + i * CHUNK, its sums at acc and rest + i * T * LANES. */

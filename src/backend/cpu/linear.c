@@ -115,7 +115,7 @@ static void put_rows(const struct job *j, const struct linear_out *o, size_t t, 
 /* Sixteen rows from r0 on, of which there are R; what is read after them is `ahead` rows on. */
 static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t ahead)
 {
-    struct rows16 rows;
+    struct rows16 rows = { .of = w, .r0 = r0, .R = R };
 
     for (size_t r = 0; r < LANES; r++)
         rows.at[r] = (const uint8_t *)w->data + (r0 + smaller(r, R - 1)) * w->row_bytes;
@@ -164,7 +164,7 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     for (size_t i = 0; i < P; i++)
         rows[i] =
             rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES), (j->T == 1 ? 1 : P) * LANES);
-    if (j->T == 1 && k->row[w->enc]) {
+    if (j->T == 1 && k->row[w->enc] && !w->p.order) {
         for (size_t i = 0; i < P; i++) {
             k->row[w->enc](acc, &rows[i], &j->x8, 0);
             put_rows(j, o, 0, r0 + i * LANES, smaller(R - i * LANES, LANES), acc);

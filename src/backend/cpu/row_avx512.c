@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
+#include "format/enc/packed.h"
 #include "format/enc/q4_0.h"
 #include "format/enc/q4_1.h"
 #include "format/enc/q4_k.h"
@@ -119,22 +120,32 @@ INLINE __m512 high_half(__m512i w)
 
 /* ---- blocks of 32: Q4_0, Q4_1, Q8_0 ---- */
 
-/* Four groups of x: values 0..15 of each, 16..31, and what a sum of codes counted from their centre
- * starts with. */
+/* Four groups of x: values 0..15 of each, 16..31 (of PACKED4, whose low nibbles are even values:
+ * those and the odd ones), and what a sum of codes counted from their centre starts with. */
 struct x4 {
     __m512i lo, hi, start;
 };
+
+INLINE __m512i low_bytes(__m512i a, __m512i b)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(a)),
+                              _mm512_cvtepi16_epi8(b), 1);
+}
 
 INLINE struct x4 x4_load(const int8_t *q, const enum enc enc, const bool whole, size_t left)
 {
     const __m512i a = load64((const uint8_t *)q, whole, left);
     const __m512i b = load64((const uint8_t *)q + 64, whole, less(left, 64));
-    const enum codes kind = enc == ENC_Q8_0 ? CODES_8 : CODES_4;
+    const enum codes kind = enc == ENC_Q8_0 || enc == ENC_PACKED8 ? CODES_8 : CODES_4;
     const __m512i centre = _mm512_set1_epi8((char)code_centre(kind));
     const __m512i zero = _mm512_setzero_si512();
     struct x4 x = { .lo = _mm512_shuffle_i64x2(a, b, 0x88),
                     .hi = _mm512_shuffle_i64x2(a, b, 0xDD) };
 
+    if (enc == ENC_PACKED4) {
+        x.lo = low_bytes(a, b);
+        x.hi = low_bytes(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
+    }
     x.start = _mm512_sub_epi32(
         zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, centre, x.lo), centre, x.hi));
     return x;
@@ -312,6 +323,117 @@ static void row_q8_0(float *acc, const struct rows16 *w, const struct q8 *x, siz
 {
     (void)t;
     row_32(acc, w, x, ENC_Q8_0);
+}
+
+/* ---- codes alone: PACKED4, PACKED8 ---- */
+
+/* Sums of four groups as quad's. */
+INLINE void quad_packed(__m512i v[4], const struct rows16 *w, size_t off, const struct x4 *x,
+                        const enum enc enc, const bool fetching, const bool whole, size_t left)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    const size_t bytes = enc == ENC_PACKED4 ? 64 : 128;
+    __m512i t[4];
+
+#pragma GCC unroll 16
+    for (size_t r = 0; r < LANES; r++) {
+        const uint8_t *p = w->at[r] + off;
+        const __m512i a = load64(p, whole, left);
+        __m512i lo = _mm512_and_si512(a, low);
+        __m512i hi = _mm512_and_si512(_mm512_srli_epi16(a, 4), low);
+
+        if (enc == ENC_PACKED8) {
+            const __m512i b = load64(p + 64, whole, less(left, 64));
+
+            lo = _mm512_shuffle_i64x2(a, b, 0x88);
+            hi = _mm512_shuffle_i64x2(a, b, 0xDD);
+        }
+        if (fetching)
+            fetch(w, off, bytes, r);
+        t[r % 4] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x->start, lo, x->lo), hi, x->hi);
+        if (r % 4 == 3)
+            v[r / 4] = enc == ENC_PACKED8 ? join_32(t) : join_16(t);
+    }
+    turn(v);
+}
+
+/* d and m of scale group g, lane r = row r */
+INLINE void packed_scales(__m512 *d, __m512 *m, const struct rows16 *w, size_t g,
+                          const enum enc enc)
+{
+    const struct planes *p = &w->of->p;
+    const size_t G = (w->of->cols + p->group - 1) / p->group;
+    const unsigned bits = enc == ENC_PACKED4 ? 4 : 8;
+    const float centre = planes_centre(w->of);
+    uint32_t s[LANES], z[LANES];
+
+    for (size_t l = 0; l < LANES; l++) {
+        const size_t r = w->r0 + (l < w->R ? l : w->R - 1), at = r * G + g;
+
+        s[l] =
+            p->scale_enc == ENC_F32 ? enc_load32(p->scale + 4 * at) : enc_load16(p->scale + 2 * at);
+        z[l] = p->zero ? packed_zero(p->zero, bits, G, r, g) : 1u << (bits - 1);
+    }
+    const __m512i v = _mm512_loadu_si512(s);
+
+    *d = p->scale_enc == ENC_F16    ? low_half(v)
+         : p->scale_enc == ENC_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(v, 16))
+                                    : _mm512_castsi512_ps(v);
+    *d = _mm512_mul_ps(*d, _mm512_set1_ps(p->scale_by));
+    *m = _mm512_mul_ps(
+        _mm512_sub_ps(_mm512_set1_ps(centre), _mm512_cvtepi32_ps(_mm512_loadu_si512(z))), *d);
+}
+
+INLINE void row_packed(float *acc, const struct rows16 *w, const struct q8 *x, const enum enc enc)
+{
+    const size_t G = x->K / GROUP, bytes = enc == ENC_PACKED4 ? GROUP / 2 : GROUP;
+    const size_t reach = w->of->p.group / GROUP;
+    struct chain y = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+    __m512 d[QUAD], m = y.acc, scale = y.acc;
+
+    for (size_t g = 0; g < G; g += QUAD) {
+        const bool whole = g + QUAD <= G;
+        const size_t n = whole ? QUAD : G - g;
+        struct x4 x4 = x4_load(x->q + g * GROUP, enc, false, n * GROUP);
+        bool more = false;
+        __m512i v[4];
+
+        if (whole)
+            quad_packed(v, w, g * bytes, &x4, enc, true, true, 0);
+        else
+            quad_packed(v, w, g * bytes, &x4, enc, true, false, n * bytes);
+#pragma GCC unroll 4
+        for (size_t k = 0; k < QUAD; k++) {
+            if (k >= n)
+                break;
+            if ((g + k) % reach == 0)
+                packed_scales(&scale, &m, w, (g + k) / reach, enc);
+            d[k] = scale;
+            y.acc = onto(y.acc, v[k], scale, x->d[g + k]);
+            y.acc = _mm512_fmadd_ps(m, _mm512_set1_ps(x->s[g + k]), y.acc);
+            more |= x->e[g + k] != 0;
+        }
+        if (!more)
+            continue;
+        x4 = x4_load(x->r + g * GROUP, enc, false, n * GROUP);
+        quad_packed(v, w, g * bytes, &x4, enc, false, false, n * bytes);
+        for (size_t k = 0; k < n; k++)
+            if (x->e[g + k] != 0)
+                y.rest = onto(y.rest, v[k], d[k], x->e[g + k]);
+    }
+    _mm512_storeu_ps(acc, _mm512_add_ps(y.acc, y.rest));
+}
+
+static void row_packed4(float *acc, const struct rows16 *w, const struct q8 *x, size_t t)
+{
+    (void)t;
+    row_packed(acc, w, x, ENC_PACKED4);
+}
+
+static void row_packed8(float *acc, const struct rows16 *w, const struct q8 *x, size_t t)
+{
+    (void)t;
+    row_packed(acc, w, x, ENC_PACKED8);
 }
 
 /* ---- blocks of 256: Q4_K, Q6_K ---- */
@@ -506,6 +628,8 @@ static void row_q6_k(float *acc, const struct rows16 *w, const struct q8 *x, siz
 
 void cpu_kern_row_avx512(struct cpu_kern *k)
 {
+    k->row[ENC_PACKED4] = row_packed4;
+    k->row[ENC_PACKED8] = row_packed8;
     k->row[ENC_Q4_0] = row_q4_0;
     k->row[ENC_Q4_1] = row_q4_1;
     k->row[ENC_Q8_0] = row_q8_0;
