@@ -4,7 +4,8 @@
     bench/make_model.py SHAPE TYPE OUT.gguf [--tokenizer tokenizer.model] [--layers N] [--seed N]
 
     SHAPE  1b, 3b, 8b (Llama 3.2 1B and 3B, Llama 3.1 8B), or tiny
-    TYPE   bf16, q8_0, q4_0, q4_1; the two 4-bit types keep the output matrix in q6_k, as is usual
+    TYPE   bf16, q8_0, q4_0, q4_1, q4_k_m; 4-bit types keep the output matrix in q6_k, as is usual,
+           and q4_k_m half of attn_v and ffn_down too, as llama.cpp's mix does
 
 Needs Python 3.9 and nothing else; 8b q4_0 (4.7 GB) is written as fast as the disk takes it. Weights
 are cut from one random pool: codes are random, scales are fixed so that weights deviate by about
@@ -35,9 +36,11 @@ TYPES = {
     "q8_0": (32, 34, 8, {0: 0.02 / 74}),
     "q4_0": (32, 18, 2, {0: 0.02 / 4.6}),
     "q4_1": (32, 20, 3, {0: 0.02 / 4.6, 2: -7.5 * 0.02 / 4.6}),
+    "q4_k": (256, 144, 12, {0: 0.02 / 258, 2: 7.5 * 0.02 / 258}),
     "q6_k": (256, 210, 14, {208: 0.02 / (18 * 74)}),
 }
-FILE_TYPE = {"bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3}  # llama.cpp's general.file_type
+# llama.cpp's general.file_type
+FILE_TYPE = {"bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3, "q4_k_m": 15}
 TOKENS, SPECIAL = 128000, 256
 POOL = 32 << 20
 ALIGN = 32
@@ -166,10 +169,18 @@ class Pool:
             nbytes -= len(part)
 
 
+def with_more_bits(layer, layers):
+    """Whether a mix keeps attn_v and ffn_down of this layer in its larger type (llama.cpp)."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
 def tensors(shape, kind):
     """(name, shape with the outer axis first, type) in file order."""
     d, ffn, layers, heads, kv_heads, hd, tied, _ = shape
-    output = "q6_k" if kind in ("q4_0", "q4_1") else kind
+    output = "q6_k" if kind in ("q4_0", "q4_1", "q4_k_m") else kind
+    mix = kind == "q4_k_m"
+    kind = "q4_k" if mix else kind
     yield "token_embd.weight", (TOKENS + SPECIAL, d), output if tied else kind
     yield "rope_freqs.weight", (hd // 2,), "f32"
     for i in range(layers):
@@ -177,7 +188,9 @@ def tensors(shape, kind):
                            ("attn_k", (kv_heads * hd, d)), ("attn_v", (kv_heads * hd, d)),
                            ("attn_output", (d, heads * hd)), ("ffn_norm", (d,)),
                            ("ffn_gate", (ffn, d)), ("ffn_up", (ffn, d)), ("ffn_down", (d, ffn))):
-            yield f"blk.{i}.{name}.weight", size, "f32" if len(size) == 1 else kind
+            more = mix and name in ("attn_v", "ffn_down") and with_more_bits(i, layers)
+            yield f"blk.{i}.{name}.weight", size, ("f32" if len(size) == 1 else
+                                                   "q6_k" if more else kind)
     yield "output_norm.weight", (d,), "f32"
     if not tied:
         yield "output.weight", (TOKENS + SPECIAL, d), output
