@@ -17,6 +17,11 @@ static const struct field *find(const char *name, unsigned where)
     return NULL;
 }
 
+bool field_known(const char *name, unsigned where)
+{
+    return find(name, where) != NULL;
+}
+
 int fields_check(struct call *c, const json_t *body, unsigned where, struct err *e)
 {
     const char *key;

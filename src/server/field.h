@@ -30,6 +30,8 @@ extern const struct field server_fields[];
 
 /* Names fields of body that are not used in x-puna-ignored. In strict mode an unknown one is an
  * error, as it is for OpenAI. */
+/* Whether a field of this name is one of the sets `where`. */
+bool field_known(const char *name, unsigned where);
 int fields_check(struct call *c, const json_t *body, unsigned where, struct err *e) MUST_USE;
 
 #endif

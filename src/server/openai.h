@@ -56,6 +56,10 @@ int oai_read(struct call *c, struct oai *o, struct gen_request *r, struct reques
              struct err *e) MUST_USE;
 /* vLLM's further fields; after what sets r->eos. */
 int oai_read_more(struct call *c, struct oai *o, struct gen_request *r, struct err *e) MUST_USE;
+/* chat_template_kwargs become fields of the body where it has no such ones: variables that have a
+ * field of their own here, and with `all` also names that no field has. Others, which would change
+ * the request, do not count. */
+int oai_template_kwargs(struct call *c, bool all, struct err *e) MUST_USE;
 /* truncate_prompt_tokens. */
 void oai_cut(const struct oai *o, struct ids *ids);
 /* The text of a last message that the answer is to continue, taken out of c->body; NULL = none. */

@@ -333,7 +333,8 @@ int oai_render(struct call *c, struct prompt *p, struct err *e)
     json_t *final = NULL;
     int rc;
 
-    if (oai_take_final(c, &final, e) || oai_adapt_messages(c, e)) {
+    if (oai_template_kwargs(c, true, e) || oai_take_final(c, &final, e) ||
+        oai_adapt_messages(c, e)) {
         json_decref(final);
         return -1;
     }

@@ -34,11 +34,31 @@ static int read_stop_ids(const struct call *c, struct oai *o, struct gen_request
     return 0;
 }
 
+int oai_template_kwargs(struct call *c, bool all, struct err *e)
+{
+    static const char *const fields[] = { "builtin_tools", "date_string", "tools_in_user_message" };
+    json_t *kwargs = NULL, *v;
+    const char *key;
+
+    if (json_get_obj(c->body, "chat_template_kwargs", &kwargs, "request", e) < 0)
+        return -1;
+    json_object_foreach(kwargs, key, v)
+    {
+        bool counts = all && !field_known(key, ~0u);
+
+        for (size_t i = 0; i < ARRAY_LEN(fields) && !counts; i++)
+            counts = strcmp(key, fields[i]) == 0;
+        if (counts && !json_object_get(c->body, key))
+            json_object_set(c->body, key, v);
+    }
+    return 0;
+}
+
 int oai_read_more(struct call *c, struct oai *o, struct gen_request *r, struct err *e)
 {
     int64_t min = 0, cut = 0;
 
-    if (read_stop_ids(c, o, r, e) ||
+    if ((o->chat && oai_template_kwargs(c, false, e)) || read_stop_ids(c, o, r, e) ||
         json_get_bool(c->body, "include_stop_str_in_output", &r->keep_stop, "request", e) < 0 ||
         json_get_int(c->body, "min_tokens", 0, INT32_MAX, &min, "request", e) < 0 ||
         json_get_int(c->body, "truncate_prompt_tokens", 1, INT32_MAX, &cut, "request", e) < 0)

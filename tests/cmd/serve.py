@@ -40,6 +40,11 @@ def chats(s):
     assert "max_tokens is 0" in s.chat(400, max_tokens=0)["error"]["message"]
     s.chat(some_future_field=1)
     assert s.headers["x-puna-ignored"] == "some_future_field" and s.headers["x-request-id"]
+    a = s.post("/chat_tokenize", {"messages": [{"role": "user", "content": "x"}],
+                                  "chat_template_kwargs": {"date_string": "1 Jan 2020"}})
+    assert "Today Date: 1 Jan 2020" in a["templated_text"], a
+    s.chat(want=400, chat_template_kwargs=5)
+    s.chat(chat_template_kwargs={"stream": True, "max_tokens": 5000})
     s.chat(headers={"x-request-id": "mine-1"})
     assert s.headers["x-request-id"] == "mine-1"
     return text

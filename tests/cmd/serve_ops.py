@@ -182,13 +182,16 @@ def framing():
 def launcher():
     """A command line that was written for TGI's launcher."""
     with open(TMP + "/tokenizer_config.json", "w") as f:
-        json.dump({"chat_template": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}, f)
+        json.dump({"chat_template": "{{ mood }}{% for m in messages %}[{{ m['content'] }}]{% endfor %}"}, f)
     s = Server("--model-id", MODEL, "--num-shard", "1", "--sharded", "false", "--dtype", "float16",
                "--max-batch-prefill-tokens", "128", "--json-output", "--cuda-graphs", "1,2,4", "--trust-remote-code",
                "--validation-workers", "2", "--waiting-served-ratio", "0.3", "--disable-grammar-support",
                "--tokenizer-config-path", TMP + "/tokenizer_config.json", model=None)
     a = s.post("/chat_tokenize", {"messages": [{"role": "user", "content": "hello"}]})
     assert a["templated_text"].endswith("[hello]"), a
+    a = s.post("/chat_tokenize", {"messages": [{"role": "user", "content": "hello"}],
+                                  "chat_template_kwargs": {"mood": "glad", "messages": [], "tokenize": True}})
+    assert a["templated_text"].endswith("glad[hello]"), a
     assert "grammar" in s.chat(400, response_format={"type": "json_object"})["error"]["message"]
     e = s.post("/generate", {"inputs": "x", "parameters": {"grammar": {"type": "regex", "value": "a"}}}, 422)
     assert "grammar is not supported" in e["error"], e
