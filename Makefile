@@ -109,7 +109,7 @@ CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
-	$(Q)script/fatbin $@ $< "$(CUDA_DEPS)" $(NVCC) -Isrc -O3 -std=c++17 -fatbin $(CUDA_GEN)
+	$(Q)script/fatbin $@ $< "$(CUDA_DEPS)" $(NVCC) -Isrc -O3 -std=c++17 -t 2 -fatbin $(CUDA_GEN)
 
 ifneq ($(NVCC),)
 $(BUILD)/obj/backend/cuda/driver.o: $(FATBIN)

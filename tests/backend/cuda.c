@@ -450,6 +450,17 @@ static void tiny(void **state)
         if (!(rel_error(got, want, ROWS * V) < how[i].limit))
             MISS("one by one, compute %d: relative error %g\n", (int)how[i].compute,
                  rel_error(got, want, ROWS * V));
+        /* rows that see one another, in a pass of few */
+        for (size_t step = 5; step <= 13; step += 8) {
+            session_cut(s, 0);
+            for (size_t t = 0; t < ROWS; t += step)
+                OK(session_eval_rows(s, ids + t, t + step < ROWS ? step : ROWS - t, NULL, 0,
+                                     got + t * V, &e),
+                   e);
+            if (!(rel_error(got, want, ROWS * V) < how[i].limit))
+                MISS("%zu at a time, compute %d: relative error %g\n", step, (int)how[i].compute,
+                     rel_error(got, want, ROWS * V));
+        }
         free(want);
         free(ids);
         free(got);

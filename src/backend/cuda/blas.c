@@ -196,6 +196,7 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
     const float one = 1, beta = o->add ? 1 : 0;
     const void *const w = (const void *)(uintptr_t)o->w, *const x = (const void *)(uintptr_t)o->x;
 
+    program_flush(b);
     if (b->failed ||
         (o->type == BLAS_F8 &&
          (!set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &o->w_scale, sizeof(o->w_scale)) ||

@@ -4,8 +4,6 @@
 
 #include "backend/cuda/unit.cuh"
 
-enum { WARP = 32 };
-
 __device__ static inline uint32_t h2_sub(uint32_t a, uint32_t b)
 {
     const __half2 r = __hsub2(*(const __half2 *)&a, *(const __half2 *)&b);
@@ -34,12 +32,24 @@ __device__ static inline uint32_t word_of(const uint4 &v, int i)
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+enum { BIG = 1 };
+#else
+enum { BIG = 0 };
+#endif
+
+enum { STREAM_WARPS = RING_WARPS(BIG) };
+
 /* How a kind lies: blocks of 32 columns in a lane's 16 bytes, and what the code means. */
 template <int KIND> struct kind_of {
     static constexpr bool rows = KIND == DEV_B16 || KIND == DEV_H16 || KIND == DEV_F8;
     static constexpr int blocks = KIND == DEV_B16 || KIND == DEV_H16 ? 1
                                   : KIND == DEV_U8 || KIND == DEV_F8 ? 2
                                                                      : 4;
+    /* of a stage: 16 rows by 64 bytes, or a record */
+    static constexpr int slabs = KIND == DEV_F8 ? RING_SLOT(CLASS_F8) / 1024
+                                 : rows         ? RING_SLOT(CLASS_W16) / 1024
+                                                : 1;
     static constexpr int codes = KIND == DEV_U6 ? 1536 : 1024;
 };
 

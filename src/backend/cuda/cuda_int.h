@@ -47,7 +47,9 @@
     F(cuModuleUnload)                                                                              \
     F(cuModuleGetFunction)                                                                         \
     F(cuFuncSetAttribute)                                                                          \
-    F(cuLaunchKernel)
+    F(cuFuncGetAttribute)                                                                          \
+    F(cuLaunchKernel)                                                                              \
+    F(cuLaunchCooperativeKernel)
 
 struct driver {
 #define F(name) __typeof__(name) *name;
@@ -56,8 +58,8 @@ struct driver {
 };
 
 /* Kernels, by the .cu file that has them. */
-#define CUDA_STREAMS(F, kind) F(stream, stream_##kind##_1) F(stream, stream_##kind##_2)
-#define CUDA_ATTNS(F, enc) F(attn, attn_##enc##_1) F(attn, attn_##enc##_4) F(attn, attn_##enc##_8)
+#define CUDA_PROGRAMS(F, c) F(stream, program_##c##_1) F(stream, program_##c##_2)
+#define CUDA_ATTNS(F, e)    F(attn, attn_##e##_1) F(attn, attn_##e##_4) F(attn, attn_##e##_8)
 #define CUDA_KERNELS(F)                                                                            \
     F(small, embed)                                                                                \
     F(small, gather)                                                                               \
@@ -82,17 +84,11 @@ struct driver {
     F(pack, widen_n4)                                                                              \
     F(pack, widen_f8)                                                                              \
     F(linear, product)                                                                             \
-    CUDA_STREAMS(F, b16)                                                                           \
-    CUDA_STREAMS(F, h16)                                                                           \
-    CUDA_STREAMS(F, f8)                                                                            \
-    CUDA_STREAMS(F, u8)                                                                            \
-    CUDA_STREAMS(F, u8_fine)                                                                       \
-    CUDA_STREAMS(F, u8_pair)                                                                       \
-    CUDA_STREAMS(F, u4)                                                                            \
-    CUDA_STREAMS(F, u4_fine)                                                                       \
-    CUDA_STREAMS(F, u4_pair)                                                                       \
-    CUDA_STREAMS(F, u6)                                                                            \
-    CUDA_STREAMS(F, n4)                                                                            \
+    CUDA_PROGRAMS(F, w16) /* in the order of enum dev_class */                                     \
+    CUDA_PROGRAMS(F, f8)                                                                           \
+    CUDA_PROGRAMS(F, u48)                                                                          \
+    CUDA_PROGRAMS(F, u6)                                                                           \
+    CUDA_PROGRAMS(F, n4)                                                                           \
     CUDA_ATTNS(F, f32)                                                                             \
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
@@ -118,10 +114,20 @@ struct gpu_room {
 struct recording {
     const void *key[3];
     size_t T, n_want, slots;
-    CUgraphExec exec; /* NULL: it ran once, the next time it is recorded */
+    CUgraphExec exec;     /* NULL: it ran once, the next time it is recorded */
+    CUdeviceptr programs; /* what its programs read, on the device and, until it is there, here */
+    uint8_t *image;
+    size_t image_bytes, image_used;
 };
 
-enum { RECORDINGS = 64, RECORD_ROWS = 64, PIN_BYTES = 16 << 20, OPS = 2048, MODULES = 6 };
+enum {
+    RECORDINGS = 64,
+    RECORD_ROWS = 64,
+    PIN_BYTES = 16 << 20,
+    OPS = 2048,
+    MODULES = 6,
+    PROGRAM_PHASES = 1024
+};
 
 /* An op as it was asked for. */
 enum op_kind {
@@ -150,6 +156,23 @@ struct op {
     const struct batch *at;
 };
 
+/* Phases that are not launched yet (program.c). */
+struct program {
+    struct dev_phase *phase; /* [PROGRAM_PHASES] */
+    struct stream_feed *feed;
+    size_t n, n_feeds, T, attn; /* attn: bytes of scratch for attention */
+    enum dev_class class;
+    uint16_t table[16];
+    struct rope_args rope; /* waits for its attention; q NULL = none */
+    size_t rope_rows;
+    struct attn_args at_rows; /* slot, seq and table of n_rows rows */
+    const int32_t *pos;
+    size_t n_rows;
+    CUdeviceptr room; /* PIN_BYTES for programs of passes that are not recorded, and as much here */
+    void *pin;
+    size_t at;
+};
+
 struct blas; /* blas.c */
 
 struct cuda {
@@ -163,6 +186,7 @@ struct cuda {
     CUfunction kern[KERN_COUNT];
     size_t sms, shared; /* multiprocessors; shared memory that a block may have */
     bool hopper;        /* or later */
+    bool big;           /* programs have the rings of compute capability 9.0 (dev.h) */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
 
@@ -173,6 +197,9 @@ struct cuda {
     CUevent pin_free[2];
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant;
+
+    struct program prog;
+    CUdeviceptr gate; /* of programs */
 
     struct op op[OPS]; /* noted, not launched yet */
     size_t n_op;
@@ -223,6 +250,13 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
                  void **args);
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args);
+/* A product, the rotation and its cache, and attention as phases of a program; launched by flush at
+ * the latest, which everything else that is launched does first. */
+void program_stream(struct cuda *b, const struct stream_args *a);
+void program_rope(struct cuda *b, const struct rope_args *a, size_t rows);
+void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows);
+void program_flush(struct cuda *b);
+void program_close(struct cuda *b);
 /* Launches what was noted; ending: no op of this pass follows. */
 void cuda_run(struct cuda *b, bool ending);
 int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err *e) MUST_USE;

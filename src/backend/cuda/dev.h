@@ -64,11 +64,11 @@ enum { DEV_OUTS = 3, ATTN_SPLITS = 128 };
 struct stream_args {
     struct dev_out out[DEV_OUTS];
     int n, T, tiles, add;
-    int ahead;         /* bytes of a block's weights to ask for before its inputs are there */
     const uint16_t *x; /* [T][kp] bf16 or f16 */
     const float *ss; /* [T][n_ss] parts of the sums of squares of x's rows, unnormalised; or NULL */
     int n_ss, D;
     float eps;
+    int kept;          /* bytes of a row of x in shared memory; 0 = it stays where it is */
     int swiglu;        /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
     uint16_t *y16;     /* [T][kp16]: y * norm, or the gated values */
     const float *norm; /* [rows]; NULL = no norm follows */
@@ -125,6 +125,73 @@ struct flash_args {
     float scale;
     uint16_t *y16;
     int mode16, kp16;
+};
+
+/* ---- programs: the phases of a pass of few rows in one kernel ---- */
+
+/* Kernels of programs, by what their weights are; U6 takes all of U48 too. */
+enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASSES };
+
+/* A warp's ring of stages in shared memory, by class: bytes of a stage, and how many. A stage is 16
+ * rows by 256 bytes (W16) or 128 (F8), or a record. big: code for compute capability 9.0, whose
+ * blocks may have 227 KiB; others get along with 99. */
+#define RING_SLOT(class)                                                                           \
+    ((class) == CLASS_W16   ? 4096                                                                 \
+     : (class) == CLASS_F8  ? 2048                                                                 \
+     : (class) == CLASS_U48 ? 1280                                                                 \
+     : (class) == CLASS_U6  ? 1792                                                                 \
+                            : 1152)
+#define RING_DEPTH(class, big)                                                                     \
+    ((class) == CLASS_W16   ? ((big) ? 3 : 2)                                                      \
+     : (class) == CLASS_F8  ? ((big) ? 5 : 4)                                                      \
+     : (class) == CLASS_U48 ? ((big) ? 7 : 6)                                                      \
+     : (class) == CLASS_U6  ? ((big) ? 5 : 4)                                                      \
+                            : ((big) ? 6 : 4))
+#define RING_WARPS(big) ((big) ? 16 : 8)
+
+enum {
+    LUT_N4 = 256 * 32 * 4, /* pairs of values by byte, a copy for each lane */
+    SUM_BUFFERS = 2,       /* of tiles under way: 2^ */
+    PROGRAM_HEADS = 4      /* of queries, in an item of attention */
+};
+
+/* What reading the weights of a phase takes to know. */
+struct stream_feed {
+    const uint8_t *q[DEV_OUTS];
+    int rows[DEV_OUTS];
+    int tile0[DEV_OUTS]; /* first tile of each; beyond all tiles where there is none */
+    int tiles, stages;   /* stages: of a tile */
+    int stride;          /* bytes from stage to stage of records, from row to row of rows */
+    int swiglu;
+};
+
+/* Queries and keys are not rotated yet, nor keys and values in the cache. */
+struct attn_phase {
+    struct attn_args a;
+    struct rope_args r; /* q NULL: they are */
+    int enc, parts, rows;
+};
+
+struct __attribute__((aligned(16))) dev_phase {
+    int attn, form; /* form: kind * 4 + 2 fine + pair */
+    union {
+        struct stream_args s;
+        struct attn_phase a;
+    } u;
+};
+
+/* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums; feeds; two phases;
+ * inputs of products */
+struct program_args {
+    const struct dev_phase *phase;
+    const struct stream_feed *feed;
+    int n, n_feeds, T;
+    int scratch, buffers;            /* buffers of sums: 2^ */
+    const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
+    const int32_t *const *blocks;
+    int n_rows;
+    unsigned *gate; /* [2] zero before and after */
+    uint16_t table[16];
 };
 
 #endif

@@ -111,6 +111,7 @@ bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
 
     if (n <= r->n)
         return !b->failed;
+    program_flush(b); /* phases may have the old one */
     if (b->recording)
         BUG("%zu bytes of scratch are missing in a recording", n);
     cuda_forget(b);
@@ -180,6 +181,7 @@ static size_t available_cuda(struct ctx *c)
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args)
 {
+    program_flush(b);
     if (b->failed || gx == 0 || gy == 0 || gz == 0)
         return;
     BUG_ON(gx > INT32_MAX || gy > 65535 || gz > 65535);
@@ -212,6 +214,7 @@ static void free_cuda(struct ctx *c)
             b->d.cuStreamSynchronize(b->stream);
         cuda_forget(b);
         blas_close(b);
+        program_close(b);
         for (size_t i = 0; i < ARRAY_LEN(rooms); i++)
             if (rooms[i]->p)
                 b->d.cuMemFree(rooms[i]->p);
@@ -306,6 +309,7 @@ static int open_kernels(struct cuda *b, struct err *e)
     const void *const image[MODULES] = { cuda_attn, cuda_flash, cuda_linear,
                                          cuda_pack, cuda_small, cuda_stream };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
+    int threads = 0;
 
     for (size_t i = 0; i < MODULES && rc == 0; i++)
         rc = b->d.cuModuleLoadData(&b->module[i], image[i]);
@@ -314,10 +318,18 @@ static int open_kernels(struct cuda *b, struct err *e)
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
         if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash)
             rc = b->d.cuFuncSetAttribute(
-                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 1024);
+                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
+    if (rc == 0)
+        rc = b->d.cuFuncGetAttribute(&threads, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
+                                     b->kern[KERN_program_w16_1]);
+    b->big = threads >= 32 * RING_WARPS(1);
     if (rc)
         return cuda_fail(b, rc, "the kernels do not load", e);
     rc = b->d.cuStreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
+    if (rc == 0)
+        rc = b->d.cuMemAlloc(&b->gate, 2 * sizeof(unsigned));
+    if (rc == 0)
+        rc = b->d.cuMemsetD8Async(b->gate, 0, 2 * sizeof(unsigned), b->stream);
     for (size_t i = 0; i < 2 && rc == 0; i++) {
         rc = b->d.cuMemAllocHost(&b->pin[i], PIN_BYTES);
         if (rc == 0)

@@ -5,9 +5,10 @@
  * A warp has 16 rows. Blocks of the cache (64 slots) go through shared memory, the next one on its way
  * while this one is used; scores, maxima and sums are float32, queries and probabilities are rounded to
  * the cache's type. Blocks beyond a row's own slot are never read. */
-#include "backend/cuda/codes.cuh"
+#include "backend/cuda/cache.cuh"
+#include "backend/cuda/mma.cuh"
 
-enum { KV_BLOCK = 64, WARPS = 8, ROWS = 128 };
+enum { WARPS = 8, ROWS = 128 };
 
 template <bool BF16> __device__ static inline uint32_t pair16(float a, float b)
 {
@@ -20,21 +21,6 @@ template <bool BF16> __device__ static inline uint32_t pair16(float a, float b)
 
         return *(const uint32_t *)&p;
     }
-}
-
-template <bool BF16>
-__device__ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
-                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <bool TRANS> __device__ static inline void load_matrices(uint32_t r[4], uint32_t at)

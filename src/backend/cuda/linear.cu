@@ -2,7 +2,7 @@
  * --dtype f32 and for what has no packed layout; the fast ways are stream.cu and cuBLASLt. */
 #include "backend/cuda/unit.cuh"
 
-enum { WARP = 32, WARPS = 8, FMA_ROWS = 4 };
+enum { WARPS = 8, FMA_ROWS = 4 };
 
 /* grid: (rows / 8, ceil(T / 4)), 256 threads */
 extern "C" __global__ void product(float *y, dev_weight w, const float *x, int T, int add)

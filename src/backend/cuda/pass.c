@@ -11,9 +11,15 @@ enum { LEAST_SLOTS = 256, MOST_ROWS = 65535 };
 
 void cuda_forget(struct cuda *b)
 {
-    for (size_t i = 0; i < b->n_rec; i++)
-        if (b->rec[i].exec)
-            b->d.cuGraphExecDestroy(b->rec[i].exec);
+    for (size_t i = 0; i < b->n_rec; i++) {
+        struct recording *r = &b->rec[i];
+
+        if (r->exec)
+            b->d.cuGraphExecDestroy(r->exec);
+        if (r->programs)
+            b->d.cuMemFree(r->programs);
+        free(r->image);
+    }
     b->n_rec = 0;
 }
 
@@ -212,6 +218,9 @@ static void end_recording(struct cuda *c)
     c->recording = NULL;
     if (!cuda_ok(c, rc, "recording"))
         return;
+    if (!c->failed && r->image)
+        cuda_ok(c, c->d.cuMemcpyHtoDAsync(r->programs, r->image, r->image_used, c->stream),
+                "recording");
     if (!c->failed && cuda_ok(c, c->d.cuGraphInstantiateWithFlags(&r->exec, g, 0), "recording"))
         cuda_ok(c, c->d.cuGraphLaunch(r->exec, c->stream), "a recorded pass");
     c->d.cuGraphDestroy(g);

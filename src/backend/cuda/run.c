@@ -1,15 +1,16 @@
 /* run.c - what ops.c noted, launched: which kernel, on which grid, and which neighbours share one.
  *
- * With few rows a layer is six kernels: q k v; rotation and cache; attention; o, which adds to the
- * residual and writes the next norm's input; gate and up with the gated product; down, which does
- * as o does. A norm's own factor comes out of the sums of squares that o and down leave behind, and
- * is applied to what the product makes of the unnormalised row. */
+ * With few rows all layers are one kernel (program.c), each of five phases: q k v; attention with
+ * the rotation and the cache; o, which adds to the residual and writes the next norm's input; gate
+ * and up with the gated product; down, which does as o does. A norm's own factor comes out of the
+ * sums of squares that o and down leave behind, and is applied to what the product makes of the
+ * unnormalised row. */
 #include <math.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_int.h"
 
-enum { THREADS = 256, CHUNK = DEV_CHUNK, STREAM_WARPS = 16 };
+enum { THREADS = 256, CHUNK = DEV_CHUNK };
 
 struct copy16 { /* as in small.cu */
     CUdeviceptr p;
@@ -240,51 +241,12 @@ static bool same_inputs(const struct cuda *b, const struct weight *a, const stru
 
 /* ---- products of few rows ---- */
 
-static bool fine(const struct dev_weight *w)
-{
-    return w->gs > 1 && w->kind != DEV_U6;
-}
-
 /* Whether one kernel can do both. */
 static bool same_stream(const struct dev_weight *a, const struct dev_weight *w)
 {
     return a->kind == w->kind && a->kp == w->kp && a->rec == w->rec && a->gs == w->gs &&
            a->pair == w->pair && a->zeros == w->zeros && a->zero_const == w->zero_const &&
            (a->kind != DEV_N4 || memcmp(a->table, w->table, sizeof(a->table)) == 0);
-}
-
-static enum kernel stream_kernel(const struct dev_weight *w, size_t T)
-{
-    static const enum kernel first[DEV_KINDS] = {
-        [DEV_B16] = KERN_stream_b16_1, [DEV_H16] = KERN_stream_h16_1, [DEV_F8] = KERN_stream_f8_1,
-        [DEV_U8] = KERN_stream_u8_1,   [DEV_U4] = KERN_stream_u4_1,   [DEV_U6] = KERN_stream_u6_1,
-        [DEV_N4] = KERN_stream_n4_1
-    };
-    /* plain, fine and pair follow one another, two kernels each */
-    const int step = w->kind == DEV_U8 || w->kind == DEV_U4 ? w->pair ? 4 : fine(w) ? 2 : 0 : 0;
-
-    return (enum kernel)((int)first[w->kind] + step + (T > 8));
-}
-
-/* As stream.cu lays out its shared memory. */
-static size_t stream_shared(const struct dev_weight *w, size_t T, size_t warps)
-{
-    const bool rows = w->kind == DEV_B16 || w->kind == DEV_H16 || w->kind == DEV_F8;
-    const size_t bytes = rows ? 2048 : w->kind == DEV_U6 ? 1792 : w->pair ? 1280 : 1216;
-    const size_t depth = rows || w->kind == DEV_U6 || w->kind == DEV_N4 ? 3 : w->pair ? 4 : 5;
-
-    return warps * depth * bytes + 2 * warps * (T > 8 ? 16 : 8) * DEV_TILE * sizeof(float) +
-           (w->kind == DEV_N4 ? 256 * 32 * sizeof(uint32_t) : 0);
-}
-
-static void stream_launch(struct cuda *b, struct stream_args *a)
-{
-    const struct dev_weight *w = &a->out[0].w;
-    const size_t warps = b->shared >= (size_t)160 << 10 ? STREAM_WARPS : STREAM_WARPS / 2;
-    const size_t units = (size_t)a->tiles / (a->swiglu ? 2 : 1);
-
-    cuda_launch_with(b, stream_kernel(w, (size_t)a->T), units < b->sms ? units : b->sms, 1, 1,
-                     (int)warps * 32, stream_shared(w, (size_t)a->T, warps), (void *[]){ a });
 }
 
 /* n outputs of one layout from x16, at most DEV_STREAM_ROWS rows. */
@@ -321,7 +283,7 @@ static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_
         a.x += t * kp;
         for (size_t i = 0; i < n; i++)
             a.out[i].y += t * out[i].w->rows;
-        stream_launch(b, &a);
+        program_stream(b, &a);
     }
 }
 
@@ -499,7 +461,7 @@ static bool gated(struct cuda *b, size_t i)
     a.y16 = (uint16_t *)(uintptr_t)next16(b)->p;
     a.mode16 = mode;
     a.kp16 = kp;
-    stream_launch(b, &a);
+    program_stream(b, &a);
     have(b, s->y, s->T, kp, mode, false);
     return true;
 }
@@ -530,11 +492,17 @@ static bool normed(struct cuda *b, size_t i)
     a.ss_out = (float *)(uintptr_t)b->ss[1 - b->cur].p;
     a.mode16 = mode;
     a.kp16 = kp;
-    stream_launch(b, &a);
+    program_stream(b, &a);
     have(b, s->y, s->T, kp, mode, true);
     b->have.n_ss = (int)tiles;
     b->have.eps = s->by;
     return true;
+}
+
+/* Attention of few rows, which a program takes. */
+static bool in_program(const struct op *o)
+{
+    return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32;
 }
 
 /* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
@@ -563,20 +531,27 @@ static size_t rotated(struct cuda *b, size_t i)
                            .enc = (int)w->kv->enc,
                            .interleaved = q->interleaved };
 
-    cuda_launch(b, KERN_rope_kv, over((q->H + 2 * k->H) * (q->hd / 2), 128), q->T, 1, 128,
-                (void *[]){ &a });
+    const struct op *y = i + 3 < b->n_op ? &b->op[i + 3] : NULL;
+
+    /* attention that follows at once does it too */
+    if (y && in_program(y) && y->x == q->y && y->kv == w->kv && y->layer == w->layer &&
+        y->T == q->T && dead(b, i + 4, q->y, q->T * q->D) && dead(b, i + 3, k->y, k->T * k->D))
+        program_rope(b, &a, q->T);
+    else
+        cuda_launch(b, KERN_rope_kv, over((q->H + 2 * k->H) * (q->hd / 2), 128), q->T, 1, 128,
+                    (void *[]){ &a });
     return 3;
 }
 
 /* ---- attention ---- */
 
-/* Spans of slots: enough blocks to fill the device about six times, none below 64 slots. */
-static void choose_splits(const struct cuda *b, size_t blocks, size_t *splits, size_t *span)
+/* Spans of slots: enough for `most` blocks, none below `least` slots. */
+static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size_t least,
+                          size_t *splits, size_t *span)
 {
-    size_t n = over(6 * (size_t)b->sms, blocks);
-    const size_t most = b->slots / KV_BLOCK;
+    size_t n = most / blocks;
 
-    n = n > most ? most : n;
+    n = n > b->slots / least ? b->slots / least : n;
     n = n > ATTN_SPLITS ? ATTN_SPLITS : n ? n : 1;
     *span = over(over(b->slots, n), KV_BLOCK) * KV_BLOCK;
     *splits = over(b->slots, *span);
@@ -592,11 +567,14 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     };
     static const size_t heads[] = { 1, 4, 8 };
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
-    const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2, parts = over(group, heads[size]);
+    const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
+    const bool program = in_program(o);
+    const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
     const int enc = o->kv->enc == ENC_F32 ? 0 : o->kv->enc == ENC_F16 ? 1 : 2;
     size_t splits, span;
 
-    choose_splits(b, rows * K * parts, &splits, &span);
+    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
+                  &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
         return;
@@ -604,7 +582,10 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     a->done = (int *)(uintptr_t)b->done.p;
     a->splits = (int)splits;
     a->span = (int)span;
-    cuda_launch(b, kern[enc][size], splits, K * parts, rows, 128, (void *[]){ a });
+    if (program)
+        program_attn(b, a, (int)o->kv->enc, rows);
+    else
+        cuda_launch(b, kern[enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }
 
 /* Prompts on the tensor cores; false where there is no kernel for them. */
@@ -767,5 +748,6 @@ void cuda_run(struct cuda *b, bool ending)
             i++;
         }
     }
+    program_flush(b);
     b->n_op = 0;
 }

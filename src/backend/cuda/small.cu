@@ -1,7 +1,5 @@
 /* small.cu - everything that is neither a product nor attention: one formula of ops.def each. */
-#include "backend/cuda/unit.cuh"
-
-enum { KV_BLOCK = 64, WARP = 32 };
+#include "backend/cuda/cache.cuh"
 
 /* Once in a kernel: the room is not given free. */
 __device__ static float block_sum(float v)
@@ -160,20 +158,6 @@ extern "C" __global__ void rope(float *x, int heads, int hd, const int32_t *pos,
     sincosf((float)pos[blockIdx.y] * inv_freq[i], &s, &c);
     rotate(x + ((size_t)blockIdx.y * heads + h) * hd, interleaved ? 2 * i : i,
            interleaved ? 2 * i + 1 : i + half, s, c);
-}
-
-__device__ static void store(uint8_t *cache, size_t at, float v, int enc)
-{
-    if (enc == DEV_ENC_F32)
-        ((float *)cache)[at] = v;
-    else
-        ((uint16_t *)cache)[at] = enc == DEV_ENC_BF16 ? f32_to_bf16(v) : f32_to_f16(v);
-}
-
-/* Where slot s of a sequence lies in the cache, head h. */
-__device__ static size_t cache_at(const int32_t *table, int s, int K, int h, int hd)
-{
-    return (((size_t)table[s / KV_BLOCK] * K + h) * KV_BLOCK + s % KV_BLOCK) * hd;
 }
 
 /* grid: (columns, rows) */

@@ -21,7 +21,7 @@
 #include "format/enc/q6_k.h"
 #include "format/enc/q8_0.h"
 
-enum { UNIT = 32 };
+enum { UNIT = 32, WARP = 32 };
 
 __device__ static inline float scale_at(const dev_weight &w, size_t i)
 {

@@ -1,0 +1,267 @@
+/* program.c - what run.c wants of a pass of few rows, gathered into programs (stream.cu): a program
+ * is one kernel, and ends where something else has to be launched. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_int.h"
+#include "base/mem.h"
+
+enum { STATIC_SHARED = 4096 /* what a kernel has besides */ };
+
+static size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static enum dev_class class_of(const struct dev_weight *w)
+{
+    return w->kind == DEV_F8                        ? CLASS_F8
+           : w->kind == DEV_U6                      ? CLASS_U6
+           : w->kind == DEV_N4                      ? CLASS_N4
+           : w->kind == DEV_U8 || w->kind == DEV_U4 ? CLASS_U48
+                                                    : CLASS_W16;
+}
+
+/* Bytes of shared memory: of the scratch, with 2^buffers of sums in it; and of all but inputs. */
+static size_t scratch_of(const struct cuda *b, size_t T, size_t attn, size_t buffers)
+{
+    const size_t sums = ((size_t)RING_WARPS(b->big) << buffers) * T * DEV_TILE * sizeof(float);
+
+    return (sums > attn ? sums : attn) / 16 * 16 + 16;
+}
+
+static size_t shared_of(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
+{
+    return (size_t)(RING_WARPS(b->big) * RING_SLOT(class) * RING_DEPTH(class, b->big)) +
+           (class == CLASS_N4 ? LUT_N4 : 0) + scratch + feeds * sizeof(struct stream_feed) +
+           2 * sizeof(struct dev_phase);
+}
+
+static bool fits(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
+{
+    return shared_of(b, class, feeds, scratch) <= b->shared - STATIC_SHARED;
+}
+
+/* What attention needs of the scratch: queries, and a head of every warp. */
+static size_t attn_scratch(const struct cuda *b, size_t hd)
+{
+    return (PROGRAM_HEADS * hd + (hd + 2) * RING_WARPS(b->big)) * sizeof(float);
+}
+
+/* Room on the device for n bytes of a program, and where they are written meanwhile. */
+static bool image_room(struct cuda *b, size_t n, CUdeviceptr *at, uint8_t **host)
+{
+    struct program *p = &b->prog;
+
+    n = over(n, 256) * 256;
+    if (b->recording) {
+        struct recording *r = b->recording;
+
+        if (!r->image) { /* all of a pass: no phase comes from nothing */
+            r->image_bytes =
+                2 * b->n_op * (sizeof(struct dev_phase) + sizeof(struct stream_feed) + 256);
+            r->image = xcalloc(1, r->image_bytes);
+            if (!cuda_ok(b, b->d.cuMemAlloc(&r->programs, r->image_bytes), "a recorded pass"))
+                return false;
+        }
+        if (n > r->image_bytes - r->image_used)
+            return cuda_ok(b, CUDA_ERROR_NOT_SUPPORTED, "a recorded pass of so many layers");
+        *host = r->image + r->image_used;
+        *at = r->programs + r->image_used;
+        r->image_used += n;
+        return true;
+    }
+    BUG_ON(n > PIN_BYTES);
+    if (p->at + n > PIN_BYTES) {
+        cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "programs");
+        p->at = 0;
+    }
+    if (!p->room && (!cuda_ok(b, b->d.cuMemAlloc(&p->room, PIN_BYTES), "programs") ||
+                     !cuda_ok(b, b->d.cuMemAllocHost(&p->pin, PIN_BYTES), "programs")))
+        return false;
+    *host = (uint8_t *)p->pin + p->at;
+    *at = p->room + p->at;
+    p->at += n;
+    return true;
+}
+
+static void launch(struct cuda *b, struct program *p)
+{
+    const size_t phases = p->n * sizeof(*p->phase), feeds = p->n_feeds * sizeof(*p->feed);
+    const size_t n = phases + feeds;
+    struct program_args a = { .n = (int)p->n, .n_feeds = (int)p->n_feeds, .T = (int)p->T };
+    size_t scratch = 0, buffers = SUM_BUFFERS, kept = 0;
+    CUdeviceptr at = 0;
+    uint8_t *host = NULL;
+
+    for (;; buffers--) {
+        scratch = scratch_of(b, p->T, p->attn, buffers);
+        if (buffers == 0 || fits(b, p->class, p->n_feeds, scratch))
+            break;
+    }
+    const size_t shared = shared_of(b, p->class, p->n_feeds, scratch);
+
+    for (size_t i = 0; i < p->n; i++) {
+        struct stream_args *s = &p->phase[i].u.s;
+        const size_t row = p->phase[i].attn ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
+
+        if (row == 0 || shared + (size_t)s->T * row > b->shared - STATIC_SHARED)
+            continue;
+        s->kept = (int)row;
+        kept = (size_t)s->T * row > kept ? (size_t)s->T * row : kept;
+    }
+    if (b->failed || !image_room(b, n, &at, &host))
+        return;
+    memcpy(host, p->phase, phases);
+    memcpy(host + phases, p->feed, feeds);
+    if (!b->recording && !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, n, b->stream), "programs"))
+        return;
+    a.phase = (const struct dev_phase *)(uintptr_t)at;
+    a.feed = (const struct stream_feed *)(uintptr_t)(at + phases);
+    a.scratch = (int)scratch;
+    a.buffers = (int)buffers;
+    a.slot = p->at_rows.slot;
+    a.seq = p->at_rows.seq;
+    a.blocks = p->at_rows.table;
+    a.pos = p->pos;
+    a.n_rows = (int)p->n_rows;
+    a.gate = (unsigned *)(uintptr_t)b->gate;
+    memcpy(a.table, p->table, sizeof(a.table));
+    const enum kernel k = (enum kernel)((int)KERN_program_w16_1 + 2 * (int)p->class + (p->T > 8));
+
+    cuda_ok(b,
+            b->d.cuLaunchCooperativeKernel(b->kern[k], (unsigned)b->sms, 1, 1,
+                                           (unsigned)(RING_WARPS(b->big) * 32), 1, 1,
+                                           (unsigned)(shared + kept), b->stream, (void *[]){ &a }),
+            "program");
+}
+
+static void launch_rope(struct cuda *b)
+{
+    struct rope_args a = b->prog.rope;
+
+    b->prog.rope.q = NULL;
+    if (a.q)
+        cuda_launch(b, KERN_rope_kv, over((size_t)((a.H + 2 * a.K) * (a.hd / 2)), 128),
+                    b->prog.rope_rows, 1, 128, (void *[]){ &a });
+}
+
+void program_flush(struct cuda *b)
+{
+    struct program *p = &b->prog;
+
+    if (p->n) {
+        launch(b, p);
+        p->n = p->n_feeds = p->n_rows = 0;
+        p->attn = 0;
+    }
+    launch_rope(b);
+}
+
+/* Another phase; those before are launched where they cannot be in one program with it. */
+static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, size_t T, size_t attn,
+                             const uint16_t *table)
+{
+    struct program *p = &b->prog;
+    const size_t most = attn > p->attn ? attn : p->attn;
+    const bool both = (p->class == CLASS_U48 || p->class == CLASS_U6) &&
+                      (class == CLASS_U48 || class == CLASS_U6);
+
+    if (feed && p->n_feeds && both && p->class > class)
+        class = p->class;
+    if (!feed && p->n_feeds)
+        class = p->class;
+    if (p->n == PROGRAM_PHASES || (p->n && T != p->T) ||
+        (feed && p->n_feeds &&
+         ((class != p->class && !both) ||
+          (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
+        (p->n && !fits(b, class, p->n_feeds + feed, scratch_of(b, T, most, 0))))
+        program_flush(b);
+    if (feed || !p->n_feeds)
+        p->class = class;
+    if (table)
+        memcpy(p->table, table, sizeof(p->table));
+    p->T = T;
+    p->attn = attn > p->attn ? attn : p->attn;
+    if (!p->phase) {
+        p->phase = xcalloc(PROGRAM_PHASES, sizeof(*p->phase));
+        p->feed = xcalloc(PROGRAM_PHASES, sizeof(*p->feed));
+    }
+    struct dev_phase *ph = &p->phase[p->n++];
+
+    memset(ph, 0, sizeof(*ph));
+    return ph;
+}
+
+void program_stream(struct cuda *b, const struct stream_args *a)
+{
+    const struct dev_weight *w = &a->out[0].w;
+    const enum dev_class class = class_of(w);
+    const bool rows = class == CLASS_W16 || class == CLASS_F8;
+    const int cols = class == CLASS_W16  ? RING_SLOT(CLASS_W16) / DEV_TILE / 2
+                     : w->kind == DEV_U8 ? 64
+                                         : 128;
+
+    launch_rope(b);
+    struct dev_phase *ph =
+        add(b, class, true, (size_t)a->T, 0, class == CLASS_N4 ? w->table : NULL);
+    struct stream_feed *f = &b->prog.feed[b->prog.n_feeds++];
+
+    ph->form = w->kind * 4 + (w->gs > 1 && w->kind != DEV_U6 ? 2 : 0) + (w->pair ? 1 : 0);
+    ph->u.s = *a;
+    *f = (struct stream_feed){ .tiles = a->tiles,
+                               .stages = w->kp / cols,
+                               .stride = !rows               ? w->rec
+                                         : class == CLASS_F8 ? w->kp
+                                                             : 2 * w->kp,
+                               .swiglu = a->swiglu };
+    for (int i = 0; i < DEV_OUTS; i++) {
+        const bool there = i < a->n;
+
+        f->q[i] = there ? a->out[i].w.q : NULL;
+        f->rows[i] = there ? a->out[i].w.rows : 0;
+        f->tile0[i] = there ? a->out[i].tile0 : INT32_MAX;
+    }
+}
+
+void program_rope(struct cuda *b, const struct rope_args *a, size_t rows)
+{
+    launch_rope(b);
+    b->prog.rope = *a;
+    b->prog.rope_rows = rows;
+}
+
+void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows)
+{
+    struct rope_args r = b->prog.rope;
+    const int group = a->H / a->K;
+
+    if (r.q != a->q || r.kc != a->k || b->prog.rope_rows != rows)
+        launch_rope(b);
+    r = b->prog.rope;
+    b->prog.rope.q = NULL;
+    struct dev_phase *ph = add(b, CLASS_U48, false, b->prog.n ? b->prog.T : rows,
+                               attn_scratch(b, (size_t)a->hd), NULL);
+
+    b->prog.at_rows = *a;
+    b->prog.pos = r.q ? r.pos : b->prog.n_rows ? b->prog.pos : NULL;
+    b->prog.n_rows = rows;
+    ph->attn = 1;
+    ph->u.a = (struct attn_phase){ .a = *a,
+                                   .r = r,
+                                   .enc = enc,
+                                   .parts = (group + PROGRAM_HEADS - 1) / PROGRAM_HEADS,
+                                   .rows = (int)rows };
+}
+
+void program_close(struct cuda *b)
+{
+    if (b->prog.room)
+        b->d.cuMemFree(b->prog.room);
+    if (b->prog.pin)
+        b->d.cuMemFreeHost(b->prog.pin);
+    if (b->gate)
+        b->d.cuMemFree(b->gate);
+    free(b->prog.phase);
+    free(b->prog.feed);
+}

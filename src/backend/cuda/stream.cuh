@@ -1,0 +1,458 @@
+/* stream.cuh - y = x W^T for at most 16 rows of x: packed weights (dev.h) read once, at the memory's
+ * speed, onto the tensor cores, and whatever elementwise work comes before and after.
+ *
+ * A block has a run of tiles of 16 rows of W, which are the tensor cores' A; rows of x are B, and
+ * those beyond T are zeros and cost nothing that counts. The warps of a block share a tile by columns:
+ * each takes every 16th stage (a record, or a piece of 16 rows) into a ring of its own in shared
+ * memory that runs on from tile to tile, and from one product of a program to the next, whose weights
+ * do not depend on anything: so that reading never stops. Codes are widened to f16 in registers,
+ * exactly; scales meet the sums, in float32, at the end of a group. The second of a pair meets the sum
+ * of x, which is a product with ones. One warp ends a tile, in turns, while the others go on. Columns
+ * are summed in an order that depends on nothing but the shape of W, so a row's result is the same in
+ * any batch. */
+#pragma once
+
+#include "backend/cuda/codes.cuh"
+#include "backend/cuda/mma.cuh"
+
+/* ---- the rings ---- */
+
+template <int CLASS> struct ring_of {
+    static constexpr bool rows = CLASS == CLASS_W16 || CLASS == CLASS_F8;
+    static constexpr int slot = RING_SLOT(CLASS), depth = RING_DEPTH(CLASS, BIG);
+    static constexpr int piece = slot / DEV_TILE; /* of rows: bytes of each */
+};
+
+/* Where a warp's reading is: stage s of tile `item` of a feed; p is this lane's first byte of it. */
+struct cursor {
+    const uint8_t *p;
+    int item, last, s, stages, stride, feed, swiglu;
+    int top; /* the last of the tile's rows that there is */
+};
+
+/* A program's state in a block. */
+struct program {
+    const program_args *a;
+    const stream_feed *feeds;
+    uint8_t *ring;    /* this warp's */
+    uint32_t ring_at; /* as shared memory is addressed */
+    float *scratch;
+    uint16_t *inputs; /* x of the phase, if it is kept */
+    const uint32_t *lut;
+    uint64_t *full, *empty; /* [buffers]: sums are there, were read */
+    cursor ask;
+    int slot; /* of the stage that is used next */
+    int turn; /* tiles so far */
+};
+
+/* The tile after `item` that is this block's. Blocks share them card by card, so that what all of
+ * them read at a time lies together. */
+__device__ static __forceinline__ int next_tile(int item, int swiglu)
+{
+    return swiglu && item % 2 == 0 ? item + 1 : item + (swiglu ? 2 * gridDim.x - 1 : gridDim.x);
+}
+
+/* To stage s of the cursor's tile, or of the next one that has stages for this warp. */
+template <int CLASS> __device__ static __forceinline__ void enter_tile(program &p)
+{
+    typedef ring_of<CLASS> R;
+    cursor &c = p.ask;
+    const int lane = threadIdx.x % WARP;
+
+    for (;;) {
+        while (c.s >= c.stages && c.item < c.last) {
+            c.item = next_tile(c.item, c.swiglu);
+            c.s = threadIdx.x / WARP;
+        }
+        if (c.item < c.last)
+            break;
+        if (++c.feed >= p.a->n_feeds)
+            return;
+        const stream_feed &f = p.feeds[c.feed];
+
+        c.swiglu = f.swiglu;
+        c.item = blockIdx.x * (c.swiglu ? 2 : 1);
+        c.last = f.tiles;
+        c.s = threadIdx.x / WARP;
+        c.stages = f.stages;
+        c.stride = f.stride;
+    }
+    const stream_feed &f = p.feeds[c.feed];
+    const int o = f.swiglu ? c.item % 2 : c.item >= f.tile0[2] ? 2 : c.item >= f.tile0[1] ? 1 : 0;
+    const int tile = f.swiglu ? c.item / 2 : c.item - f.tile0[o];
+
+    if constexpr (R::rows) {
+        c.top = f.rows[o] - 1 - tile * DEV_TILE;
+        c.p = f.q[o] + (size_t)tile * DEV_TILE * c.stride + c.s * R::piece + lane * 16 % R::piece;
+    } else {
+        c.p = f.q[o] + ((size_t)tile * c.stages + c.s) * c.stride + lane * 16;
+    }
+}
+
+/* Asks for the cursor's stage and moves on; an empty group at the end keeps the count. */
+template <int CLASS> __device__ static __forceinline__ void fetch(program &p, int slot)
+{
+    typedef ring_of<CLASS> R;
+    cursor &c = p.ask;
+    const int lane = threadIdx.x % WARP;
+    uint32_t to = p.ring_at + slot * R::slot;
+
+    if (c.item < c.last) {
+        if constexpr (R::rows) {
+            constexpr int lanes = R::piece / 16, at_once = WARP / lanes; /* of a row, rows */
+            const int slab = lane % lanes / 4, row = lane / lanes;
+
+            to += slab * 1024 + ((row * 4 + lane % 4) ^ (slab & 1) << 2) * 16;
+#pragma unroll
+            for (int i = 0; i < DEV_TILE; i += at_once)
+                copy_async(to + i * 64, c.p + (size_t)(min(row + i, c.top) * c.stride));
+            c.p += STREAM_WARPS * R::piece;
+        } else {
+            to += lane * 16;
+#pragma unroll
+            for (int i = 0; i < R::slot; i += WARP * 16)
+                if (i + WARP * 16 <= 1024 || lane * 16 < c.stride - i)
+                    copy_async(to + i, c.p + i);
+            c.p += STREAM_WARPS * c.stride;
+        }
+        c.s += STREAM_WARPS;
+        if (c.s >= c.stages)
+            enter_tile<CLASS>(p);
+    }
+    copy_commit();
+}
+
+/* ---- barriers in shared memory ---- */
+
+__device__ static inline void bar_init(uint64_t *bar, int count)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"((uint32_t)__cvta_generic_to_shared(bar)),
+                 "r"(count)
+                 : "memory");
+}
+
+__device__ static inline void bar_arrive(uint64_t *bar)
+{
+    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(bar))
+                 : "memory");
+}
+
+__device__ static inline void bar_wait(uint64_t *bar, int parity)
+{
+    uint32_t done = 0;
+
+    while (!done)
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"((uint32_t)__cvta_generic_to_shared(bar)), "r"(parity)
+                     : "memory");
+}
+
+/* ---- a stage ---- */
+
+/* Eight columns of a row of x that go with the lane's of block j of slab b. */
+template <int KIND>
+__device__ static inline uint4 inputs_at(const uint16_t *x, int b, int j, int c)
+{
+    if constexpr (KIND == DEV_U6) {
+        const uint2 lo = *(const uint2 *)(x + 32 * j + 4 * c);
+        const uint2 hi = *(const uint2 *)(x + 32 * j + 16 + 4 * c);
+
+        return make_uint4(lo.x, lo.y, hi.x, hi.y);
+    } else if constexpr (KIND == DEV_F8) {
+        return *(const uint4 *)(x + 64 * b + 16 * c + 8 * j);
+    } else {
+        return *(const uint4 *)(x + 32 * (kind_of<KIND>::blocks * b + j) + 8 * c);
+    }
+}
+
+/* This lane's inputs of stage s; those of rows beyond T are left. */
+template <int KIND, int NT>
+__device__ static __forceinline__ void load_inputs(uint4 *into, const uint16_t *x, int stride, int T,
+                                                   int s)
+{
+    constexpr int blocks = kind_of<KIND>::blocks, n = kind_of<KIND>::slabs * blocks;
+    const int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
+
+#pragma unroll
+    for (int i = 0; i < NT; i++)
+        if (i * 8 + g < T) {
+            const uint16_t *from = x + (i * 8 + g) * stride + s * n * 32;
+
+#pragma unroll
+            for (int b = 0; b < n; b++)
+                into[b * NT + i] = inputs_at<KIND>(from, b / blocks, b % blocks, c);
+        }
+}
+
+template <int NT> __device__ static inline void flush(float acc[NT][4], float tmp[NT][4], float2 s)
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            acc[n][i] = fmaf(i < 2 ? s.x : s.y, tmp[n][i], acc[n][i]);
+            tmp[n][i] = 0;
+        }
+}
+
+/* What the weights of one launch have in common, in registers. */
+struct shared_form {
+    int gs, zeros;
+    uint32_t zero; /* 1024 + zero_const, twice */
+};
+
+/* One stage in shared memory times its columns of x. ZEROS: groups have zero points of their own. */
+template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT>
+__device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const shared_form &w,
+                                            const uint4 *x, const uint32_t *lut)
+{
+    typedef kind_of<KIND> K;
+    constexpr bool plain = KIND == DEV_B16 || KIND == DEV_H16;
+    const int lane = threadIdx.x % WARP, g = lane / 4;
+    const uint8_t *scales = p + K::codes;
+    float tmp[NT][4] = {}, ones[NT][4] = {};
+    uint32_t z[2] = { w.zero, w.zero };
+
+    if (!FINE && ZEROS)
+        record_zeros(z, scales + w.gs * 32, 0, g);
+#pragma unroll
+    for (int b = 0; b < kind_of<KIND>::slabs; b++) {
+        const uint4 *at = (const uint4 *)(p + b * 1024) + (lane ^ (b & 1) << 2);
+        const uint4 v[2] = { at[0], at[WARP] };
+        uint4 hi = make_uint4(0, 0, 0, 0);
+
+        if constexpr (KIND == DEV_U6)
+            hi = ((const uint4 *)(p + 1024))[lane];
+#pragma unroll
+        for (int j = 0; j < K::blocks; j++) {
+            const int gi = j; /* FINE: a group for each block */
+            uint32_t q[2][4];
+
+            if (FINE && ZEROS)
+                record_zeros(z, scales + w.gs * 32, gi, g);
+            code_pairs<KIND>(q[0], v[0], make_uint2(hi.x, hi.y), j, z[0], lut);
+            code_pairs<KIND>(q[1], v[1], make_uint2(hi.z, hi.w), j, z[1], lut);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const uint32_t a[4] = { q[0][2 * h], q[1][2 * h], q[0][2 * h + 1], q[1][2 * h + 1] };
+                const uint32_t one[4] = { 0x3C003C00, 0x3C003C00, 0x3C003C00, 0x3C003C00 };
+
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    const uint4 &u = x[(b * K::blocks + j) * NT + n];
+
+                    mma<KIND == DEV_B16>(plain ? acc[n] : tmp[n], a, h ? u.z : u.x, h ? u.w : u.y);
+                    if (PAIR)
+                        mma<KIND == DEV_B16>(ones[n], one, h ? u.z : u.x, h ? u.w : u.y);
+                }
+                if (KIND == DEV_U6)
+                    flush<NT>(acc, tmp, record_scales(scales, 2 * j + h, 32, g));
+            }
+            if (FINE && KIND != DEV_U6)
+                flush<NT>(acc, tmp, record_scales(scales, gi, PAIR ? 64 : 32, g));
+            if (PAIR)
+                flush<NT>(acc, ones, record_scales(scales + 32, gi, 64, g));
+        }
+    }
+    if (!FINE && !plain && !K::rows)
+        flush<NT>(acc, tmp, w.gs ? record_scales(scales, 0, 32, g) : make_float2(1, 1));
+    if (KIND == DEV_F8) {
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                acc[n][i] = tmp[n][i];
+    }
+}
+
+/* ---- a product ---- */
+
+__device__ static inline const dev_out &out_of(const stream_args &a, int item, int *tile)
+{
+    const int o = a.swiglu                            ? item % 2
+                  : a.n > 2 && item >= a.out[2].tile0 ? 2
+                  : a.n > 1 && item >= a.out[1].tile0 ? 1
+                                                      : 0;
+
+    *tile = a.swiglu ? item / 2 : item - a.out[o].tile0;
+    return a.out[o];
+}
+
+/* What a thread has to do with the end of a tile: row r of W and row t of x. */
+struct tile_end {
+    int t, row;
+    bool mine, there; /* of this warp; and there is such a row */
+    float old, by;    /* of the residual, of the next norm; asked for before the sums are there */
+};
+
+/* Tile number n of a phase. Other warps each time. */
+__device__ static __forceinline__ tile_end end_of(const stream_args &a, const dev_out &out, int tile,
+                                                  int n)
+{
+    const int ends = (a.T + 1) / 2, turn = (threadIdx.x / WARP - n * ends) & (STREAM_WARPS - 1);
+    const int i = turn * WARP + threadIdx.x % WARP;
+    tile_end e = { i / DEV_TILE, tile * DEV_TILE + i % DEV_TILE, turn < ends };
+
+    e.there = e.mine && e.t < a.T && e.row < out.w.rows;
+    if (a.add && e.there)
+        e.old = out.y[(size_t)e.t * out.w.rows + e.row];
+    if (a.norm && e.there)
+        e.by = a.norm[e.row];
+    return e;
+}
+
+/* What becomes of the sum v. gate: of swiglu, from the tile before. */
+__device__ static inline void finish(const stream_args &a, const dev_out &out, bool second, int tile,
+                                     const tile_end &e, float v, float &gate)
+{
+    if (a.swiglu) {
+        if (!second)
+            gate = v;
+        else if (e.there)
+            a.y16[(size_t)e.t * a.kp16 + e.row] = to16(gate / (1 + expf(-gate)) * v, a.mode16);
+        return;
+    }
+    v += e.old;
+    if (e.there)
+        out.y[(size_t)e.t * out.w.rows + e.row] = v;
+    if (!a.norm)
+        return;
+    float s = e.there ? v * v : 0;
+
+    if (e.there)
+        a.y16[(size_t)e.t * a.kp16 + e.row] = to16(v * e.by, a.mode16);
+    for (int d = DEV_TILE / 2; d; d /= 2)
+        s += __shfl_xor_sync(~0u, s, d);
+    if (e.row % DEV_TILE == 0 && e.t < a.T)
+        a.ss_out[(size_t)e.t * a.tiles + tile] = s;
+}
+
+/* The factors of the rows' norms, for the ends of tiles. */
+__device__ static inline void norm_factors(const stream_args &a, float *factor)
+{
+    const int lane = threadIdx.x % WARP;
+
+    for (int t = threadIdx.x / WARP; t < a.T; t += STREAM_WARPS) {
+        float s = 0;
+
+        for (int i = lane; i < a.n_ss; i += WARP)
+            s += a.ss[(size_t)t * a.n_ss + i];
+        for (int d = WARP / 2; d; d /= 2)
+            s += __shfl_xor_sync(~0u, s, d);
+        if (lane == 0)
+            factor[t] = 1 / sqrtf(s / (float)a.D + a.eps);
+    }
+}
+
+/* A warp's sums of a tile to those of the others; the warps whose turn it is add them up. */
+template <int KIND, int NT>
+__device__ static __forceinline__ void end_tile(program &p, const stream_args &a, const dev_out &out,
+                                                bool second, int tile, const tile_end &e, int T,
+                                                const float acc[NT][4], const float *factor,
+                                                float &gate)
+{
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    const int k = p.turn & ((1 << p.a->buffers) - 1), use = p.turn >> p.a->buffers;
+    float *const sum = p.scratch + k * (STREAM_WARPS * T * DEV_TILE);
+    const dev_weight &w = out.w;
+    float v = 0;
+
+    if (use > 0)
+        bar_wait(&p.empty[k], (use - 1) & 1);
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (n * 8 + 2 * c + i % 2 < T)
+                sum[(warp * T + n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] = acc[n][i];
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(&p.full[k]);
+    p.turn++;
+    if (!e.mine)
+        return;
+    bar_wait(&p.full[k], use & 1);
+    if (e.there)
+#pragma unroll
+        for (int o = 0; o < STREAM_WARPS; o++)
+            v += sum[(o * T + e.t) * DEV_TILE + e.row % DEV_TILE];
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(&p.empty[k]);
+    if (KIND == DEV_F8)
+        v *= F8_BY;
+    if ((KIND == DEV_F8 && w.n_groups == 1) || (KIND == DEV_U8 && w.gs == 0))
+        v *= e.there ? scale_at(w, (size_t)e.row / w.row_group) : 0;
+    if (a.ss && e.there)
+        v *= factor[e.t];
+    finish(a, out, second, tile, e, v, gate);
+}
+
+/* FINE: scales change within a record. NT: tiles of 8 rows of x. */
+template <int CLASS, int KIND, bool FINE, bool PAIR, int NT>
+__device__ static __forceinline__ void stream_phase(program &p, const stream_args &a)
+{
+    typedef ring_of<CLASS> R;
+    constexpr int n_x = kind_of<KIND>::slabs * kind_of<KIND>::blocks, cols = n_x * 32;
+    __shared__ float factor[DEV_STREAM_ROWS];
+    const int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4;
+    const int kp = a.out[0].w.kp, stages = kp / cols, T = a.T, unit = a.swiglu ? 2 : 1;
+    const uint16_t *const from = a.kept ? p.inputs : a.x;
+    const int stride = a.kept ? a.kept / 2 : kp;
+    const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
+                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
+    float gate = 0;
+    uint4 x[n_x * NT] = {}; /* rows beyond T stay zeros */
+    int tiles = 0;
+
+    if (a.kept)
+        for (int t = 0; t < T; t++)
+#pragma unroll 4
+            for (int i = threadIdx.x; i < kp / 8; i += blockDim.x)
+                ((uint4 *)(p.inputs + t * stride))[i] = ((const uint4 *)(a.x + (size_t)t * kp))[i];
+    if (a.ss)
+        norm_factors(a, factor);
+    if (a.kept)
+        __syncthreads();
+    for (int item = blockIdx.x * unit; item < a.tiles; item = next_tile(item, a.swiglu), tiles++) {
+        int tile;
+        const dev_out &out = out_of(a, item, &tile);
+        const tile_end e = end_of(a, out, tile, tiles / unit);
+        float acc[NT][4] = {};
+
+        for (int s = warp; s < stages; s += STREAM_WARPS) {
+            const uint8_t *const stage = p.ring + p.slot * R::slot;
+
+            load_inputs<KIND, NT>(x, from, stride, T, s);
+            copy_wait<R::depth - 2>();
+            __syncwarp();
+            /* the slot of the stage before is free again */
+            fetch<CLASS>(p, p.slot ? p.slot - 1 : R::depth - 1);
+            if constexpr (KIND == DEV_F8) {
+                const dev_weight &w = out.w;
+                float part[NT][4];
+                float2 by = make_float2(1, 1);
+
+                if (w.n_groups > 1) {
+                    const int r0 = tile * DEV_TILE + g, k = s * cols / w.group;
+                    const size_t at0 = min(r0, w.rows - 1) / w.row_group;
+                    const size_t at8 = min(r0 + 8, w.rows - 1) / w.row_group;
+
+                    by = make_float2(scale_at(w, at0 * w.n_groups + k),
+                                     scale_at(w, at8 * w.n_groups + k));
+                }
+                stage_product<KIND, FINE, PAIR, false, NT>(part, stage, form, x, p.lut);
+                flush<NT>(acc, part, by);
+            } else if ((KIND == DEV_U4 || KIND == DEV_U8) && !PAIR && form.zeros) {
+                stage_product<KIND, FINE, PAIR, true, NT>(acc, stage, form, x, p.lut);
+            } else {
+                stage_product<KIND, FINE, PAIR, false, NT>(acc, stage, form, x, p.lut);
+            }
+            p.slot = p.slot + 1 == R::depth ? 0 : p.slot + 1;
+        }
+        end_tile<KIND, NT>(p, a, out, a.swiglu && item % 2, tile, e, T, acc, factor, gate);
+    }
+}
