@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Prompt Guard's real shape (279M, random weights, float32) beside transformers, windows of 512
 tokens: prompt_guard.py PUNA FOLDER [ROUNDS] [THREADS]. Needs torch and transformers; FOLDER gets
-the model where it has none. Rounds are interleaved; the ratio is the median of theirs.
+the model where it has none. Rounds are interleaved; a ratio is the median of the rounds'. That of
+CPU time is the one to read with one thread on a machine that does other work too.
 
 puna's time for a window is the difference between a text of some windows and one of a single."""
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -36,32 +38,42 @@ ids = torch.randint(4, 1000, (1, 512))
 
 
 def ours(n):
-    """Seconds and windows of a text of about n windows."""
+    """Seconds, CPU seconds and windows of a text of about n windows."""
     text = "\u2603 a " * ((510 + (n - 1) * STRIDE) // 4)
-    t = time.perf_counter()
+    u, t = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     out = subprocess.run([puna, "guard", folder, "--json", "--threads", str(threads)],
                          input=json.dumps({"text": text}) + "\n", text=True, capture_output=True,
                          check=True)
-    return time.perf_counter() - t, json.loads(out.stdout)["windows"]
+    t, v = time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (t, v.ru_utime - u.ru_utime + v.ru_stime - u.ru_stime,
+            json.loads(out.stdout)["windows"])
 
 
 def theirs():
-    t = time.perf_counter()
+    """Seconds and CPU seconds of a window, mean of two."""
+    u, t = time.process_time(), time.perf_counter()
     with torch.no_grad():
         model(input_ids=ids)
-    return time.perf_counter() - t
+        model(input_ids=ids)
+    return (time.perf_counter() - t) / 2, (time.process_time() - u) / 2
 
 
 theirs()
 ours(1)
-a, b = [], []
+rows = []
 for _ in range(rounds):
-    (t1, n1), (t2, n2) = ours(1), ours(MANY)
-    a.append((t2 - t1) / (n2 - n1))
-    b.append((theirs() + theirs()) / 2)
-ratios = [y / x for x, y in zip(a, b)]
-print(json.dumps({"puna_window_s": round(statistics.median(a), 3),
-                  "transformers_window_s": round(statistics.median(b), 3),
-                  "ratio": round(statistics.median(ratios), 2), "windows": [n1, n2],
-                  "threads": threads, "load": round(os.getloadavg()[0], 1),
-                  "puna": [round(x, 3) for x in a], "transformers": [round(x, 3) for x in b]}))
+    (t1, u1, n1), (t2, u2, n2), (t3, u3) = ours(1), ours(MANY), theirs()
+    rows.append(((t2 - t1) / (n2 - n1), (u2 - u1) / (n2 - n1), t3, u3))
+
+
+def median(of):
+    return round(statistics.median(of(r) for r in rows), 3)
+
+
+print(json.dumps({"puna_window_s": median(lambda r: r[0]), "puna_cpu_s": median(lambda r: r[1]),
+                  "transformers_window_s": median(lambda r: r[2]),
+                  "transformers_cpu_s": median(lambda r: r[3]),
+                  "ratio": median(lambda r: r[2] / r[0]),
+                  "cpu_ratio": median(lambda r: r[3] / r[1]),
+                  "windows": [n1, n2], "threads": threads, "load": round(os.getloadavg()[0], 1),
+                  "rounds": [[round(x, 3) for x in r] for r in rows]}))

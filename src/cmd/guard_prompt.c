@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cuda/cuda.h"
 #include "cmd/guard_int.h"
 #include "guard/prompt_guard.h"
 
@@ -78,13 +79,13 @@ int guard_prompt(const struct guard_cfg *c, const char *dir, const struct engine
                        "%s is a Prompt Guard, which reads one text: --answer, --categories and "
                        "--exclude are for Llama Guard",
                        dir);
-    if (c->device && !strcmp(c->device, "cuda"))
-        return err_set(e, ERR_HARDWARE, "Prompt Guard runs on the CPU so far: leave out --device");
-    if (cpu_ctx_new(&ctx, o->threads, flags, o->compute, e))
+    if (c->device && !strcmp(c->device, "cuda")
+            ? cuda_ctx_new(&ctx, o->compute, e)
+            : cpu_ctx_new(&ctx, o->threads, flags, o->compute, e))
         return -1;
     if (prompt_guard_open(&a.g, ctx, NULL, dir, e) == 0)
         rc = c->json ? guard_lines(answer_line, &a, e) : one(&a, e);
     prompt_guard_close(a.g);
-    cpu_ctx_free(ctx);
+    ctx->be->free(ctx);
     return rc;
 }

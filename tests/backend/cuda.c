@@ -3,9 +3,11 @@
  * is no GPU. */
 #include <math.h>
 
+#include "backend/cpu/cpu.h"
 #include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "model/deberta.h"
 #include "planes.h"
 #include "support.h"
 #include "support_model.h"
@@ -524,6 +526,100 @@ static void quantised(void **state)
     settle();
 }
 
+/* The ops of encoders against ref: 1.. of n queries, heads of hd. */
+static void check_encoder(struct ctx *c, size_t rows, size_t n, size_t hd)
+{
+    enum { HEADS = 2, SPAN = 9 };
+    const size_t D = HEADS * hd, m = n * D;
+    float *x = random_floats(5 * m + 2 * SPAN * D + D * D, n), *want = xcalloc(m, sizeof(*want));
+    float *got = xcalloc(m, sizeof(*got)), *d = to_gpu(c, x, (5 * m + 2 * SPAN * D) * sizeof(*x));
+    float *dy = to_gpu(c, got, m * sizeof(*got));
+    int32_t *bucket = xcalloc(2 * n, sizeof(*bucket));
+
+    for (size_t i = 0; i < 2 * n - 1; i++)
+        bucket[i] = (int32_t)(i * SPAN / (2 * n));
+    int32_t *db = to_gpu(c, bucket, 2 * n * sizeof(*bucket));
+    struct rel_attn a = { x, x + m, x + 2 * m, x + 5 * m, x + 5 * m + SPAN * D, bucket, rows,
+                          n, HEADS, hd,        SPAN };
+
+    ops_ref.attn_rel(NULL, want, &a);
+    a = (struct rel_attn){ d, d + m, d + 2 * m, d + 5 * m, d + 5 * m + SPAN * D, db, rows,
+                           n, HEADS, hd,        SPAN };
+    c->op->attn_rel(c, dy, &a);
+    from_gpu(c, got, dy, m * sizeof(*got));
+    assert_true(rel_error(got, want, rows * D) < 2e-6);
+    ops_ref.layernorm(NULL, want, x, x + m, x + 2 * m, n, D, 1e-7f);
+    c->op->layernorm(c, dy, d, d + m, d + 2 * m, n, D, 1e-7f);
+    from_gpu(c, got, dy, m * sizeof(*got));
+    assert_true(rel_error(got, want, m) < 2e-6);
+    ops_ref.gelu(NULL, want, n, D);
+    c->op->gelu(c, dy, n, D);
+    from_gpu(c, got, dy, m * sizeof(*got));
+    assert_true(rel_error(got, want, m) < 2e-6);
+    struct weight w = { .enc = ENC_F32,
+                        .rows = D,
+                        .cols = D,
+                        .data = x + 5 * m + 2 * SPAN * D,
+                        .row_bytes = D * sizeof(float),
+                        .name = "w" };
+    struct err e;
+
+    OK(c->be->place(c, &w, &e), e);
+    for (int add = 0; add < 2; add++) {
+        ops_ref.affine(NULL, want, &w, x + m, x, n, add);
+        c->op->affine(c, dy, &w, d + m, d, n, add);
+    }
+    from_gpu(c, got, dy, m * sizeof(*got));
+    assert_true(rel_error(got, want, m) < 2e-6);
+    check_calls(c);
+    c->be->unplace(c, &w);
+    c->be->release(c, d, 0);
+    c->be->release(c, dy, 0);
+    c->be->release(c, db, 0);
+    free(x);
+    free(want);
+    free(got);
+    free(bucket);
+}
+
+/* Their ops, and a small Prompt Guard beside the CPU, often enough to be recorded. */
+static void encoder(void **state)
+{
+    struct ctx *c = context(COMPUTE_AUTO), *host;
+    struct deberta *m, *truth;
+    float logits[DEBERTA_LABELS], want[DEBERTA_LABELS];
+    static float hidden[4 * 64 * 48], hidden_want[4 * 64 * 48];
+    int32_t ids[64];
+    struct err e;
+
+    (void)state;
+    check_encoder(c, 1, 1, 5);
+    check_encoder(c, 1, 40, 16);
+    check_encoder(c, 70, 70, 33);
+    check_encoder(c, 30, 1600, 8);
+    OK(cpu_ctx_new(&host, 1, cpu_flags(), COMPUTE_AUTO, &e), e);
+    OK(deberta_open(&m, c, data_path("deberta"), &e), e);
+    OK(deberta_open(&truth, host, data_path("deberta"), &e), e);
+    for (int i = 0; i < 64; i++)
+        ids[i] = i * 7 % (int)deberta_vocab(m);
+    for (int k = 0; k < 8; k++) {
+        const size_t n = k < 4 ? 20 : deberta_positions(m) < 64 ? deberta_positions(m) : 64;
+        const bool all = k % 4 == 3;
+
+        ids[3] = k;
+        OK(deberta_forward(truth, ids, n, want, all ? hidden_want : NULL, &e), e);
+        OK(deberta_forward(m, ids, n, logits, all ? hidden : NULL, &e), e);
+        if (rel_error(logits, want, deberta_labels(m)) > 1e-4 ||
+            (all && rel_error(hidden, hidden_want, 4 * n * 48) > 1e-4))
+            MISS("%d: %g off\n", k, rel_error(logits, want, deberta_labels(m)));
+    }
+    deberta_close(m);
+    deberta_close(truth);
+    cpu_ctx_free(host);
+    c->be->free(c);
+    settle();
+}
+
 static int ask(void **state)
 {
     static struct err e;
@@ -543,7 +639,7 @@ int main(void)
         cmocka_unit_test(rows),          cmocka_unit_test(attention),
         cmocka_unit_test(products_f32),  cmocka_unit_test(products_auto),
         cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
-        cmocka_unit_test(quantised),
+        cmocka_unit_test(quantised),     cmocka_unit_test(encoder),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);

@@ -123,7 +123,7 @@ struct blas *blas_open(struct cuda *b)
         l->lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     b->blas = l;
     if (l->lib && symbols(l) && l->cublasLtCreate(&l->handle) == CUBLAS_STATUS_SUCCESS &&
-        describe(l, BLAS_BF16) && describe(l, BLAS_F16) &&
+        describe(l, BLAS_BF16) && describe(l, BLAS_F16) && describe(l, BLAS_F32) &&
         b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
         l->f8 = b->hopper && describe_f8(l);
         return l;
@@ -144,7 +144,8 @@ bool blas_has_f8(const struct cuda *b)
 /* Column-major to cuBLAS: y^T [rows, T] = W [rows, kp] x^T [kp, T]. */
 static bool plan_make(const struct blas *l, struct plan *p)
 {
-    static const cudaDataType_t types[BLAS_TYPES] = { CUDA_R_16BF, CUDA_R_16F, CUDA_R_8F_E4M3 };
+    static const cudaDataType_t types[BLAS_TYPES] = { CUDA_R_16BF, CUDA_R_16F, CUDA_R_8F_E4M3,
+                                                      CUDA_R_32F };
     const cudaDataType_t type = types[p->type];
     const size_t most = WORKSPACE;
     cublasLtMatmulPreference_t pref = NULL;

@@ -83,6 +83,10 @@ struct driver {
     F(pack, widen_u6)                                                                              \
     F(pack, widen_n4)                                                                              \
     F(pack, widen_f8)                                                                              \
+    F(encoder, bias)                                                                               \
+    F(encoder, gelu)                                                                               \
+    F(encoder, layernorm)                                                                          \
+    F(encoder, attn_rel)                                                                           \
     F(linear, product)                                                                             \
     CUDA_PROGRAMS(F, w16) /* in the order of enum dev_class */                                     \
     CUDA_PROGRAMS(F, f8)                                                                           \
@@ -125,16 +129,20 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 6,
+    MODULES = 7,
     PROGRAM_PHASES = 1024
 };
 
 /* An op as it was asked for. */
 enum op_kind {
+    OP_AFFINE,
     OP_ATTN,
+    OP_ATTN_REL,
     OP_EMBED,
     OP_GATHER,
+    OP_GELU,
     OP_KV_WRITE,
+    OP_LAYERNORM,
     OP_LINEAR,
     OP_RMSNORM,
     OP_ROPE,
@@ -147,13 +155,14 @@ struct op {
     bool add, interleaved; /* linear_add; rope */
     size_t T, D;           /* x is [T, D], and so is y but for products */
     float *y;
-    const float *x, *u; /* u: what the op reads besides */
+    const float *x, *u, *bias; /* u: what the op reads besides */
     const int32_t *ids; /* tokens, rows or positions */
     struct linear_out out[DEV_OUTS];
     size_t n, H, hd, layer;
     float by; /* factor, epsilon */
     const struct kv_cache *kv;
     const struct batch *at;
+    struct rel_attn rel;
 };
 
 /* Phases that are not launched yet (program.c). */
@@ -273,7 +282,7 @@ extern const struct ops ops_cuda;
 
 /* y [T][rows] (+)= x [T][kp] w [rows][kp]^T, both of one type, rows kp apart; y float32, ldy apart.
  */
-enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_TYPES };
+enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_F32, BLAS_TYPES };
 struct blas_product {
     float *y;
     size_t ldy, rows, T, kp;

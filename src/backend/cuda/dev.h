@@ -58,6 +58,14 @@ struct dev_out {
     int tile0; /* first tile of 16 rows among those of all */
 };
 
+/* Attention with relative positions (struct rel_attn of ops.h), `per` queries of a block. */
+struct rel_args {
+    float *y;
+    const float *q, *k, *v, *rel_q, *rel_k;
+    const int32_t *bucket;
+    int rows, n, H, hd, per;
+};
+
 enum { DEV_OUTS = 3, ATTN_SPLITS = 128 };
 
 /* Products of few rows, with what comes before and after them. */

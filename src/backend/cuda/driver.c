@@ -16,13 +16,14 @@
             ".fatbin\"\n.byte 0\n.previous\n");                                                    \
     extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")))
 EMBED(attn);
+EMBED(encoder);
 EMBED(flash);
 EMBED(linear);
 EMBED(pack);
 EMBED(small);
 EMBED(stream);
 
-enum { FILE_attn, FILE_flash, FILE_linear, FILE_pack, FILE_small, FILE_stream };
+enum { FILE_attn, FILE_encoder, FILE_flash, FILE_linear, FILE_pack, FILE_small, FILE_stream };
 
 static const struct {
     int file;
@@ -306,8 +307,8 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn, cuda_flash, cuda_linear,
-                                         cuda_pack, cuda_small, cuda_stream };
+    const void *const image[MODULES] = { cuda_attn, cuda_encoder, cuda_flash, cuda_linear,
+                                         cuda_pack, cuda_small,   cuda_stream };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 

@@ -36,6 +36,37 @@ static void gather_cuda(struct ctx *c, float *y, const float *x, const int32_t *
     note(c, OP_GATHER, y, x, n, D)->ids = rows;
 }
 
+static void affine_cuda(struct ctx *c, float *y, const struct weight *w, const float *b,
+                        const float *x, size_t T, bool add)
+{
+    struct op *o = note(c, OP_AFFINE, NULL, x, T, w->cols);
+
+    o->n = 1;
+    o->out[0] = (struct linear_out){ y, w };
+    o->bias = b;
+    o->add = add;
+}
+
+static void attn_rel_cuda(struct ctx *c, float *y, const struct rel_attn *a)
+{
+    note(c, OP_ATTN_REL, y, a->q, a->rows, a->H * a->hd)->rel = *a;
+}
+
+static void gelu_cuda(struct ctx *c, float *x, size_t T, size_t D)
+{
+    note(c, OP_GELU, x, x, T, D);
+}
+
+static void layernorm_cuda(struct ctx *c, float *y, const float *x, const float *w, const float *b,
+                           size_t T, size_t D, float eps)
+{
+    struct op *o = note(c, OP_LAYERNORM, y, x, T, D);
+
+    o->u = w;
+    o->bias = b;
+    o->by = eps;
+}
+
 static void scale_cuda(struct ctx *c, float *x, size_t n, float by)
 {
     note(c, OP_SCALE, x, x, 1, n)->by = by;
@@ -112,10 +143,14 @@ static void linear_add_cuda(struct ctx *c, float *y, const struct weight *w, con
 }
 
 const struct ops ops_cuda = {
+    .affine = affine_cuda,
     .attn = attn_cuda,
+    .attn_rel = attn_rel_cuda,
     .embed = embed_cuda,
     .gather = gather_cuda,
+    .gelu = gelu_cuda,
     .kv_write = kv_write_cuda,
+    .layernorm = layernorm_cuda,
     .linear = linear_cuda,
     .linear_add = linear_add_cuda,
     .rmsnorm = rmsnorm_cuda,

@@ -36,6 +36,11 @@ static bool meets(const float *p, size_t n, const float *lo, const float *hi)
     return p && p < hi && p + n > lo;
 }
 
+static bool is_product(const struct op *o)
+{
+    return o->kind == OP_LINEAR || o->kind == OP_AFFINE;
+}
+
 static bool reads(const struct cuda *b, const struct op *o, const float *lo, const float *hi)
 {
     const size_t n = o->T * o->D;
@@ -44,15 +49,15 @@ static bool reads(const struct cuda *b, const struct op *o, const float *lo, con
     if (meets(o->x, o->kind == OP_GATHER ? (b->rows + o->T) * o->D : n, lo, hi) ||
         meets(o->u, n, lo, hi))
         return true;
-    return o->kind == OP_LINEAR && o->add && meets(o->out[0].y, o->T * o->out[0].w->rows, lo, hi);
+    return is_product(o) && o->add && meets(o->out[0].y, o->T * o->out[0].w->rows, lo, hi);
 }
 
 static bool overwrites(const struct op *o, const float *lo, const float *hi)
 {
-    for (size_t i = 0; o->kind == OP_LINEAR && i < o->n; i++)
+    for (size_t i = 0; is_product(o) && i < o->n; i++)
         if (o->out[i].y <= lo && o->out[i].y + o->T * o->out[i].w->rows >= hi)
             return true;
-    return o->kind != OP_LINEAR && o->y && o->y <= lo && o->y + o->T * o->D >= hi;
+    return !is_product(o) && o->y && o->y <= lo && o->y + o->T * o->D >= hi;
 }
 
 /* Whether nobody reads y [n] from op i on before it is written again. */
@@ -666,6 +671,65 @@ static void attention(struct cuda *b, size_t i)
     }
 }
 
+/* ---- encoders ---- */
+
+/* In float32: through cuBLASLt where the weight is that too. */
+static void affine(struct cuda *b, const struct op *o)
+{
+    enum { FEWEST = 8 };
+    const struct linear_out *out = &o->out[0];
+    const struct dev_weight *w = placed(out->w);
+    const struct inputs none = { 0 };
+    const struct blas_product p = { .y = out->y,
+                                    .ldy = out->w->rows,
+                                    .rows = out->w->rows,
+                                    .T = o->T,
+                                    .kp = out->w->cols,
+                                    .w = (CUdeviceptr)(uintptr_t)w->q,
+                                    .x = (CUdeviceptr)(uintptr_t)o->x,
+                                    .type = BLAS_F32,
+                                    .add = o->add };
+    int rows = (int)out->w->rows;
+    float *y = out->y;
+
+    if (!b->blas || o->T < FEWEST || w->enc != DEV_ENC_F32 || w->kind != DEV_RAW ||
+        !blas_run(b, &p))
+        product(b, out, o->x, o->T, o->add, &none);
+    cuda_launch(b, KERN_bias, over(out->w->rows, THREADS), o->T, 1, THREADS,
+                (void *[]){ &y, (void *)(uintptr_t)&o->bias, &rows });
+}
+
+static void attention_rel(struct cuda *b, const struct op *o)
+{
+    enum { SHARED = 48 << 10, PER = 8 }; /* what any kernel may have; queries of a block */
+    const struct rel_attn *r = &o->rel;
+    const size_t each = (r->n + r->hd) * sizeof(float), per = SHARED / each;
+    struct rel_args a = { .y = o->y,
+                          .q = r->q,
+                          .k = r->k,
+                          .v = r->v,
+                          .rel_q = r->rel_q,
+                          .rel_k = r->rel_k,
+                          .bucket = r->bucket,
+                          .rows = (int)r->rows,
+                          .n = (int)r->n,
+                          .H = (int)r->H,
+                          .hd = (int)r->hd,
+                          .per = (int)(per < PER ? per : PER) };
+
+    if (per == 0) {
+        if (!b->failed)
+            err_set(&b->fault, ERR_HARDWARE,
+                    "%zu tokens and heads of %zu values: the GPU's attention of encoders takes %zu "
+                    "of both; use --device cpu",
+                    r->n, r->hd, SHARED / sizeof(float));
+        b->failed = true;
+        return;
+    }
+    cuda_launch_with(b, KERN_attn_rel, over(r->rows, (size_t)a.per), r->H, 1, THREADS,
+                     (size_t)a.per * each, (void *[]){ &a });
+}
+
 /* ---- one op ---- */
 
 static void small(struct cuda *b, size_t i)
@@ -676,6 +740,19 @@ static void small(struct cuda *b, size_t i)
     struct copy16 copy;
 
     switch (o->kind) {
+    case OP_AFFINE:
+        affine(b, o);
+        break;
+    case OP_ATTN_REL:
+        attention_rel(b, o);
+        break;
+    case OP_GELU:
+        cuda_launch(b, KERN_gelu, over(o->D, THREADS), o->T, 1, THREADS, (void *[]){ &y, &d });
+        break;
+    case OP_LAYERNORM:
+        cuda_launch(b, KERN_layernorm, o->T, 1, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &o->bias, &d, &o->by });
+        break;
     case OP_EMBED:
         cuda_launch(b, KERN_embed, o->T, 1, 1, 128,
                     (void *[]){ &y, (void *)(uintptr_t)placed(o->out[0].w), &o->ids });
