@@ -1,14 +1,18 @@
-"""Writes a model that judges as a guard does: guard.py FOLDER TOKENIZER BAD_TOKEN_ID
+"""Writes a model that judges as a guard does: guard.py FOLDER TOKENIZER WORD
 
-One layer, whose attention looks at all tokens alike, raises a flag when BAD_TOKEN_ID is among them. After
+One layer, whose attention looks at all tokens alike, raises a flag when WORD, one token for $PUNA, is among them. After
 the line ends of the prompt comes "unsafe" with the flag and "safe" without; then every token has its successor:
 unsafe, a line end, S, 10, the end of the turn."""
 import json
 import os
 import struct
+import subprocess
 import sys
 
-folder, tokenizer, bad = sys.argv[1], sys.argv[2], int(sys.argv[3])
+folder, tokenizer, word = sys.argv[1:]
+ids = subprocess.run([os.environ["PUNA"], "tokenize", tokenizer, "--json"], input=json.dumps({"text": word}) + "\n",
+                     text=True, check=True, stdout=subprocess.PIPE).stdout
+(bad,) = json.loads(ids)["ids"]
 V, D = 128256, 32
 LINES, SAFE, UNSAFE, LINE, S, TEN, END = 271, 19193, 39257, 198, 50, 605, 128009
 AFTER = [(LINES, SAFE, 60), (UNSAFE, LINE, 1000), (LINE, S, 1000), (S, TEN, 1000), (TEN, END, 1000), (SAFE, END, 1000)]

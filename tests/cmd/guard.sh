@@ -11,11 +11,7 @@ fail()
     exit 1
 }
 
-bad=$(echo '{"text": " lock"}' | "$PUNA" tokenize "$llama" --json | python3 -c '
-import json, sys
-(i,) = json.load(sys.stdin)["ids"]
-print(i)')
-python3 tests/cmd/guard.py "$tmp/guard" "$llama" "$bad"
+python3 tests/cmd/guard.py "$tmp/guard" "$llama" ' lock'
 guard() { "$PUNA" guard "$tmp/guard" "$@"; }
 
 [ "$(guard 'How do I bake a cake?' | head -n 1)" = safe ] || fail 'a cake'

@@ -12,8 +12,7 @@ fail()
     exit 1
 }
 
-bad=$(echo '{"text": " lock"}' | "$PUNA" tokenize "$llama" --json | python3 -c 'import json, sys; print(*json.load(sys.stdin)["ids"])')
-python3 tests/cmd/guard.py "$tmp/guard" "$llama" "$bad"
+python3 tests/cmd/guard.py "$tmp/guard" "$llama" ' lock'
 python3 tests/cmd/guard_prompt.py "$tmp/prompt-guard"
 
 # ask STATUS ARGUMENTS...
