@@ -328,11 +328,14 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* Values of a bf16 row of x and of what lies behind it: 64 bytes keep rows of whole 4 KiB out of
- * one another's sets of the cache. */
+/* Values of a bf16 row of x and of what lies behind it: rows an odd number of 4 KiB and 64 bytes
+ * apart meet in as few sets of the caches as can be. */
 static size_t row_bf16(size_t K)
 {
-    return (K + 31) / 32 * 32 + 32;
+    enum { PAGE = 4096 / sizeof(bf16) };
+    const size_t n = (K + 31) / 32 * 32;
+
+    return n + 32 + (n && n % (2 * PAGE) == 0 ? PAGE : 0);
 }
 
 /* One plane of struct q8 that has a number for each group of T rows. */
