@@ -18,7 +18,7 @@ enum {
     LEAD = 3,    /* steps from a product to its use */
     RING = LEAD + 1,
     LINES = 8, /* of codes in a group */
-    MANY = 48, /* tokens below which vectors alone are faster */
+    MANY = 64, /* tokens below which vectors alone are faster */
 };
 
 /* The layout that ldtilecfg reads. */
