@@ -32,9 +32,11 @@ struct chain {
 INLINE void fetch(const struct rows16 *w, size_t off, const size_t bytes, const size_t r)
 {
     const uint8_t *at = w->next[0] + LANES * off + AHEAD;
+    /* a line that nobody fetches costs as much as a hundred that somebody does */
+    const size_t end = r + 1 < LANES ? (r + 1) * bytes / 64 : (LANES * bytes + 63) / 64;
 
 #pragma GCC unroll 4
-    for (size_t n = r * bytes / 64; n < (r + 1) * bytes / 64; n++)
+    for (size_t n = r * bytes / 64; n < end; n++)
         _mm_prefetch((const char *)(at + 64 * n), _MM_HINT_T1);
 }
 
