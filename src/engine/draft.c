@@ -22,6 +22,7 @@ struct draft {
     int32_t *token, *pos, *slot, *seq, *want; /* [chunk]; want: [sequences] */
     const int32_t **table;                    /* [sequences] */
     float *logits;                            /* [sequences][V] */
+    size_t most_rows, most_tokens;            /* of a pass, and of the cache, so far */
     double row_s;                             /* of a text that is read */
     double pass_s;                            /* of a pass with a row for each answer */
 };
@@ -103,6 +104,12 @@ void draft_seq_release(struct draft *d, struct draft_seq *s)
 void draft_audit(const struct draft *d)
 {
     kvpool_audit(d->pool, 0);
+}
+
+void draft_tell_peak(const struct draft *d)
+{
+    d->g->peak.rows = d->most_rows;
+    d->g->peak.tokens = d->most_tokens;
 }
 
 double draft_pass_s(const struct draft *d)
@@ -213,8 +220,8 @@ static int forward(struct draft *d, const struct rows *p, struct err *e)
     const size_t used =
         (kvpool_size(d->pool) - kvpool_available(d->pool) + kvpool_cached(d->pool)) * KV_BLOCK;
 
-    g->peak.rows = p->rows > g->peak.rows ? p->rows : g->peak.rows;
-    g->peak.tokens = used > g->peak.tokens ? used : g->peak.tokens;
+    d->most_rows = p->rows > d->most_rows ? p->rows : d->most_rows;
+    d->most_tokens = used > d->most_tokens ? used : d->most_tokens;
     return llama_forward(g->ctx, g->model, g->acts, &d->kv, &b, d->logits, e);
 }
 

@@ -56,6 +56,8 @@ int draft_guess(struct draft *d, struct draft_ask *ask, size_t n, double spend,
 void draft_note(struct draft_seq *s, size_t guessed, size_t right);
 /* Seconds that a pass with one row for each answer takes; 0 = nothing is known yet. */
 double draft_pass_s(const struct draft *d);
+/* Tells the drafter's engine (peak) what was used so far, for who plans memory. */
+void draft_tell_peak(const struct draft *d);
 /* Gives the blocks back; what it has learnt of the answer stays. */
 void draft_leave(struct draft *d, struct draft_seq *s);
 void draft_seq_release(struct draft *d, struct draft_seq *s); /* d NULL: legal on a zeroed one */

@@ -685,6 +685,8 @@ static void account(struct sched *s, double began)
     s->peak.blocks = max_of(s->peak.blocks, kvpool_size(s->pool) - kvpool_available(s->pool) +
                                                 kvpool_cached(s->pool));
     s->peak.lookups += s->batch.T;
+    if (s->draft)
+        draft_tell_peak(s->draft);
     s->stats.computed_tokens += prompts;
     note_pass(prompts ? &s->stats.prompts : &s->stats.decodes, took);
     pthread_mutex_unlock(&s->lock);

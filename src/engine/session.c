@@ -284,7 +284,10 @@ size_t session_guess(struct session *s, const struct ids *all, const struct gen_
         return 0;
     ask.worth = 1.0 / ROWS + (s->pass_s > 0 ? draft_pass_s(s->draft) / s->pass_s : 0);
     /* guesses that cannot be had are none */
-    return draft_guess(s->draft, &ask, 1, INFINITY, &e) ? 0 : ask.n;
+    const int rc = draft_guess(s->draft, &ask, 1, INFINITY, &e);
+
+    draft_tell_peak(s->draft);
+    return rc ? 0 : ask.n;
 }
 
 int session_check(struct session *s, int32_t last, const int32_t *guess, size_t n,
