@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/ceiling.h"
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
 #include "cmd/common.h"
@@ -35,6 +36,8 @@ static void on_step(void *arg, const struct train_step *s)
     progress_end();
     fprintf(stderr, "step %zu/%zu  loss %.6g  grad norm %.6g  lr %.3g  %.0f tokens/s  %.0f s left",
             s->step, s->steps, s->loss, s->grad_norm, s->lr, s->tokens_per_s, left);
+    if (s->mfu > 0)
+        fprintf(stderr, "  MFU %.0f %%", 100 * s->mfu);
     if (s->has_rewards)
         fprintf(stderr, "  rewards %.4g %.4g", s->chosen, s->rejected);
     if (s->has_eval)
@@ -168,11 +171,6 @@ static int refuse(const struct train_opts *o, struct err *e)
     if (o->stochastic_rounding && (o->use_peft || o->adapter_init || o->dtype[0] == 'f'))
         return err_set(e, ERR_USAGE,
                        "--stochastic-rounding is for a whole model in bf16: adapters are float32");
-    if (o->report_to && strcmp(o->report_to, "none"))
-        return err_set(e, ERR_USAGE,
-                       "--report-to %s: nothing is sent; metrics.jsonl in the output folder has "
-                       "every logged step",
-                       o->report_to);
     if (o->bf16 && o->dtype[0] == 'f')
         return err_set(e, ERR_USAGE, "--bf16 and --dtype %s say different things", o->dtype);
     if ((o->load_in_4bit || o->load_in_8bit) && !o->use_peft && !o->adapter_init)
@@ -283,11 +281,19 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .save_steps = (size_t)o->save_steps,
         .save_limit = (size_t)o->save_total_limit,
         .eval_steps = (size_t)o->eval_steps,
+        .patience = (size_t)o->early_stopping_patience,
+        .better = o->early_stopping_threshold,
+        .keep_best = o->load_best_model_at_end,
+        .events = o->report_to && strcmp(o->report_to, "none"),
         .force_recompute = o->gradient_checkpointing,
         .dump_gradients = o->dump_gradients,
         .on_note = on_note,
         .on_step = o->quiet ? NULL : on_step,
     };
+    if ((t->patience || t->keep_best) && (!t->eval_file || task != TASK_SFT))
+        return err_set(e, ERR_USAGE,
+                       "--early-stopping-patience and --load-best-model-at-end need an --eval-file "
+                       "of puna sft");
     if (t->packing && !t->max_length)
         return err_set(e, ERR_USAGE, "--packing needs a --max-length");
     if (task == TASK_KTO && t->batch < 2)
@@ -295,6 +301,18 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                        "--per-device-train-batch-size 1: KTO measures its distance between the "
                        "rows of a batch and needs two at least");
     return 0;
+}
+
+/* Operations a second of all threads in what products are computed in, by a short run; 0 =
+ * unknown. */
+static double peak_of(struct ctx *c, unsigned flags, bool halves)
+{
+    struct ceilings k;
+    struct err e;
+
+    if (ceiling_measure(&k, c->team, flags, 1 << 20, 3, &e))
+        return 0;
+    return halves && k.bf16 > 0 ? k.bf16 : k.fp32;
 }
 
 int train_command(enum train_task task, const struct train_opts *o, struct err *e)
@@ -330,8 +348,11 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     t.base_name = ref;
     t.arg = &t;
     if (check_base(o, path, e) == 0 &&
-        cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0)
+        cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
+        if (!o->quiet)
+            t.peak = peak_of(c, flags, t.bf16);
         rc = train_run(&t, c, &train_ops_cpu, e);
+    }
     progress_end();
     cpu_ctx_free(c);
     free(path);

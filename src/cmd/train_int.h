@@ -16,7 +16,9 @@ struct train_opts {
     const char *dataset_train_split, *dataset_num_proc, *dataloader_num_workers, *ddp_timeout;
     struct opt_list lora_target_modules, lora_modules_to_save;
     bool use_dora, stochastic_rounding;
-    double neftune_noise_alpha;
+    double neftune_noise_alpha, early_stopping_threshold;
+    bool load_best_model_at_end;
+    int64_t early_stopping_patience;
     bool use_peft, load_in_4bit, load_in_8bit, use_bnb_nested_quant, use_rslora, decay_norms;
     bool gradient_checkpointing, shuffle, packing, overwrite_output_dir, do_train;
     bool trust_remote_code, tf32, torch_compile, group_by_length, save_safetensors;
@@ -109,8 +111,14 @@ struct train_opts {
                     "newest checkpoints that are kept, beside the best (0 = all)"),                \
         TRAIN_OPT(STR, resume_from_checkpoint, NULL, "DIR", NULL,                                  \
                   "checkpoint to go on from; last: the newest of --output-dir"),                   \
-        TRAIN_OPT(STR, report_to, NULL, "none", NULL,                                              \
-                  "none: metrics.jsonl is always written, nothing is sent"),                       \
+        TRAIN_RANGE(INT, early_stopping_patience, NULL, "N", "0", 0, 1e9,                          \
+                    "end after N evaluations without a better one", .rare = true),                 \
+        TRAIN_RANGE(NUM, early_stopping_threshold, NULL, "X", "0", 0, 1e9,                         \
+                    "by how much better counts", .rare = true),                                    \
+        TRAIN_OPT(BOOL, load_best_model_at_end, NULL, NULL, "false",                               \
+                  "the result is that of the lowest evaluation loss", .rare = true),               \
+        TRAIN_OPT(STR, report_to, NULL, "none|tensorboard|all", NULL,                              \
+                  "event files beside metrics.jsonl and report.html; nothing is sent"),            \
         TRAIN_OPT(STR, device, NULL, "cpu", "cpu", "where to compute"),                            \
         TRAIN_OPT(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),                       \
         TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \

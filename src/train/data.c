@@ -44,7 +44,7 @@ static void keep(struct data *d, struct piece *p, size_t prompt, bool good,
         d->dropped++;
         return;
     }
-    struct example x = { .n = n, .prompt = prompt, .good = good };
+    struct example x = { .n = n, .prompt = prompt, .good = good, .row = d->row };
 
     x.ids = xmalloc((2 * n + 1) * sizeof(*x.ids));
     x.label = x.ids + n;
@@ -483,6 +483,7 @@ int data_read(struct data *d, const char *path, const struct data_cfg *cfg, stru
         if (rc)
             break;
         snprintf(what, sizeof(what), "%.250s row %zu", path, i + 1);
+        out.row = i + 1;
         if (cfg->kind == DATA_PAIRS ||
             (cfg->kind == DATA_UNPAIRED && json_object_get(row, "chosen")))
             rc = row_preference(&out, row, cfg, what, e);

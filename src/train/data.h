@@ -18,6 +18,7 @@ struct example {
     int32_t *ids, *label; /* owned; label lies behind ids */
     size_t n, prompt;     /* tokens; those before the completion, 0 = none told apart */
     bool good;            /* an unpaired row's label */
+    size_t row;           /* of the file, from 1 */
 };
 
 enum data_kind {
@@ -41,6 +42,7 @@ struct data {
     size_t n;
     size_t tokens, asked, cut, dropped; /* tokens; those asked; rows cut, rows with nothing asked */
     size_t chatml;   /* plain texts with ChatML's marks, which are no tokens of the model */
+    size_t row;      /* the last that was read */
     char digest[65]; /* SHA-256 of the file, in hexadecimal */
 };
 

@@ -11,6 +11,8 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "train/events.h"
+#include "train/report.h"
 #include "train/save.h"
 #include "train/step.h"
 
@@ -28,7 +30,11 @@ struct run {
     size_t steps, warmup;
     json_t *log;   /* log_history */
     FILE *metrics; /* metrics.jsonl */
-    double best;   /* lowest evaluation loss; INFINITY = none */
+    struct events *events;
+    double mean, square; /* of the losses so far, the newer ones weigh more */
+    size_t losses;
+    size_t worse; /* evaluations since the best */
+    double best;  /* lowest evaluation loss; INFINITY = none */
     size_t best_step;
 };
 
@@ -178,7 +184,8 @@ static json_t *state_of(const struct run *r, size_t step)
         isinf(r->best) ? NULL : xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
     json_t *metric = isinf(r->best) ? json_null() : json_real(r->best);
     json_t *j = json_pack(
-        "{s:o, s:I, s:s?, s:f, s:I, s:I, s:b, s:b, s:b, s:O, s:I, s:I, s:I, s:f, s:I, s:{}, s:f, "
+        "{s:o, s:I, s:s?, s:f, s:I, s:I, s:b, s:b, s:b, s:O, s:I, s:I, s:I, s:f, s:I, "
+        "s:{s:{s:{s:I}}}, s:f, "
         "s:I, s:n, s:n, s:o}",
         "best_metric", metric, "best_global_step", (json_int_t)r->best_step,
         "best_model_checkpoint", best, "epoch", (double)step / (double)r->plan.steps_per_epoch,
@@ -187,8 +194,10 @@ static json_t *state_of(const struct run *r, size_t step)
         "log_history", r->log, "logging_steps", (json_int_t)r->cfg->logging_steps, "max_steps",
         (json_int_t)r->steps, "num_input_tokens_seen", (json_int_t)r->step.tokens,
         "num_train_epochs", r->cfg->epochs, "save_steps", (json_int_t)r->cfg->save_steps,
-        "stateful_callbacks", "total_flos", 0.0, "train_batch_size", (json_int_t)r->cfg->batch,
-        "trial_name", "trial_params", "puna", identity(r));
+        "stateful_callbacks", "EarlyStoppingCallback", "attributes",
+        "early_stopping_patience_counter", (json_int_t)r->worse, "total_flos", 0.0,
+        "train_batch_size", (json_int_t)r->cfg->batch, "trial_name", "trial_params", "puna",
+        identity(r));
 
     free(best);
     return j;
@@ -238,6 +247,11 @@ static int resume(struct run *r, size_t *step, struct err *e)
         json_get_int(state, "best_global_step", 0, INT64_MAX, &best, dir, e) < 0 ||
         json_get_num(state, "best_metric", -1e300, 1e300, &r->best, dir, e) < 0)
         goto done;
+    const json_t *stop =
+        json_object_get(json_object_get(state, "stateful_callbacks"), "EarlyStoppingCallback");
+
+    r->worse = (size_t)json_integer_value(
+        json_object_get(json_object_get(stop, "attributes"), "early_stopping_patience_counter"));
     *step = (size_t)at;
     r->step.tokens = (size_t)tokens;
     r->best_step = (size_t)best;
@@ -299,7 +313,81 @@ static int log_step(struct run *r, const struct train_step *s, struct err *e)
     if (s->has_eval)
         json_object_set_new(row, "eval_loss", json_real(s->eval_loss));
     json_array_append_new(r->log, row);
-    return metrics_line(r, row, e);
+    if (metrics_line(r, row, e))
+        return -1;
+    const char *key;
+    json_t *v;
+
+    json_object_foreach(row, key, v)
+    {
+        char tag[64];
+
+        if (!r->events || !strcmp(key, "step"))
+            continue;
+        snprintf(tag, sizeof(tag), "%s/%s", strncmp(key, "eval_", 5) ? "train" : "eval",
+                 strncmp(key, "eval_", 5) ? key : key + 5);
+        if (events_scalar(r->events, (int64_t)s->step, tag, json_number_value(v), e))
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- what is noticed ---- */
+
+/* The rows of the file that a step trains on, the first of them. */
+static void rows_of_step(const struct run *r, size_t step, char *out, size_t size)
+{
+    size_t at = 0, n;
+
+    *out = 0;
+    for (size_t part = 0; part < r->cfg->accumulate; part++) {
+        size_t *list = plan_examples((struct plan *)(uintptr_t)&r->plan, r->cfg, step, part, &n);
+
+        for (size_t i = 0; list && i < n && at + 24 < size; i++)
+            at +=
+                (size_t)snprintf(out + at, size - at, at ? ", %zu" : "%zu", r->data.p[list[i]].row);
+        free(list);
+    }
+}
+
+/* A loss six deviations above what the last ten or so steps had. */
+static void watch_loss(struct run *r, size_t step, const struct train_step *s)
+{
+    const double keep = 0.9, dev = sqrt(fmax(0, r->square - r->mean * r->mean));
+    char rows[120];
+
+    if (r->losses++ < 10) { /* at first it only falls */
+        r->mean = s->loss;
+        r->square = s->loss * s->loss;
+        return;
+    }
+    if (r->losses > 20 && s->loss > r->mean + 6 * fmax(dev, 0.02 * fabs(r->mean))) {
+        rows_of_step(r, step, rows, sizeof(rows));
+        note(r, "step %zu: loss %.4g, %.4g is usual; its rows of %s: %s", s->step, s->loss, r->mean,
+             r->cfg->train_file, rows);
+    }
+    r->mean = keep * r->mean + (1 - keep) * s->loss;
+    r->square = keep * r->square + (1 - keep) * s->loss * s->loss;
+}
+
+/* Operations of a step that trains `tokens` rows: two for each weight in the forward pass, two for
+ * the gradient below, two for a weight that learns. Attention and what is computed again do not
+ * count. */
+static double operations(const struct run *r, size_t tokens)
+{
+    double weights = (double)(r->m->head.rows * r->m->head.cols);
+    const double learn = (double)net_param_count(r->net);
+
+    for (int64_t l = 0; l < r->m->hp->layers; l++) {
+        const struct layer *w = &r->m->layer[l];
+        const struct weight *const all[] = {
+            &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(all); i++)
+            weights += (double)(all[i]->rows * all[i]->cols);
+    }
+    return (r->cfg->net.full ? 6 * weights : 4 * weights + 6 * learn) * (double)tokens;
 }
 
 /* ---- steps ---- */
@@ -318,12 +406,16 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
         squares += sum;
     }
     s->grad_norm = sqrt(squares);
-    if (!isfinite(s->grad_norm) || !isfinite(s->loss))
+    if (!isfinite(s->grad_norm) || !isfinite(s->loss)) {
+        char bad[120];
+
+        rows_of_step(r, step, bad, sizeof(bad));
         return err_set(e, ERR_FAIL,
                        "step %zu: the loss is %g and the gradient's norm %g; the checkpoint before "
-                       "it is whole. A lower --learning-rate, more --warmup-steps or the rows of "
-                       "this step (--seed gives them) are what to look at",
-                       step + 1, s->loss, s->grad_norm);
+                       "it is whole. A lower --learning-rate, more --warmup-steps or the step's "
+                       "rows (%s) are what to look at",
+                       step + 1, s->loss, s->grad_norm, bad);
+    }
     s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->steps, r->warmup);
     const double clip = cfg->max_grad_norm > 0 ? cfg->max_grad_norm / (s->grad_norm + 1e-6) : 1;
 
@@ -357,6 +449,7 @@ static int evaluate(struct run *r, struct train_step *s, struct err *e)
     if (step_evaluate(&r->step, &r->eval, &s->eval_loss, e))
         return -1;
     s->has_eval = true;
+    r->worse = s->eval_loss < r->best - r->cfg->better ? 0 : r->worse + 1;
     if (s->eval_loss < r->best) {
         r->best = s->eval_loss;
         r->best_step = s->step;
@@ -364,6 +457,20 @@ static int evaluate(struct run *r, struct train_step *s, struct err *e)
     return 0;
 }
 
+static int checkpoint(struct run *r, size_t step, struct err *e)
+{
+    json_t *state = state_of(r, step);
+    int rc = save_checkpoint(r->net, r->cfg, step, state, e);
+
+    if (rc == 0)
+        rc = report_write(r->cfg->output_dir, state, e);
+    json_decref(state);
+    if (rc == 0)
+        save_rotate(r->cfg, r->cfg->save_limit, r->best_step);
+    return rc;
+}
+
+/* 1: the run ends before its last step. */
 static int one_step(struct run *r, size_t step, struct err *e)
 {
     const struct train_cfg *cfg = r->cfg;
@@ -381,6 +488,9 @@ static int one_step(struct run *r, size_t step, struct err *e)
     s.epoch = (double)(step + 1) / (double)r->plan.steps_per_epoch;
     s.seconds = now() - from;
     s.tokens_per_s = (double)(r->step.tokens - before) / s.seconds;
+    if (cfg->peak > 0)
+        s.mfu = operations(r, r->step.tokens - before) / s.seconds / cfg->peak;
+    watch_loss(r, step, &s);
     if (r->eval.n && cfg->task == TASK_SFT &&
         (last || (cfg->eval_steps && s.step % cfg->eval_steps == 0)) && evaluate(r, &s, e))
         return -1;
@@ -390,16 +500,15 @@ static int one_step(struct run *r, size_t step, struct err *e)
         return -1;
     if (cfg->on_step)
         cfg->on_step(cfg->arg, &s);
-    if (cfg->save_steps && s.step % cfg->save_steps == 0) {
-        json_t *state = state_of(r, s.step);
-        const int rc = save_checkpoint(r->net, cfg, s.step, state, e);
-
-        json_decref(state);
-        if (rc)
-            return -1;
-        save_rotate(cfg, cfg->save_limit, r->best_step);
-    }
-    return 0;
+    if (((cfg->save_steps && s.step % cfg->save_steps == 0) ||
+         (cfg->keep_best && s.has_eval && r->best_step == s.step)) &&
+        checkpoint(r, s.step, e))
+        return -1;
+    if (!cfg->patience || !s.has_eval || r->worse < cfg->patience || last)
+        return 0;
+    note(r, "stopped at step %zu: no better evaluation than %.6g of step %zu", s.step, r->best,
+         r->best_step);
+    return 1;
 }
 
 static int start(struct run *r, struct err *e)
@@ -425,26 +534,52 @@ static int start(struct run *r, struct err *e)
     return dir_make(cfg->output_dir, e);
 }
 
+/* Parameters of the best checkpoint, where they are asked for and not the last. */
+static int take_best(struct run *r, size_t done, struct err *e)
+{
+    json_t *state = NULL;
+
+    if (!r->cfg->keep_best || isinf(r->best) || r->best_step == done)
+        return 0;
+    char *dir = xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
+    const int rc = save_load(r->net, dir, &state, e);
+
+    if (rc == 0)
+        note(r, "the result is that of step %zu, evaluation loss %.6g", r->best_step, r->best);
+    json_decref(state);
+    free(dir);
+    return rc;
+}
+
 int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op, struct err *e)
 {
     struct run r = { .cfg = cfg, .c = c, .op = op, .log = json_array(), .best = INFINITY };
-    size_t step;
-    int rc = -1;
+    size_t step, done = 0;
+    int rc = -1, more = 0;
 
-    if (start(&r, e) || resume(&r, &step, e) || metrics_open(&r, e))
+    if (start(&r, e) || resume(&r, &step, e) || metrics_open(&r, e) ||
+        (cfg->events && events_open(&r.events, cfg->output_dir, e)))
         goto done;
-    for (; step < r.steps; step++)
-        if (one_step(&r, step, e))
+    for (done = step; more == 0 && done < r.steps; done++)
+        if ((more = one_step(&r, done, e)) < 0)
             goto done;
-    json_t *state = state_of(&r, r.steps);
+    json_t *state = state_of(&r, done);
+
+    if (take_best(&r, done, e)) {
+        json_decref(state);
+        goto done;
+    }
 
     rc = save_result(r.net, cfg, cfg->output_dir, e);
     if (rc == 0)
         rc = save_trainer_state(cfg->output_dir, state, e);
+    if (rc == 0)
+        rc = report_write(cfg->output_dir, state, e);
     json_decref(state);
 done:
     if (r.metrics && fclose(r.metrics) && rc == 0)
         rc = err_set(e, ERR_FAIL, "%s/metrics.jsonl: %s", cfg->output_dir, strerror(errno));
+    events_close(r.events);
     json_decref(r.log);
     free(r.step.ref);
     net_free(r.net);

@@ -48,7 +48,12 @@ struct train_cfg {
     double warmup_ratio;
     uint64_t seed;
     size_t logging_steps, save_steps, save_limit, eval_steps; /* 0 = never, no limit */
-    bool force_recompute;       /* else where the memory asks for it */
+    size_t patience;      /* evaluations without a better one after which a run ends; 0 = none */
+    double better;        /* by how much a loss must be lower to count */
+    bool keep_best;       /* the result is that of the lowest evaluation loss */
+    bool events;          /* TensorBoard's files */
+    double peak;          /* what this machine can compute, operations a second; 0 = unknown */
+    bool force_recompute; /* else where the memory asks for it */
     const char *dump_gradients; /* safetensors file for the gradients of the first step, or NULL */
     const char *base_name;      /* what adapter_config.json calls the base */
     void (*on_note)(void *arg, const char *line);
@@ -60,6 +65,7 @@ struct train_cfg {
 struct train_step {
     size_t step, steps;
     double epoch, loss, grad_norm, lr, tokens_per_s, seconds;
+    double mfu;    /* share of train_cfg.peak; 0 = unknown */
     size_t tokens; /* seen so far */
     bool has_rewards, has_kl;
     double chosen, rejected, accuracy, logp_chosen, logp_rejected, kl;

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -276,6 +277,26 @@ static void remove_folder(const char *dir)
     (void)rmdir(dir);
 }
 
+/* A checkpoint goes at once: what is left of it when the process dies has another name. */
+static void remove_checkpoint(const char *output_dir, const char *dir)
+{
+    char *gone = path_join(output_dir, "removed.partial");
+
+    remove_folder(gone);
+    if (rename(dir, gone) == 0)
+        remove_folder(gone);
+    free(gone);
+}
+
+/* tmp gets the name dir, and what had it the name tmp, at once. */
+static int swap_in(const char *tmp, const char *dir, struct err *e)
+{
+    const int rc = file_is_dir(dir) ? renameat2(AT_FDCWD, tmp, AT_FDCWD, dir, RENAME_EXCHANGE)
+                                    : rename(tmp, dir);
+
+    return rc ? err_set(e, ERR_FAIL, "%s: %s", dir, strerror(errno)) : 0;
+}
+
 int save_checkpoint(const struct net *n, const struct train_cfg *cfg, size_t step,
                     const json_t *state, struct err *e)
 {
@@ -287,15 +308,9 @@ int save_checkpoint(const struct net *n, const struct train_cfg *cfg, size_t ste
     if (save_result(n, cfg, tmp, e) || save_state(n, tmp, e) ||
         write_json(tmp, "trainer_state.json", state, e))
         goto done;
-    remove_folder(dir);
-    if (rename(tmp, dir)) {
-        err_set(e, ERR_FAIL, "%s: %s", dir, strerror(errno));
-        goto done;
-    }
-    rc = 0;
+    rc = swap_in(tmp, dir, e);
 done:
-    if (rc)
-        remove_folder(tmp);
+    remove_folder(tmp);
     free(dir);
     free(tmp);
     return rc;
@@ -345,7 +360,7 @@ void save_rotate(const struct train_cfg *cfg, size_t keep, size_t best)
         char *dir = xasprintf("%s/checkpoint-%zu", cfg->output_dir, steps[i]);
 
         if (steps[i] != best)
-            remove_folder(dir);
+            remove_checkpoint(cfg->output_dir, dir);
         free(dir);
     }
     free(steps);

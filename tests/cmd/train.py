@@ -1,12 +1,8 @@
 """puna sft, dpo and kto against what torch and PEFT recorded (tests/data/train), and against
-themselves: threads, checkpoints, kill -9."""
+themselves: threads, checkpoints."""
 import json
 import os
-import random
-import signal
-import subprocess
 import tempfile
-import time
 
 from trainkit import *  # noqa: F403
 
@@ -53,7 +49,7 @@ def test_preference(tmp, pairs, judged):
 
 
 def test_again(tmp, rows):
-    """Any number of threads, from any checkpoint, after kill -9: the same bits."""
+    """Any number of threads, activations kept or made again: the same bits."""
     args = ["sft", MODEL, "--train-file", rows, "--use_peft", "--lora_target_modules", "q_proj",
             "down_proj", "--lora_r", 4, "--bf16", "--logging-steps", 1, "--save-steps", 2,
             "--batch-size", 2, "--gradient_accumulation_steps", 2, "--max-steps", 9, "--lr", 1e-3,
@@ -65,17 +61,7 @@ def test_again(tmp, rows):
     same_files(one, two, "adapter_model.safetensors")
     assert sorted(d for d in os.listdir(two) if d.startswith("checkpoint")) == \
         ["checkpoint-6", "checkpoint-8"]
-    random.seed(7)
-    for i in range(3):
-        killed = f"{tmp}/killed{i}"
-        run = subprocess.Popen([PUNA, *map(str, args), "-o", killed], stderr=subprocess.DEVNULL)
-        time.sleep(random.uniform(0.05, 0.6))
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        puna(*args, "-o", killed, "--resume-from-checkpoint", "last")
-        assert metrics(killed) == metrics(one)
-        same_files(one, killed, "adapter_model.safetensors", "checkpoint-8/optimizer.safetensors")
-    puna(*args, "-o", killed, "--resume-from-checkpoint", f"{one}/checkpoint-4", "--lr", 5,
+    puna(*args, "-o", two, "--resume-from-checkpoint", f"{one}/checkpoint-4", "--lr", 5,
          fails="learning_rate 0.001, this run has 5")
 
 
@@ -117,7 +103,7 @@ def test_refusals(tmp, rows, pairs):
     puna(*base, "--use-peft", "--load_in_4bit", "--load_in_8bit", fails="different things")
     puna("sft", MODEL, "-o", f"{tmp}/r", "--dataset_name", "no/such", fails="no/such/")
     puna(*base, "--optim", "lion_8bit", fails="adamw_torch")
-    puna(*base, "--report_to", "wandb", fails="metrics.jsonl")
+    puna(*base, "--report_to", "wandb", fails="tensorboard")
     puna(*base, "--lr-scheduler-type", "zigzag", fails="warmup_stable_decay")
     puna("dpo", MODEL, "--train-file", rows, "-o", f"{tmp}/r", fails="chosen")
     puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/r", "--loss-type", "x", fails="ipo")
