@@ -135,12 +135,12 @@ static void adapt_add(struct ctx *c, struct acts *a, const struct batch *b, size
 /* y = rmsnorm(x), with an adapter's own weights for its rows; `norm` is where in struct lora_layer,
  * the last norm's where l is the number of layers. */
 static void norm_fwd(struct ctx *c, const struct model *m, const struct batch *b, float *y,
-                     const float *x, const float *w, size_t l, size_t norm)
+                     const float *x, size_t T, const float *w, size_t l, size_t norm)
 {
     const size_t D = (size_t)m->hp->dim;
     const float eps = (float)m->hp->eps;
 
-    c->op->rmsnorm(c, y, x, w, b->T, D, eps);
+    c->op->rmsnorm(c, y, x, w, T, D, eps);
     for (size_t t = 0, n; b->lora && t < b->T; t += n) {
         const struct lora *lora = run_of(b, t, &n);
         const float *own = !lora ? NULL
@@ -153,16 +153,17 @@ static void norm_fwd(struct ctx *c, const struct model *m, const struct batch *b
     }
 }
 
-/* x += o(attention(rope(q), rope(k), v)), q k v from rmsnorm(x) */
+/* y = attention(rope(q), rope(k), v), q k v from rmsnorm(x); where no row is wanted any more, only
+ * the cache's share of it. */
 static void attn_fwd(struct ctx *c, const struct model *m, const struct layer *w, struct acts *a,
-                     const struct kv_cache *kv, size_t l, const struct pass *p)
+                     const struct kv_cache *kv, size_t l, const struct pass *p, bool wanted)
 {
     const struct hparams *hp = m->hp;
     const size_t H = (size_t)hp->heads, K = (size_t)hp->kv_heads, hd = (size_t)hp->head_dim;
     const size_t T = p->at.T;
     const struct linear_out qkv[] = { { a->q, &w->q }, { a->k, &w->k }, { a->v, &w->v } };
 
-    norm_fwd(c, m, p->b, a->n, a->x, w->attn_norm, l, offsetof(struct lora_layer, attn_norm));
+    norm_fwd(c, m, p->b, a->n, a->x, T, w->attn_norm, l, offsetof(struct lora_layer, attn_norm));
     c->op->linear(c, qkv, ARRAY_LEN(qkv), a->n, T);
     adapt(c, a, p->b, l, offsetof(struct lora_layer, q), a->q, a->n);
     adapt(c, a, p->b, l, offsetof(struct lora_layer, k), a->k, a->n);
@@ -170,29 +171,30 @@ static void attn_fwd(struct ctx *c, const struct model *m, const struct layer *w
     c->op->rope(c, a->q, H, hd, p->at.pos, m->inv_freq, hp->rope.interleaved, T);
     c->op->rope(c, a->k, K, hd, p->at.pos, m->inv_freq, hp->rope.interleaved, T);
     c->op->kv_write(c, a->k, a->v, kv, l, &p->at);
-    c->op->attn(c, a->y, a->q, H, kv, l, &p->at);
-    c->op->linear_add(c, a->x, &w->o, a->y, T);
-    adapt_add(c, a, p->b, l, offsetof(struct lora_layer, o), &w->o, a->x, a->y);
+    if (wanted)
+        c->op->attn(c, a->y, a->q, H, kv, l, &p->at);
 }
 
-/* x += down(silu(gate(n)) * up(n)), n = rmsnorm(x) */
+/* x += o(y), x += down(silu(gate(n)) * up(n)), n = rmsnorm(x): T rows, all or, where there is no
+ * adapter, any */
 static void ffn_fwd(struct ctx *c, const struct model *m, const struct layer *w, struct acts *a,
-                    size_t l, const struct pass *p)
+                    size_t l, const struct pass *p, float *x, const float *y, size_t T)
 {
     const struct hparams *hp = m->hp;
-    const size_t T = p->at.T;
     const struct linear_out gate_up[] = { { a->g, &w->gate }, { a->u, &w->up } };
 
-    norm_fwd(c, m, p->b, a->n, a->x, w->ffn_norm, l, offsetof(struct lora_layer, ffn_norm));
+    c->op->linear_add(c, x, &w->o, y, T);
+    adapt_add(c, a, p->b, l, offsetof(struct lora_layer, o), &w->o, x, y);
+    norm_fwd(c, m, p->b, a->n, x, T, w->ffn_norm, l, offsetof(struct lora_layer, ffn_norm));
     c->op->linear(c, gate_up, ARRAY_LEN(gate_up), a->n, T);
     adapt(c, a, p->b, l, offsetof(struct lora_layer, gate), a->g, a->n);
     adapt(c, a, p->b, l, offsetof(struct lora_layer, up), a->u, a->n);
     c->op->swiglu(c, a->g, a->g, a->u, T, (size_t)hp->ffn);
-    c->op->linear_add(c, a->x, &w->down, a->g, T);
-    adapt_add(c, a, p->b, l, offsetof(struct lora_layer, down), &w->down, a->x, a->g);
+    c->op->linear_add(c, x, &w->down, a->g, T);
+    adapt_add(c, a, p->b, l, offsetof(struct lora_layer, down), &w->down, x, a->g);
 }
 
-/* logits of the wanted rows only: the head is as large as a layer */
+/* logits of the wanted rows only, which are in a->last: the head is as large as a layer */
 static void head_fwd(struct ctx *c, const struct model *m, struct acts *a, const struct pass *p)
 {
     const size_t D = (size_t)m->hp->dim, n = p->at.n_want;
@@ -200,9 +202,6 @@ static void head_fwd(struct ctx *c, const struct model *m, struct acts *a, const
     const struct linear_out head = { p->logits, &m->head };
     const struct lora_scratch s = { a->low, a->max_rank, NULL, NULL };
 
-    if (n == 0)
-        return;
-    c->op->gather(c, a->last, a->x, p->at.want, n, D);
     c->op->rmsnorm(c, a->n, a->last, m->norm, n, D, (float)m->hp->eps);
     c->op->linear(c, &head, 1, a->n, n);
     for (size_t i = 0; b->lora && i < n; i++) {
@@ -212,6 +211,31 @@ static void head_fwd(struct ctx *c, const struct model *m, struct acts *a, const
             c->op->rmsnorm(c, a->n + i * D, a->last + i * D, lora->norm, 1, D, (float)m->hp->eps);
         if (lora)
             lora_head(c, lora, &s, p->logits, a->n, p->V, i);
+    }
+}
+
+/* The layers. All that the last one owes to rows that nobody wants is its keys and values: of a
+ * prompt's products that is most of a layer. Devices are given whole passes (their liveness is that
+ * of whole rows), and so are adapters, whose runs of rows are those of the batch. */
+static void layers_fwd(struct ctx *c, const struct model *m, struct acts *a,
+                       const struct kv_cache *kv, const struct pass *p)
+{
+    const struct batch *b = p->b;
+    const size_t layers = (size_t)m->hp->layers, n = b->n_want, D = (size_t)m->hp->dim;
+    const size_t Q = (size_t)(m->hp->heads * m->hp->head_dim);
+    const bool narrow = ctx_on_host(c) && !b->hidden && !b->lora && n < b->T;
+
+    for (size_t l = 0; l + narrow < layers; l++) {
+        attn_fwd(c, m, &m->layer[l], a, kv, l, p, true);
+        ffn_fwd(c, m, &m->layer[l], a, l, p, a->x, a->y, b->T);
+    }
+    if (narrow)
+        attn_fwd(c, m, &m->layer[layers - 1], a, kv, layers - 1, p, n > 0);
+    if (n > 0)
+        c->op->gather(c, a->last, a->x, p->at.want, n, D);
+    if (narrow && n > 0) {
+        c->op->gather(c, a->q, a->y, p->at.want, n, Q);
+        ffn_fwd(c, m, &m->layer[layers - 1], a, layers - 1, p, a->last, a->q, n);
     }
 }
 
@@ -239,13 +263,11 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
             if (lora)
                 lora_embed(c, lora, &s, a->x, b->token, t, n);
         }
-        for (size_t l = 0; l < (size_t)m->hp->layers; l++) {
-            attn_fwd(c, m, &m->layer[l], a, kv, l, &p);
-            ffn_fwd(c, m, &m->layer[l], a, l, &p);
-        }
+        layers_fwd(c, m, a, kv, &p);
         if (b->hidden)
-            norm_fwd(c, m, b, p.at.hidden, a->x, m->norm, (size_t)m->hp->layers, 0);
-        head_fwd(c, m, a, &p);
+            norm_fwd(c, m, b, p.at.hidden, a->x, b->T, m->norm, (size_t)m->hp->layers, 0);
+        if (b->n_want)
+            head_fwd(c, m, a, &p);
     }
     return c->be->leave(c, &p, e);
 }

@@ -119,6 +119,29 @@ static void tiny_far_positions(void **state)
     free(first);
 }
 
+/* Rows that nobody wants are left out of the last layer; the rest, and the cache, is as ever. */
+static void tiny_few_rows(void **state)
+{
+    static const int32_t pos[] = { 3, 41, ROWS - 2 };
+    struct engine *g = engine_for(TINY, COMPUTE_AUTO, 2, -1, 0);
+    struct session *s = session_for(g, 256);
+    float *all = tiny_logits(COMPUTE_AUTO, -1, 1, 0), got[ARRAY_LEN(pos) * V];
+    struct err e;
+    size_t n;
+    int32_t *ids = golden(TINY_GOLDEN, "ids", ENC_I32, &n);
+
+    (void)state;
+    OK(session_eval_rows(s, ids, ROWS - 1, pos, ARRAY_LEN(pos), got, &e), e);
+    for (size_t i = 0; i < ARRAY_LEN(pos); i++)
+        assert_memory_equal(got + i * V, all + (size_t)pos[i] * V, V * sizeof(*got));
+    OK(session_eval_rows(s, ids + ROWS - 1, 1, NULL, 0, got, &e), e);
+    assert_memory_equal(got, all + (ROWS - 1) * V, V * sizeof(*got));
+    session_free(s);
+    engine_close(g);
+    free(all);
+    free(ids);
+}
+
 static void tiny_long_context(void **state)
 {
     size_t n, n_ids, n_pos;
@@ -253,6 +276,6 @@ static void smollm2_perplexity(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(tiny_f32), cmocka_unit_test(tiny_bf16),
-          cmocka_unit_test(tiny_far_positions), cmocka_unit_test(tiny_long_context),
-          cmocka_unit_test(tiny_greedy), cmocka_unit_test(smollm2_logits),
-          cmocka_unit_test(smollm2_perplexity))
+          cmocka_unit_test(tiny_far_positions), cmocka_unit_test(tiny_few_rows),
+          cmocka_unit_test(tiny_long_context), cmocka_unit_test(tiny_greedy),
+          cmocka_unit_test(smollm2_logits), cmocka_unit_test(smollm2_perplexity))
