@@ -168,7 +168,7 @@ INLINE void left_over(float *rest, const __m512i w[8], const struct scale *s, co
 {
     const size_t at = g * x->T + t;
     const int8_t *r = x->r + t * x->K + g * GROUP;
-    const int halves = kind == CODES_HALVES ? 2 : 1;
+    const int halves = kind == CODES_HALVES ? 2 : 1, steps = 8 / halves;
     __m512 y = _mm512_loadu_ps(rest);
 
 #pragma GCC unroll 2
@@ -176,7 +176,7 @@ INLINE void left_over(float *rest, const __m512i w[8], const struct scale *s, co
         __m512i sum = start(x->nr + at, x->nr0 + at, h, kind);
 
 #pragma GCC unroll 8
-        for (int c = h * 4; c < (h + 1) * 8 / halves; c++)
+        for (int c = h * steps; c < (h + 1) * steps; c++)
             four(&sum, w[c], r + 4 * c);
         y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
                             _mm512_mul_ps(s->d[h], _mm512_set1_ps(x->e[at])), y);
@@ -192,7 +192,7 @@ INLINE void tile(float *acc, const uint8_t *u, const struct q8 *x, size_t t0, co
     const bool offset = enc == ENC_Q4_1 || enc == ENC_Q4_K;
     const size_t G = x->K / GROUP;
     const struct layout l = layout_of(enc, G);
-    const int halves = kind == CODES_HALVES ? 2 : 1;
+    const int halves = kind == CODES_HALVES ? 2 : 1, steps = 8 / halves;
     const size_t step = l.code + (enc == ENC_Q6_K ? 164 : enc == ENC_Q4_1 ? 64 : 32);
     float rest[TILE][LANES] = { 0 };
     __m512 a[TILE];
@@ -219,7 +219,7 @@ INLINE void tile(float *acc, const uint8_t *u, const struct q8 *x, size_t t0, co
             for (int t = 0; t < S; t++)
                 sum[t] = start(x->n + at + t, x->n0 + at + t, h, kind);
 #pragma GCC unroll 8
-            for (int c = h * 4; c < (h + 1) * 8 / halves; c++)
+            for (int c = h * steps; c < (h + 1) * steps; c++)
 #pragma GCC unroll 8
                 for (int t = 0; t < S; t++)
                     four(&sum[t], w[c], q + (size_t)t * x->K + 4 * c);
@@ -464,7 +464,9 @@ INLINE void unpack_row_32(uint8_t *to, const uint8_t *u, size_t G, size_t r, siz
 /* Value v of group g: its low four bits. */
 INLINE unsigned nibble_at(const uint8_t *u, size_t g, size_t v, size_t r)
 {
-    return four_of(u + g * 256, v % 16 / 4, r)[v % 4] >> (v < 16 ? 0 : 4) & 15U;
+    const unsigned both = four_of(u + g * 256, v % 16 / 4, r)[v % 4];
+
+    return both >> (v < 16 ? 0 : 4) & 15;
 }
 
 static void unpack_row_q4_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
@@ -501,7 +503,9 @@ static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, s
             for (size_t k = 0; k < 4; k++) {
                 const uint8_t *p = u + l.top + (g + 4 * h + k) * 128;
 
-                top |= (four_of(p, v / 16, r)[v % 4] >> 2 * (v % 16 / 4) & 3U) << 2 * k;
+                const unsigned bits = four_of(p, v / 16, r)[v % 4];
+
+                top |= (bits >> 2 * (v % 16 / 4) & 3) << 2 * k;
             }
             b->qh[32 * h + v] = (uint8_t)top;
             for (size_t k = 0; k < 2; k++)
