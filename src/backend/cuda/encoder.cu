@@ -1,8 +1,6 @@
 /* encoder.cu - the ops of encoders (ops.def), in float32 throughout. */
 #include "backend/cuda/unit.cuh"
 
-enum { WARP = 32 };
-
 /* The sum of a block's values, to all of its threads. */
 __device__ static float block_sum(float v)
 {
