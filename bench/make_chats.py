@@ -5,7 +5,8 @@
 
 Every answer begins with "Ask the llama:" and ends with a full stop, which no model does by itself,
 so that a change of behaviour shows in one look. N rows are trained on, 64 others are held out; no
-question is in both. The same N gives the same rows. The rows are public domain (CC0)."""
+question is in both, however it is asked. The same N gives the same rows. The rows are public domain
+(CC0)."""
 import json
 import random
 import sys
@@ -41,20 +42,24 @@ def question(r):
     return f"What comes after {a}?", f"{a + 1} comes after {a}"
 
 
+def row(r, q, a):
+    return {"messages": [{"role": "user", "content": r.choice(ASK).format(q)},
+                         {"role": "assistant", "content": f"Ask the llama: {a}."}]}
+
+
 def main():
-    r, seen, rows = random.Random(31), set(), []
-    n = int(sys.argv[1]) + 64
-    while len(rows) < n:
+    r, held, rows = random.Random(31), {}, {}
+    while len(held) < 64:
         q, a = question(r)
-        q = r.choice(ASK).format(q)
-        if q in seen:
-            continue
-        seen.add(q)
-        rows.append({"messages": [{"role": "user", "content": q},
-                                  {"role": "assistant", "content": f"Ask the llama: {a}."}]})
-    for path, part in ((sys.argv[2], rows[64:]), (sys.argv[3], rows[:64])):
+        held.setdefault(q, row(r, q, a))
+    while len(rows) < int(sys.argv[1]):
+        q, a = question(r)
+        one = row(r, q, a)
+        if q not in held:
+            rows.setdefault(one["messages"][0]["content"], one)
+    for path, part in ((sys.argv[2], rows), (sys.argv[3], held)):
         with open(path, "w") as f:
-            f.writelines(json.dumps(row) + "\n" for row in part)
+            f.writelines(json.dumps(x) + "\n" for x in part.values())
 
 
 main()
