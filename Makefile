@@ -223,7 +223,7 @@ install: all
 	$(BUILD)/puna man >$(D)/share/man/man1/puna.1
 	set -e; for c in $$(sed -n 's/^CMD(\(.*\))/\1/p' src/cmd/cmds.def); do \
 	    $(BUILD)/puna man $$c >$(D)/share/man/man1/puna-$$c.1; done
-	install -m 644 README.md MODEL.md CHANGELOG.md LICENSE NOTICE docs/*.md $(D)/share/doc/puna
+	install -m 644 README.md MODEL.md CHANGELOG.md LICENSE NOTICE docs/*.md docs/*.svg $(D)/share/doc/puna
 	install -d $(D)/share/bash-completion/completions $(D)/share/zsh/vendor-completions \
 	    $(D)/share/fish/vendor_completions.d
 	$(BUILD)/puna completion bash >$(D)/share/bash-completion/completions/puna

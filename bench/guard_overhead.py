@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What a Llama Guard costs a chat in puna serve: time to first token with and without one, beside
 the guard's own time for such a text (/v1/moderations). guard_overhead.py PUNA FOLDER TOKENIZER
-[ROUNDS] [WORDS]. FOLDER gets a model where it has none, which is both chat and guard: eight layers
-of the 1B's shape in bf16, their matrices zero, and a head that says "safe". Rounds are interleaved.
+[ROUNDS] [WORDS] [SHAPE]. FOLDER gets a model where it has none, which is both chat and guard: SHAPE
+8b (16 GB of page cache, no disk) or 1b-8, eight layers of the 1B's, in bf16, its matrices zero, and
+a head that says "safe". Rounds are interleaved.
 """
 import http.client
 import json
@@ -18,7 +19,10 @@ import time
 puna, folder, tokenizer = sys.argv[1:4]
 rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 7
 words = int(sys.argv[5]) if len(sys.argv) > 5 else 100
-V, D, F, KV, LAYERS = 128256, 2048, 8192, 512, 8
+shape = sys.argv[6] if len(sys.argv) > 6 else "1b-8"
+V, HEADS, KV_HEADS = 128256, 32, 8
+D, F, LAYERS = {"1b-8": (2048, 8192, 8), "8b": (4096, 14336, 32)}[shape]
+KV = D // HEADS * KV_HEADS
 SAFE, END = 19193, 128009
 
 
@@ -58,8 +62,8 @@ def write_model():
         put("lm_head", END, 1, one)
     with open(folder + "/config.json", "w") as f:
         json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": D,
-                   "vocab_size": V, "num_hidden_layers": LAYERS, "num_attention_heads": 32,
-                   "num_key_value_heads": 8, "head_dim": 64, "intermediate_size": F,
+                   "vocab_size": V, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+                   "num_key_value_heads": KV_HEADS, "head_dim": D // HEADS, "intermediate_size": F,
                    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "hidden_act": "silu",
                    "max_position_embeddings": 8192, "tie_word_embeddings": False,
                    "torch_dtype": "bfloat16", "bos_token_id": 128000, "eos_token_id": [END]}, f)
@@ -118,5 +122,6 @@ ms = [round(1000 * statistics.median(c)) for c in zip(*rows)]
 grown = [(g - p) / a for p, g, a in rows]
 print(json.dumps({"ttft_ms": ms[0], "ttft_guarded_ms": ms[1], "guard_ms": ms[2],
                   "growth_by_guard": round(statistics.median(grown), 2), "words": words,
+                  "shape": shape,
                   "load": round(os.getloadavg()[0], 1),
                   "rounds_ms": [[round(1000 * x) for x in r] for r in rows]}))

@@ -310,7 +310,7 @@ static double peak_of(struct ctx *c, unsigned flags, bool halves)
     struct ceilings k;
     struct err e;
 
-    if (ceiling_measure(&k, c->team, flags, 1 << 20, 3, &e))
+    if (ceiling_measure(&k, c->team, flags, 1 << 20, 8, &e))
         return 0;
     return halves && k.bf16 > 0 ? k.bf16 : k.fp32;
 }
