@@ -11,7 +11,7 @@
 #include "base/utf8.h"
 #include "server/http.h"
 
-enum { MAX_NAME = 256, MAX_ADAPTERS = 1024 };
+enum { MAX_ADAPTERS = 1024 };
 
 struct adapter {
     struct adapter *next; /* by name */
@@ -70,15 +70,22 @@ static void insert(struct adapters *a, struct adapter *x)
     *at = x;
 }
 
-static int check_name(const struct adapters *a, const char *name, struct err *e)
+int check_name(const char *what, const char *name, struct err *e)
 {
     const size_t n = strlen(name);
 
     if (n == 0 || n > MAX_NAME || !utf8_valid(name, n))
-        return err_set(e, ERR_USAGE, "an adapter's name has 1 to %d bytes of UTF-8", MAX_NAME);
+        return err_set(e, ERR_USAGE, "%s's name has 1 to %d bytes of UTF-8", what, MAX_NAME);
     for (const char *p = name; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
-            return err_set(e, ERR_USAGE, "an adapter's name holds a control character");
+            return err_set(e, ERR_USAGE, "%s's name holds a control character", what);
+    return 0;
+}
+
+static int check_adapter(const struct adapters *a, const char *name, struct err *e)
+{
+    if (check_name("an adapter", name, e))
+        return -1;
     if (!strcmp(name, a->base))
         return err_set(e, ERR_USAGE, "the adapter's name '%s' is the model's own", name);
     return 0;
@@ -105,7 +112,7 @@ static int add_one(struct adapters *a, char *spec, struct err *e)
         *eq = 0;
     if (!*path)
         return err_set(e, ERR_USAGE, "--lora-adapters takes NAME=FOLDER, with commas between");
-    if (check_name(a, spec, e))
+    if (check_adapter(a, spec, e))
         return -1;
     if (find(a, spec))
         return err_set(e, ERR_USAGE, "two adapters are called '%s'", spec);
@@ -315,7 +322,7 @@ static bool may_load(struct call *c, const char *name, bool replace, struct err 
         err_set(e, ERR_USAGE, "The lora adapter '%s' is being loaded.", name);
         return false;
     }
-    if (check_name(a, name, e))
+    if (check_adapter(a, name, e))
         return false;
     if (find(a, name) && !replace) {
         err_set(e, ERR_USAGE,

@@ -9,6 +9,11 @@
 
 struct adapters;
 
+enum { MAX_NAME = 256 };
+
+/* Whether a client may be shown this name; `what` has one: "a model" or "an adapter". */
+int check_name(const char *what, const char *name, struct err *e) MUST_USE;
+
 /* list[i]: "name=folder" or "folder", several with commas. `base` is the model's own name, which no
  * adapter may have. The engine is borrowed. */
 int adapters_open(struct adapters **out, struct engine *g, const char *base,

@@ -15,21 +15,7 @@
 #include "server/adapters.h"
 #include "server/http_int.h"
 
-enum { MAX_NAME = 256 };
-
 /* ---- one model ---- */
-
-static int check_name(const char *name, struct err *e)
-{
-    const size_t n = strlen(name);
-
-    if (n == 0 || n > MAX_NAME || !utf8_valid(name, n))
-        return err_set(e, ERR_USAGE, "a model's name has 1 to %d bytes of UTF-8", MAX_NAME);
-    for (const char *p = name; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f)
-            return err_set(e, ERR_USAGE, "a model's name holds a control character");
-    return 0;
-}
 
 static int choose_format(struct served *m, const struct served_opts *o, struct err *e)
 {
@@ -56,7 +42,7 @@ int served_open(struct served **out, const char *name, const char *path,
 {
     struct served *m;
 
-    if (check_name(name, e))
+    if (check_name("a model", name, e))
         return -1;
     m = xcalloc(1, sizeof(*m));
     m->name = xstrdup(name);
@@ -254,7 +240,7 @@ static const char *name_of(struct call *c)
 
     if (!name || strlen(name) != json_string_length(v))
         err_set(&e, ERR_USAGE, "request: model, a name, is missing");
-    else if (check_name(name, &e) == 0)
+    else if (check_name("a model", name, &e) == 0)
         return name;
     reply_refusal(c, &e);
     return NULL;
