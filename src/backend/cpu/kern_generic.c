@@ -178,26 +178,11 @@ static inline v16 v_quad_sum(const v16 x[4])
 
 #include "backend/cpu/kern.inc"
 
-/* 16 by 16 */
-static inline void v_transpose(float *y, size_t ys, const float *x, size_t xs)
-{
-    for (size_t r = 0; r < 16; r++)
-        for (size_t c = 0; c < 16; c++)
-            y[c * ys + r] = x[r * xs + c];
-}
+#include "backend/cpu/scalar_lanes.inc"
 
 enum { GEMM_R = 4, GEMM_FEW = 2 };
 
 #include "backend/cpu/train.inc"
-
-static inline v16 v_pick(const float *x, const int32_t *at, int32_t first, bool down)
-{
-    float t[16];
-
-    for (ptrdiff_t i = 0; i < 16; i++)
-        t[i] = x[at[down ? -i : i] - first];
-    return v_load(t);
-}
 
 #include "backend/cpu/encoder.inc"
 
