@@ -303,18 +303,6 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
     return 0;
 }
 
-/* Operations a second of all threads in what products are computed in, by a short run; 0 =
- * unknown. */
-static double peak_of(struct ctx *c, unsigned flags, bool halves)
-{
-    struct ceilings k;
-    struct err e;
-
-    if (ceiling_measure(&k, c->team, flags, 1 << 20, 8, &e))
-        return 0;
-    return halves && k.bf16 > 0 ? k.bf16 : k.fp32;
-}
-
 int train_command(enum train_task task, const struct train_opts *o, struct err *e)
 {
     const char *ref = *o->model ? o->model : o->model_name_or_path;
@@ -350,7 +338,7 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     if (check_base(o, path, e) == 0 &&
         cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
         if (!o->quiet)
-            t.peak = peak_of(c, flags, t.bf16);
+            t.peak = ceiling_products(c->team, flags, t.bf16, 8);
         rc = train_run(&t, c, &train_ops_cpu, e);
     }
     progress_end();

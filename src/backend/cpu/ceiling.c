@@ -148,8 +148,7 @@ static double peak(struct team *t, double (*fn)(size_t), int reps)
     return best;
 }
 
-int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t bytes, int reps,
-                    struct err *e)
+static struct ceiling_kern kern_of(unsigned flags)
 {
     struct ceiling_kern k = { .fp32 = fp32_generic };
 
@@ -161,6 +160,14 @@ int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t
         ceiling_kern_avx512_bf16(&k);
     if (flags & CPU_AMX)
         ceiling_kern_amx(&k);
+    return k;
+}
+
+int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t bytes, int reps,
+                    struct err *e)
+{
+    const struct ceiling_kern k = kern_of(flags);
+
     if (read_rate(&out->read_4k, t, bytes, reps, MADV_NOHUGEPAGE, e) ||
         read_rate(&out->read_2m, t, bytes, reps, MADV_HUGEPAGE, e))
         return -1;
@@ -168,4 +175,11 @@ int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t
     out->bf16 = peak(t, k.bf16, reps);
     out->int8 = peak(t, k.int8, reps);
     return 0;
+}
+
+double ceiling_products(struct team *t, unsigned flags, bool halves, int reps)
+{
+    const struct ceiling_kern k = kern_of(flags);
+
+    return peak(t, halves && k.bf16 ? k.bf16 : k.fp32, reps);
 }

@@ -14,6 +14,8 @@ struct ceilings {
 /* Best of `reps` short runs each; buffer of `bytes` (512 MiB is far larger than any cache). */
 int ceiling_measure(struct ceilings *out, struct team *t, unsigned flags, size_t bytes, int reps,
                     struct err *e) MUST_USE;
+/* Operations a second in float32, or of bf16 pairs where `halves` and the CPU has them. */
+double ceiling_products(struct team *t, unsigned flags, bool halves, int reps);
 /* Read bandwidth alone, best of both page sizes, for brackets around a decode figure. */
 int ceiling_read(double *out, struct team *t, size_t bytes, int reps, struct err *e) MUST_USE;
 
