@@ -138,8 +138,8 @@ static void only_regular_files_are_opened(void **state)
     free(fifo);
 }
 
-/* What /proc/self/smaps says of the mapping at p: its line VmFlags. */
-static void map_flags(char out[256], const void *p)
+/* What /proc/self/smaps says of the mapping at p: its line that begins with key; "" = none. */
+static void map_says(char out[256], const void *p, const char *key)
 {
     char line[512];
     bool here = false;
@@ -152,7 +152,7 @@ static void map_flags(char out[256], const void *p)
 
         if (sscanf(line, "%llx-%llx ", &from, &to) == 2)
             here = (uintptr_t)p >= from && (uintptr_t)p < to;
-        else if (here && strncmp(line, "VmFlags:", 8) == 0)
+        else if (here && strncmp(line, key, strlen(key)) == 0)
             snprintf(out, 256, "%.255s", line);
     }
     fclose(f);
@@ -177,9 +177,9 @@ static void large_files_ask_for_huge_pages(void **state)
     assert_int_equal(ftruncate(fileno(f), MEM_HUGE), 0);
     OK(map_open(&large, path, &e), e);
     fclose(f);
-    map_flags(flags, small.p);
+    map_says(flags, small.p, "VmFlags:");
     assert_null(strstr(flags, " hg"));
-    map_flags(flags, large.p);
+    map_says(flags, large.p, "VmFlags:");
     assert_non_null(strstr(flags, " hg"));
     map_close(&small);
     map_close(&large);
@@ -189,21 +189,11 @@ static void large_files_ask_for_huge_pages(void **state)
 /* Kilobytes of the mapping at p that are in this process's memory. */
 static long map_resident(const void *p)
 {
-    char line[512];
-    bool here = false;
+    char line[256];
     long kb = -1;
-    FILE *f = fopen("/proc/self/smaps", "re");
 
-    assert_non_null(f);
-    while (fgets(line, sizeof(line), f)) {
-        unsigned long long from, to;
-
-        if (sscanf(line, "%llx-%llx ", &from, &to) == 2)
-            here = (uintptr_t)p >= from && (uintptr_t)p < to;
-        else if (here && sscanf(line, "Rss: %ld kB", &kb) == 1)
-            break;
-    }
-    fclose(f);
+    map_says(line, p, "Rss:");
+    assert_int_equal(sscanf(line, "Rss: %ld kB", &kb), 1);
     return kb;
 }
 
