@@ -2,7 +2,7 @@
 import json
 import threading
 
-from server import MODEL, TMP, Server, eventually
+from server import MODEL, TMP, Server
 
 SMALL = f"small={TMP}/micro"
 
@@ -66,19 +66,12 @@ def come_and_go(want):
     assert names(s) == ["tiny-llama31", "small", "cached"]
     assert text(s, model="cached") == want[1]
     # one that is in use goes when its answers have ended, and takes no more
-    done = []
     body = {"model": "small", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2000,
             "ignore_eos": True, "temperature": 0}
-    streams = [threading.Thread(target=lambda: done.append(s.stream("/v1/chat/completions", body)))
-               for _ in range(3)]
-    for t in streams:
-        t.start()
-    eventually("streams run", lambda: s.metric("tgi_batch_current_size") == 3)
+    ends = s.streams("/v1/chat/completions", [body] * 3)
     assert s.post("/models/unload", {"model": "small"}) == {"success": True}
-    for t in streams:
-        t.join()
     assert all(x[-1] == "[DONE]" and json.loads(x[-2])["choices"][0]["finish_reason"] == "length"
-               for x in done) and len(done) == 3
+               for x in ends())
     assert names(s) == ["tiny-llama31", "cached"]
     assert text(s, model="small") == want[0]  # a name that no model has
     assert s.post("/models/unload", {"model": "small"}, 404)
@@ -90,15 +83,9 @@ def come_and_go(want):
         s.post("/models/unload", {"model": "cached"})
         s.post("/models/load", {"model": "cached"})
     # the end waits for the answers of all
-    threads = [threading.Thread(target=lambda m=m: done.append(s.stream("/v1/chat/completions", {
-        **body, "model": m, "max_tokens": 300}))) for m in ("small", "cached", "tiny-llama31")]
-    for t in threads:
-        t.start()
-    eventually("streams run", lambda: s.metric("tgi_batch_current_size") == 3)
+    ends = s.streams("/v1/chat/completions", [{**body, "model": m} for m in ("small", "cached", "tiny-llama31")])
     s.stop()
-    for t in threads:
-        t.join()
-    assert len(done) == 6 and all(x[-1] == "[DONE]" for x in done)
+    assert all(x[-1] == "[DONE]" for x in ends())
     strict = Server(SMALL, "--strict")
     assert strict.chat(want=404, model="nobody")["error"]["code"] == "model_not_found"
     assert text(strict, model="small") == want[1]

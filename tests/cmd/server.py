@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 PUNA, TMP = sys.argv[1:3]
@@ -32,8 +33,8 @@ class Server:
         self.log.seek(self.at)
         return self.log.read().decode()
 
-    def call(self, method, path, body=None, headers=None, raw=None):
-        """(status, headers, bytes)"""
+    def call(self, method, path, body=None, headers=None, raw=None, begun=None):
+        """(status, headers, bytes); begun() is called when the answer's first byte has come."""
         if self.tls:
             c = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=WAIT, context=self.tls)
         else:
@@ -45,7 +46,10 @@ class Server:
             h.setdefault("Content-Type", "application/json")
         c.request(method, path, raw, h)
         r = c.getresponse()
-        data = r.read()
+        data = r.read(1)
+        if begun:
+            begun()
+        data += r.read()
         c.close()
         return r.status, r.headers, data
 
@@ -55,12 +59,34 @@ class Server:
         self.headers = headers
         return json.loads(data)
 
-    def stream(self, path, body):
-        status, headers, data = self.call("POST", path, {**body, "stream": True})
+    def stream(self, path, body, begun=None):
+        status, headers, data = self.call("POST", path, {**body, "stream": True}, begun=begun)
         assert status == 200 and headers["Content-Type"] == "text/event-stream", (status, data)
         events = [x[6:] for x in data.decode().split("\n\n") if x.startswith("data: ")]
         assert all(x.startswith("data: ") or x in ("", ":") for x in data.decode().split("\n\n"))
         return events
+
+    def streams(self, path, bodies):
+        """Begins one stream for each body. Returns, when all have sent something, a function that waits
+        for their ends and gives the events of each."""
+        got = [None] * len(bodies)
+        flags = [threading.Event() for _ in bodies]
+
+        def one(i):
+            got[i] = self.stream(path, bodies[i], flags[i].set)
+
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(bodies))]
+        for t in threads:
+            t.start()
+        for f in flags:
+            assert f.wait(WAIT), "a stream does not begin"
+
+        def ends():
+            for t in threads:
+                t.join()
+            return got
+
+        return ends
 
     def chat(self, want=200, headers=None, **kw):
         kw.setdefault("messages", [{"role": "user", "content": "Count to three."}])
