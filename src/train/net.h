@@ -8,23 +8,7 @@
 
 #include "model/lora.h"
 #include "ops/train.h"
-#include "train/optim.h"
-
-/* Something that learns. */
-struct param {
-    char *name;     /* the tensor's name in what is written; owned */
-    float *w;       /* [rows, cols] NULL where `half` */
-    uint16_t *half; /* the same in bf16 (net_cfg.stochastic) */
-    float *g;       /* gradient */
-    size_t rows, cols;
-    struct optim_part part[OPTIM_PARTS]; /* what the optimiser keeps */
-    size_t n_part;
-    void *mem; /* all of it; owned */
-    size_t bytes;
-    bool decay;  /* weight decay applies */
-    size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
-                    order of GGUF and Meta, MODEL.md); 0 = the same */
-};
+#include "train/param.h"
 
 /* A matrix: frozen, learning itself (own), or with a pair beside it: y = x W^T + scale x A^T B^T.
  */
@@ -81,8 +65,7 @@ int net_new(struct net **out, struct model *m, struct ctx *c, const struct train
             const struct net_cfg *cfg, struct err *e) MUST_USE;
 void net_free(struct net *n);
 
-size_t net_params(const struct net *n, struct param ***list);
-size_t net_param_count(const struct net *n);
+const struct param_list *net_params(const struct net *n);
 float net_scale(const struct net *n);
 /* As given, with what an adapter to go on with decided. */
 const struct net_cfg *net_config(const struct net *n);

@@ -37,48 +37,13 @@ const char *const net_save_names[NET_SAVES] = { "embed_tokens", "lm_head", "norm
                                                 "input_layernorm", "post_attention_layernorm" };
 enum { SAVE_EMBED = 1, SAVE_HEAD = 2, SAVE_NORM = 4, SAVE_ATTN_NORM = 8, SAVE_FFN_NORM = 16 };
 
-/* The next bytes of p's memory, at a multiple of 64. */
-static void *carve(const struct param *p, size_t *at, size_t bytes)
+/* Takes name. */
+static int learn(struct param **out, struct net *n, char *name, size_t rows, size_t cols,
+                 enum param_kind kind, struct err *e)
 {
-    void *to = (char *)p->mem + *at;
-
-    *at += (bytes + 63) / 64 * 64;
-    return to;
-}
-
-enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };
-
-/* A parameter with room for its gradient and what the optimiser keeps; its values are zero. Takes
- * name. */
-static int param_new(struct param **out, struct net *n, char *name, size_t rows, size_t cols,
-                     enum param_kind kind, struct err *e)
-{
-    struct param *p = xcalloc(1, sizeof(*p));
-    const bool half = n->cfg.stochastic && kind != PARAM_SMALL;
-    size_t at = 0;
-    void *mem;
-
-    p->name = name;
-    p->rows = rows;
-    p->cols = cols;
-    p->decay = rows > 1 || n->cfg.decay_norms;
-    p->n_part = optim_parts(n->cfg.optim, rows, cols, kind == PARAM_EMBEDDING, p->part);
-    p->bytes = rows * cols * (sizeof(float) + (half ? sizeof(uint16_t) : sizeof(float))) + 64 * 6;
-    for (size_t i = 0; i < p->n_part; i++)
-        p->bytes += p->part[i].n * enc_table[p->part[i].enc].bytes;
-    if (mem_map(&mem, p->bytes, name, e)) {
-        free(p->name);
-        free(p);
+    if (param_new(&n->params, out, name, rows, cols, kind, n->cfg.optim, n->cfg.stochastic, e))
         return -1;
-    }
-    p->mem = mem;
-    p->g = carve(p, &at, rows * cols * sizeof(float));
-    p->half = half ? carve(p, &at, rows * cols * sizeof(uint16_t)) : NULL;
-    p->w = half ? NULL : carve(p, &at, rows * cols * sizeof(float));
-    for (size_t i = 0; i < p->n_part; i++)
-        p->part[i].p = carve(p, &at, p->part[i].n * enc_table[p->part[i].enc].bytes);
-    n->param = xrealloc(n->param, (n->n_param + 1) * sizeof(struct param *));
-    n->param[n->n_param++] = *out = p;
+    (*out)->decay |= n->cfg.decay_norms;
     return 0;
 }
 
@@ -91,7 +56,7 @@ static size_t turn_of(const struct net *n, size_t i)
 static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w, char *name,
                       enum param_kind kind, struct err *e)
 {
-    if (param_new(&to->own, n, name, w->rows, w->cols, kind, e))
+    if (learn(&to->own, n, name, w->rows, w->cols, kind, e))
         return -1;
     struct param *p = to->own;
     const enum enc enc = p->half ? ENC_BF16 : ENC_F32;
@@ -116,7 +81,7 @@ static int own_norm(struct param **own, const float **norm, struct net *n, char 
 {
     const size_t D = (size_t)n->m->hp->dim;
 
-    if (param_new(own, n, name, 1, D, PARAM_SMALL, e))
+    if (learn(own, n, name, 1, D, PARAM_SMALL, e))
         return -1;
     memcpy((*own)->w, *norm, D * sizeof(float));
     *norm = (*own)->w;
@@ -230,10 +195,10 @@ static int build_dora(struct net *n, struct net_mat *m, size_t l, size_t i,
     const size_t out = m->w.rows, in = m->w.cols;
     float *row;
 
-    if (param_new(&m->mag, n,
-                  xasprintf("base_model.model.model.layers.%zu.%s.lora_magnitude_vector", l,
-                            place[i].module),
-                  1, out, PARAM_SMALL, e))
+    if (learn(&m->mag, n,
+              xasprintf("base_model.model.model.layers.%zu.%s.lora_magnitude_vector", l,
+                        place[i].module),
+              1, out, PARAM_SMALL, e))
         return -1;
     m->mag->decay = n->cfg.decay_norms;
     m->mag->turn = turn_of(n, i);
@@ -269,10 +234,10 @@ static int build_pair(struct net *n, size_t l, size_t i, const struct lora *from
     if (p && !p->a.data)
         return 0;
     m->number = l * NET_MATS + i;
-    if (param_new(&m->a, n, xasprintf(form, l, place[i].module, 'A'), n->cfg.rank, m->w.cols,
-                  PARAM_SMALL, e) ||
-        param_new(&m->b, n, xasprintf(form, l, place[i].module, 'B'), m->w.rows, n->cfg.rank,
-                  PARAM_SMALL, e))
+    if (learn(&m->a, n, xasprintf(form, l, place[i].module, 'A'), n->cfg.rank, m->w.cols,
+              PARAM_SMALL, e) ||
+        learn(&m->b, n, xasprintf(form, l, place[i].module, 'B'), m->w.rows, n->cfg.rank,
+              PARAM_SMALL, e))
         return -1;
     m->b->turn = turn_of(n, i);
     if (p) {
@@ -398,36 +363,19 @@ void net_free(struct net *n)
 {
     if (!n)
         return;
-    for (size_t i = 0; i < n->n_param; i++) {
-        struct param *p = n->param[i];
-
-        mem_unmap(p->mem, p->bytes);
-        free(p->name);
-        free(p);
-    }
     for (int64_t l = 0; n->layer && l < n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++)
             free(net_layer_mat(&n->layer[l], i)->gain);
-    free(n->param);
+    param_list_release(&n->params);
     free(n->layer);
     free(n->saved);
     mem_unmap(n->slab, n->slab_bytes);
     free(n);
 }
 
-size_t net_params(const struct net *n, struct param ***list)
+const struct param_list *net_params(const struct net *n)
 {
-    *list = n->param;
-    return n->n_param;
-}
-
-size_t net_param_count(const struct net *n)
-{
-    size_t count = 0;
-
-    for (size_t i = 0; i < n->n_param; i++)
-        count += n->param[i]->rows * n->param[i]->cols;
-    return count;
+    return &n->params;
 }
 
 float net_scale(const struct net *n)

@@ -19,8 +19,7 @@ struct net {
     struct net_mat embed, head;
     const float *norm;
     struct param *own_norm;
-    struct param **param;
-    size_t n_param;
+    struct param_list params;
     bool adapters, learning; /* learning: a pass whose gradients are wanted */
     uint64_t batch;
     float scale;

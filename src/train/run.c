@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "train/events.h"
+#include "train/log.h"
 #include "train/report.h"
 #include "train/save.h"
 #include "train/step.h"
@@ -28,9 +28,7 @@ struct run {
     struct net *net;
     struct stepper step;
     size_t steps, warmup;
-    json_t *log;   /* log_history */
-    FILE *metrics; /* metrics.jsonl */
-    struct events *events;
+    struct log log;
     double mean, square; /* of the losses so far, the newer ones weigh more */
     size_t losses;
     size_t worse; /* evaluations since the best */
@@ -191,7 +189,7 @@ static json_t *state_of(const struct run *r, size_t step)
         "best_model_checkpoint", best, "epoch", (double)step / (double)r->plan.steps_per_epoch,
         "eval_steps", (json_int_t)r->cfg->eval_steps, "global_step", (json_int_t)step,
         "is_hyper_param_search", 0, "is_local_process_zero", 1, "is_world_process_zero", 1,
-        "log_history", r->log, "logging_steps", (json_int_t)r->cfg->logging_steps, "max_steps",
+        "log_history", r->log.rows, "logging_steps", (json_int_t)r->cfg->logging_steps, "max_steps",
         (json_int_t)r->steps, "num_input_tokens_seen", (json_int_t)r->step.tokens,
         "num_train_epochs", r->cfg->epochs, "save_steps", (json_int_t)r->cfg->save_steps,
         "stateful_callbacks", "EarlyStoppingCallback", "attributes",
@@ -203,28 +201,12 @@ static json_t *state_of(const struct run *r, size_t step)
     return j;
 }
 
-static int same_identity(const struct run *r, const json_t *was, const char *dir, struct err *e)
+static int load(struct run *r, const char *dir, json_t **state, struct err *e)
 {
-    json_t *want = identity(r), *v;
-    const char *key;
-    int rc = 0;
-
-    json_object_foreach(want, key, v)
-    {
-        const json_t *had = json_object_get(was, key);
-
-        if (rc || (had && json_equal(had, v)))
-            continue;
-        char *a = had ? json_dumps(had, JSON_ENCODE_ANY) : NULL;
-        char *b = json_dumps(v, JSON_ENCODE_ANY);
-
-        rc = err_set(e, ERR_USAGE, "%s was made with %s %.100s, this run has %.100s", dir, key,
-                     a ? a : "unknown", b ? b : "");
-        free(a);
-        free(b);
-    }
-    json_decref(want);
-    return rc;
+    if (save_load(net_params(r->net), dir, state, e))
+        return -1;
+    net_changed(r->net);
+    return 0;
 }
 
 /* *step: where to go on, 0 = at the start. */
@@ -240,8 +222,7 @@ static int resume(struct run *r, size_t *step, struct err *e)
     *step = 0;
     if (!dir)
         return 0;
-    if (save_load(r->net, dir, &state, e) ||
-        same_identity(r, json_object_get(state, "puna"), dir, e) ||
+    if (load(r, dir, &state, e) || save_same(identity(r), json_object_get(state, "puna"), dir, e) ||
         json_get_int(state, "global_step", 1, INT64_MAX, &at, dir, e) < 0 ||
         json_get_int(state, "num_input_tokens_seen", 0, INT64_MAX, &tokens, dir, e) < 0 ||
         json_get_int(state, "best_global_step", 0, INT64_MAX, &best, dir, e) < 0 ||
@@ -255,8 +236,8 @@ static int resume(struct run *r, size_t *step, struct err *e)
     *step = (size_t)at;
     r->step.tokens = (size_t)tokens;
     r->best_step = (size_t)best;
-    json_decref(r->log);
-    r->log = json_incref(json_object_get(state, "log_history"));
+    json_decref(r->log.rows);
+    r->log.rows = json_incref(json_object_get(state, "log_history"));
     note(r, "going on from %s at step %zu of %zu", dir, *step, r->steps);
     rc = 0;
 done:
@@ -266,32 +247,6 @@ done:
 }
 
 /* ---- logs ---- */
-
-static int metrics_line(struct run *r, const json_t *row, struct err *e)
-{
-    char *text = json_dumps(row, JSON_COMPACT);
-    const int bad = !text || fprintf(r->metrics, "%s\n", text) < 0 || fflush(r->metrics);
-
-    free(text);
-    return bad ? err_set(e, ERR_FAIL, "%s/metrics.jsonl: %s", r->cfg->output_dir, strerror(errno))
-               : 0;
-}
-
-/* The file says what log_history says: lines of steps that are taken again go. */
-static int metrics_open(struct run *r, struct err *e)
-{
-    char *path = path_join(r->cfg->output_dir, "metrics.jsonl");
-    json_t *row;
-    size_t i;
-    int rc = 0;
-
-    r->metrics = fopen(path, "w");
-    if (!r->metrics)
-        rc = err_set(e, ERR_FAIL, "%s: %s", path, strerror(errno));
-    json_array_foreach(r->log, i, row) rc = rc ? rc : metrics_line(r, row, e);
-    free(path);
-    return rc;
-}
 
 static int log_step(struct run *r, const struct train_step *s, struct err *e)
 {
@@ -312,24 +267,7 @@ static int log_step(struct run *r, const struct train_step *s, struct err *e)
         json_object_set_new(row, "kl", json_real(s->kl));
     if (s->has_eval)
         json_object_set_new(row, "eval_loss", json_real(s->eval_loss));
-    json_array_append_new(r->log, row);
-    if (metrics_line(r, row, e))
-        return -1;
-    const char *key;
-    json_t *v;
-
-    json_object_foreach(row, key, v)
-    {
-        char tag[64];
-
-        if (!r->events || !strcmp(key, "step"))
-            continue;
-        snprintf(tag, sizeof(tag), "%s/%s", strncmp(key, "eval_", 5) ? "train" : "eval",
-                 strncmp(key, "eval_", 5) ? key : key + 5);
-        if (events_scalar(r->events, (int64_t)s->step, tag, json_number_value(v), e))
-            return -1;
-    }
-    return 0;
+    return log_row(&r->log, row, e);
 }
 
 /* ---- what is noticed ---- */
@@ -376,7 +314,7 @@ static void watch_loss(struct run *r, size_t step, const struct train_step *s)
 static double operations(const struct run *r, size_t tokens)
 {
     double weights = (double)(r->m->head.rows * r->m->head.cols);
-    const double learn = (double)net_param_count(r->net);
+    const double learn = (double)param_count(net_params(r->net));
 
     for (int64_t l = 0; l < r->m->hp->layers; l++) {
         const struct layer *w = &r->m->layer[l];
@@ -395,17 +333,9 @@ static double operations(const struct run *r, size_t tokens)
 static int update(struct run *r, size_t step, struct train_step *s, struct err *e)
 {
     const struct train_cfg *cfg = r->cfg;
-    struct param **list;
-    const size_t n = net_params(r->net, &list);
-    double squares = 0;
+    const struct param_list *params = net_params(r->net);
 
-    for (size_t i = 0; i < n; i++) {
-        double sum;
-
-        r->op->square_sum(r->c, &sum, list[i]->g, list[i]->rows * list[i]->cols);
-        squares += sum;
-    }
-    s->grad_norm = sqrt(squares);
+    s->grad_norm = param_norm(params, r->c, r->op);
     if (!isfinite(s->grad_norm) || !isfinite(s->loss)) {
         char bad[120];
 
@@ -419,27 +349,15 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
     s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->steps, r->warmup);
     const double clip = cfg->max_grad_norm > 0 ? cfg->max_grad_norm / (s->grad_norm + 1e-6) : 1;
 
-    for (size_t i = 0; i < n; i++) {
-        struct param *p = list[i];
-        const struct adamw a = { .lr = (float)s->lr,
-                                 .beta1 = (float)cfg->beta1,
-                                 .beta2 = (float)cfg->beta2,
-                                 .eps = (float)cfg->eps,
-                                 .decay = p->decay ? (float)cfg->weight_decay : 0,
-                                 .clip = clip < 1 ? (float)clip : 1,
-                                 .step = (int64_t)step + 1 };
+    const struct adamw a = { .lr = (float)s->lr,
+                             .beta1 = (float)cfg->beta1,
+                             .beta2 = (float)cfg->beta2,
+                             .eps = (float)cfg->eps,
+                             .decay = (float)cfg->weight_decay,
+                             .clip = clip < 1 ? (float)clip : 1,
+                             .step = (int64_t)step + 1 };
 
-        struct optim_param o = { .w = p->w,
-                                 .half = p->half,
-                                 .g = p->g,
-                                 .rows = p->rows,
-                                 .cols = p->cols,
-                                 .n_part = p->n_part };
-
-        memcpy(o.part, p->part, sizeof(o.part));
-        optim_step(r->c, r->op, cfg->net.optim, &a, &o, rng_u64(cfg->seed ^ 0x726f756e, i));
-        memset(p->g, 0, p->rows * p->cols * sizeof(float));
-    }
+    param_step(params, r->c, r->op, cfg->net.optim, &a, cfg->seed ^ 0x726f756e);
     net_changed(r->net);
     return 0;
 }
@@ -457,16 +375,26 @@ static int evaluate(struct run *r, struct train_step *s, struct err *e)
     return 0;
 }
 
+static int result(const void *arg, const char *dir, struct err *e)
+{
+    const struct run *r = arg;
+
+    return save_result(r->net, r->cfg, dir, e);
+}
+
 static int checkpoint(struct run *r, size_t step, struct err *e)
 {
+    const struct saver s = {
+        .output_dir = r->cfg->output_dir, .params = net_params(r->net), .result = result, .arg = r
+    };
     json_t *state = state_of(r, step);
-    int rc = save_checkpoint(r->net, r->cfg, step, state, e);
+    int rc = save_checkpoint(&s, step, state, e);
 
     if (rc == 0)
         rc = report_write(r->cfg->output_dir, state, e);
     json_decref(state);
     if (rc == 0)
-        save_rotate(r->cfg, r->cfg->save_limit, r->best_step);
+        save_rotate(r->cfg->output_dir, r->cfg->save_limit, r->best_step);
     return rc;
 }
 
@@ -525,8 +453,8 @@ static int start(struct run *r, struct err *e)
         cfg->warmup_steps ? cfg->warmup_steps : (size_t)ceil(cfg->warmup_ratio * (double)r->steps);
     if (plan_memory(r, &net, e) || net_new(&r->net, r->m, r->c, r->op, &net, e))
         return -1;
-    note(r, "%.2f million parameters learn, %zu steps", (double)net_param_count(r->net) / 1e6,
-         r->steps);
+    note(r, "%.2f million parameters learn, %zu steps",
+         (double)param_count(net_params(r->net)) / 1e6, r->steps);
     r->step = (struct stepper){ .cfg = cfg, .net = r->net, .data = &r->data, .plan = &r->plan };
     r->step.ref = xmalloc((r->data.n + 1) * sizeof(double));
     for (size_t i = 0; i < r->data.n; i++)
@@ -542,7 +470,7 @@ static int take_best(struct run *r, size_t done, struct err *e)
     if (!r->cfg->keep_best || isinf(r->best) || r->best_step == done)
         return 0;
     char *dir = xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
-    const int rc = save_load(r->net, dir, &state, e);
+    const int rc = load(r, dir, &state, e);
 
     if (rc == 0)
         note(r, "the result is that of step %zu, evaluation loss %.6g", r->best_step, r->best);
@@ -553,12 +481,11 @@ static int take_best(struct run *r, size_t done, struct err *e)
 
 int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op, struct err *e)
 {
-    struct run r = { .cfg = cfg, .c = c, .op = op, .log = json_array(), .best = INFINITY };
+    struct run r = { .cfg = cfg, .c = c, .op = op, .best = INFINITY };
     size_t step, done = 0;
     int rc = -1, more = 0;
 
-    if (start(&r, e) || resume(&r, &step, e) || metrics_open(&r, e) ||
-        (cfg->events && events_open(&r.events, cfg->output_dir, e)))
+    if (start(&r, e) || resume(&r, &step, e) || log_open(&r.log, cfg->output_dir, cfg->events, e))
         goto done;
     for (done = step; more == 0 && done < r.steps; done++)
         if ((more = one_step(&r, done, e)) < 0)
@@ -577,10 +504,8 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
         rc = report_write(cfg->output_dir, state, e);
     json_decref(state);
 done:
-    if (r.metrics && fclose(r.metrics) && rc == 0)
-        rc = err_set(e, ERR_FAIL, "%s/metrics.jsonl: %s", cfg->output_dir, strerror(errno));
-    events_close(r.events);
-    json_decref(r.log);
+    if (log_close(&r.log, rc == 0 ? e : NULL) && rc == 0)
+        rc = -1;
     free(r.step.ref);
     net_free(r.net);
     qlora_free(r.qlora);

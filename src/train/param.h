@@ -1,0 +1,42 @@
+/* param.h - what learns: values, a gradient, and what the optimiser keeps. */
+#ifndef PUNA_TRAIN_PARAM_H
+#define PUNA_TRAIN_PARAM_H
+
+#include "train/optim.h"
+
+/* Something that learns. */
+struct param {
+    char *name;     /* the tensor's name in what is written; owned */
+    float *w;       /* [rows, cols] NULL where `half` */
+    uint16_t *half; /* the same in bf16 (net_cfg.stochastic) */
+    float *g;       /* gradient */
+    size_t rows, cols;
+    struct optim_part part[OPTIM_PARTS]; /* what the optimiser keeps */
+    size_t n_part;
+    void *mem; /* all of it; owned */
+    size_t bytes;
+    bool decay;  /* weight decay applies */
+    size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
+                    order of GGUF and Meta, MODEL.md); 0 = the same */
+};
+
+struct param_list {
+    struct param **p; /* owned, each and all */
+    size_t n;
+};
+
+enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };
+
+/* A parameter with room for its gradient and what the optimiser keeps, at the list's end; all of it
+ * is zero. Matrices decay. half: values in bf16 alone. Takes name. */
+int param_new(struct param_list *l, struct param **out, char *name, size_t rows, size_t cols,
+              enum param_kind kind, enum optim optim, bool half, struct err *e) MUST_USE;
+void param_list_release(struct param_list *l);
+size_t param_count(const struct param_list *l); /* values of all */
+/* Norm of all gradients as one vector. */
+double param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op);
+/* One step of the optimiser; gradients are zero after it. a->decay holds for what decays. */
+void param_step(const struct param_list *l, struct ctx *c, const struct train_ops *op,
+                enum optim optim, const struct adamw *a, uint64_t seed);
+
+#endif
