@@ -9,7 +9,7 @@
 int engine_opts_fill(struct engine_opts *o, int64_t threads, const char *dtype, const char *isa,
                      const char *device, struct err *e) MUST_USE;
 /* The cache's type from --kv-dtype KV_TYPES. */
-#define KV_TYPES "auto|f32|f16|bf16|q8_0"
+#define KV_TYPES "auto|f32|f16|bf16|q8_0|fp8"
 void engine_opts_kv(struct engine_opts *o, const char *kv_dtype);
 /* Where weights lie, from --weights WEIGHTS_HOW. */
 #define WEIGHTS_HOW "auto|copy|map"

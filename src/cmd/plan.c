@@ -195,10 +195,8 @@ static int query_fill(struct plan_query *q, const struct plan_cfg *c, const stru
     q->compute = !strcmp(c->dtype, "f32")    ? COMPUTE_F32
                  : !strcmp(c->dtype, "bf16") ? COMPUTE_BF16
                                              : COMPUTE_AUTO;
-    if (!strcmp(kv, "fp8"))
-        q->kv = ENC_F8_E4M3;
-    else if (strcmp(kv, "auto"))
-        q->kv = (enum enc)enc_from_name(kv);
+    if (strcmp(kv, "auto"))
+        q->kv = (enum enc)kv_from_name(kv);
     else if (q->compute == COMPUTE_F32)
         q->kv = ENC_F32;
     if ((int64_t)q->tp * q->pp > d->count)

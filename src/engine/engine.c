@@ -92,7 +92,7 @@ static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *
     g->kv = g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
     if (!o->kv)
         return 0;
-    g->kv = (enum enc)enc_from_name(o->kv);
+    g->kv = (enum enc)kv_from_name(o->kv);
     if (g->kv == ENC_Q8_0 && hd % (long long)enc_table[ENC_Q8_0].block)
         return err_set(
             e, ERR_USAGE,
@@ -101,7 +101,12 @@ static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *
             checkpoint_path(g->model->ckpt), hd);
     if (g->kv == ENC_Q8_0 && !ctx_on_host(g->ctx))
         return err_set(e, ERR_USAGE,
-                       "a q8_0 cache is for the CPU alone: choose f16 or bf16, or --device cpu");
+                       "a q8_0 cache is for the CPU alone: choose fp8, f16 or bf16, or --device "
+                       "cpu");
+    if (g->kv == ENC_F8_E4M3 && ctx_on_host(g->ctx))
+        return err_set(e, ERR_USAGE,
+                       "an fp8 cache is for the GPU alone: choose q8_0, f16 or bf16, or --device "
+                       "cuda");
     return 0;
 }
 

@@ -26,7 +26,7 @@ enum engine_weights {
 struct engine_opts {
     int threads; /* 0 = all */
     enum compute compute;
-    const char *kv;        /* the cache's type: f32, f16, bf16 or q8_0; NULL = the model's,
+    const char *kv;        /* the cache's type: f32, f16, bf16, q8_0 or fp8; NULL = the model's,
                             * or f32 where arithmetic is f32: that is asked for to compare with */
     int isa;               /* CPU flags to allow; -1 = all this machine has */
     size_t chunk;          /* prompt rows per forward pass; 0 = 512 */

@@ -1,5 +1,6 @@
 /* kv.c - memory of the key-value cache. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "model/llama.h"
@@ -10,6 +11,16 @@ static bool plane_bytes(const struct hparams *hp, enum enc enc, size_t blocks, s
     const size_t row = kv_row_bytes(enc, (size_t)hp->head_dim);
 
     return mul_ok(out, (size_t)hp->kv_heads * KV_BLOCK * row, blocks);
+}
+
+int kv_from_name(const char *name)
+{
+    static const enum enc types[] = { ENC_F32, ENC_F16, ENC_BF16, ENC_Q8_0 };
+
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        if (!strcmp(name, enc_table[types[i]].name))
+            return (int)types[i];
+    return strcmp(name, "fp8") ? -1 : (int)ENC_F8_E4M3;
 }
 
 size_t kv_bytes(const struct hparams *hp, enum enc enc, size_t blocks)

@@ -65,6 +65,8 @@ size_t acts_bytes(const struct hparams *hp, size_t max_rows);
 int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const struct kv_cache *kv,
                   const struct batch *b, float *logits, struct err *e) MUST_USE;
 
+/* The cache's type by the name that users give it: "f32", "f16", "bf16", "q8_0", "fp8"; or -1. */
+int kv_from_name(const char *name);
 /* KV cache of `blocks` blocks of KV_BLOCK positions for every layer, in c's memory. */
 int kv_new(struct kv_cache *kv, struct ctx *c, const struct hparams *hp, enum enc enc,
            size_t blocks, struct err *e) MUST_USE;

@@ -36,7 +36,9 @@ struct kv_layer {
 
 struct ctx;
 struct kv_cache {
-    enum enc enc; /* ENC_F32, ENC_F16, ENC_BF16, or ENC_Q8_0 where hd is a multiple of 32 */
+    /* ENC_F32, ENC_F16, ENC_BF16; on the CPU ENC_Q8_0 where hd is a multiple of 32; on a GPU
+     * ENC_F8_E4M3, without a scale: what is beyond 448 is held there */
+    enum enc enc;
     size_t kv_heads, head_dim, blocks, layers;
     struct kv_layer *layer;
     struct ctx *on; /* whose memory it is */

@@ -6,7 +6,28 @@
 
 #include "base/mem.h"
 #include "base/num.h"
+#include "format/enc/f8.h"
 #include "ops/ops.h"
+
+/* n values of a cache; E4M3 has no decode and encode of its own, for it is no encoding of weights.
+ */
+static void cache_get(float *y, enum enc enc, const uint8_t *from, size_t n)
+{
+    if (enc != ENC_F8_E4M3)
+        enc_table[enc].decode(y, from, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            y[i] = f8_e4m3_to_f32(from[i]);
+}
+
+static void cache_put(uint8_t *to, enum enc enc, const float *x, size_t n)
+{
+    if (enc != ENC_F8_E4M3)
+        enc_table[enc].encode(to, x, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            to[i] = f32_to_f8_e4m3(x[i]);
+}
 
 static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const struct kv_cache *kv,
                      size_t layer, const struct batch *b)
@@ -31,7 +52,7 @@ static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const st
                     (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * row_bytes;
                 double s = 0;
 
-                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].k + at, hd);
+                cache_get(row, kv->enc, (const uint8_t *)kv->layer[layer].k + at, hd);
                 for (size_t i = 0; i < hd; i++)
                     s += (double)qh[i] * row[i];
                 p[j] = s * scale;
@@ -44,7 +65,7 @@ static void attn_ref(struct ctx *c, float *y, const float *q, size_t H, const st
                     (((size_t)table[j / KV_BLOCK] * K + kh) * KV_BLOCK + j % KV_BLOCK) * row_bytes;
                 const double e = exp(p[j] - max);
 
-                enc_table[kv->enc].decode(row, (const uint8_t *)kv->layer[layer].v + at, hd);
+                cache_get(row, kv->enc, (const uint8_t *)kv->layer[layer].v + at, hd);
                 sum += e;
                 for (size_t i = 0; i < hd; i++)
                     acc[i] += e * row[i];
@@ -164,8 +185,8 @@ static void kv_write_ref(struct ctx *c, const float *k, const float *v, const st
         for (size_t h = 0; h < K; h++) {
             const size_t at = ((block * K + h) * KV_BLOCK + slot % KV_BLOCK) * row_bytes;
 
-            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].k + at, k + (t * K + h) * hd, hd);
-            enc_table[kv->enc].encode((uint8_t *)kv->layer[layer].v + at, v + (t * K + h) * hd, hd);
+            cache_put((uint8_t *)kv->layer[layer].k + at, kv->enc, k + (t * K + h) * hd, hd);
+            cache_put((uint8_t *)kv->layer[layer].v + at, kv->enc, v + (t * K + h) * hd, hd);
         }
     }
 }

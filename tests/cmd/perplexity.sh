@@ -24,6 +24,8 @@ P
 "$PUNA" perplexity smollm2 --ids "$tmp/ids.json" --ctx 48 --json >"$tmp/windows"
 "$PUNA" perplexity smollm2 --ids "$tmp/ids.json" >"$tmp/plain"
 "$PUNA" perplexity smollm2 --ids "$tmp/ids.json" --kv-dtype q8_0 --json >"$tmp/q8"
+"$PUNA" perplexity smollm2 --ids "$tmp/ids.json" --kv-dtype fp8 2>"$tmp/err" && fail 'an fp8 cache on the CPU'
+grep -q 'an fp8 cache is for the GPU alone: choose q8_0' "$tmp/err" || fail "$(cat "$tmp/err")"
 python3 - "$tmp" <<'P'
 import json, math, re, sys
 read = lambda name: open(f"{sys.argv[1]}/{name}").read()

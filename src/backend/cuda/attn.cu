@@ -29,3 +29,4 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
 ATTNS(f32, DEV_ENC_F32)
 ATTNS(f16, DEV_ENC_F16)
 ATTNS(bf16, DEV_ENC_BF16)
+ATTNS(f8, DEV_ENC_F8_E4M3)

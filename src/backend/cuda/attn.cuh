@@ -12,7 +12,7 @@
 
 enum { PER = 8 };
 
-template <int ENC> struct packet; /* 8 elements of the cache */
+template <int ENC> struct packet; /* 8 elements of the cache; what they are to be multiplied by */
 template <> struct packet<DEV_ENC_F32> {
     float4 v[2];
     __device__ void load(const uint8_t *p)
@@ -25,6 +25,7 @@ template <> struct packet<DEV_ENC_F32> {
         f[4] = v[1].x, f[5] = v[1].y, f[6] = v[1].z, f[7] = v[1].w;
     }
     static constexpr int bytes = 32;
+    static constexpr float by = 1;
 };
 template <int ENC> struct packet16 {
     uint4 v;
@@ -49,9 +50,29 @@ template <int ENC> struct packet16 {
         }
     }
     static constexpr int bytes = 16;
+    static constexpr float by = 1;
 };
 template <> struct packet<DEV_ENC_F16> : packet16<DEV_ENC_F16> {};
 template <> struct packet<DEV_ENC_BF16> : packet16<DEV_ENC_BF16> {};
+template <> struct packet<DEV_ENC_F8_E4M3> {
+    uint2 v;
+    __device__ void load(const uint8_t *p)
+    {
+        v = *(const uint2 *)p;
+    }
+    __device__ void get(float f[PER]) const
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t w = f8_pair(i < 2 ? v.x : v.y, i % 2);
+            const float2 p = __half22float2(*(const __half2 *)&w);
+
+            f[2 * i] = p.x, f[2 * i + 1] = p.y;
+        }
+    }
+    static constexpr int bytes = 8;
+    static constexpr float by = F8_BY;
+};
 
 /* State of one head in a group of lanes: maximum of the scores (base 2), sum, values. */
 struct state {
@@ -218,6 +239,8 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
             q[h][i] = !live || h >= n_heads ? 0
                       : queries ? queries[(h + my_h) * a.hd + lane * PER + i]
                                 : a.q[((size_t)t * a.H + h0 + h) * a.hd + lane * PER + i] * a.scale;
+            if constexpr (packet<ENC>::by != 1)
+                q[h][i] *= packet<ENC>::by; /* of the keys */
         }
     }
     /* every lane of the warp goes round as often: shuffles need them all */
@@ -298,6 +321,12 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
                     st[h].acc[i] = fmaf(score[j][h], f[i], st[h].acc[i]);
         }
     }
+    if constexpr (packet<ENC>::by != 1) /* of the values */
+#pragma unroll
+        for (int h = 0; h < GH; h++)
+#pragma unroll
+            for (int i = 0; i < PER; i++)
+                st[h].acc[i] *= packet<ENC>::by;
     /* groups of a warp */
     for (int d = lanes; d < WARP; d *= 2)
 #pragma unroll

@@ -9,6 +9,8 @@ __device__ static inline void store(uint8_t *cache, size_t at, float v, int enc)
 {
     if (enc == DEV_ENC_F32)
         ((float *)cache)[at] = v;
+    else if (enc == DEV_ENC_F8_E4M3)
+        cache[at] = f32_to_f8_e4m3(v);
     else
         ((uint16_t *)cache)[at] = enc == DEV_ENC_BF16 ? f32_to_bf16(v) : f32_to_f16(v);
 }

@@ -53,9 +53,6 @@ template <int KIND> struct kind_of {
     static constexpr int codes = KIND == DEV_U6 ? 1536 : 1024;
 };
 
-/* E4M3 in f16 has the same bits one to the right of the sign, and 2^-8 of the value. */
-static constexpr float F8_BY = 256;
-
 /* The lane's 8 columns of block j as four pairs, column 2 i in the low half of p[i]. zero: 1024 +
  * zero point, twice (0x6400 is 1024 in f16, whose last bit is worth 1); hi: U6's; lut: N4's pairs of
  * values by byte, a copy for each lane. */
@@ -96,13 +93,10 @@ __device__ static inline void code_pairs(uint32_t p[4], const uint4 &v, const ui
 
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if constexpr (KIND == DEV_U8) {
+            if constexpr (KIND == DEV_U8)
                 p[i] = h2_sub(__byte_perm(half[i / 2], 0x64646464, i % 2 ? 0x4342 : 0x4140), zero);
-            } else {
-                const uint32_t b = __byte_perm(half[i / 2], 0, i % 2 ? 0x3424 : 0x1404);
-
-                p[i] = (b & 0x80008000) | (b >> 1 & 0x3F803F80);
-            }
+            else
+                p[i] = f8_pair(half[i / 2], i % 2);
         }
     }
 }

@@ -96,10 +96,13 @@ struct driver {
     CUDA_ATTNS(F, f32)                                                                             \
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
+    CUDA_ATTNS(F, f8)                                                                              \
     F(flash, flash_bf16_64)                                                                        \
     F(flash, flash_bf16_128)                                                                       \
     F(flash, flash_f16_64)                                                                         \
-    F(flash, flash_f16_128)
+    F(flash, flash_f16_128)                                                                        \
+    F(flash, flash_f8_64)                                                                          \
+    F(flash, flash_f8_128)
 
 enum kernel {
 #define F(file, name) KERN_##name,

@@ -565,17 +565,17 @@ static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size
 /* Rows one by one: all, or those of the batch that are in no run. */
 static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
 {
-    static const enum kernel kern[3][3] = {
-        { KERN_attn_f32_1, KERN_attn_f32_4, KERN_attn_f32_8 },
-        { KERN_attn_f16_1, KERN_attn_f16_4, KERN_attn_f16_8 },
-        { KERN_attn_bf16_1, KERN_attn_bf16_4, KERN_attn_bf16_8 },
+    static const enum kernel kern[][3] = {
+        [ENC_F32] = { KERN_attn_f32_1, KERN_attn_f32_4, KERN_attn_f32_8 },
+        [ENC_F16] = { KERN_attn_f16_1, KERN_attn_f16_4, KERN_attn_f16_8 },
+        [ENC_BF16] = { KERN_attn_bf16_1, KERN_attn_bf16_4, KERN_attn_bf16_8 },
+        [ENC_F8_E4M3] = { KERN_attn_f8_1, KERN_attn_f8_4, KERN_attn_f8_8 },
     };
     static const size_t heads[] = { 1, 4, 8 };
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
     const bool program = in_program(o);
     const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
-    const int enc = o->kv->enc == ENC_F32 ? 0 : o->kv->enc == ENC_F16 ? 1 : 2;
     size_t splits, span;
 
     choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
@@ -590,18 +590,18 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     if (program)
         program_attn(b, a, (int)o->kv->enc, rows);
     else
-        cuda_launch(b, kern[enc][size], splits, K * parts, rows, 128, (void *[]){ a });
+        cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }
 
 /* Prompts on the tensor cores; false where there is no kernel for them. */
 static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
 {
     const size_t hd = o->kv->head_dim, group = o->H / o->kv->kv_heads;
-    const bool brain = o->kv->enc == ENC_BF16;
+    const enum enc enc = o->kv->enc;
     size_t tiles = 0;
 
     if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) || group > 128 ||
-        o->kv->enc == ENC_F32 || o->T != b->rows)
+        enc == ENC_F32 || o->T != b->rows)
         return false;
     struct flash_args f = { .y = a->y,
                             .q = a->q,
@@ -623,8 +623,9 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
     for (size_t r = 0; r < b->n_runs; r++)
         tiles += over((size_t)b->runs[2 * r + 1], 128 / group);
     cuda_launch_with(b,
-                     hd == 64 ? (brain ? KERN_flash_bf16_64 : KERN_flash_f16_64)
-                              : (brain ? KERN_flash_bf16_128 : KERN_flash_f16_128),
+                     enc == ENC_BF16      ? (hd == 64 ? KERN_flash_bf16_64 : KERN_flash_bf16_128)
+                     : enc == ENC_F8_E4M3 ? (hd == 64 ? KERN_flash_f8_64 : KERN_flash_f8_128)
+                                          : (hd == 64 ? KERN_flash_f16_64 : KERN_flash_f16_128),
                      tiles, o->kv->kv_heads, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
     return true;
 }

@@ -60,6 +60,13 @@ __device__ static __noinline__ void attn_of(const attn_phase &p, const attn_row 
         attn_items<DEV_ENC_BF16>(p, row, scratch, room);
 }
 
+/* On its own, so that the others' code stays as it is. */
+static __device__ __noinline__ void attn_f8_of(const attn_phase &p, const attn_row *row,
+                                               float *scratch, int room)
+{
+    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, room);
+}
+
 /* form: as in dev_phase */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void product_of(program &p, const stream_args &s, int form)
@@ -143,7 +150,9 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
         if (i + 1 < a.n && threadIdx.x < WORDS)
             phases[(i + 1) % 2 * WORDS + threadIdx.x] =
                 ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
-        if (now.attn)
+        if (now.attn && now.u.a.enc == DEV_ENC_F8_E4M3)
+            attn_f8_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
+        else if (now.attn)
             attn_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
         else
             product_of<CLASS, NT>(p, now.u.s, now.form);

@@ -264,6 +264,17 @@ __device__ static inline uint16_t to16(float f, int mode)
     return __half_as_ushort(__float2half_rn(fminf(fmaxf(f, -65504.0f), 65504.0f)));
 }
 
+/* E4M3 in f16 has the same bits one to the right of the sign, and 2^-8 of the value (NaN reads as a
+ * number): bytes 2 i and 2 i + 1 of a word as a pair. */
+static constexpr float F8_BY = 256;
+
+__device__ static inline uint32_t f8_pair(uint32_t word, int i)
+{
+    const uint32_t b = __byte_perm(word, 0, i ? 0x3424 : 0x1404);
+
+    return (b & 0x80008000) | (b >> 1 & 0x3F803F80);
+}
+
 /* ---- kernels that follow one another without a gap (programmatic dependent launch) ---- */
 
 /* Lets the next kernel of the stream take the places that are free. */
