@@ -1,29 +1,9 @@
 /* encoder.cu - the ops of encoders (ops.def), in float32 throughout. */
-#include "backend/cuda/unit.cuh"
-
-/* The sum of a block's values, to all of its threads. */
-__device__ static float block_sum(float v)
-{
-    __shared__ float part[WARP];
-    const int lane = threadIdx.x % WARP;
-
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
-    if (lane == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    v = lane < blockDim.x / WARP ? part[lane] : 0;
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
-    __syncthreads();
-    return v;
-}
+#include "backend/cuda/block.cuh"
 
 /* grid: (columns, rows) */
 extern "C" __global__ void bias(float *y, const float *b, int D)
 {
-    dep_launch();
-    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i < D)
@@ -33,8 +13,6 @@ extern "C" __global__ void bias(float *y, const float *b, int D)
 /* grid: (columns, rows) */
 extern "C" __global__ void gelu(float *x, int D)
 {
-    dep_launch();
-    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t at = (size_t)blockIdx.y * D + i;
 
@@ -46,8 +24,6 @@ extern "C" __global__ void gelu(float *x, int D)
 extern "C" __global__ void layernorm(float *y, const float *x, const float *w, const float *b,
                                      int D, float eps)
 {
-    dep_launch();
-    dep_wait();
     float s = 0, square = 0;
 
     x += (size_t)blockIdx.x * D;
@@ -69,8 +45,6 @@ extern "C" __global__ void layernorm(float *y, const float *x, const float *w, c
  * overlap, and stay in the first cache. grid: (rows / per, H), shared: per * (n + hd) floats */
 extern "C" __global__ void attn_rel(rel_args a)
 {
-    dep_launch();
-    dep_wait();
     extern __shared__ float room[];
     const int i0 = blockIdx.x * a.per, m = min(a.per, a.rows - i0), lane = threadIdx.x % WARP;
     const size_t D = (size_t)a.H * a.hd, head = (size_t)blockIdx.y * a.hd;

@@ -117,8 +117,6 @@ __device__ static inline void flash_body(const flash_args &a)
     const int group = a.H / a.K, kh = blockIdx.y;
     int t0, n;
 
-    dep_launch();
-    dep_wait();
     find_tile(a, &t0, &n);
     if (n == 0)
         return;

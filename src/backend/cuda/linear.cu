@@ -7,8 +7,6 @@ enum { WARPS = 8, FMA_ROWS = 4 };
 /* grid: (rows / 8, ceil(T / 4)), 256 threads */
 extern "C" __global__ void product(float *y, dev_weight w, const float *x, int T, int add)
 {
-    dep_launch();
-    dep_wait();
     const int lane = threadIdx.x % WARP, t0 = blockIdx.y * FMA_ROWS;
     const size_t r = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     float sum[FMA_ROWS] = { 0 };

@@ -281,8 +281,6 @@ template <int KIND> __device__ static inline void widen_body(uint16_t *y, const 
     extern "C" __global__ void widen_##name(uint16_t *y, const __grid_constant__ dev_weight w,     \
                                             int first)                                             \
     {                                                                                              \
-        dep_launch();                                                                              \
-        dep_wait();                                                                                \
         widen_body<kind>(y, w, first);                                                             \
     }
 
@@ -294,8 +292,6 @@ WIDEN(n4, DEV_N4)
 /* E4M3 rows first .. first + gridDim.y. grid: (kp / 16 / 128, rows), 128 threads */
 extern "C" __global__ void widen_f8(uint16_t *y, const __grid_constant__ dev_weight w, int first)
 {
-    dep_launch();
-    dep_wait();
     const int k = (blockIdx.x * blockDim.x + threadIdx.x) * 16, r = first + blockIdx.y;
 
     if (k >= w.kp)

@@ -1,22 +1,6 @@
 /* small.cu - everything that is neither a product nor attention: one formula of ops.def each. */
+#include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
-
-/* Once in a kernel: the room is not given free. */
-__device__ static float block_sum(float v)
-{
-    __shared__ float part[WARP];
-    const int lane = threadIdx.x % WARP;
-
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
-    if (lane == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    v = lane < blockDim.x / WARP ? part[lane] : 0;
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
-    return v;
-}
 
 /* A column of an input in 16 bits, if the next product is likely to want it; zeros up to kp. */
 struct copy16 {
@@ -33,8 +17,6 @@ __device__ static void put16(const copy16 &c, int t, int i, float f)
 /* grid: rows */
 extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 {
-    dep_launch();
-    dep_wait();
     const size_t t = blockIdx.x, r = ids[t];
 
     for (int u = threadIdx.x; u * UNIT < w.cols; u += blockDim.x) {
@@ -51,8 +33,6 @@ extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 /* grid: (columns, rows) */
 extern "C" __global__ void gather(float *y, const float *x, const int32_t *rows, int D)
 {
-    dep_launch();
-    dep_wait();
     const size_t from = (size_t)rows[blockIdx.y] * D, to = (size_t)blockIdx.y * D;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
 
@@ -62,8 +42,6 @@ extern "C" __global__ void gather(float *y, const float *x, const int32_t *rows,
 
 extern "C" __global__ void scale(float *x, size_t n, float by)
 {
-    dep_launch();
-    dep_wait();
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i < n)
@@ -75,8 +53,6 @@ extern "C" __global__ void scale(float *x, size_t n, float by)
 extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int D, float eps,
                                    copy16 c)
 {
-    dep_launch();
-    dep_wait();
     enum { KEPT = 8 };
     const int t = blockIdx.x, first = threadIdx.x, step = blockDim.x;
     float s = 0, kept[KEPT];
@@ -120,8 +96,6 @@ extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int
 /* grid: (columns, rows) */
 extern "C" __global__ void swiglu(float *h, const float *g, const float *u, int F, copy16 c)
 {
-    dep_launch();
-    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t at = (size_t)blockIdx.y * F + i;
 
@@ -148,8 +122,6 @@ __device__ static void rotate(float *v, int a, int b, float s, float c)
 extern "C" __global__ void rope(float *x, int heads, int hd, const int32_t *pos,
                                 const float *inv_freq, int interleaved)
 {
-    dep_launch();
-    dep_wait();
     const int half = hd / 2, n = blockIdx.x * blockDim.x + threadIdx.x, h = n / half, i = n % half;
     float s, c;
 
@@ -165,8 +137,6 @@ extern "C" __global__ void kv_write(const float *k, const float *v, uint8_t *kc,
                                     int enc, int K, int hd, const int32_t *slot,
                                     const int32_t *seq, const int32_t *const *table)
 {
-    dep_launch();
-    dep_wait();
     const int i = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y, h = i / hd;
 
     if (h >= K)
@@ -181,14 +151,11 @@ extern "C" __global__ void kv_write(const float *k, const float *v, uint8_t *kc,
 /* rope of queries and keys, and kv_write. grid: (pairs of H + 2 K heads, rows) */
 extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
 {
-    dep_launch();
     const int half = a.hd / 2, n = blockIdx.x * blockDim.x + threadIdx.x, i = n % half, t = blockIdx.y;
     int h = n / half;
 
-    if (h >= a.H + 2 * a.K) {
-        dep_wait();
+    if (h >= a.H + 2 * a.K)
         return;
-    }
     const bool inter = a.interleaved;
     const int lo = inter ? 2 * i : i, hi = inter ? 2 * i + 1 : i + half;
     float s, c;
@@ -196,7 +163,6 @@ extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
     sincosf((float)a.pos[t] * a.inv_freq[i], &s, &c);
     const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
 
-    dep_wait();
     if (h < a.H) {
         rotate(a.q + ((size_t)t * a.H + h) * a.hd, lo, hi, s, c);
         return;
@@ -222,8 +188,6 @@ extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
  * or E4M3 and their scale. grid: (groups, rows) */
 extern "C" __global__ void act(act_args a)
 {
-    dep_launch();
-    dep_wait();
     const int from = blockIdx.x * a.group, n = min(a.group, a.cols - from);
     const float *x = a.x + (size_t)blockIdx.y * a.cols + from;
     float *y = a.y + (size_t)blockIdx.y * a.cols + from, max = 0;
@@ -267,8 +231,6 @@ extern "C" __global__ void act(act_args a)
 extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, const int32_t *order,
                                 int mode)
 {
-    dep_launch();
-    dep_wait();
     const int k = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
     const float v = k < cols ? x[(size_t)t * cols + (order ? order[k] : k)] : 0;
 
@@ -278,8 +240,6 @@ extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, c
 /* Rows first .. first + n of a weight as bf16 [n][kp]. grid: (units / 128, rows) */
 extern "C" __global__ void dequant(uint16_t *y, dev_weight w, int first)
 {
-    dep_launch();
-    dep_wait();
     const size_t u = (size_t)blockIdx.x * blockDim.x + threadIdx.x, r = first + blockIdx.y;
     float v[UNIT];
 
@@ -307,8 +267,6 @@ extern "C" __global__ void dequant(uint16_t *y, dev_weight w, int first)
  * exponent bits lie between. grid: any */
 extern "C" __global__ void fill(uint32_t *p, size_t n)
 {
-    dep_launch();
-    dep_wait();
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
         uint64_t v = (i + 1) * 0x9E3779B97F4A7C15u;

@@ -275,25 +275,6 @@ __device__ static inline uint32_t f8_pair(uint32_t word, int i)
     return (b & 0x80008000) | (b >> 1 & 0x3F803F80);
 }
 
-/* ---- kernels that follow one another without a gap (programmatic dependent launch) ---- */
-
-/* Lets the next kernel of the stream take the places that are free. */
-__device__ static inline void dep_launch()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-/* Until the kernels before have ended and what they wrote is there. Nothing that they write may be
- * read, nor anything written, before. */
-__device__ static inline void dep_wait()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 /* ---- copies to shared memory in the background ---- */
 
 __device__ static inline void copy_async(uint32_t to, const void *from)

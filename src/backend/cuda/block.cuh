@@ -1,0 +1,22 @@
+/* block.cuh - what the threads of a block make together. */
+#pragma once
+
+#include "backend/cuda/unit.cuh"
+
+/* The sum of a block's values, to all of its threads. */
+__device__ static inline float block_sum(float v)
+{
+    __shared__ float part[WARP];
+    const int lane = threadIdx.x % WARP;
+
+    for (int d = WARP / 2; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    if (lane == 0)
+        part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    v = lane < blockDim.x / WARP ? part[lane] : 0;
+    for (int d = WARP / 2; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    __syncthreads();
+    return v;
+}
