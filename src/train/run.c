@@ -27,13 +27,11 @@ struct run {
     struct plan plan;
     struct net *net;
     struct stepper step;
-    size_t steps, warmup;
+    struct progress at;
+    size_t warmup;
     struct log log;
     double mean, square; /* of the losses so far, the newer ones weigh more */
     size_t losses;
-    size_t worse; /* evaluations since the best */
-    double best;  /* lowest evaluation loss; INFINITY = none */
-    size_t best_step;
 };
 
 static double now(void)
@@ -44,7 +42,7 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-PRINTF_LIKE(2, 3) static void note(const struct run *r, const char *fmt, ...)
+void train_note(const struct train_cfg *cfg, const char *fmt, ...)
 {
     char line[400];
     va_list ap;
@@ -52,8 +50,8 @@ PRINTF_LIKE(2, 3) static void note(const struct run *r, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof(line), fmt, ap);
     va_end(ap);
-    if (r->cfg->on_note)
-        r->cfg->on_note(r->cfg->arg, line);
+    if (cfg->on_note)
+        cfg->on_note(cfg->arg, line);
 }
 
 /* ---- data ---- */
@@ -70,7 +68,7 @@ static int read_data(struct run *r, struct err *e)
     struct err why = { 0 };
 
     if (tok_open(&r->tok, cfg->model, &why))
-        note(r, "no tokenizer (%s): rows of input_ids alone", why.msg);
+        train_note(r->cfg, "no tokenizer (%s): rows of input_ids alone", why.msg);
     d.tok = r->tok;
     if (cfg->chat_format) {
         d.chat = chat_by_name(cfg->chat_format);
@@ -88,17 +86,18 @@ static int read_data(struct run *r, struct err *e)
             if (r->data.p[i].ids[t] >= r->m->hp->vocab)
                 return err_set(e, ERR_FORMAT, "%s: token %d, the model has %lld", cfg->train_file,
                                r->data.p[i].ids[t], (long long)r->m->hp->vocab);
-    note(r, "%zu examples, %zu tokens, %.1f %% of them trained", r->data.n, r->data.tokens,
-         100 * (double)r->data.asked / (double)r->data.tokens);
+    train_note(r->cfg, "%zu examples, %zu tokens, %.1f %% of them trained", r->data.n,
+               r->data.tokens, 100 * (double)r->data.asked / (double)r->data.tokens);
     if (r->data.cut)
-        note(r, "%zu were cut at --max-length %zu", r->data.cut, cfg->max_length);
+        train_note(r->cfg, "%zu were cut at --max-length %zu", r->data.cut, cfg->max_length);
     if (r->data.chatml)
-        note(r,
-             "%zu texts have ChatML's <|im_start|>, which is no token of this model: it is trained "
-             "letter by letter; rows of messages go through the model's own template",
-             r->data.chatml);
+        train_note(
+            r->cfg,
+            "%zu texts have ChatML's <|im_start|>, which is no token of this model: it is trained "
+            "letter by letter; rows of messages go through the model's own template",
+            r->data.chatml);
     if (r->data.dropped)
-        note(r, "%zu rows ask for no token and were left out", r->data.dropped);
+        train_note(r->cfg, "%zu rows ask for no token and were left out", r->data.dropped);
     return 0;
 }
 
@@ -117,10 +116,11 @@ static int quantise(struct run *r, struct err *e)
     if (qlora_new(&r->qlora, &n, r->m, q, r->c, e))
         return -1;
     if (n)
-        note(r, "%zu matrices quantised to %s%s: %zu MiB", n, name[q->kind],
-             q->nested ? " with 8-bit scales" : "", qlora_bytes(r->qlora) >> 20);
+        train_note(r->cfg, "%zu matrices quantised to %s%s: %zu MiB", n, name[q->kind],
+                   q->nested ? " with 8-bit scales" : "", qlora_bytes(r->qlora) >> 20);
     else
-        note(r, "the matrices are %s already and stay so", enc_table[r->m->layer[0].up.enc].name);
+        train_note(r->cfg, "the matrices are %s already and stay so",
+                   enc_table[r->m->layer[0].up.enc].name);
     return 0;
 }
 
@@ -139,9 +139,10 @@ static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
         return 0;
     if (!cfg->recompute && all > have && less <= have) {
         cfg->recompute = true;
-        note(r,
-             "activations are computed again (--gradient-checkpointing): %zu MiB in place of %zu",
-             less / MiB, all / MiB);
+        train_note(
+            r->cfg,
+            "activations are computed again (--gradient-checkpointing): %zu MiB in place of %zu",
+            less / MiB, all / MiB);
     }
     if ((cfg->recompute ? less : all) <= have)
         return 0;
@@ -164,7 +165,7 @@ static json_t *identity(const struct run *r)
                      "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:b}",
                      "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest,
                      "batch", (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate,
-                     "steps", (json_int_t)r->steps, "max_length", (json_int_t)c->max_length,
+                     "steps", (json_int_t)r->at.steps, "max_length", (json_int_t)c->max_length,
                      "learning_rate", c->lr, "weight_decay", c->weight_decay, "beta1", c->beta1,
                      "beta2", c->beta2, "epsilon", c->eps, "max_grad_norm", c->max_grad_norm,
                      "schedule", train_schedules[c->schedule], "warmup", (json_int_t)r->warmup,
@@ -176,74 +177,19 @@ static json_t *identity(const struct run *r)
                      c->net.dropout, "neftune", c->net.neftune, "dora", c->net.dora);
 }
 
-static json_t *state_of(const struct run *r, size_t step)
+static json_t *state_of(const struct run *r)
 {
-    char *best =
-        isinf(r->best) ? NULL : xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
-    json_t *metric = isinf(r->best) ? json_null() : json_real(r->best);
-    json_t *j = json_pack(
-        "{s:o, s:I, s:s?, s:f, s:I, s:I, s:b, s:b, s:b, s:O, s:I, s:I, s:I, s:f, s:I, "
-        "s:{s:{s:{s:I}}}, s:f, "
-        "s:I, s:n, s:n, s:o}",
-        "best_metric", metric, "best_global_step", (json_int_t)r->best_step,
-        "best_model_checkpoint", best, "epoch", (double)step / (double)r->plan.steps_per_epoch,
-        "eval_steps", (json_int_t)r->cfg->eval_steps, "global_step", (json_int_t)step,
-        "is_hyper_param_search", 0, "is_local_process_zero", 1, "is_world_process_zero", 1,
-        "log_history", r->log.rows, "logging_steps", (json_int_t)r->cfg->logging_steps, "max_steps",
-        (json_int_t)r->steps, "num_input_tokens_seen", (json_int_t)r->step.tokens,
-        "num_train_epochs", r->cfg->epochs, "save_steps", (json_int_t)r->cfg->save_steps,
-        "stateful_callbacks", "EarlyStoppingCallback", "attributes",
-        "early_stopping_patience_counter", (json_int_t)r->worse, "total_flos", 0.0,
-        "train_batch_size", (json_int_t)r->cfg->batch, "trial_name", "trial_params", "puna",
-        identity(r));
-
-    free(best);
-    return j;
+    return save_state(r->cfg, &r->at, r->log.rows, identity(r));
 }
 
-static int load(struct run *r, const char *dir, json_t **state, struct err *e)
+static int resume(struct run *r, struct err *e)
 {
-    if (save_load(net_params(r->net), dir, state, e))
-        return -1;
-    net_changed(r->net);
-    return 0;
-}
+    const int rc = save_resume(r->cfg, net_params(r->net), identity(r), &r->at, &r->log.rows, e);
 
-/* *step: where to go on, 0 = at the start. */
-static int resume(struct run *r, size_t *step, struct err *e)
-{
-    char *dir = !r->cfg->resume                   ? NULL
-                : !strcmp(r->cfg->resume, "last") ? save_newest(r->cfg->output_dir)
-                                                  : xstrdup(r->cfg->resume);
-    json_t *state = NULL;
-    int64_t at = 0, tokens = 0, best = 0;
-    int rc = -1;
-
-    *step = 0;
-    if (!dir)
-        return 0;
-    if (load(r, dir, &state, e) || save_same(identity(r), json_object_get(state, "puna"), dir, e) ||
-        json_get_int(state, "global_step", 1, INT64_MAX, &at, dir, e) < 0 ||
-        json_get_int(state, "num_input_tokens_seen", 0, INT64_MAX, &tokens, dir, e) < 0 ||
-        json_get_int(state, "best_global_step", 0, INT64_MAX, &best, dir, e) < 0 ||
-        json_get_num(state, "best_metric", -1e300, 1e300, &r->best, dir, e) < 0)
-        goto done;
-    const json_t *stop =
-        json_object_get(json_object_get(state, "stateful_callbacks"), "EarlyStoppingCallback");
-
-    r->worse = (size_t)json_integer_value(
-        json_object_get(json_object_get(stop, "attributes"), "early_stopping_patience_counter"));
-    *step = (size_t)at;
-    r->step.tokens = (size_t)tokens;
-    r->best_step = (size_t)best;
-    json_decref(r->log.rows);
-    r->log.rows = json_incref(json_object_get(state, "log_history"));
-    note(r, "going on from %s at step %zu of %zu", dir, *step, r->steps);
-    rc = 0;
-done:
-    json_decref(state);
-    free(dir);
-    return rc;
+    r->step.tokens = r->at.tokens;
+    if (rc > 0)
+        net_changed(r->net);
+    return rc < 0 ? -1 : 0;
 }
 
 /* ---- logs ---- */
@@ -301,8 +247,8 @@ static void watch_loss(struct run *r, size_t step, const struct train_step *s)
     }
     if (r->losses > 20 && s->loss > r->mean + 6 * fmax(dev, 0.02 * fabs(r->mean))) {
         rows_of_step(r, step, rows, sizeof(rows));
-        note(r, "step %zu: loss %.4g, %.4g is usual; its rows of %s: %s", s->step, s->loss, r->mean,
-             r->cfg->train_file, rows);
+        train_note(r->cfg, "step %zu: loss %.4g, %.4g is usual; its rows of %s: %s", s->step,
+                   s->loss, r->mean, r->cfg->train_file, rows);
     }
     r->mean = keep * r->mean + (1 - keep) * s->loss;
     r->square = keep * r->square + (1 - keep) * s->loss * s->loss;
@@ -346,7 +292,7 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
                        "rows (%s) are what to look at",
                        step + 1, s->loss, s->grad_norm, bad);
     }
-    s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->steps, r->warmup);
+    s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->at.steps, r->warmup);
     const double clip = cfg->max_grad_norm > 0 ? cfg->max_grad_norm / (s->grad_norm + 1e-6) : 1;
 
     const struct adamw a = { .lr = (float)s->lr,
@@ -367,11 +313,7 @@ static int evaluate(struct run *r, struct train_step *s, struct err *e)
     if (step_evaluate(&r->step, &r->eval, &s->eval_loss, e))
         return -1;
     s->has_eval = true;
-    r->worse = s->eval_loss < r->best - r->cfg->better ? 0 : r->worse + 1;
-    if (s->eval_loss < r->best) {
-        r->best = s->eval_loss;
-        r->best_step = s->step;
-    }
+    progress_evaluated(&r->at, r->cfg, s->step, s->eval_loss);
     return 0;
 }
 
@@ -382,19 +324,19 @@ static int result(const void *arg, const char *dir, struct err *e)
     return save_result(r->net, r->cfg, dir, e);
 }
 
-static int checkpoint(struct run *r, size_t step, struct err *e)
+static int checkpoint(struct run *r, struct err *e)
 {
     const struct saver s = {
         .output_dir = r->cfg->output_dir, .params = net_params(r->net), .result = result, .arg = r
     };
-    json_t *state = state_of(r, step);
-    int rc = save_checkpoint(&s, step, state, e);
+    json_t *state = state_of(r);
+    int rc = save_checkpoint(&s, r->at.step, state, e);
 
     if (rc == 0)
         rc = report_write(r->cfg->output_dir, state, e);
     json_decref(state);
     if (rc == 0)
-        save_rotate(r->cfg->output_dir, r->cfg->save_limit, r->best_step);
+        save_rotate(r->cfg->output_dir, r->cfg->save_limit, r->at.best_step);
     return rc;
 }
 
@@ -402,10 +344,10 @@ static int checkpoint(struct run *r, size_t step, struct err *e)
 static int one_step(struct run *r, size_t step, struct err *e)
 {
     const struct train_cfg *cfg = r->cfg;
-    struct train_step s = { .step = step + 1, .steps = r->steps };
+    struct train_step s = { .step = step + 1, .steps = r->at.steps };
     const double from = now();
     const size_t before = r->step.tokens;
-    const bool last = step + 1 == r->steps;
+    const bool last = step + 1 == r->at.steps;
 
     if (step_gradients(&r->step, step, &s, e))
         return -1;
@@ -413,6 +355,8 @@ static int one_step(struct run *r, size_t step, struct err *e)
         return -1;
     if (update(r, step, &s, e))
         return -1;
+    r->at.step = s.step;
+    r->at.tokens = r->step.tokens;
     s.epoch = (double)(step + 1) / (double)r->plan.steps_per_epoch;
     s.seconds = now() - from;
     s.tokens_per_s = (double)(r->step.tokens - before) / s.seconds;
@@ -429,13 +373,13 @@ static int one_step(struct run *r, size_t step, struct err *e)
     if (cfg->on_step)
         cfg->on_step(cfg->arg, &s);
     if (((cfg->save_steps && s.step % cfg->save_steps == 0) ||
-         (cfg->keep_best && s.has_eval && r->best_step == s.step)) &&
-        checkpoint(r, s.step, e))
+         (cfg->keep_best && s.has_eval && r->at.best_step == s.step)) &&
+        checkpoint(r, e))
         return -1;
-    if (!cfg->patience || !s.has_eval || r->worse < cfg->patience || last)
+    if (!cfg->patience || !s.has_eval || r->at.worse < cfg->patience || last)
         return 0;
-    note(r, "stopped at step %zu: no better evaluation than %.6g of step %zu", s.step, r->best,
-         r->best_step);
+    train_note(r->cfg, "stopped at step %zu: no better evaluation than %.6g of step %zu", s.step,
+               r->at.best, r->at.best_step);
     return 1;
 }
 
@@ -447,14 +391,15 @@ static int start(struct run *r, struct err *e)
     if (model_open(&r->m, cfg->model, e) || quantise(r, e) || read_data(r, e))
         return -1;
     plan_init(&r->plan, &r->data, cfg);
-    r->steps = cfg->max_steps ? cfg->max_steps
-                              : (size_t)ceil(cfg->epochs * (double)r->plan.steps_per_epoch);
-    r->warmup =
-        cfg->warmup_steps ? cfg->warmup_steps : (size_t)ceil(cfg->warmup_ratio * (double)r->steps);
+    r->at.steps_per_epoch = r->plan.steps_per_epoch;
+    r->at.steps = cfg->max_steps ? cfg->max_steps
+                                 : (size_t)ceil(cfg->epochs * (double)r->plan.steps_per_epoch);
+    r->warmup = cfg->warmup_steps ? cfg->warmup_steps
+                                  : (size_t)ceil(cfg->warmup_ratio * (double)r->at.steps);
     if (plan_memory(r, &net, e) || net_new(&r->net, r->m, r->c, r->op, &net, e))
         return -1;
-    note(r, "%.2f million parameters learn, %zu steps",
-         (double)param_count(net_params(r->net)) / 1e6, r->steps);
+    train_note(r->cfg, "%.2f million parameters learn, %zu steps",
+               (double)param_count(net_params(r->net)) / 1e6, r->at.steps);
     r->step = (struct stepper){ .cfg = cfg, .net = r->net, .data = &r->data, .plan = &r->plan };
     r->step.ref = xmalloc((r->data.n + 1) * sizeof(double));
     for (size_t i = 0; i < r->data.n; i++)
@@ -462,42 +407,23 @@ static int start(struct run *r, struct err *e)
     return dir_make(cfg->output_dir, e);
 }
 
-/* Parameters of the best checkpoint, where they are asked for and not the last. */
-static int take_best(struct run *r, size_t done, struct err *e)
-{
-    json_t *state = NULL;
-
-    if (!r->cfg->keep_best || isinf(r->best) || r->best_step == done)
-        return 0;
-    char *dir = xasprintf("%s/checkpoint-%zu", r->cfg->output_dir, r->best_step);
-    const int rc = load(r, dir, &state, e);
-
-    if (rc == 0)
-        note(r, "the result is that of step %zu, evaluation loss %.6g", r->best_step, r->best);
-    json_decref(state);
-    free(dir);
-    return rc;
-}
-
 int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op, struct err *e)
 {
-    struct run r = { .cfg = cfg, .c = c, .op = op, .best = INFINITY };
-    size_t step, done = 0;
+    struct run r = { .cfg = cfg, .c = c, .op = op, .at.best = INFINITY };
     int rc = -1, more = 0;
 
-    if (start(&r, e) || resume(&r, &step, e) || log_open(&r.log, cfg->output_dir, cfg->events, e))
+    if (start(&r, e) || resume(&r, e) || log_open(&r.log, cfg->output_dir, cfg->events, e))
         goto done;
-    for (done = step; more == 0 && done < r.steps; done++)
-        if ((more = one_step(&r, done, e)) < 0)
+    while (more == 0 && r.at.step < r.at.steps)
+        if ((more = one_step(&r, r.at.step, e)) < 0)
             goto done;
-    json_t *state = state_of(&r, done);
+    json_t *state = state_of(&r);
 
-    if (take_best(&r, done, e)) {
-        json_decref(state);
-        goto done;
-    }
-
-    rc = save_result(r.net, cfg, cfg->output_dir, e);
+    rc = save_take_best(cfg, net_params(r.net), &r.at, e);
+    if (rc > 0)
+        net_changed(r.net);
+    if (rc >= 0)
+        rc = save_result(r.net, cfg, cfg->output_dir, e);
     if (rc == 0)
         rc = save_trainer_state(cfg->output_dir, state, e);
     if (rc == 0)

@@ -76,6 +76,8 @@ struct train_step {
 int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op,
               struct err *e) MUST_USE;
 
+/* One line to cfg->on_note. */
+void train_note(const struct train_cfg *cfg, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* The learning rate's factor at step i of n, from 0. */
 double train_schedule_at(enum train_schedule s, size_t i, size_t n, size_t warmup);
 

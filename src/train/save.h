@@ -20,12 +20,28 @@ int save_copy(const char *from_dir, const char *to_dir, const char *name, struct
 /* trainer_state.json. */
 int save_trainer_state(const char *dir, const json_t *state, struct err *e) MUST_USE;
 
+/* How far a run is. */
+struct progress {
+    size_t step, steps, steps_per_epoch;
+    size_t tokens;    /* seen so far */
+    double best;      /* lowest evaluation loss; INFINITY = none yet */
+    size_t best_step; /* where it was */
+    size_t worse;     /* evaluations since a better one */
+};
+
+/* After an evaluation: a loss is better where it is lower by cfg->better. */
+void progress_evaluated(struct progress *p, const struct train_cfg *cfg, size_t step, double loss);
+/* The object of trainer_state.json; log is borrowed, identity taken: what must be the same when a
+ * run goes on. */
+json_t *save_state(const struct train_cfg *cfg, const struct progress *p, json_t *log,
+                   json_t *identity);
+
 /* ---- checkpoints ---- */
 
 struct saver {
     const char *output_dir;
     const struct param_list *params;
-    /* writes what loads without the run into dir, made when absent */
+    /* writes what loads without the run into dir, made when absent; NULL = nothing */
     int (*result)(const void *arg, const char *dir, struct err *e);
     const void *arg;
 };
@@ -37,12 +53,14 @@ int save_checkpoint(const struct saver *s, size_t step, const json_t *state,
 /* Removes all but the newest `keep` checkpoints of the output folder, and never `best` (0 = none).
  */
 void save_rotate(const char *output_dir, size_t keep, size_t best);
-/* The newest checkpoint's folder, free() it; NULL = there is none. */
-char *save_newest(const char *output_dir);
-/* Parameters and moments, and trainer_state.json, json_decref it. */
-int save_load(const struct param_list *l, const char *dir, json_t **state, struct err *e) MUST_USE;
-/* Refuses to go on where what must be the same is not: `want` of this run (taken), `was` of the
- * checkpoint. */
-int save_same(json_t *want, const json_t *was, const char *dir, struct err *e) MUST_USE;
+/* Goes on from cfg->resume: parameters, progress and log (owned). 0 = at the start, nothing is
+ * changed; 1 = further on. Where another run's checkpoint is meant (identity, taken) the difference
+ * is named. */
+int save_resume(const struct train_cfg *cfg, const struct param_list *l, json_t *identity,
+                struct progress *p, json_t **log, struct err *e) MUST_USE;
+/* Parameters of the best checkpoint where cfg->keep_best asks for them: 1 = they are those now, 0 =
+ * the last are the best, or none. */
+int save_take_best(const struct train_cfg *cfg, const struct param_list *l,
+                   const struct progress *p, struct err *e) MUST_USE;
 
 #endif

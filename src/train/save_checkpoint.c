@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,42 @@ int save_trainer_state(const char *dir, const json_t *state, struct err *e)
     return save_json(dir, "trainer_state.json", state, e);
 }
 
+/* ---- how far a run is ---- */
+
+void progress_evaluated(struct progress *p, const struct train_cfg *cfg, size_t step, double loss)
+{
+    p->worse = loss < p->best - cfg->better ? 0 : p->worse + 1;
+    if (loss < p->best) {
+        p->best = loss;
+        p->best_step = step;
+    }
+}
+
+json_t *save_state(const struct train_cfg *cfg, const struct progress *p, json_t *log,
+                   json_t *identity)
+{
+    char *best =
+        isinf(p->best) ? NULL : xasprintf("%s/checkpoint-%zu", cfg->output_dir, p->best_step);
+    json_t *metric = isinf(p->best) ? json_null() : json_real(p->best);
+    json_t *j = json_pack(
+        "{s:o, s:I, s:s?, s:f, s:I, s:I, s:b, s:b, s:b, s:O, s:I, s:I, s:I, s:f, s:I, "
+        "s:{s:{s:{s:I}}}, s:f, "
+        "s:I, s:n, s:n, s:o}",
+        "best_metric", metric, "best_global_step", (json_int_t)p->best_step,
+        "best_model_checkpoint", best, "epoch", (double)p->step / (double)p->steps_per_epoch,
+        "eval_steps", (json_int_t)cfg->eval_steps, "global_step", (json_int_t)p->step,
+        "is_hyper_param_search", 0, "is_local_process_zero", 1, "is_world_process_zero", 1,
+        "log_history", log, "logging_steps", (json_int_t)cfg->logging_steps, "max_steps",
+        (json_int_t)p->steps, "num_input_tokens_seen", (json_int_t)p->tokens, "num_train_epochs",
+        cfg->epochs, "save_steps", (json_int_t)cfg->save_steps, "stateful_callbacks",
+        "EarlyStoppingCallback", "attributes", "early_stopping_patience_counter",
+        (json_int_t)p->worse, "total_flos", 0.0, "train_batch_size", (json_int_t)cfg->batch,
+        "trial_name", "trial_params", "puna", identity);
+
+    free(best);
+    return j;
+}
+
 /* ---- checkpoints ---- */
 
 /* A thing that is kept of a parameter. */
@@ -103,7 +140,7 @@ static void kept_free(struct kept *k, size_t m)
 }
 
 /* Everything as it is, in the model's own order: what is read back is what was. */
-static int save_state(const struct param_list *l, const char *dir, struct err *e)
+static int save_values(const struct param_list *l, const char *dir, struct err *e)
 {
     struct kept *k;
     const size_t m = all_kept(l, &k);
@@ -171,8 +208,8 @@ int save_checkpoint(const struct saver *s, size_t step, const json_t *state, str
     int rc = -1;
 
     remove_folder(tmp);
-    if (s->result(s->arg, tmp, e) || save_state(s->params, tmp, e) ||
-        save_trainer_state(tmp, state, e))
+    if ((s->result ? s->result(s->arg, tmp, e) : dir_make(tmp, e)) ||
+        save_values(s->params, tmp, e) || save_trainer_state(tmp, state, e))
         goto done;
     rc = swap_in(tmp, dir, e);
 done:
@@ -227,7 +264,8 @@ void save_rotate(const char *output_dir, size_t keep, size_t best)
     free(steps);
 }
 
-char *save_newest(const char *output_dir)
+/* The newest checkpoint's folder, free() it; NULL = there is none. */
+static char *newest(const char *output_dir)
 {
     size_t *steps, best = 0;
     const size_t n = list_checkpoints(output_dir, &steps);
@@ -238,7 +276,8 @@ char *save_newest(const char *output_dir)
     return n ? xasprintf("%s/checkpoint-%zu", output_dir, best) : NULL;
 }
 
-int save_load(const struct param_list *l, const char *dir, json_t **state, struct err *e)
+/* Parameters and moments, and trainer_state.json, json_decref it. */
+static int load(const struct param_list *l, const char *dir, json_t **state, struct err *e)
 {
     char *path = path_join(dir, "optimizer.safetensors");
     char *json = path_join(dir, "trainer_state.json");
@@ -274,7 +313,7 @@ done:
     return rc;
 }
 
-int save_same(json_t *want, const json_t *was, const char *dir, struct err *e)
+static int same(json_t *want, const json_t *was, const char *dir, struct err *e)
 {
     json_t *v;
     const char *key;
@@ -296,4 +335,63 @@ int save_same(json_t *want, const json_t *was, const char *dir, struct err *e)
     }
     json_decref(want);
     return rc;
+}
+
+int save_resume(const struct train_cfg *cfg, const struct param_list *l, json_t *identity,
+                struct progress *p, json_t **log, struct err *e)
+{
+    char *dir = !cfg->resume                   ? NULL
+                : !strcmp(cfg->resume, "last") ? newest(cfg->output_dir)
+                                               : xstrdup(cfg->resume);
+    json_t *state = NULL;
+    int64_t at = 0, tokens = 0, best = 0;
+    int rc = -1;
+
+    if (!dir) {
+        json_decref(identity);
+        return 0;
+    }
+    if (load(l, dir, &state, e)) {
+        json_decref(identity);
+        goto done;
+    }
+    if (same(identity, json_object_get(state, "puna"), dir, e) ||
+        json_get_int(state, "global_step", 1, INT64_MAX, &at, dir, e) < 0 ||
+        json_get_int(state, "num_input_tokens_seen", 0, INT64_MAX, &tokens, dir, e) < 0 ||
+        json_get_int(state, "best_global_step", 0, INT64_MAX, &best, dir, e) < 0 ||
+        json_get_num(state, "best_metric", -1e300, 1e300, &p->best, dir, e) < 0)
+        goto done;
+    const json_t *stop =
+        json_object_get(json_object_get(state, "stateful_callbacks"), "EarlyStoppingCallback");
+
+    p->worse = (size_t)json_integer_value(
+        json_object_get(json_object_get(stop, "attributes"), "early_stopping_patience_counter"));
+    p->step = (size_t)at;
+    p->tokens = (size_t)tokens;
+    p->best_step = (size_t)best;
+    *log = json_incref(json_object_get(state, "log_history"));
+    train_note(cfg, "going on from %s at step %zu of %zu", dir, p->step, p->steps);
+    rc = 1;
+done:
+    json_decref(state);
+    free(dir);
+    return rc;
+}
+
+int save_take_best(const struct train_cfg *cfg, const struct param_list *l,
+                   const struct progress *p, struct err *e)
+{
+    json_t *state = NULL;
+
+    if (!cfg->keep_best || isinf(p->best) || p->best_step == p->step)
+        return 0;
+    char *dir = xasprintf("%s/checkpoint-%zu", cfg->output_dir, p->best_step);
+    const int rc = load(l, dir, &state, e);
+
+    if (rc == 0)
+        train_note(cfg, "the result is that of step %zu, evaluation loss %.6g", p->best_step,
+                   p->best);
+    json_decref(state);
+    free(dir);
+    return rc ? -1 : 1;
 }
