@@ -90,8 +90,8 @@ static int set_saved(unsigned *out, const struct opt_list *l, struct err *e)
     return 0;
 }
 
-static int named(const char *option, const char *value, const char *const *list, size_t n,
-                 size_t *out, struct err *e)
+int train_named(const char *option, const char *value, const char *const *list, size_t n,
+                size_t *out, struct err *e)
 {
     char all[300] = "";
 
@@ -220,9 +220,10 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
 
     if (refuse(o, e) || set_saved(&saved, &o->lora_modules_to_save, e) ||
         set_targets(&targets, &o->lora_target_modules, e) ||
-        named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT, &schedule,
-              e) ||
-        (task == TASK_DPO && named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
+        train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
+                    &schedule, e) ||
+        (task == TASK_DPO &&
+         train_named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
         return -1;
     *t = (struct train_cfg){
         .task = task,

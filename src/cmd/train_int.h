@@ -137,6 +137,9 @@ struct train_opts {
         TRAIN_IDLE(BOOL, save_safetensors, NULL),                                                  \
         TRAIN_OPT(BOOL, quiet, "-q", NULL, "false", "no lines about the steps")
 
+/* Where value is in the list; else an error of the option that names them all. */
+int train_named(const char *option, const char *value, const char *const *list, size_t n,
+                size_t *out, struct err *e) MUST_USE;
 int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;
 
 #endif

@@ -423,6 +423,11 @@ size_t deberta_labels(const struct deberta *m)
     return m->n_labels;
 }
 
+size_t deberta_dim(const struct deberta *m)
+{
+    return m->dim;
+}
+
 size_t deberta_positions(const struct deberta *m)
 {
     return m->positions;
@@ -489,7 +494,8 @@ static int keep(struct deberta *m, float *to, size_t n, struct err *e)
     return 0;
 }
 
-/* What lies between the tokens and the logits of a pass. */
+/* What lies between the tokens and the logits of a pass. hidden: all hidden states; NULL = none,
+ * or, where the pass asks for hidden states, what the head reads. */
 static int run(struct deberta *m, const struct pass *p, size_t n, float *hidden, struct err *e)
 {
     m->c->op->embed(m->c, m->s.x, &m->embed, p->at.token, n);
@@ -500,16 +506,17 @@ static int run(struct deberta *m, const struct pass *p, size_t n, float *hidden,
         /* the head reads the first token alone */
         run_layer(m, &m->layer[l], n, l + 1 < m->layers || hidden ? n : 1);
     }
-    if (hidden)
-        m->c->op->gather(m->c, p->at.hidden, m->s.x, p->at.pos, n, m->dim);
+    if (p->at.hidden)
+        m->c->op->gather(m->c, p->at.hidden, m->s.x, p->at.pos, hidden ? n : 1, m->dim);
     affine(m, m->s.q, &m->pooler, m->s.x, 1);
     m->c->op->gelu(m->c, m->s.q, 1, m->dim);
     affine(m, p->logits, &m->classifier, m->s.q, 1);
     return 0;
 }
 
-int deberta_forward(struct deberta *m, const int32_t *ids, size_t n, float *logits, float *hidden,
-                    struct err *e)
+/* last: of the last layer, [n, D], or its first row where hidden, all before it, is NULL */
+static int pass(struct deberta *m, const int32_t *ids, size_t n, float *logits, float *hidden,
+                float *last, struct err *e)
 {
     const struct backend *be = m->c->be;
     const int32_t *const table[] = { m->no_blocks };
@@ -533,16 +540,36 @@ int deberta_forward(struct deberta *m, const int32_t *ids, size_t n, float *logi
                              .block_table = table,
                              .want = none,
                              .n_want = 1,
-                             .hidden = hidden ? hidden + m->layers * n * m->dim : NULL };
-    struct pass pass = {
+                             .hidden = last };
+    struct pass one = {
         .b = &b, .out = logits, .V = m->n_labels, .D = m->dim, .key = { m, m->s.x }
     };
 
-    rc = be->enter(m->c, &pass, e);
+    rc = be->enter(m->c, &one, e);
     if (rc == 0)
-        rc = run(m, &pass, n, hidden, e);
+        rc = run(m, &one, n, hidden, e);
     if (rc >= 0)
-        rc = be->leave(m->c, &pass, e);
+        rc = be->leave(m->c, &one, e);
     free(p);
+    return rc;
+}
+
+int deberta_forward(struct deberta *m, const int32_t *ids, size_t n, float *logits, float *hidden,
+                    struct err *e)
+{
+    return pass(m, ids, n, logits, hidden, hidden ? hidden + m->layers * n * m->dim : NULL, e);
+}
+
+int deberta_feature(struct deberta *m, const int32_t *ids, size_t n, float *out, struct err *e)
+{
+    float logits[DEBERTA_LABELS];
+    void *last; /* of every token, as a backend hands them out */
+    int rc;
+
+    if (mem_new(&last, n * m->dim, sizeof(float), "hidden states", e))
+        return -1;
+    rc = pass(m, ids, n, logits, NULL, last, e);
+    memcpy(out, last, m->dim * sizeof(float));
+    free(last);
     return rc;
 }

@@ -19,6 +19,7 @@ struct deberta;
 int deberta_open(struct deberta **out, struct ctx *c, const char *dir, struct err *e) MUST_USE;
 void deberta_close(struct deberta *m);
 size_t deberta_labels(const struct deberta *m);
+size_t deberta_dim(const struct deberta *m); /* width D of the hidden states */
 const char *deberta_label(const struct deberta *m,
                           size_t i);               /* of config.json; "LABEL_i" without */
 size_t deberta_positions(const struct deberta *m); /* the longest input, in tokens */
@@ -26,6 +27,9 @@ size_t deberta_vocab(const struct deberta *m);
 /* Logits [labels] of ids[0..n), n from 1 to deberta_positions, every id below deberta_vocab. hidden
  * (may be NULL): the hidden states after the embedding and after each layer, [layers + 1][n][D]. */
 int deberta_forward(struct deberta *m, const int32_t *ids, size_t n, float *logits, float *hidden,
+                    struct err *e) MUST_USE;
+/* What the head reads of ids: the last hidden state of the first token, [D]. */
+int deberta_feature(struct deberta *m, const int32_t *ids, size_t n, float *out,
                     struct err *e) MUST_USE;
 
 /* The bucket of a relative position, for `mid` buckets to each side and positions below `most`. */

@@ -55,6 +55,12 @@ static void golden_at(unsigned flags, int threads)
         OK(deberta_forward(m, ids, n, logits, hidden, &e), e);
         /* without them the last layer is computed for one token */
         OK(deberta_forward(m, ids, n, alone, NULL, &e), e);
+        float feature[48];
+
+        OK(deberta_feature(m, ids, n, feature, &e), e);
+        assert_int_equal(deberta_dim(m), 48);
+        for (size_t d = 0; d < 48; d++)
+            assert_true(fabsf(feature[d] - hidden[3 * n * 48 + d]) < 1e-5f);
         for (size_t k = 0; k < 3; k++)
             near((double)alone[k], json_array_get(json_object_get(c, "logits"), k), "logits");
         for (size_t k = 0; k < 3; k++)
