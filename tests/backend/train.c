@@ -28,7 +28,7 @@ struct out {
     float nll[T], z[T * V], dw[V * D], y[T * V], dx[T * D], ny[T * D], nw[D];
     float dg[T * F], du[T * F], w[D], m[D], v[D];
     float tn[T * V], nt[F * D], tt[16 * F];
-    float cd[F], cs[T * F], drop[T * F];
+    float cd[F], cs[T * F], drop[T * F], odd[T * V], dodd[T * D];
 };
 
 static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum enc enc)
@@ -57,6 +57,12 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->linear_fwd(c, r->y, &wt, x, T, false);
     op->linear_fwd(c, r->y, &wt, x + 11, T, true);
     op->linear_dx(c, r->dx, &wt, x, T);
+    struct weight odd = wt; /* rows of which every other one starts within a word */
+
+    odd.cols = D - 1;
+    odd.row_bytes = odd.cols * enc_table[enc].bytes;
+    op->linear_fwd(c, r->odd, &odd, x, T, false);
+    op->linear_dx(c, r->dodd, &odd, x, T);
     op->rmsnorm_bwd(c, r->ny, r->nw, x, x + 500, w, T, D, 1e-5f);
     op->swiglu_bwd(c, r->dg, r->du, x, x + 3, x + 9, T, F);
     memcpy(r->w, w, sizeof(r->w));
@@ -66,7 +72,7 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->adamw(c, &a, r->w, r->m, r->v, x, D);
     const struct product nn = { r->tn, T, V, D, { x, D, 1 }, { x + 5, V, 1 }, 0.5f, false };
     const struct product tn = { r->nt, F, D, T - 1, { x, 1, F }, { x + 5, D, 1 }, 2, true };
-    const struct product tt = { r->tt, 16, F, D, { x, 1, 16 }, { x + 5, 1, D }, 1, false };
+    const struct product tt = { r->tt, 16, F, D - 1, { x, 1, 16 }, { x + 5, 1, D }, 1, false };
 
     op->product(c, &nn);
     op->product(c, &tn);
@@ -88,8 +94,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(lse)                                                                                        \
     F_(dq)                                                                                         \
     F_(dk)                                                                                         \
-    F_(dv) F_(nll) F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn)  \
-        F_(nt) F_(tt) F_(cd) F_(cs) F_(drop)
+    F_(dv)                                                                                         \
+    F_(nll) F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt)  \
+        F_(tt) F_(cd) F_(cs) F_(drop) F_(odd) F_(dodd)
 
 static void test_every_isa(void **state)
 {

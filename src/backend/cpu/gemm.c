@@ -26,6 +26,10 @@ struct work {
     atomic_size_t next;
 };
 
+/* values of k that are rounded together before they turn to words: GEMM_COLS times as many are room
+ * for a row in float32 */
+enum { ACROSS = 2 * GEMM_K / GEMM_COLS };
+
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
@@ -83,6 +87,14 @@ static void panel_floats(const struct work *w, float *to, size_t n0, size_t n, s
     }
 }
 
+/* Words of two k to [K][32] from columns of which each lies in one piece, `apart` words from the
+ * next. */
+static void pairs_across(const struct work *w, uint32_t *to, const void *from, size_t apart,
+                         size_t n, size_t K)
+{
+    w->k->transpose((float *)(void *)to, GEMM_COLS, from, apart, n, K);
+}
+
 /* The same to [(K + 1) / 2][32] words. */
 static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n, size_t k0,
                         size_t K, float *room)
@@ -101,17 +113,25 @@ static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n,
             memset(t + GEMM_COLS, 0, GEMM_COLS * sizeof(*t));
         w->k->pair(to + k / 2 * GEMM_COLS, x, y, n);
     }
-    for (size_t j = 0; b->cs != 1 && j < n; j++) {
-        const bf16 *x = halves(w, b, at(b, k0, n0 + j), K, t);
+    if (b->cs == 1)
+        return;
+    if (b->half && b->cs % 2 == 0 && K % 2 == 0 && (uintptr_t)at(b, k0, n0) % 4 == 0) {
+        pairs_across(w, to, at(b, k0, n0), b->cs / 2, n, K / 2);
+        return;
+    }
+    for (size_t k = 0; k < K; k += ACROSS) {
+        const size_t m = smaller(K - k, ACROSS);
 
-        for (size_t k = 0; k + 1 < K; k += 2) {
-            uint32_t word;
+        for (size_t j = 0; j < n; j++) {
+            bf16 *line = t + j * ACROSS;
+            const bf16 *x = halves(w, b, at(b, k0 + k, n0 + j), m, line);
 
-            memcpy(&word, x + k, 4);
-            to[k / 2 * GEMM_COLS + j] = word;
+            if (x != line)
+                memcpy(line, x, m * sizeof(*x));
+            if (m % 2)
+                line[m] = 0;
         }
-        if (K % 2)
-            to[K / 2 * GEMM_COLS + j] = x[K - 1];
+        pairs_across(w, to + k / 2 * GEMM_COLS, t, ACROSS / 2, n, (m + 1) / 2);
     }
 }
 
@@ -187,13 +207,13 @@ static void copy_part(struct work *w, int me, int n)
     for (size_t i = lo; w->form == FORM_F32 && i < hi; i++)
         memcpy((float *)(void *)w->copy + i * w->ars, a + i * ld, fast * sizeof(*a));
     for (size_t i = lo; w->form == FORM_ROUNDED && i < hi; i++) {
-        float *y = (float *)(void *)w->copy + i * fast;
+        float *y = (float *)(void *)w->copy + i * (rows ? w->ars : fast);
 
         for (size_t j = 0; j < fast; j++)
             y[j] = bf16_to_f32(f32_to_bf16(a[i * ld + j]));
     }
     for (size_t i = lo; w->form == FORM_PAIRS && rows && i < hi; i++) {
-        bf16 *y = (bf16 *)(void *)w->copy + i * ((fast + 1) / 2 * 2);
+        bf16 *y = (bf16 *)(void *)w->copy + i * 2 * w->ars;
 
         y[(fast + 1) / 2 * 2 - 1] = 0;
         w->k->to_bf16(y, a + i * ld, fast);
@@ -208,8 +228,8 @@ static void copy_part(struct work *w, int me, int n)
             w->k->to_bf16(t[0], a + i * ld + j, m);
             if (i + 1 < slow)
                 w->k->to_bf16(t[1], a + (i + 1) * ld + j, m);
-            for (size_t k = 0; k < m; k++)
-                y[j + k] = t[0][k] | (uint32_t)t[1][k] << 16;
+            for (size_t k = 0; k < m; k += GEMM_COLS)
+                w->k->pair(y + j + k, t[0] + k, t[1] + k, smaller(m - k, GEMM_COLS));
         }
     }
 }
@@ -237,7 +257,7 @@ enum {
     /* floats: rows of A so many apart share a set of the first cache, which holds 8 lines or 12, so
      * that they are copied to lie otherwise: 101 to 109 GFLOP/s for K = 3072 on Zen 4 */
     PAGE = 1024,
-    APART = 16
+    LINE = 16
 };
 
 void gemm_run(struct ctx *c, const struct gemm_call *g)
@@ -260,11 +280,12 @@ void gemm_run(struct ctx *c, const struct gemm_call *g)
         const bool rows = g->a.cs == 1;
         const size_t words = w.form == FORM_ROUNDED ? g->K : (g->K + 1) / 2;
 
-        w.a = w.copy = room_get(&b->train_a, g->M * words * 4);
-        w.ars = rows ? words : 1;
+        /* an odd number of lines: rows that share a set of the first cache push each other out */
+        w.ars = rows ? ((words + LINE - 1) / LINE | 1) * LINE : 1;
         w.acs = rows ? 1 : g->M;
+        w.a = w.copy = room_get(&b->train_a, (rows ? g->M * w.ars : g->M * words) * 4);
     } else if (g->a.cs == 1 && g->a.rs % PAGE == 0 && g->M >= R && panels > 1) {
-        w.ars = g->K + APART;
+        w.ars = g->K + LINE;
         w.a = w.copy = room_get(&b->train_a, g->M * w.ars * 4);
     }
     /* all rows for each panel, or parts of them where panels are too few for the threads to end

@@ -13,8 +13,9 @@ static const struct cpu_kern *kern(const struct ctx *c)
 
 /* ---- products ---- */
 
-/* Rows of W that are decoded at a time: 512 rows of 14336 columns are 29 MB. */
-enum { DECODED = 512, DECODE_ROWS = 8 };
+/* Rows of W that are decoded at a time: 512 rows of 14336 columns are 29 MB. Rows that one product
+ * sums over: of the gradient of so many columns there is a copy, which is to stay in a cache. */
+enum { DECODED = 512, DECODE_ROWS = 8, SUMMED = 2 * GEMM_K };
 
 struct decode_job {
     const struct cpu_kern *k;
@@ -108,6 +109,8 @@ static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, cons
 {
     for (size_t r = 0, n; r < w->rows; r += n) {
         const struct operand o = rows_of(c, w, r, false, &n);
+
+        n = n < SUMMED ? n : SUMMED;
         const struct gemm_call g = { .c = dx,
                                      .M = T,
                                      .N = w->cols,
