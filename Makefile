@@ -43,8 +43,9 @@ endif
 endif
 
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
+# Following variables through what the sanitizers add takes gcc minutes for one file of kernels.
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
-            -fno-omit-frame-pointer)
+            -fno-omit-frame-pointer $(if $(findstring clang,$(CC)),,-fno-var-tracking-assignments))
 # Contraction is off so that one formula gives one result in every file; an fma is written where it
 # is meant.
 LANG_C   := -std=c11 -D_GNU_SOURCE -DPUNA_VERSION='"$(VERSION)"' -ffp-contract=off -fno-math-errno
