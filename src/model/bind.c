@@ -236,7 +236,7 @@ void model_place_later(struct model *m, struct ctx *c)
 /* false: there is no memory for it. */
 static bool place_one(struct placing *p, struct weight *w)
 {
-    const size_t reserve = (size_t)256 << 20, n = w->rows * w->row_bytes;
+    const size_t reserve = (size_t)256 << 20, n = weight_bytes(w);
     struct err e;
 
     const size_t have = p->on->be->available(p->on);

@@ -2,6 +2,7 @@
  * awkward shapes, and against themselves, bit for bit, for any batch and number of threads. */
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
+#include "ops/backend.h"
 #include "planes.h"
 #include "support.h"
 
@@ -22,10 +23,8 @@ static struct ctx *context(int threads, unsigned flags, enum compute compute)
 static void check(unsigned flags, enum compute compute, const struct weight *w, size_t T)
 {
     const size_t n = T * w->rows;
-    const bool codes8 = compute == COMPUTE_AUTO &&
-                        (w->enc == ENC_AWQ || w->enc == ENC_GPTQ4 || w->enc == ENC_GPTQ8 ||
-                         w->enc == ENC_PACKED4 || w->enc == ENC_PACKED8);
-    const double limit = codes8 ? 2e-2 : compute == COMPUTE_BF16 ? 1e-4 : 1e-5;
+    const bool codes = compute == COMPUTE_AUTO && planes_bits(w->enc);
+    const double limit = codes ? 2e-2 : compute == COMPUTE_BF16 ? 1e-4 : 1e-5;
     struct ctx ref = { .op = &ops_ref, .compute = compute };
     float *x = random_floats(T * w->cols, T), *want = xcalloc(n, sizeof(*want));
     float *got = xcalloc(n, sizeof(*got)), *first = xcalloc(n, sizeof(*first));
@@ -52,7 +51,7 @@ static void check(unsigned flags, enum compute compute, const struct weight *w, 
     if (rel_error(first, want, n) > limit * (n < 33 ? 8 : 1))
         fail_msg("%s, flags %u, compute %d, %zu x %zu, T %zu: relative error %g", w->name, flags,
                  (int)compute, w->rows, w->cols, T, rel_error(first, want, n));
-    if (codes8 && w->p.group % 32 == 0 && w->cols % 32 == 0) { /* integers: plain C agrees */
+    if (codes && w->p.group % 32 == 0 && w->cols % 32 == 0) { /* integers: plain C agrees */
         struct ctx *c = context(1, 0, compute);
         const struct linear_out out = { got, w };
 
@@ -110,8 +109,7 @@ static void one_row(void **state)
         const enum enc enc = plane_kinds[k].enc;
         const bool whole = enc == ENC_GPTQ8 || enc == ENC_PACKED8; /* bytes */
 
-        if ((enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4 && !whole) ||
-            plane_kinds[k].act_order || plane_kinds[k].group % 32)
+        if (!planes_bits(enc) || plane_kinds[k].act_order || plane_kinds[k].group % 32)
             continue;
         for (size_t i = 0; i < ARRAY_LEN(at); i++) {
             struct planes_owned o;
@@ -136,6 +134,70 @@ static void one_row(void **state)
     free(x);
     free(want);
     free(got);
+}
+
+/* A weight in the kernels' own order gives the bits of the file's, and rows of an embedding are
+ * those of the file. */
+static void check_placed(struct ctx *c, const struct weight *w, size_t T)
+{
+    const size_t n = T * w->rows, room = n + w->cols;
+    const int32_t last = (int32_t)w->rows - 1;
+    struct weight p = *w;
+    float *x = random_floats(T * w->cols, T), *want = xcalloc(room, sizeof(*want));
+    float *got = xcalloc(room, sizeof(*got));
+    const struct linear_out out[] = { { want, w }, { got, &p } };
+    struct err e;
+
+    x[w->cols / 2] = 300;
+    OK(c->be->place(c, &p, &e), e);
+    assert_non_null(p.placed);
+    for (size_t i = 0; i < ARRAY_LEN(out); i++) {
+        c->op->linear(c, out + i, 1, x, T);
+        c->op->linear_add(c, out[i].y, out[i].w, x, T);
+        c->op->embed(c, out[i].y + n, out[i].w, &last, 1);
+    }
+    if (memcmp(got, want, room * sizeof(*got)))
+        fail_msg("%s, %zu x %zu, T %zu: other bits when placed", w->name, w->rows, w->cols, T);
+    c->be->unplace(c, &p);
+    assert_null(p.placed);
+    free(x);
+    free(want);
+    free(got);
+}
+
+static void placed(void **state)
+{
+    static const size_t cols[] = { 32, 288, 1024 }, many[] = { 1, 2, 5, 8, 9, 70 };
+    struct err e;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
+        unsigned flags;
+
+        if (!isa_here(isa[i], &flags))
+            continue;
+        struct ctx *c = context(3, flags, COMPUTE_AUTO), *f = context(1, flags, COMPUTE_F32);
+
+        for (size_t k = 0; k < plane_kinds_n; k++) {
+            for (size_t m = 0; m < ARRAY_LEN(cols); m++) {
+                struct planes_owned o, p;
+                struct weight w = planes_new(&plane_kinds[k], 288, cols[m], &o);
+                struct weight odd = planes_new(&plane_kinds[k], 40, cols[m], &p);
+                const bool whole = planes_bits(w.enc) && w.p.group % 32 == 0;
+
+                OK(c->be->place(c, &odd, &e), e);
+                assert_null(odd.placed); /* not whole units */
+                OK(f->be->place(f, &w, &e), e);
+                assert_null(w.placed); /* arithmetic that reads the file's order */
+                for (size_t t = 0; flags & CPU_AVX512 && whole && t < ARRAY_LEN(many); t++)
+                    check_placed(c, &w, many[t]);
+                planes_release(&o);
+                planes_release(&p);
+            }
+        }
+        cpu_ctx_free(c);
+        cpu_ctx_free(f);
+    }
 }
 
 /* A code of E4M3 that is no number spoils its row, and that alone. */
@@ -168,4 +230,5 @@ static void nan_code(void **state)
     free(x);
 }
 
-TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(one_row), cmocka_unit_test(nan_code))
+TEST_MAIN(cmocka_unit_test(linear), cmocka_unit_test(one_row), cmocka_unit_test(placed),
+          cmocka_unit_test(nan_code))

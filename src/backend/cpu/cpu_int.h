@@ -14,13 +14,13 @@ struct room {
 struct cpu {
     struct ctx ctx;
     struct cpu_kern k;
-    struct room x8, xb, xf;     /* activations of a linear: 8-bit, bf16, rounded float32 */
-    struct room thread;         /* per thread: panel and sums, or decoded rows */
-    struct room angle;          /* cosines and sines of rope, [T][hd/2] each */
-    struct room angle_key;      /* the positions and frequencies that they belong to */
+    struct room x8, xb, xf; /* activations of a linear: 8-bit, bf16, rounded float32 */
+    struct room thread;     /* per thread: panel and sums, or decoded rows */
+    struct room angle;      /* cosines and sines of rope, [T][hd/2] each */
+    struct room angle_key;  /* the positions and frequencies that they belong to */
     size_t angle_T, angle_half;
-    struct room score;          /* of attention with relative positions */
-    struct room split;          /* states of attention whose slots are shared out */
+    struct room score;            /* of attention with relative positions */
+    struct room split;            /* states of attention whose slots are shared out */
     struct room train_a, train_w; /* training: inputs in bf16, decoded rows of a weight */
     struct room train_thread;     /* training, per thread: panels, scores */
     struct slab *slabs;           /* of placed weights; gone with the last of them */
@@ -37,6 +37,9 @@ void attn_cpu(struct ctx *c, float *y, const float *q, size_t H, const struct kv
               size_t layer, const struct batch *b);
 
 void *room_get(struct room *r, size_t n);
+
+/* Whether the 8-bit path takes w: planes must change their scale at the ends of groups alone. */
+bool linear_unpacks(const struct cpu_kern *k, const struct weight *w);
 
 int place_cpu(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
 void unplace_cpu(struct ctx *c, struct weight *w);

@@ -73,7 +73,7 @@ static inline int code_centre(enum codes kind)
 }
 static inline float planes_centre(const struct weight *w)
 {
-    return w->enc == ENC_GPTQ8 || w->enc == ENC_PACKED8 ? 128 : 8;
+    return planes_bits(w->enc) == 8 ? 128 : 8;
 }
 
 /* Sixteen rows of a weight; rows past the last repeat it, and their sums are dropped. */
@@ -94,19 +94,31 @@ typedef void unpack_planes_fn(struct group *p, const struct weight *w, size_t r0
 /* y [n, cols] = rows r0 .. r0+n of w; n <= 8, r0 a multiple of 8. */
 typedef void decode_planes_fn(float *y, const struct weight *w, size_t r0, size_t n);
 
-/* Weights that were put in an order of the kernels' own (placed_avx512.c): sixteen rows of G groups
- * are a unit of as many bytes as they have in the file. */
+/* Weights that were put in an order of the kernels' own (placed_avx512.c): sixteen rows are a unit
+ * of as many bytes as they have in the file. */
 struct placed_kern {
+    /* of G groups of sixteen rows; or, for encodings with planes, groups g0 .. g0+ng of rows r0 ..
+     * r0+16 from a panel of them, with all scales where g0 is 0 */
     void (*pack)(uint8_t *unit, const struct rows16 *w, size_t G);
-    /* acc[T][16] = a unit times rows t0 .. t0+T of x, all groups, with the bits of unpack and dot
-     */
-    void (*dot)(float *acc, const uint8_t *unit, const struct q8 *x, size_t t0, size_t T);
+    void (*pack_planes)(uint8_t *unit, const struct group *p, const struct weight *w, size_t r0,
+                        size_t g0, size_t ng);
+    /* acc[T][16] = a unit of w times rows t0 .. t0+T of x, all groups, with the bits of unpack and
+     * dot */
+    void (*dot)(float *acc, const uint8_t *unit, const struct weight *w, const struct q8 *x,
+                size_t t0, size_t T);
     size_t most; /* tokens for which it is faster than a panel */
-    /* n <= 8 groups of row r from g on, a multiple of 8, as they are in the file; plain C */
+    /* n <= 8 groups of row r from g on, a multiple of 8, as they are in the file; plain C; NULL for
+     * encodings with planes */
     void (*unpack_row)(uint8_t *to, const uint8_t *unit, size_t G, size_t r, size_t g, size_t n);
-    /* groups g0 .. g0+ng of a unit */
-    void (*unpack)(struct group *p, const uint8_t *unit, size_t G, size_t g0, size_t ng);
+    /* groups g0 .. g0+ng of a unit of w */
+    void (*unpack)(struct group *p, const uint8_t *unit, const struct weight *w, size_t g0,
+                   size_t ng);
 };
+
+static inline size_t placed_unit_bytes(const struct weight *w)
+{
+    return weight_bytes(w) / (w->rows / LANES);
+}
 
 /* A query head of one row: it sees slots up to its own. */
 struct attn_query {

@@ -47,8 +47,7 @@ static struct share *share_of(const struct job *j, int thread)
     return (struct share *)(j->thread + (size_t)thread * j->thread_bytes);
 }
 
-/* Whether the 8-bit path takes w: planes must change their scale at the ends of groups alone. */
-static bool unpacks(const struct cpu_kern *k, const struct weight *w)
+bool linear_unpacks(const struct cpu_kern *k, const struct weight *w)
 {
     if (k->unpack[w->enc])
         return true;
@@ -59,7 +58,7 @@ static bool unpacks(const struct cpu_kern *k, const struct weight *w)
 /* Whether its words hold many outputs and there is a kernel for that, of one token. */
 static bool by_columns(const struct cpu_kern *k, const struct weight *w, size_t T)
 {
-    return T == 1 && k->columns[w->enc] && !w->p.order && w->rows % 8 == 0;
+    return T == 1 && k->columns[w->enc] && !w->placed && !w->p.order && w->rows % 8 == 0;
 }
 
 static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
@@ -68,7 +67,7 @@ static enum path path_of(const struct cpu_kern *k, enum compute compute, const s
         return PATH_F32;
     if (compute == COMPUTE_AUTO && w->p.act != ACT_KEEP)
         return PATH_ACT;
-    if (compute == COMPUTE_AUTO && unpacks(k, w))
+    if (compute == COMPUTE_AUTO && linear_unpacks(k, w))
         return PATH_Q8;
     if (w->enc == ENC_BF16)
         return k->dot_bf16 ? PATH_BF16 : PATH_ROUNDED;
@@ -127,7 +126,7 @@ static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t
 /* The unit of rows r0 .. r0+15 of a placed weight. */
 static const uint8_t *unit_at(const struct weight *w, size_t r0)
 {
-    return (const uint8_t *)w->placed + r0 * w->row_bytes;
+    return (const uint8_t *)w->placed + r0 / LANES * placed_unit_bytes(w);
 }
 
 /* R rows, a multiple of 16, straight from the kernels' order. */
@@ -140,7 +139,7 @@ static void unit_placed(const struct job *j, const struct linear_out *o, size_t 
         for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
             const size_t T = smaller(j->T - t0, PANEL_T);
 
-            p->dot(acc, unit_at(o->w, r), &j->x8, t0, T);
+            p->dot(acc, unit_at(o->w, r), o->w, &j->x8, t0, T);
             for (size_t t = 0; t < T; t++)
                 put_rows(j, o, t0 + t, r, LANES, acc + t * LANES);
         }
@@ -182,7 +181,7 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
 
             for (size_t i = 0; i < P; i++) {
                 if (w->placed)
-                    k->placed[w->enc].unpack(panel + i * CHUNK, unit_at(w, r0 + i * LANES), G, g,
+                    k->placed[w->enc].unpack(panel + i * CHUNK, unit_at(w, r0 + i * LANES), w, g,
                                              ng);
                 else if (k->unpack[w->enc])
                     k->unpack[w->enc](panel + i * CHUNK, &rows[i], g, ng);

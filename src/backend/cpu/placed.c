@@ -19,14 +19,32 @@ struct slab {
 enum {
     SLAB = 256 << 20, /* of which only what is written is touched */
     SLICE = 16 << 20, /* bytes that are in memory twice */
+    BESIDE = 16,      /* units packed by turns: what lines of AWQ and GPTQ have of an input */
 };
 
 struct place_job {
-    const struct placed_kern *k;
+    const struct cpu_kern *k;
     const struct weight *w;
     uint8_t *to;
     size_t first, units;
 };
+
+/* Units u0 .. u0+n of a weight with planes. */
+static void pack_planes(const struct place_job *j, size_t u0, size_t n)
+{
+    const struct weight *w = j->w;
+    const size_t G = w->cols / GROUP, unit = placed_unit_bytes(w);
+    struct group panel[CHUNK];
+
+    for (size_t g = 0; g < G; g += CHUNK) {
+        const size_t ng = G - g < CHUNK ? G - g : CHUNK;
+
+        for (size_t u = u0; u < u0 + n; u++) {
+            j->k->unpack_planes[w->enc](panel, w, u * LANES, LANES, g, ng);
+            j->k->placed[w->enc].pack_planes(j->to + u * unit, panel, w, u * LANES, g, ng);
+        }
+    }
+}
 
 static void place_part(void *arg, int me, int n)
 {
@@ -35,13 +53,17 @@ static void place_part(void *arg, int me, int n)
     const uint8_t *from = w->data;
     size_t lo, hi;
 
-    team_part(j->units, 1, me, n, &lo, &hi);
+    team_part(j->units, planes_bits(w->enc) ? BESIDE : 1, me, n, &lo, &hi);
+    for (size_t u = lo; planes_bits(w->enc) && u < hi; u += BESIDE)
+        pack_planes(j, u, hi - u < BESIDE ? hi - u : BESIDE);
+    if (planes_bits(w->enc))
+        return;
     for (size_t u = j->first + lo; u < j->first + hi; u++) {
         struct rows16 rows = { 0 };
 
         for (size_t r = 0; r < LANES; r++)
             rows.at[r] = from + (u * LANES + r) * w->row_bytes;
-        j->k->pack(j->to + u * LANES * w->row_bytes, &rows, w->cols / GROUP);
+        j->k->placed[w->enc].pack(j->to + u * LANES * w->row_bytes, &rows, w->cols / GROUP);
     }
 }
 
@@ -69,30 +91,33 @@ static bool places(const struct ctx *c, const struct weight *w)
     const struct cpu *b = c->backend;
 
     return !w->placed && w->data && c->compute == COMPUTE_AUTO && w->p.act == ACT_KEEP &&
-           b->k.placed[w->enc].pack && w->rows % LANES == 0;
+           b->k.placed[w->enc].dot && w->rows % LANES == 0 && linear_unpacks(&b->k, w);
 }
 
 int place_cpu(struct ctx *c, struct weight *w, struct err *e)
 {
     struct cpu *b = c->backend;
-    const size_t unit = LANES * w->row_bytes, units = w->rows / LANES;
-    struct place_job j = { .k = &b->k.placed[w->enc], .w = w };
+    struct place_job j = { .k = &b->k, .w = w };
     struct slab *s;
 
     if (!places(c, w))
         return 0;
+    const size_t unit = placed_unit_bytes(w), units = w->rows / LANES;
+
     if (slab_get(b, &s, units * unit, e))
         return -1;
     j.to = s->p + s->used;
     s->used += (units * unit + 63) / 64 * 64;
     s->used = s->used < s->n ? s->used : s->n;
     s->weights++;
-    const size_t slice = SLICE > unit ? SLICE / unit : 1;
+    const size_t codes = w->rows * w->cols * planes_bits(w->enc) / 8;
+    /* a line of AWQ or GPTQ belongs to many units: these go as a whole */
+    const size_t slice = codes ? units : SLICE > unit ? SLICE / unit : 1;
 
     for (; j.first < units; j.first += j.units) {
         j.units = units - j.first < slice ? units - j.first : slice;
         team_run(c->team, place_part, &j);
-        map_forget((const uint8_t *)w->data + j.first * unit, j.units * unit);
+        map_forget((const uint8_t *)w->data + j.first * unit, codes ? codes : j.units * unit);
     }
     w->placed = j.to;
     return 0;

@@ -16,41 +16,30 @@ static unsigned code(const struct weight *w, size_t i, size_t r)
     const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes; /* where there are rows */
 
     switch (w->enc) {
-    case ENC_AWQ:     return awq_code(w->data, w->rows, i, r);
-    case ENC_GPTQ4:   return gptq_code(w->data, 4, w->rows, i, r);
-    case ENC_GPTQ8:   return gptq_code(w->data, 8, w->rows, i, r);
-    case ENC_PACKED4: return packed_code(row, 4, i);
-    case ENC_PACKED8: return packed_code(row, 8, i);
-    default:          BUG("no codes");
-    }
-}
-
-static unsigned zero(const struct weight *w, size_t G, size_t g, size_t r)
-{
-    const struct planes *p = &w->p;
-
-    switch (w->enc) {
-    case ENC_AWQ:     return awq_code(p->zero, w->rows, g, r);
-    case ENC_GPTQ4:   return gptq_zero(p->zero, 4, w->rows, g, r, p->zero_minus_one);
-    case ENC_GPTQ8:   return gptq_zero(p->zero, 8, w->rows, g, r, p->zero_minus_one);
-    case ENC_PACKED4: return packed_zero(p->zero, 4, G, r, g);
-    case ENC_PACKED8: return packed_zero(p->zero, 8, G, r, g);
-    default:          BUG("no zero points");
+    case ENC_AWQ:
+        return awq_code(w->data, w->rows, i, r);
+    case ENC_GPTQ4:
+        return gptq_code(w->data, 4, w->rows, i, r);
+    case ENC_GPTQ8:
+        return gptq_code(w->data, 8, w->rows, i, r);
+    case ENC_PACKED4:
+        return packed_code(row, 4, i);
+    case ENC_PACKED8:
+        return packed_code(row, 8, i);
+    default:
+        BUG("no codes");
     }
 }
 
 void unpack_planes_generic(struct group *p, const struct weight *w, size_t r0, size_t R, size_t g0,
                            size_t ng)
 {
-    const size_t G = (w->cols + w->p.group - 1) / w->p.group;
-    const bool by_row = w->enc == ENC_PACKED4 || w->enc == ENC_PACKED8;
-
     for (size_t g = 0; g < ng; g++) {
         const size_t sg = (g0 + g) * GROUP / w->p.group;
 
         for (size_t l = 0; l < LANES; l++) {
             const size_t r = r0 + (l < R ? l : R - 1);
-            const float d = planes_scale(&w->p, by_row ? r * G + sg : sg * w->rows + r);
+            const float d = planes_scale(&w->p, planes_scale_at(w, sg, r));
 
             for (size_t k = 0; k < GROUP; k++) {
                 const size_t at = (g0 + g) * GROUP + k;
@@ -59,7 +48,7 @@ void unpack_planes_generic(struct group *p, const struct weight *w, size_t r0, s
                 p[g].code[k / 4][4 * l + k % 4] = (uint8_t)code(w, i, r);
             }
             p[g].d[0][l] = p[g].d[1][l] = d;
-            p[g].m[0][l] = p[g].m[1][l] = (planes_centre(w) - (float)zero(w, G, sg, r)) * d;
+            p[g].m[0][l] = p[g].m[1][l] = (planes_centre(w) - (float)planes_zero(w, sg, r)) * d;
         }
     }
 }

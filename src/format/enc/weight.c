@@ -23,6 +23,63 @@ bool enc_has_planes(enum enc enc)
     }
 }
 
+unsigned planes_bits(enum enc enc)
+{
+    switch (enc) {
+    case ENC_AWQ:
+    case ENC_GPTQ4:
+    case ENC_PACKED4:
+        return 4;
+    case ENC_GPTQ8:
+    case ENC_PACKED8:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+static size_t groups(const struct weight *w)
+{
+    return (w->cols + w->p.group - 1) / w->p.group;
+}
+
+unsigned planes_zero(const struct weight *w, size_t g, size_t r)
+{
+    const struct planes *p = &w->p;
+    const unsigned bits = planes_bits(w->enc);
+
+    switch (w->enc) {
+    case ENC_AWQ:
+        return awq_code(p->zero, w->rows, g, r);
+    case ENC_GPTQ4:
+    case ENC_GPTQ8:
+        return gptq_zero(p->zero, bits, w->rows, g, r, p->zero_minus_one);
+    case ENC_PACKED4:
+    case ENC_PACKED8:
+        return packed_zero(p->zero, bits, groups(w), r, g);
+    default:
+        BUG("no zero points");
+    }
+}
+
+size_t planes_scale_at(const struct weight *w, size_t g, size_t r)
+{
+    const bool by_row = w->enc == ENC_PACKED4 || w->enc == ENC_PACKED8;
+
+    return by_row ? r * groups(w) + g : g * w->rows + r;
+}
+
+size_t weight_bytes(const struct weight *w)
+{
+    const size_t bits = planes_bits(w->enc);
+
+    if (!bits)
+        return w->rows * w->row_bytes;
+    const size_t each = 8 * enc_table[w->p.scale_enc].bytes + (w->p.zero ? bits : 0);
+
+    return w->rows * (w->cols * bits + groups(w) * each) / 8;
+}
+
 static void scaled_row(float *y, const struct weight *w, size_t r)
 {
     const struct planes *p = &w->p;
@@ -53,7 +110,7 @@ static void awq_row(float *y, const struct weight *w, size_t r)
 static void gptq_row(float *y, const struct weight *w, size_t r)
 {
     const struct planes *p = &w->p;
-    const unsigned bits = w->enc == ENC_GPTQ4 ? 4 : 8;
+    const unsigned bits = planes_bits(w->enc);
 
     for (size_t i = 0; i < w->cols; i++) {
         const size_t g = p->group_of ? enc_load32(p->group_of + 4 * i) : i / p->group;
@@ -67,9 +124,9 @@ static void gptq_row(float *y, const struct weight *w, size_t r)
 static void packed_row(float *y, const struct weight *w, size_t r)
 {
     const struct planes *p = &w->p;
-    const unsigned bits = w->enc == ENC_PACKED4 ? 4 : 8;
+    const unsigned bits = planes_bits(w->enc);
     const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
-    const size_t G = (w->cols + p->group - 1) / p->group;
+    const size_t G = groups(w);
 
     for (size_t i = 0; i < w->cols; i++) {
         const size_t g = p->group_of ? enc_load32(p->group_of + 4 * i) : i / p->group;

@@ -50,6 +50,16 @@ struct weight {
 /* Whether enc has planes: then enc_table's decode is NULL. */
 bool enc_has_planes(enum enc enc);
 
+/* Bits of a code of AWQ, GPTQ and PACKED, 0 for other encodings. */
+unsigned planes_bits(enum enc enc);
+/* The zero point of scale group g and output r, of the same. */
+unsigned planes_zero(const struct weight *w, size_t g, size_t r);
+/* Where their scale of that group and output lies in the plane: its number. */
+size_t planes_scale_at(const struct weight *w, size_t g, size_t r);
+/* Bytes of a matrix whose rows follow one another, or of the codes, scales and zero points of the
+ * same encodings; without act-order's plane. */
+size_t weight_bytes(const struct weight *w);
+
 /* The truth of every encoding: row r, cols values. */
 void weight_decode_row(float *y, const struct weight *w, size_t r);
 /* One row of cols inputs as w's library sees it (p.act); y may be x. */
