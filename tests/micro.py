@@ -1,5 +1,5 @@
 """A model small enough to answer thousands of requests in a test: random float32 weights in the shape of
-tests/data/tiny-llama31, with its tokenizer. Usage: micro.py OUT_FOLDER"""
+tests/data/tiny-llama31, with its tokenizer. Usage: micro.py OUT_FOLDER [--tied]: embedding and head are one"""
 import json
 import os
 import random
@@ -10,8 +10,11 @@ import sys
 FROM, D, F, LAYERS, HEADS, KV, HD, V = "tests/data/tiny-llama31", 64, 64, 1, 2, 1, 32, 1024
 
 out = sys.argv[1]
+tied = sys.argv[2:] == ["--tied"]
 rng = random.Random(7)
-tensors = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
+tensors = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,)}
+if not tied:
+    tensors["lm_head.weight"] = (V, D)
 for i in range(LAYERS):
     for name, shape in (("input_layernorm", (D,)), ("post_attention_layernorm", (D,)),
                         ("self_attn.q_proj", (HEADS * HD, D)), ("self_attn.k_proj", (KV * HD, D)),
@@ -33,7 +36,8 @@ with open(f"{out}/model.safetensors", "wb") as f:
 with open(f"{FROM}/config.json") as f:
     config = json.load(f)
 config.update(hidden_size=D, intermediate_size=F, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-              num_key_value_heads=KV, head_dim=HD, vocab_size=V, torch_dtype="float32")
+              num_key_value_heads=KV, head_dim=HD, vocab_size=V, torch_dtype="float32",
+              tie_word_embeddings=tied)
 with open(f"{out}/config.json", "w") as f:
     json.dump(config, f)
 for name in ("generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"):

@@ -54,16 +54,17 @@ static int set_targets(unsigned *out, const struct opt_list *l, struct err *e)
         size_t k = 0;
 
         if (!strcmp(l->p[i], "all-linear")) {
-            *out = (1u << NET_MATS) - 1;
+            *out |= (1u << NET_MATS) - 1; /* not the head: as in PEFT */
             continue;
         }
-        while (k < NET_MATS && strcmp(l->p[i], net_mat_names[k]) != 0)
+        while (k < NET_TARGETS && strcmp(l->p[i], net_target_names[k]) != 0)
             k++;
-        if (k == NET_MATS)
-            return err_set(e, ERR_USAGE,
-                           "--lora-target-modules %s: q_proj, k_proj, v_proj, o_proj, gate_proj, "
-                           "up_proj, down_proj and all-linear can be adapted",
-                           l->p[i]);
+        if (k == NET_TARGETS)
+            return err_set(
+                e, ERR_USAGE,
+                "--lora-target-modules %s: q_proj, k_proj, v_proj, o_proj, gate_proj, "
+                "up_proj, down_proj, embed_tokens, lm_head and all-linear can be adapted",
+                l->p[i]);
         *out |= 1u << k;
     }
     if (l->n == 0)
@@ -225,6 +226,16 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         (task == TASK_DPO &&
          train_named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
         return -1;
+    for (unsigned i = 0; i < 2; i++) /* both lists have these two */
+        if (saved >> i & 1 && targets >> (NET_MATS + i) & 1)
+            return err_set(e, ERR_USAGE,
+                           "%s learns whole (--lora-modules-to-save) or in a pair "
+                           "(--lora-target-modules), not both",
+                           net_save_names[i]);
+    if (o->use_dora && targets & NET_EMBED)
+        return err_set(e, ERR_USAGE,
+                       "--use-dora: puna has none of an embedding; leave embed_tokens out of "
+                       "--lora-target-modules");
     *t = (struct train_cfg){
         .task = task,
         .output_dir = o->output_dir,

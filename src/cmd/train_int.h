@@ -62,8 +62,9 @@ struct train_opts {
                   "what learns whole beside: embed_tokens, lm_head, norm ..."),                    \
         TRAIN_RANGE(NUM, neftune_noise_alpha, NULL, "X", "0", 0, 1e6,                              \
                     "noise on embeddings (5 is usual)", .rare = true),                             \
-        TRAIN_OPT(WORDS, lora_target_modules, NULL, "NAME...", NULL,                               \
-                  "matrices with an adapter, or all-linear (default q_proj v_proj)"),              \
+        TRAIN_OPT(                                                                                 \
+            WORDS, lora_target_modules, NULL, "NAME...", NULL,                                     \
+            "what has a pair: q_proj ..., embed_tokens, lm_head, all-linear (q_proj v_proj)"),     \
         TRAIN_OPT(BOOL, use_rslora, NULL, NULL, "false", "scale alpha / sqrt(rank)"),              \
         TRAIN_OPT(BOOL, load_in_4bit, NULL, NULL, "false",                                         \
                   "QLoRA: a base of 16 bits is quantised on load"),                                \

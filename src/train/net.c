@@ -94,9 +94,14 @@ static size_t lay_out(struct net *n, size_t T, float *base)
     n->loss_rows = most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
     const size_t live = T < n->loss_rows ? T : n->loss_rows;
 
+    const bool head = n->cfg.targets & NET_HEAD;
+    const size_t most_out = head && live * z.V > T * widest ? live * z.V : T * widest;
+
     n->drop = n->cfg.dropout > 0 ? take(base, &at, T * widest) : NULL;
-    n->whole = n->cfg.dora ? take(base, &at, T * widest) : NULL;
-    n->dwhole = n->cfg.dora ? take(base, &at, T * widest) : NULL;
+    n->whole = n->cfg.dora ? take(base, &at, most_out) : NULL;
+    n->dwhole = n->cfg.dora ? take(base, &at, most_out) : NULL;
+    n->embed_low = n->cfg.targets & NET_EMBED ? take(base, &at, T * z.r) : NULL;
+    n->head_low = head ? take(base, &at, live * z.r) : NULL;
     n->logits = take(base, &at, live * z.V);
     n->rows = take(base, &at, live * z.D);
     n->drows = take(base, &at, live * z.D);
@@ -150,6 +155,11 @@ size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
         learn += (m->hp->tied ? 1 : 2) * wide;
     else
         learn += ((cfg->save & 1) + (cfg->save >> 1 & 1)) * wide;
+    for (unsigned at = NET_EMBED; at <= NET_HEAD && !cfg->full; at <<= 1)
+        if (cfg->targets & at)
+            learn +=
+                param_bytes(cfg, cfg->rank, at == NET_EMBED ? V : D, false, false) +
+                param_bytes(cfg, at == NET_EMBED ? D : V, cfg->rank + 4 * cfg->dora, false, false);
     return slab_bytes(&n, T) + learn;
 }
 
@@ -310,6 +320,8 @@ void net_changed(struct net *n)
             if (m->mag)
                 net_dora_gain(n, m);
         }
+    if (n->head.mag)
+        net_dora_gain(n, &n->head);
 }
 
 /* ---- a layer ---- */
@@ -427,12 +439,39 @@ static void noise(struct net *n, const struct net_batch *b, float *x)
     }
 }
 
+/* x[T, D] += scale B (columns of A), which are left in embed_low. */
+static void embed_pair_fwd(struct net *n, const struct net_batch *b, float *x)
+{
+    const struct param *a = n->embed.a;
+    const size_t r = a->rows, V = a->cols, D = n->embed.b->rows;
+
+    for (size_t t = 0; t < b->T; t++)
+        for (size_t k = 0; k < r; k++)
+            n->embed_low[t * r + k] = a->w[k * V + (size_t)b->ids[t]];
+    product(n, x, b->T, D, r, rows(n->embed_low, r), cols(n->embed.b->w, r), n->scale, true);
+}
+
+/* From dx, the gradient of the embedding's rows; embed_low is still there. */
+static void embed_pair_bwd(struct net *n, const struct net_batch *b)
+{
+    struct param *a = n->embed.a;
+    const size_t T = b->T, r = a->rows, V = a->cols, D = n->embed.b->rows;
+
+    product(n, n->dlow, T, r, D, rows(n->dx, D), rows(n->embed.b->w, r), n->scale, false);
+    product(n, n->embed.b->g, D, r, T, cols(n->dx, D), rows(n->embed_low, r), n->scale, true);
+    for (size_t t = 0; t < T; t++)
+        for (size_t k = 0; k < r; k++)
+            a->g[k * V + (size_t)b->ids[t]] += n->dlow[t * r + k];
+}
+
 void net_forward(struct net *n, const struct net_batch *b, bool keep)
 {
     const size_t L = (size_t)n->m->hp->layers;
 
     BUG_ON(b->T > n->max_T);
     n->c->op->embed(n->c, n->saved[0].x, n->adapters ? &n->embed.w : &n->embed.base, b->ids, b->T);
+    if (n->embed.a && n->adapters)
+        embed_pair_fwd(n, b, n->saved[0].x);
     n->learning = keep;
     if (keep && n->cfg.neftune > 0)
         noise(n, b, n->saved[0].x);
@@ -448,7 +487,9 @@ void net_forward(struct net *n, const struct net_batch *b, bool keep)
 void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll)
 {
     const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
+    const size_t L = (size_t)n->m->hp->layers;
     const float eps = (float)n->m->hp->eps;
+    size_t part = 0;
     int32_t at[LOSS_ROWS], label[LOSS_ROWS];
     float by[LOSS_ROWS], own[LOSS_ROWS];
 
@@ -469,7 +510,8 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
             break;
         n->c->op->gather(n->c, n->n, n->x, at, m, D); /* rows of x */
         norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->m->norm, m);
-        mat_fwd(n, &n->head, n->logits, n->rows, NULL, m, false);
+        n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
+        mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
         n->op->cross_entropy(n->c, own, n->logits, label, coef ? by : NULL, m, V);
         for (size_t i = 0; i < m; i++)
             nll[at[i]] = own[i];
@@ -479,7 +521,7 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
 
         memset(dn, 0, m * D * sizeof(float));
         memset(dx, 0, m * D * sizeof(float));
-        mat_bwd(n, &n->head, dn, n->logits, n->rows, NULL, m);
+        mat_bwd(n, &n->head, dn, n->logits, n->rows, n->head_low, m);
         n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
                            eps);
         for (size_t i = 0; i < m; i++)
@@ -490,12 +532,15 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
 void net_backward(struct net *n, const struct net_batch *b)
 {
     const size_t L = (size_t)n->m->hp->layers;
+    const bool below = n->embed.own || n->embed.a || n->layer[0].own_attn_norm;
 
     for (size_t l = L; l-- > 0;) {
         if (n->cfg.recompute)
             layer_fwd(n, b, l, &n->saved[l], NULL);
-        layer_bwd(n, b, l, &n->saved[l], l > 0 || n->embed.own || n->layer[0].own_attn_norm);
+        layer_bwd(n, b, l, &n->saved[l], l > 0 || below);
     }
     if (n->embed.own)
         n->op->embed_bwd(n->c, n->embed.own->g, n->dx, b->ids, b->T, (size_t)n->m->hp->dim);
+    if (n->embed.a)
+        embed_pair_bwd(n, b);
 }

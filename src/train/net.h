@@ -11,7 +11,7 @@
 #include "train/param.h"
 
 /* A matrix: frozen, learning itself (own), or with a pair beside it: y = x W^T + scale x A^T B^T.
- */
+ * An embedding's: y = row of W + scale B (column of A), A [rank, V], B [D, rank]. */
 struct net_mat {
     struct weight w, base; /* base: as the checkpoint has it */
     struct param *own, *a, *b;
@@ -29,7 +29,10 @@ struct net_layer {
 };
 
 enum { NET_MATS = 7 };
-extern const char *const net_mat_names[NET_MATS]; /* "q_proj" … in the order of struct net_layer */
+enum { NET_EMBED = 1 << NET_MATS, NET_HEAD = 2 << NET_MATS, NET_TARGETS = NET_MATS + 2 };
+/* What a pair can be beside: "q_proj" … in the order of struct net_layer, "embed_tokens", "lm_head"
+ */
+extern const char *const net_target_names[NET_TARGETS];
 
 enum { NET_SAVES = 5 };
 extern const char
@@ -37,7 +40,7 @@ extern const char
 
 struct net_cfg {
     bool full;        /* everything learns; else pairs beside `targets` */
-    unsigned targets; /* bit i: net_mat_names[i] */
+    unsigned targets; /* bit i: net_target_names[i] */
     size_t rank;
     double alpha;
     bool rslora; /* scale alpha / sqrt(rank) */

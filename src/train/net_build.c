@@ -25,8 +25,9 @@ static const struct {
 #undef PLACE
 };
 
-const char *const net_mat_names[NET_MATS] = { "q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                              "gate_proj", "up_proj", "down_proj" };
+const char *const net_target_names[NET_TARGETS] = { "q_proj",    "k_proj",       "v_proj",
+                                                    "o_proj",    "gate_proj",    "up_proj",
+                                                    "down_proj", "embed_tokens", "lm_head" };
 
 struct net_mat *net_layer_mat(struct net_layer *l, size_t i)
 {
@@ -135,6 +136,22 @@ static void pair_random(struct param *a, uint64_t seed, uint64_t *counter)
         a->w[i] = (float)((2 * rng_uniform(seed, (*counter)++) - 1) * bound);
 }
 
+/* B as PEFT starts an embedding's (normal), A zero. Two numbers make two normal ones (Box and
+ * Muller). */
+static void normal_random(struct param *b, uint64_t seed, uint64_t *counter)
+{
+    const size_t n = b->rows * b->cols;
+
+    for (size_t i = 0; i < n; i += 2, *counter += 2) {
+        const double r = sqrt(-2 * log(1 - rng_uniform(seed, *counter)));
+        const double angle = 2 * M_PI * rng_uniform(seed, *counter + 1);
+
+        b->w[i] = (float)(r * cos(angle));
+        if (i + 1 < n)
+            b->w[i + 1] = (float)(r * sin(angle));
+    }
+}
+
 static void weight_floats(float *to, const struct weight *w)
 {
     for (size_t r = 0; r < w->rows; r++)
@@ -146,62 +163,67 @@ static const struct lora_pair *pair_of(const struct lora *l, size_t layer, size_
     return (const struct lora_pair *)((const char *)&l->layer[layer] + place[i].pair);
 }
 
+static int check_pair(struct net *n, const struct lora_pair *p, const char *name, unsigned target,
+                      struct err *e)
+{
+    const char *dir = n->cfg.init;
+
+    if (p->whole.data)
+        return err_set(e, ERR_FORMAT, "%s: replaces %s whole, which is not trained", dir, name);
+    if (!p->a.data)
+        return 0;
+    if (p->bias)
+        return err_set(e, ERR_FORMAT, "%s: has a bias, which is not trained", dir);
+    n->cfg.dora = n->cfg.dora || p->gain;
+    if (n->cfg.rank && (p->a.rows != n->cfg.rank || p->scale != n->scale))
+        return err_set(e, ERR_FORMAT, "%s: modules of different rank or alpha", dir);
+    n->cfg.rank = p->a.rows;
+    n->scale = p->scale;
+    n->cfg.targets |= target;
+    return 0;
+}
+
 /* What of the adapter to go on with cannot be trained, or a rank of its own. */
 static int check_init(struct net *n, const struct lora *from, struct err *e)
 {
     const char *dir = n->cfg.init;
-    float scale = 0;
 
-    if (from->embed.a.data || from->n_token || from->head.a.data)
-        return err_set(e, ERR_FORMAT,
-                       "%s: adapts embedding, head or single tokens, which is not trained", dir);
+    if (from->n_token)
+        return err_set(e, ERR_FORMAT, "%s: adapts single tokens, which is not trained", dir);
     n->cfg.targets = 0;
     n->cfg.rank = 0;
+    n->scale = 0;
+    if (check_pair(n, &from->embed, "model.embed_tokens", NET_EMBED, e) ||
+        check_pair(n, &from->head, "lm_head", NET_HEAD, e))
+        return -1;
     n->cfg.save = (from->embed_w.data ? SAVE_EMBED : 0u) | (from->head_w.data ? SAVE_HEAD : 0u) |
                   (from->norm ? SAVE_NORM : 0u);
     for (size_t l = 0; l < from->layers; l++) {
         n->cfg.save |= (from->layer[l].attn_norm ? SAVE_ATTN_NORM : 0u) |
                        (from->layer[l].ffn_norm ? SAVE_FFN_NORM : 0u);
-        for (size_t i = 0; i < NET_MATS; i++) {
-            const struct lora_pair *p = pair_of(from, l, i);
-
-            if (p->whole.data)
-                return err_set(e, ERR_FORMAT, "%s: replaces %s whole, which is not trained", dir,
-                               place[i].module);
-            if (!p->a.data)
-                continue;
-            if (p->bias)
-                return err_set(e, ERR_FORMAT, "%s: has a bias, which is not trained", dir);
-            n->cfg.dora = n->cfg.dora || p->gain;
-            if ((n->cfg.rank && p->a.rows != n->cfg.rank) || (scale != 0 && p->scale != scale))
-                return err_set(e, ERR_FORMAT, "%s: modules of different rank or alpha", dir);
-            n->cfg.rank = p->a.rows;
-            scale = p->scale;
-            n->cfg.targets |= 1u << i;
-        }
+        for (size_t i = 0; i < NET_MATS; i++)
+            if (check_pair(n, pair_of(from, l, i), place[i].module, 1u << i, e))
+                return -1;
     }
     if (!n->cfg.rank)
         return err_set(e, ERR_FORMAT, "%s: adapts no matrix", dir);
-    n->scale = scale;
     n->cfg.alpha =
-        (double)scale * (n->cfg.rslora ? sqrt((double)n->cfg.rank) : (double)n->cfg.rank);
+        (double)n->scale * (n->cfg.rslora ? sqrt((double)n->cfg.rank) : (double)n->cfg.rank);
     return 0;
 }
 
 /* Magnitudes: the lengths of W's rows, or what the adapter to go on with has. */
-static int build_dora(struct net *n, struct net_mat *m, size_t l, size_t i,
+static int build_dora(struct net *n, struct net_mat *m, const char *module, size_t turn,
                       const struct lora_pair *from, struct err *e)
 {
     const size_t out = m->w.rows, in = m->w.cols;
     float *row;
 
-    if (learn(&m->mag, n,
-              xasprintf("base_model.model.model.layers.%zu.%s.lora_magnitude_vector", l,
-                        place[i].module),
-              1, out, PARAM_SMALL, e))
+    if (learn(&m->mag, n, xasprintf("base_model.model.%s.lora_magnitude_vector", module), 1, out,
+              PARAM_SMALL, e))
         return -1;
     m->mag->decay = n->cfg.decay_norms;
-    m->mag->turn = turn_of(n, i);
+    m->mag->turn = turn;
     m->gain = xcalloc(3 * out, sizeof(float));
     m->length = m->gain + out;
     m->squares = m->length + out;
@@ -224,29 +246,43 @@ static int build_dora(struct net *n, struct net_mat *m, size_t l, size_t i,
     return 0;
 }
 
-static int build_pair(struct net *n, size_t l, size_t i, const struct lora *from, uint64_t *counter,
-                      struct err *e)
+/* The pair of a linear layer, from the adapter's where p is not NULL. */
+static int build_pair(struct net *n, struct net_mat *m, const char *module, size_t turn,
+                      const struct lora_pair *p, uint64_t *counter, struct err *e)
 {
-    struct net_mat *m = net_layer_mat(&n->layer[l], i);
-    const struct lora_pair *p = from ? pair_of(from, l, i) : NULL;
-    const char *const form = "base_model.model.model.layers.%zu.%s.lora_%c.weight";
+    const char *const form = "base_model.model.%s.lora_%c.weight";
 
     if (p && !p->a.data)
         return 0;
-    m->number = l * NET_MATS + i;
-    if (learn(&m->a, n, xasprintf(form, l, place[i].module, 'A'), n->cfg.rank, m->w.cols,
-              PARAM_SMALL, e) ||
-        learn(&m->b, n, xasprintf(form, l, place[i].module, 'B'), m->w.rows, n->cfg.rank,
-              PARAM_SMALL, e))
+    if (learn(&m->a, n, xasprintf(form, module, 'A'), n->cfg.rank, m->w.cols, PARAM_SMALL, e) ||
+        learn(&m->b, n, xasprintf(form, module, 'B'), m->w.rows, n->cfg.rank, PARAM_SMALL, e))
         return -1;
-    m->b->turn = turn_of(n, i);
+    m->b->turn = turn;
     if (p) {
         weight_floats(m->a->w, &p->a);
         weight_floats(m->b->w, &p->b);
     } else {
         pair_random(m->a, n->cfg.seed, counter);
     }
-    return n->cfg.dora ? build_dora(n, m, l, i, p, e) : 0;
+    return n->cfg.dora ? build_dora(n, m, module, turn, p, e) : 0;
+}
+
+static int build_embed_pair(struct net *n, const struct lora_pair *p, uint64_t *counter,
+                            struct err *e)
+{
+    struct net_mat *m = &n->embed;
+    const char *const form = "base_model.model.model.embed_tokens.lora_embedding_%c";
+
+    if (learn(&m->a, n, xasprintf(form, 'A'), n->cfg.rank, m->w.rows, PARAM_SMALL, e) ||
+        learn(&m->b, n, xasprintf(form, 'B'), m->w.cols, n->cfg.rank, PARAM_SMALL, e))
+        return -1;
+    if (p) {
+        weight_floats(m->a->w, &p->a);
+        weight_floats(m->b->w, &p->b);
+    } else {
+        normal_random(m->b, n->cfg.seed, counter);
+    }
+    return 0;
 }
 
 /* A norm that learns, from the adapter's values where it has some. */
@@ -298,6 +334,7 @@ static int build_pairs(struct net *n, struct err *e)
 {
     struct lora *from = NULL;
     uint64_t counter = 0;
+    char module[96];
     int rc = -1;
 
     n->scale =
@@ -305,10 +342,24 @@ static int build_pairs(struct net *n, struct err *e)
     if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e)))
         goto done;
     for (size_t l = 0; l < (size_t)n->m->hp->layers; l++)
-        for (size_t i = 0; i < NET_MATS; i++)
-            if (n->cfg.targets >> i & 1 && build_pair(n, l, i, from, &counter, e))
+        for (size_t i = 0; i < NET_MATS; i++) {
+            struct net_mat *m = net_layer_mat(&n->layer[l], i);
+
+            if (!(n->cfg.targets >> i & 1))
+                continue;
+            snprintf(module, sizeof(module), "model.layers.%zu.%s", l, place[i].module);
+            m->number = l * NET_MATS + i;
+            if (build_pair(n, m, module, turn_of(n, i), from ? pair_of(from, l, i) : NULL, &counter,
+                           e))
                 goto done;
-    rc = build_saved(n, from, e);
+        }
+    if (build_saved(n, from, e) ||
+        (n->cfg.targets & NET_EMBED &&
+         build_embed_pair(n, from ? &from->embed : NULL, &counter, e)) ||
+        (n->cfg.targets & NET_HEAD &&
+         build_pair(n, &n->head, "lm_head", 0, from ? &from->head : NULL, &counter, e)))
+        goto done;
+    rc = 0;
 done:
     lora_close(from);
     return rc;
@@ -366,6 +417,7 @@ void net_free(struct net *n)
     for (int64_t l = 0; n->layer && l < n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++)
             free(net_layer_mat(&n->layer[l], i)->gain);
+    free(n->head.gain);
     param_list_release(&n->params);
     free(n->layer);
     free(n->saved);

@@ -29,6 +29,7 @@ struct net {
     size_t slab_bytes, max_T;
     float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
     float *drop, *whole, *dwhole;                          /* [T, widest] with dropout; with DoRA */
+    float *embed_low, *head_low;  /* [T, rank], [loss_rows, rank]: inputs of the B of those pairs */
     float *logits, *rows, *drows; /* [loss_rows, V], [loss_rows, D] twice */
     size_t loss_rows;             /* whose logits exist at a time */
 };

@@ -88,9 +88,9 @@ static int save_adapter(const struct net *n, const struct train_cfg *cfg, const 
     json_t *targets = json_array(), *saved = json_array(), *j;
     int rc;
 
-    for (size_t i = 0; i < NET_MATS; i++)
+    for (size_t i = 0; i < NET_TARGETS; i++)
         if (c->targets >> i & 1)
-            json_array_append_new(targets, json_string(net_mat_names[i]));
+            json_array_append_new(targets, json_string(net_target_names[i]));
     for (size_t i = 0; i < NET_SAVES; i++)
         if (c->save >> i & 1)
             json_array_append_new(saved, json_string(net_save_names[i]));
