@@ -44,7 +44,7 @@ static int open_regular(const char *path, size_t *len, struct err *e)
     return fd;
 }
 
-/* All mappings there are, for map_forget. */
+/* All mappings there are, for map_ahead and map_forget. */
 static struct {
     pthread_mutex_t lock;
     struct map *at;
@@ -72,6 +72,31 @@ static void maps_remove(struct map m)
     pthread_mutex_unlock(&maps.lock);
 }
 
+/* Bytes from p on of the mapping that it is in; 0 = in none. Under the lock. */
+static size_t mapped_after(uintptr_t p)
+{
+    for (size_t i = 0; i < maps.n; i++) {
+        const uintptr_t start = (uintptr_t)maps.at[i].p;
+
+        if (p >= start && p - start < maps.at[i].len)
+            return maps.at[i].len - (p - start);
+    }
+    return 0;
+}
+
+void map_ahead(const void *p, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+
+    pthread_mutex_lock(&maps.lock);
+    const size_t have = mapped_after((uintptr_t)p);
+
+    n = n < have ? n : have;
+    if (n)
+        (void)madvise((void *)from, (uintptr_t)p + n - from, MADV_WILLNEED);
+    pthread_mutex_unlock(&maps.lock);
+}
+
 void map_forget(const void *p, size_t n)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -81,13 +106,8 @@ void map_forget(const void *p, size_t n)
     if (from >= to)
         return;
     pthread_mutex_lock(&maps.lock);
-    for (size_t i = 0; i < maps.n; i++) {
-        const uintptr_t start = (uintptr_t)maps.at[i].p;
-
-        if ((uintptr_t)p >= start && (uintptr_t)p - start <= maps.at[i].len &&
-            n <= maps.at[i].len - ((uintptr_t)p - start))
-            (void)madvise((void *)from, to - from, MADV_DONTNEED);
-    }
+    if (n <= mapped_after((uintptr_t)p))
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
     pthread_mutex_unlock(&maps.lock);
 }
 

@@ -19,6 +19,9 @@ struct map {
 
 int map_open(struct map *m, const char *path, struct err *e) MUST_USE;
 void map_close(struct map *m); /* legal on a zeroed struct */
+/* The system may begin to read p[0..n) from the file, if it is of one mapping of map_open and as
+ * far as that goes; nobody waits for it. Any thread. */
+void map_ahead(const void *p, size_t n);
 /* The whole pages in p[0..n) leave this process's memory, if they are of one mapping of map_open:
  * who reads them again gets them from the file. Nothing happens to other memory. Any thread. */
 void map_forget(const void *p, size_t n);

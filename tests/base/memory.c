@@ -223,6 +223,9 @@ static void forgotten_pages_come_back_from_the_file(void **state)
     for (size_t i = 0; i < LEN; i++)
         sum += m.p[i];
     assert_int_equal(sum, 2 * LEN);
+    map_ahead(m.p + LEN / 2 + 1, SIZE_MAX); /* as far as the file goes */
+    map_ahead(mine, LEN);
+    assert_int_equal(m.p[LEN / 2 + 1], 1);
     map_forget(mine, LEN); /* no file */
     for (size_t i = 0; i < LEN; i++)
         sum += mine[i];

@@ -205,7 +205,8 @@ struct cuda {
     bool failed; /* a call failed since the last leave */
     struct err fault;
 
-    void *pin[2]; /* PIN_BYTES each */
+    void *pin[2]; /* PIN_BYTES each, filled in turns: pin_next is the next one */
+    size_t pin_next;
     CUevent pin_free[2];
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant;

@@ -138,8 +138,10 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
 
     cuda_run(b, false);
     b->have.x = NULL;
-    for (size_t at = 0, i = 0; at < n && rc == 0; at += PIN_BYTES, i ^= 1) {
-        const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
+    for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
+        const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES, i = b->pin_next;
+
+        b->pin_next ^= 1;
 
         rc = b->d.cuEventSynchronize(b->pin_free[i]);
         memcpy(b->pin[i], (const uint8_t *)from + at, k);

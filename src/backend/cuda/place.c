@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_int.h"
+#include "base/file.h"
 #include "base/mem.h"
 
 _Static_assert((int)DEV_ENC_U8 == (int)ENC_U8 && (int)DEV_ENC_AWQ == (int)ENC_AWQ, "one numbering");
@@ -101,6 +102,25 @@ static int keep(struct ctx *c, struct placed *d, const uint8_t **at, size_t n, c
     return 0;
 }
 
+/* n bytes of a file to the device, a piece at a time: the next ones are on their way from the disk
+ * while a piece is copied into pinned memory and the one before it travels; what has been copied
+ * leaves this process's memory, so that a model is never whole in it. */
+static int send(struct ctx *c, const uint8_t *to, const uint8_t *from, size_t n, struct err *e)
+{
+    enum { AHEAD = 4 * PIN_BYTES };
+
+    map_ahead(from, AHEAD);
+    for (size_t at = 0; at < n; at += PIN_BYTES) {
+        const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
+
+        map_ahead(from + at + AHEAD, PIN_BYTES); /* what follows in the file is mostly next */
+        if (cuda_upload(c, (void *)(uintptr_t)(to + at), from + at, k, e))
+            return -1;
+        map_forget(from + at, k);
+    }
+    return 0;
+}
+
 static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, struct err *e)
 {
     const struct planes *p = &w->p;
@@ -131,8 +151,7 @@ static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, st
                                 .row_bytes = w->row_bytes };
     for (size_t i = 0; i < PLANES; i++)
         if (from[i] && n[i] &&
-            (keep(c, d, to[i], n[i], w->name, e) ||
-             cuda_upload(c, (void *)(uintptr_t)*to[i], from[i], n[i], e)))
+            (keep(c, d, to[i], n[i], w->name, e) || send(c, *to[i], from[i], n[i], e)))
             return -1;
     return 0;
 }
