@@ -21,7 +21,7 @@ struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
     const char *batches, *dtype, *kv_dtype, *weights, *isa, *device;
-    bool json, ceilings;
+    bool json, ceilings, offload;
 };
 
 static const struct opt opts[] = {
@@ -42,6 +42,8 @@ static const struct opt opts[] = {
         "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct bench_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
+    OPT(BOOL, struct bench_cfg, offload, NULL, NULL, "false",
+        "layers that the GPU has no room for wait in host memory", .rare = true),
     OPT(STR, struct bench_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use"),
     OPT(BOOL, struct bench_cfg, ceilings, NULL, NULL, "true",
         "measure read bandwidth and arithmetic peaks in the same run"),
@@ -463,6 +465,7 @@ static int run(const void *cfg, struct err *e)
     o.no_tokenizer = true;
     engine_opts_kv(&o, b.c->kv_dtype);
     engine_opts_weights(&o, b.c->weights);
+    o.offload = b.c->offload;
     if (rc == 0)
         rc = measure_all(&b, &o, out, e);
     if (rc == 0 && b.c->json) {

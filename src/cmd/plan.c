@@ -34,6 +34,8 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct plan_cfg, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
     OPT(STR, struct plan_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products (cpu)"),
+    OPT(BOOL, struct plan_cfg, offload, NULL, NULL, "false",
+        "layers that one GPU has no room for wait in host memory"),
     OPT_RANGE(NUM, struct plan_cfg, memory, NULL, "GiB", NULL, 0.001, 1e6,
               "memory of one device, in place of what it has"),
     OPT_RANGE(NUM, struct plan_cfg, bandwidth, NULL, "GB/s", NULL, 0.001, 1e6,
@@ -165,6 +167,16 @@ static int device_open(struct plan_device *d, const struct plan_cfg *c, struct e
     return 0;
 }
 
+/* With --offload, what the device has no room for. */
+static void send_away(struct plan_query *q, const struct plan_cfg *c, const struct plan_device *d)
+{
+    struct plan_offload o;
+
+    q->away = 0;
+    if (c->offload && plan_offload(&o, q, d->memory))
+        q->away = o.away;
+}
+
 static int query_fill(struct plan_query *q, const struct plan_cfg *c, const struct target *t,
                       const struct plan_device *d, struct err *e)
 {
@@ -202,7 +214,12 @@ static int query_fill(struct plan_query *q, const struct plan_cfg *c, const stru
     if ((int64_t)q->tp * q->pp > d->count)
         return err_set(e, ERR_USAGE, "--tp %d and --pp %d need %lld devices, %s is %d", q->tp,
                        q->pp, (long long)q->tp * q->pp, d->key, d->count);
-    return plan_query_check(q, e);
+    if (c->offload && (d->cpu || d->count > 1))
+        return err_set(e, ERR_USAGE, "--offload is for one GPU (--device l4 ...), not %s", d->key);
+    if (plan_query_check(q, e))
+        return -1;
+    send_away(q, c, d);
+    return 0;
 }
 
 /* ---- output ---- */
@@ -298,6 +315,13 @@ static void print_use(const struct row *r, const struct plan_query *q, const str
     printf("  %-12s %12s   of %s%s: %s\n", "total", size_text(r->use.total).s,
            size_text(d->memory).s, d->count > 1 ? " on each device" : "",
            r->fits ? "fits" : "does not fit");
+    if (q->away) {
+        size_t largest;
+        const size_t away = plan_away_bytes(q->w, q->away, &largest);
+
+        printf("\n  %lld of %lld layers stay on the device; %s of weights wait in host memory\n",
+               (long long)(q->hp->layers - q->away), (long long)q->hp->layers, size_text(away).s);
+    }
     printf("\n  longest context %zu tokens, %zu sequence%s at a time\n", r->longest, q->sequences,
            q->sequences == 1 ? "" : "s");
     printf("  most sequences  %zu of %zu tokens\n", r->most, q->ctx);
@@ -324,6 +348,12 @@ static int refuse(const char *name, const struct row *r, const struct row *all,
             at += (size_t)snprintf(hint, sizeof(hint), "; --enc %s fits", all[s].enc);
             break;
         }
+    struct plan_offload o;
+
+    if (!d->cpu && d->count == 1 && q->away == 0 && plan_offload(&o, q, d->memory))
+        at += (size_t)snprintf(hint + at, sizeof(hint) - at,
+                               "; --offload fits, with %lld of %lld layers on it",
+                               (long long)(q->hp->layers - o.away), (long long)q->hp->layers);
     for (int n = 2 * d->count; !d->cpu && n <= 1024; n *= 2) {
         struct plan_query more = *q;
         struct plan_use u;
@@ -354,6 +384,10 @@ static int plan_one(const struct plan_cfg *c, const struct plan_device *d, json_
 
     if (target_open(&t, c->model, c->enc, e))
         goto done;
+    if (c->train && c->offload) {
+        err_set(e, ERR_USAGE, "--offload is for inference, not for --train");
+        goto done;
+    }
     if (c->train) {
         rc = plan_training(c, t.name, &t.hp, &t.w, t.model || c->enc, d, out, e);
         goto done;
@@ -369,6 +403,7 @@ static int plan_one(const struct plan_cfg *c, const struct plan_device *d, json_
         plan_weights_scheme(w, &t.hp, (enum scheme)s);
         as.w = w;
         as.model = NULL;
+        send_away(&as, c, d);
         all[s].enc = scheme_table[s].name;
         row_fill(&all[s], &as, d);
     }
@@ -379,11 +414,12 @@ static int plan_one(const struct plan_cfg *c, const struct plan_device *d, json_
             json_array_append_new(list, row_json(&all[s]));
         json_object_update_new(out, row_json(&r));
         json_object_update_new(
-            out, json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:I, s:o}", "model", t.name,
-                           "params", (json_int_t)t.w.params, "ctx", (json_int_t)q.ctx, "batch",
-                           (json_int_t)q.sequences, "chunk", (json_int_t)q.chunk, "tp", q.tp, "pp",
-                           q.pp, "kv_dtype", enc_table[q.kv].name, "kv_per_token",
-                           (json_int_t)plan_kv_per_token(&q), "encodings", list));
+            out,
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:s, s:I, s:o}", "model", t.name,
+                      "params", (json_int_t)t.w.params, "ctx", (json_int_t)q.ctx, "batch",
+                      (json_int_t)q.sequences, "chunk", (json_int_t)q.chunk, "tp", q.tp, "pp", q.pp,
+                      "layers_away", (json_int_t)q.away, "kv_dtype", enc_table[q.kv].name,
+                      "kv_per_token", (json_int_t)plan_kv_per_token(&q), "encodings", list));
     } else {
         printf("%s: %.2f billion parameters, %lld tokens of context\n", t.name,
                (double)t.w.params / 1e9, (long long)t.hp.ctx);

@@ -11,7 +11,7 @@ struct plan_cfg {
     const char *model, *device, *enc, *kv_dtype, *dtype, *train, *optim, *targets;
     int64_t ctx, batch, tp, pp, chunk, threads, rank, zero;
     double bandwidth, memory;
-    bool recompute, whole_logits, post, json;
+    bool recompute, whole_logits, post, offload, json;
 };
 
 struct size_text {

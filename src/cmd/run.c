@@ -90,6 +90,8 @@ static const struct opt opts[] = {
         "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct run_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
+    OPT(BOOL, struct run_cfg, offload, NULL, NULL, "false",
+        "layers that the GPU has no room for wait in host memory", .rare = true),
     OPT(STR, struct run_cfg, isa, NULL, "NAME", NULL,
         "highest instruction set to use: generic, avx2, avx512, avx512_bf16, amx", .rare = true),
     OPT(BOOL, struct run_cfg, verbose, "-v", NULL, "false",

@@ -16,7 +16,7 @@ struct run_cfg {
     struct opt_list args; /* [MODEL] [PROMPT...] */
     const char *model, *prompt, *system, *template, *date, *adapter;
     const char *grammar, *json_schema; /* a file, or the text itself */
-    bool raw, json, greedy, logprobs, verbose;
+    bool raw, json, greedy, logprobs, verbose, offload;
     double temperature, top_p, min_p;
     double repetition_penalty, frequency_penalty, presence_penalty;
     int64_t top_k, seed, max_new_tokens, ctx, threads, batch_size, top_logprobs;

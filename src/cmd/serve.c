@@ -27,8 +27,8 @@ struct serve_cfg {
     int64_t payload_limit, max_concurrent_requests, max_best_of, max_stop_sequences;
     int64_t max_top_n_tokens, max_client_batch_size, max_input_tokens, max_total_tokens;
     double graceful_termination_timeout, request_timeout, max_queue_time;
-    bool quiet, verbose, strict, prefix_cache, insecure_no_auth, allow_runtime_lora_updating,
-        allow_runtime_model_loading;
+    bool offload, quiet, verbose, strict, prefix_cache, insecure_no_auth,
+        allow_runtime_lora_updating, allow_runtime_model_loading;
     const char *enable_tools;
     const char *tokenizer_config_path;
     int64_t max_batch_prefill_tokens;
@@ -133,6 +133,8 @@ static const struct opt opts[] = {
         "quantised weights on the CPU: copied as its kernels take them, or mapped", .rare = true),
     OPT(STR, struct serve_cfg, device, NULL, "cpu|cuda|auto", "auto",
         "where to compute; auto: the GPU when there is one that holds the model"),
+    OPT(BOOL, struct serve_cfg, offload, NULL, NULL, "false",
+        "layers that the GPU has no room for wait in host memory", .rare = true),
     OPT(STR, struct serve_cfg, isa, NULL, "NAME", NULL, "highest instruction set to use",
         .rare = true),
     OPT(STR, struct serve_cfg, enable_tools, NULL, "LIST", NULL,
@@ -384,6 +386,8 @@ static int serve(const struct serve_cfg *c, struct err *e)
     if (!c->quiet)
         serve_idle_show(c);
     engine_opts_weights(&o.engine, c->weights);
+    o.engine.offload = c->offload;
+    o.engine.offload_tokens = (size_t)c->max_batch_total_tokens;
     o.sched.share = list.n;
     s.o.known = list.p;
     s.o.n_known = list.n;

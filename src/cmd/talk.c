@@ -182,6 +182,8 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
     }
     engine_opts_kv(&o, c->kv_dtype);
     engine_opts_weights(&o, c->weights);
+    o.offload = c->offload;
+    o.offload_tokens = (size_t)c->ctx;
     o.chunk = (size_t)c->batch_size;
     o.adapter = c->adapter;
     if (hub_resolve(ref, &t->model, e) || engine_open(&t->engine, t->model, &o, e) ||

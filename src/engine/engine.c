@@ -6,28 +6,50 @@
 #include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/turn.h"
-#include "engine/session.h"
-#include "ops/backend.h"
+#include "engine/memory.h"
 
-/* The model's weights to the GPU, where they fit: 0; 1 and -1 as open_cuda. */
+/* The cache's type. */
+static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *e)
+{
+    const long long hd = (long long)g->model->hp->head_dim;
+
+    g->kv = g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
+    if (!o->kv)
+        return 0;
+    g->kv = (enum enc)kv_from_name(o->kv);
+    if (g->kv == ENC_Q8_0 && hd % (long long)enc_table[ENC_Q8_0].block)
+        return err_set(
+            e, ERR_USAGE,
+            "a q8_0 cache needs heads of a multiple of 32 values, %s has %lld: choose f16 "
+            "or bf16",
+            checkpoint_path(g->model->ckpt), hd);
+    if (g->kv == ENC_Q8_0 && !ctx_on_host(g->ctx))
+        return err_set(e, ERR_USAGE,
+                       "a q8_0 cache is for the CPU alone: choose fp8, f16 or bf16, or --device "
+                       "cpu");
+    if (g->kv == ENC_F8_E4M3 && ctx_on_host(g->ctx))
+        return err_set(e, ERR_USAGE,
+                       "an fp8 cache is for the GPU alone: choose q8_0, f16 or bf16, or --device "
+                       "cuda");
+    return 0;
+}
+
+/* The model's weights to the GPU, or some of them to where it can read them: 0; 1 and -1 as
+ * open_cuda. */
 static int place(struct engine *g, const struct engine_opts *o, struct err *e)
 {
     enum { GPU_CHUNK = 2048 }; /* rows that fill its matrix units */
 
-    const size_t have = g->ctx->be->available(g->ctx);
-    const size_t chunk = o->chunk ? o->chunk : GPU_CHUNK;
-    const size_t need = checkpoint_bytes(g->model->ckpt) + acts_bytes(g->model->hp, chunk);
+    const size_t chunk = g->chunk;
 
-    if (need > have) {
-        err_set(e, ERR_MEMORY,
-                "%s: weights and work need %.2f GiB, the GPU has %.2f GiB free (%s): a smaller "
-                "encoding, or --device cpu",
-                checkpoint_path(g->model->ckpt), (double)need / (1 << 30), (double)have / (1 << 30),
-                cuda_ctx_name(g->ctx));
+    g->chunk = o->chunk ? o->chunk : GPU_CHUNK;
+    if (choose_kv(g, o, e))
+        return -1;
+    if (engine_offload(&g->away, g, o, g->ctx->be->available(g->ctx), mem_available(), e)) {
+        g->chunk = chunk;
         return 1;
     }
-    g->chunk = chunk;
-    return model_place(g->model, g->ctx, o->progress, o->arg, e);
+    return model_place(g->model, g->ctx, g->away, o->progress, o->arg, e);
 }
 
 static int open_beside(struct engine *g, const struct engine_opts *o, struct err *e)
@@ -80,33 +102,13 @@ static int open_ctx(struct engine *g, const struct engine_opts *o, struct err *e
     }
     if (rc)
         return err_set(e, why.code, "%s", why.msg);
-    snprintf(g->note, sizeof(g->note), "computing on the GPU: %s", cuda_ctx_name(g->ctx));
-    return 0;
-}
+    const int n =
+        snprintf(g->note, sizeof(g->note), "computing on the GPU: %s", cuda_ctx_name(g->ctx));
 
-/* The cache's type. */
-static int choose_kv(struct engine *g, const struct engine_opts *o, struct err *e)
-{
-    const long long hd = (long long)g->model->hp->head_dim;
-
-    g->kv = g->ctx->compute == COMPUTE_F32 ? ENC_F32 : g->model->hp->dtype;
-    if (!o->kv)
-        return 0;
-    g->kv = (enum enc)kv_from_name(o->kv);
-    if (g->kv == ENC_Q8_0 && hd % (long long)enc_table[ENC_Q8_0].block)
-        return err_set(
-            e, ERR_USAGE,
-            "a q8_0 cache needs heads of a multiple of 32 values, %s has %lld: choose f16 "
-            "or bf16",
-            checkpoint_path(g->model->ckpt), hd);
-    if (g->kv == ENC_Q8_0 && !ctx_on_host(g->ctx))
-        return err_set(e, ERR_USAGE,
-                       "a q8_0 cache is for the CPU alone: choose fp8, f16 or bf16, or --device "
-                       "cpu");
-    if (g->kv == ENC_F8_E4M3 && ctx_on_host(g->ctx))
-        return err_set(e, ERR_USAGE,
-                       "an fp8 cache is for the GPU alone: choose q8_0, f16 or bf16, or --device "
-                       "cuda");
+    if (g->away && n > 0 && (size_t)n < sizeof(g->note))
+        snprintf(g->note + n, sizeof(g->note) - (size_t)n,
+                 "; the weights of %lld of %lld layers pass through from host memory",
+                 (long long)g->away, (long long)g->model->hp->layers);
     return 0;
 }
 

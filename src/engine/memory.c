@@ -21,6 +21,7 @@ static struct plan_query query(struct plan_weights *w, const struct engine *g, s
                                 .chunk = g->chunk,
                                 .tp = 1,
                                 .pp = 1,
+                                .away = g->away,
                                 .cpu = ctx_on_host(g->ctx),
                                 .threads = team_size(g->ctx->team),
                                 .flags = g->isa,
@@ -98,6 +99,73 @@ size_t engine_available(const struct engine *g)
     const size_t have = g->ctx->be->available(g->ctx);
 
     return have > g->promised ? have - g->promised : have != 0; /* 0 = unknown */
+}
+
+/* The same weights in the layouts that they have on a device. */
+static void as_placed(struct plan_weights *w, const struct engine *g)
+{
+    const struct model *m = g->model;
+    const struct ctx *c = g->ctx;
+
+    if (!c->be->placed_size)
+        return;
+    for (int64_t l = 0; l < w->layers; l++) {
+        const struct layer *y = &m->layer[l];
+        const struct weight *const all[] = {
+            &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down
+        };
+
+        w->layer[l] = 0;
+        for (size_t i = 0; i < ARRAY_LEN(all); i++)
+            w->layer[l] += c->be->placed_size(c, all[i]);
+    }
+    w->embed = c->be->placed_size(c, &m->embed);
+    w->head = m->hp->tied ? 0 : c->be->placed_size(c, &m->head);
+}
+
+int engine_offload(int64_t *away, const struct engine *g, const struct engine_opts *o, size_t have,
+                   size_t host, struct err *e)
+{
+    enum { TOKENS = 8192 };
+    const double gib = 1 << 30;
+    const struct hparams *hp = g->model->hp;
+    const size_t most = (size_t)hp->ctx < TOKENS ? (size_t)hp->ctx : TOKENS;
+    const char *path = checkpoint_path(g->model->ckpt);
+    struct plan_weights w;
+    struct plan_offload plan;
+    char hint[128] = "";
+    const struct plan_query q = query(&w, g, o->offload_tokens ? o->offload_tokens : most, 1);
+
+    as_placed(&w, g);
+    const size_t need = plan_weights_total(&w) + acts_bytes(hp, g->chunk);
+
+    *away = 0;
+    if (need <= have)
+        return 0;
+    const bool fits = plan_offload(&plan, &q, have), held = !host || plan.host <= host;
+
+    if (o->offload && fits && held) {
+        *away = plan.away;
+        return 0;
+    }
+    if (o->offload && fits)
+        return err_set(e, ERR_MEMORY,
+                       "%s: %lld of %lld layers (--offload), %.2f GiB, need host memory, of which "
+                       "%.2f GiB are free: a smaller encoding, or a shorter context",
+                       path, (long long)plan.away, (long long)hp->layers, (double)plan.host / gib,
+                       (double)host / gib);
+    if (o->offload)
+        return err_set(e, ERR_MEMORY,
+                       "%s: with all layers in host memory (--offload) the GPU needs %.2f GiB and "
+                       "has %.2f GiB free: a smaller encoding, a shorter context, or --device cpu",
+                       path, (double)plan.device / gib, (double)have / gib);
+    if (fits && held)
+        snprintf(hint, sizeof(hint), ", --offload (%lld of %lld layers in host memory, %.2f GiB)",
+                 (long long)plan.away, (long long)hp->layers, (double)plan.host / gib);
+    return err_set(e, ERR_MEMORY,
+                   "%s: weights and work need %.2f GiB, the GPU has %.2f GiB free: a smaller "
+                   "encoding%s, or --device cpu",
+                   path, (double)need / gib, (double)have / gib, hint);
 }
 
 /* What is in place already: the program, its tokenizer and copies of weights; on a device weights

@@ -18,6 +18,11 @@ void engine_plan_run(struct plan_use *u, const struct engine *g, size_t tokens, 
  * most `rows` rows and `want` rows of logits, and `lookups` tokens in all. */
 void engine_plan_cache(struct plan_use *u, const struct engine *g, size_t tokens, size_t used,
                        size_t rows, size_t want, size_t lookups);
+/* How many layers of g, whose context is a GPU's and whose cache has a type, wait in host memory
+ * when the GPU has `have` bytes free and the host `host` (0 = unknown), as o asks for: 0 = all
+ * weights fit. ERR_MEMORY with the numbers and what would help. */
+int engine_offload(int64_t *away, const struct engine *g, const struct engine_opts *o, size_t have,
+                   size_t host, struct err *e) MUST_USE;
 /* Bytes that could still be had where g computes; 0 = unknown. */
 size_t engine_available(const struct engine *g);
 /* Whether the machine has room for it now. */

@@ -34,6 +34,9 @@ struct engine_opts {
     const char *tokenizer; /* path of another tokenizer; NULL = the model's own */
     enum engine_weights weights;
     const char *device;    /* "cpu", "cuda", "auto"; NULL = cpu */
+    bool offload;          /* layers that the GPU has no room for wait in host memory */
+    size_t offload_tokens; /* of cache, for which room is left then; 0 = the model's context, at
+                            * most 8192 */
     void (*progress)(void *arg, size_t done, size_t total); /* weights to the GPU; may be NULL */
     void *arg;
     const char *adapter; /* folder of a LoRA adapter for every new session; NULL = none */
@@ -52,6 +55,7 @@ struct engine {
     struct lora *adapter;      /* NULL = none */
     struct grammars *grammars; /* NULL with no_tokenizer */
     size_t chunk;
+    int64_t away;   /* layers whose weights wait in host memory */
     unsigned isa;   /* CPU flags in use */
     enum enc kv;    /* the cache's type */
     char note[896]; /* where it computes and why, when that wants to be said; "" = nothing to say */

@@ -190,18 +190,32 @@ static bool part_at(struct model *m, size_t i, struct part *p)
     }
 }
 
-int model_place(struct model *m, struct ctx *c,
+/* The matrices of layers that are away, first of all: on their way they need room on the device. */
+static int place_away(struct model *m, struct ctx *c, int64_t away, struct err *e)
+{
+    for (int64_t l = 0; l < m->hp->layers; l++) {
+        struct layer *y = &m->layer[l];
+        struct weight *const w[] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
+
+        if (layer_away(m->hp->layers, away, l) && c->be->place_away(c, w, ARRAY_LEN(w), e))
+            return -1;
+    }
+    return 0;
+}
+
+int model_place(struct model *m, struct ctx *c, int64_t away,
                 void (*progress)(void *arg, size_t done, size_t total), void *arg, struct err *e)
 {
     struct part p;
     size_t total = 0;
-    int rc = 0;
+    int rc;
 
     m->on = c;
     while (part_at(m, total, &p))
         total++;
+    rc = place_away(m, c, away, e);
     for (size_t i = 0; part_at(m, i, &p); i++) {
-        if (p.w && rc == 0)
+        if (p.w && !p.w->placed && rc == 0)
             rc = c->be->place(c, p.w, e);
         if (p.v && rc == 0) {
             rc = place_vector(c, p.v, p.n, e);

@@ -33,9 +33,17 @@ struct model {
 /* Opens, checks (checkpoint_check) and binds; weights stay in the mapping. */
 int model_open(struct model **out, const char *path, struct err *e) MUST_USE;
 void model_close(struct model *m);
-/* Takes weights, norms and frequencies to where c computes, a device; c must outlive m. After a
- * failure m can only be closed. progress may be NULL. */
-int model_place(struct model *m, struct ctx *c,
+/* Whether the matrices of layer l are elsewhere than the device when those of `away` layers are:
+ * spread evenly, since a copy takes longer than a layer, and goes on behind all that stay. */
+static inline bool layer_away(int64_t layers, int64_t away, int64_t l)
+{
+    return (l + 1) * away / layers > l * away / layers;
+}
+
+/* Takes weights, norms and frequencies to where c computes, a device; c must outlive m. The
+ * matrices of `away` layers (layer_away) wait in host memory and pass through the device as they
+ * are needed. After a failure m can only be closed. progress may be NULL. */
+int model_place(struct model *m, struct ctx *c, int64_t away,
                 void (*progress)(void *arg, size_t done, size_t total), void *arg,
                 struct err *e) MUST_USE;
 

@@ -28,6 +28,12 @@ struct backend {
      * those that gain from it; the rest, and who else reads w, use w->data as before. */
     int (*place)(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
     void (*unplace)(struct ctx *c, struct weight *w);
+    /* Bytes that place would take; NULL = those of the file. */
+    size_t (*placed_size)(const struct ctx *c, const struct weight *w);
+    /* The n matrices of a layer, in the order in which passes use them, to memory of the host, from
+     * where they pass through the device while what comes before them computes. Layers are used in
+     * the order of the calls. NULL where the host's memory is the device's. */
+    int (*place_away)(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
     /* p->b, out, V, D and key are set; gives p->at and p->logits. 1: the pass is under way already
      * (a recorded one was started again); leave is all that is left to do. -1: error. */
     int (*enter)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;

@@ -62,12 +62,15 @@ static void stage_layers(const struct plan_query *q, int stage, int64_t *first, 
 static size_t stage_weights(const struct plan_query *q, int stage, bool read)
 {
     const struct plan_weights *w = q->w;
-    size_t n = 0;
+    size_t n = 0, largest;
     int64_t first, end;
 
     stage_layers(q, stage, &first, &end);
     for (int64_t l = first; l < end; l++)
-        n += parts(w->layer[l], q->tp) + w->norms;
+        n += w->norms +
+             (!read && layer_away(q->hp->layers, q->away, l) ? 0 : parts(w->layer[l], q->tp));
+    plan_away_bytes(w, q->away, &largest);
+    n += read ? 0 : 2 * largest;
     if (stage == q->pp - 1)
         n += parts(w->head ? w->head : w->embed, q->tp) + w->norms / 2;
     /* of the embedding a step reads a row per token; a tied one is there as the head already */
@@ -253,5 +256,9 @@ double plan_decode_rate(const struct plan_query *q, double bandwidth, size_t fil
         if (filled)
             bytes += (double)cache_bytes(q, end - first, filled, q->sequences);
     }
-    return (double)q->sequences * bandwidth / bytes;
+    size_t largest;
+    const double read = bytes / bandwidth;
+    const double sent = (double)plan_away_bytes(q->w, q->away, &largest) / plan_host_link;
+
+    return (double)q->sequences / (read > sent ? read : sent);
 }

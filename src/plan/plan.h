@@ -78,7 +78,8 @@ struct plan_query {
     size_t ctx, sequences, chunk;
     size_t want; /* rows of logits at a time; 0 = one a sequence */
     int tp, pp;
-    bool cpu; /* the engine of this program; else a GPU of devices.def */
+    int64_t away; /* layers whose matrices wait in host memory; with one device */
+    bool cpu;     /* the engine of this program; else a GPU of devices.def */
     int threads;
     unsigned flags; /* of the CPU */
     enum compute compute;
@@ -105,8 +106,22 @@ size_t plan_longest_ctx(const struct plan_query *q, size_t room);
 /* The most sequences of q->ctx tokens that fit; 0 = none. */
 size_t plan_most_sequences(const struct plan_query *q, size_t room);
 /* Tokens per second over all sequences when reading weights and cache were all that took time: a
- * bound from `bandwidth` bytes per second of each device, with `filled` cached tokens each. */
+ * bound from `bandwidth` bytes per second of each device, with `filled` cached tokens each, and
+ * from an assumed 25 GB/s between host and device for layers that are away. */
 double plan_decode_rate(const struct plan_query *q, double bandwidth, size_t filled);
+
+/* ---- offload ---- */
+
+/* Bytes of the matrices of `away` layers (layer_away), and of the largest such layer. */
+size_t plan_away_bytes(const struct plan_weights *w, int64_t away, size_t *largest);
+/* The fewest layers of q in host memory with which the rest, and two buffers that the others pass
+ * through, take at most `room` bytes of the device; false: not even all are enough, and *o is what
+ * that would take. */
+struct plan_offload {
+    int64_t away;
+    size_t device, host; /* bytes in all; of layers that are away */
+};
+bool plan_offload(struct plan_offload *o, const struct plan_query *q, size_t room);
 
 /* ---- training ---- */
 

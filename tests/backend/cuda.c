@@ -7,6 +7,7 @@
 #include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/turn.h"
 #include "model/deberta.h"
 #include "planes.h"
 #include "support.h"
@@ -540,6 +541,74 @@ static void fp8_cache(void **state)
     }
 }
 
+/* A model of which some layers wait in host memory, as engine_open makes one where there is no
+ * room. */
+static struct engine *engine_away(const char *path, enum compute compute, int64_t away)
+{
+    struct engine *g = xcalloc(1, sizeof(*g));
+    struct err e;
+
+    OK(model_open(&g->model, path, &e), e);
+    OK(cuda_ctx_new(&g->ctx, compute, &e), e);
+    g->turn = xmalloc(sizeof(*g->turn));
+    turn_init(g->turn);
+    g->chunk = 128;
+    g->kv = ENC_F32;
+    g->away = away;
+    OK(model_place(g->model, g->ctx, away, NULL, NULL, &e), e);
+    OK(acts_new(&g->acts, g->model, g->ctx, g->chunk, &e), e);
+    return g;
+}
+
+/* The same bits as with all layers on the device, in prompts and token by token, pass after pass.
+ */
+static void offload_of(const char *path, enum compute compute)
+{
+    enum { N = 40 };
+    static const size_t steps[] = { N, 1, 5, 1 };
+    float *want[ARRAY_LEN(steps)] = { 0 };
+    int32_t ids[N];
+
+    for (int64_t away = 0; away <= 4; away++) {
+        struct engine *g = engine_away(path, compute, away);
+        const size_t vocab = (size_t)g->model->hp->vocab;
+        float *got = xcalloc(N * vocab, sizeof(*got));
+        struct session *s = session_for(g, 64);
+        struct err e;
+
+        assert_int_equal(g->model->hp->layers, 4);
+        for (int k = 0; k < N; k++)
+            ids[k] = (int32_t)(rng_u64(9, (uint64_t)k) % vocab);
+        for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+            session_cut(s, 0);
+            for (size_t t = 0; t < N; t += steps[i])
+                OK(session_eval_rows(s, ids + t, steps[i], NULL, 0, got + t * vocab, &e), e);
+            if (away == 0)
+                want[i] = (float *)(void *)xmemdup0(got, N * vocab * sizeof(*got));
+            else if (memcmp(got, want[i], N * vocab * sizeof(*got)) != 0)
+                MISS("%s, %d layers away, %zu at a time: relative error %g\n", path, (int)away,
+                     steps[i], rel_error(got, want[i], N * vocab));
+        }
+        free(got);
+        session_free(s);
+        engine_close(g);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++)
+        free(want[i]);
+}
+
+static void offload(void **state)
+{
+    (void)state;
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+    offload_of(data_path("tiny-llama31"), COMPUTE_F32);
+    offload_of(data_path("tiny-llama31"), COMPUTE_AUTO);
+    settle();
+}
+
 /* Quantised checkpoints, and the default model when it is there, against the CPU in float32. */
 static void beside_cpu(const char *path, double limit)
 {
@@ -708,7 +777,7 @@ int main(void)
         cmocka_unit_test(products_f32),  cmocka_unit_test(products_auto),
         cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
         cmocka_unit_test(fp8_cache),     cmocka_unit_test(quantised),
-        cmocka_unit_test(encoder),
+        cmocka_unit_test(encoder),       cmocka_unit_test(offload),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);

@@ -57,6 +57,17 @@ refused 8b --device rtx4090 --batch 1000
 batch=$(sed -n 's/.*--batch \([0-9]*\) fits.*/\1/p' "$tmp/err")
 "$PUNA" plan 8b --device rtx4090 --batch "$batch" >"$tmp/out" || fail "--batch $batch"
 
+# layers in host memory
+refused 70b --device h100 --enc bf16
+grep -q -- '; --offload fits, with 43 of 80 layers on it' "$tmp/err" || fail "$(cat "$tmp/err")"
+"$PUNA" plan 70b --device h100 --enc bf16 --offload >"$tmp/out" || fail '--offload was said to fit'
+grep -q '43 of 80 layers stay on the device; 58.97 GiB of weights wait' "$tmp/out" || fail "$(cat "$tmp/out")"
+for options in '8b --offload' '8b --device h100x2 --offload' '8b --device l4 --offload --train lora'; do
+    status=0
+    "$PUNA" plan $options >"$tmp/out" 2>"$tmp/err" || status=$?
+    [ $status -eq 2 ] && grep -q -- '--offload is for' "$tmp/err" || fail "$options: $status"
+done
+
 # training, and the release post's tables
 "$PUNA" plan 8b --train qlora --device rtx4090 --json >"$tmp/out"
 "$PUNA" plan --post --json >"$tmp/post"

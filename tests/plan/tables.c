@@ -106,6 +106,51 @@ static void cache_per_token(void **state)
     }
 }
 
+/* Layers in host memory: the fewest, spread out, and what is left on the device adds up. */
+static void offload(void **state)
+{
+    static struct plan_weights w;
+    struct plan_query q = query("70b", &w);
+    struct plan_use all, use;
+    struct plan_offload o;
+    size_t largest;
+
+    (void)state;
+    plan_weights_scheme(&w, q.hp, SCHEME_BF16);
+    plan_infer(&all, &q);
+    assert_true(plan_offload(&o, &q, all.total));
+    assert_true(o.away == 0 && o.host == 0 && o.device == all.total);
+    for (int64_t n = 3; n <= 80; n += 11) {
+        int64_t found = 0, first = -1, last = -1;
+
+        for (int64_t l = 0; l < 80; l++) {
+            if (!layer_away(80, n, l))
+                continue;
+            /* neighbours are as far apart as can be */
+            assert_true(last < 0 || l - last == 80 / n || l - last == (80 + n - 1) / n);
+            first = first < 0 ? l : first;
+            last = l;
+            found++;
+        }
+        assert_int_equal(found, n);
+        assert_int_equal(plan_away_bytes(&w, n, &largest), (size_t)n * w.layer[0]);
+        assert_int_equal(largest, w.layer[0]);
+        q.away = n;
+        plan_infer(&use, &q);
+        assert_int_equal(use.total, all.total - (size_t)(n - 2) * w.layer[0]);
+        q.away = 0;
+        assert_true(plan_offload(&o, &q, use.total));
+        assert_true(o.away == n && o.device == use.total && o.host == (size_t)n * w.layer[0]);
+        assert_true(plan_offload(&o, &q, use.total - 1) == (n < 80));
+        assert_int_equal(o.away, n < 80 ? n + 1 : 80);
+    }
+    /* what passes through is bound by the way, not by the device */
+    const double before = plan_decode_rate(&q, 1e12, 0);
+
+    q.away = 80;
+    assert_true(plan_decode_rate(&q, 1e12, 0) < before / 30);
+}
+
 /* What devices hold adds up to the whole, whatever the cut. */
 static void splits(void **state)
 {
@@ -231,5 +276,5 @@ static void decode(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(parameters), cmocka_unit_test(files), cmocka_unit_test(cache_per_token),
-          cmocka_unit_test(splits), cmocka_unit_test(limits), cmocka_unit_test(devices),
-          cmocka_unit_test(decode))
+          cmocka_unit_test(offload), cmocka_unit_test(splits), cmocka_unit_test(limits),
+          cmocka_unit_test(devices), cmocka_unit_test(decode))

@@ -32,6 +32,7 @@
     F(cuStreamCreate)                                                                              \
     F(cuStreamDestroy)                                                                             \
     F(cuStreamSynchronize)                                                                         \
+    F(cuStreamWaitEvent)                                                                           \
     F(cuStreamBeginCapture)                                                                        \
     F(cuStreamEndCapture)                                                                          \
     F(cuGraphInstantiateWithFlags)                                                                 \
@@ -159,7 +160,7 @@ struct op {
     size_t T, D;           /* x is [T, D], and so is y but for products */
     float *y;
     const float *x, *u, *bias; /* u: what the op reads besides */
-    const int32_t *ids; /* tokens, rows or positions */
+    const int32_t *ids;        /* tokens, rows or positions */
     struct linear_out out[DEV_OUTS];
     size_t n, H, hd, layer;
     float by; /* factor, epsilon */
@@ -187,6 +188,27 @@ struct program {
 
 struct blas; /* blas.c */
 
+/* Layers whose weights wait in host memory (away.c). Layer k passes through buffer k % 2. */
+enum { AWAY_MATRICES = 8 };
+struct away_layer {
+    uint8_t *host; /* pinned: what all its matrices have on the device, one after the other */
+    size_t bytes;
+    struct placed *part[AWAY_MATRICES];
+    size_t n; /* in the order of use; 0 = all were unplaced */
+};
+
+struct away {
+    struct away_layer *layer;
+    size_t n, live; /* layers; of which have matrices */
+    CUdeviceptr buffer[2];
+    size_t room;       /* bytes of each */
+    size_t in[2];      /* the layer that is in it, or on its way; SIZE_MAX = none */
+    size_t at;         /* the layer that is waited for already; SIZE_MAX = none */
+    CUstream stream;   /* of copies */
+    CUevent copied[2]; /* what is in the buffer is there */
+    CUevent used[2];   /* nothing reads it any more */
+};
+
 struct cuda {
     struct ctx ctx;
     struct driver d;
@@ -213,6 +235,7 @@ struct cuda {
 
     struct program prog;
     CUdeviceptr gate; /* of programs */
+    struct away away;
 
     struct op op[OPS]; /* noted, not launched yet */
     size_t n_op;
@@ -251,8 +274,10 @@ struct cuda {
 /* A weight on the device. */
 struct placed {
     struct dev_weight w;
-    CUdeviceptr mem[8];
+    CUdeviceptr mem[8]; /* nothing for one that is away: it has a part of a buffer */
+    size_t bytes[8];
     size_t n_mem;
+    size_t away; /* the number of its layer in struct away, and one; 0 = it stays on the device */
 };
 
 /* Notes the first failure of a pass; false when rc is one. */
@@ -278,6 +303,15 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
 int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
 int cuda_place(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
 void cuda_unplace(struct ctx *c, struct weight *w);
+size_t cuda_placed_size(const struct ctx *c, const struct weight *w);
+int cuda_place_away(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
+/* Before an op is launched: its weights are on the device. After: those that are not needed again
+ * make room for the next. */
+void away_enter(struct cuda *b, const struct op *o);
+void away_leave(struct cuda *b, const struct op *o);
+/* One of its matrices goes. */
+void away_drop(struct cuda *b, struct placed *p);
+void away_close(struct cuda *b);
 int cuda_enter(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
 int cuda_leave(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
 void cuda_forget(struct cuda *b); /* every recording */

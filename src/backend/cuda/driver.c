@@ -218,6 +218,7 @@ static void free_cuda(struct ctx *c)
         cuda_forget(b);
         blas_close(b);
         program_close(b);
+        away_close(b);
         for (size_t i = 0; i < ARRAY_LEN(rooms); i++)
             if (rooms[i]->p)
                 b->d.cuMemFree(rooms[i]->p);
@@ -248,6 +249,8 @@ static const struct backend backend_cuda = { .name = "cuda",
                                              .download = cuda_download,
                                              .place = cuda_place,
                                              .unplace = cuda_unplace,
+                                             .placed_size = cuda_placed_size,
+                                             .place_away = cuda_place_away,
                                              .enter = cuda_enter,
                                              .leave = cuda_leave,
                                              .available = available_cuda,

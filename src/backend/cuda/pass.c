@@ -148,7 +148,7 @@ static struct recording *find(struct cuda *c, const struct pass *p, bool *fresh)
     struct recording *r;
 
     *fresh = false;
-    if (b->T > RECORD_ROWS || b->lora || b->hidden)
+    if (b->T > RECORD_ROWS || b->lora || b->hidden || c->away.live)
         return NULL;
     for (size_t i = 0; i < c->n_rec; i++) {
         r = &c->rec[i];

@@ -97,6 +97,7 @@ static int keep(struct ctx *c, struct placed *d, const uint8_t **at, size_t n, c
 
     if (cuda_alloc(c, &p, n, what, e))
         return -1;
+    d->bytes[d->n_mem] = n;
     d->mem[d->n_mem++] = (CUdeviceptr)(uintptr_t)p;
     *at = p;
     return 0;
@@ -121,20 +122,12 @@ static int send(struct ctx *c, const uint8_t *to, const uint8_t *from, size_t n,
     return 0;
 }
 
-static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, struct err *e)
+static struct dev_weight raw_form(const struct weight *w)
 {
     const struct planes *p = &w->p;
-    const void *from[PLANES] = { w->data, p->scale,      p->zero,         p->group_of,
-                                 p->map,  p->nested_map, p->nested_absmax };
-    const uint8_t **const to[PLANES] = {
-        &d->w.q,   &d->w.scale,      &d->w.zero,         &d->w.group_of,
-        &d->w.map, &d->w.nested_map, &d->w.nested_absmax
-    };
     const bool by_rows = w->enc == ENC_F8 || w->enc == ENC_INT8;
-    size_t n[PLANES];
 
-    plane_sizes(n, w);
-    d->w = (struct dev_weight){ .kind = DEV_RAW,
+    return (struct dev_weight){ .kind = DEV_RAW,
                                 .enc = (int)w->enc,
                                 .rows = (int)w->rows,
                                 .cols = (int)w->cols,
@@ -149,6 +142,21 @@ static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, st
                                 .scale_by = p->scale_by,
                                 .nested_offset = p->nested_offset,
                                 .row_bytes = w->row_bytes };
+}
+
+static int place_raw(struct ctx *c, struct placed *d, const struct weight *w, struct err *e)
+{
+    const struct planes *p = &w->p;
+    const void *from[PLANES] = { w->data, p->scale,      p->zero,         p->group_of,
+                                 p->map,  p->nested_map, p->nested_absmax };
+    const uint8_t **const to[PLANES] = {
+        &d->w.q,   &d->w.scale,      &d->w.zero,         &d->w.group_of,
+        &d->w.map, &d->w.nested_map, &d->w.nested_absmax
+    };
+    size_t n[PLANES];
+
+    plane_sizes(n, w);
+    d->w = raw_form(w);
     for (size_t i = 0; i < PLANES; i++)
         if (from[i] && n[i] &&
             (keep(c, d, to[i], n[i], w->name, e) || send(c, *to[i], from[i], n[i], e)))
@@ -255,22 +263,25 @@ static struct dev_weight packed_form(const struct ctx *c, const struct weight *w
     return to;
 }
 
+static size_t scale_bytes(const struct dev_weight *to, size_t rows)
+{
+    return to->n_groups > 1 ? over(rows, (size_t)to->row_group) * (size_t)to->n_groups *
+                                  (to->scale_enc == DEV_ENC_F32 ? 4 : 2)
+                            : rows * sizeof(float);
+}
+
 /* One scale for each row in float32, or the scales as they are. */
 static int pack_scales(struct ctx *c, struct placed *d, const struct weight *w,
                        const struct dev_weight *raw, struct err *e)
 {
     struct cuda *b = c->backend;
     struct dev_weight *to = &d->w, from = *raw;
-    const size_t each = to->scale_enc == DEV_ENC_F32 ? 4 : 2;
-    const size_t n = over(w->rows, (size_t)to->row_group) * (size_t)to->n_groups * each;
+    const size_t n = scale_bytes(to, w->rows);
 
-    if (to->n_groups > 1) {
-        if (keep(c, d, &to->scale, n, w->name, e))
-            return -1;
-        return cuda_upload(c, (void *)(uintptr_t)to->scale, w->p.scale, n, e);
-    }
-    if (keep(c, d, &to->scale, w->rows * sizeof(float), w->name, e))
+    if (keep(c, d, &to->scale, n, w->name, e))
         return -1;
+    if (to->n_groups > 1)
+        return cuda_upload(c, (void *)(uintptr_t)to->scale, w->p.scale, n, e);
     from.n_groups = 1;
     cuda_launch(b, KERN_pack_row_scales, over(w->rows, 128), 1, 1, 128,
                 (void *[]){ &to->scale, &from });
@@ -278,6 +289,43 @@ static int pack_scales(struct ctx *c, struct placed *d, const struct weight *w,
     to->scale_by = 1;
     to->row_group = 1;
     return 0;
+}
+
+static size_t record_bytes(const struct dev_weight *to)
+{
+    return over((size_t)to->rows, DEV_TILE) * ((size_t)to->kp / (to->kind == DEV_U8 ? 64 : 128)) *
+           (size_t)to->rec;
+}
+
+/* Rows of 16-bit floats that need no padding are packed as they come. */
+static bool as_is(const struct dev_weight *to, const struct weight *w)
+{
+    return (to->kind == DEV_B16 || to->kind == DEV_H16) && (size_t)to->kp == w->cols;
+}
+
+size_t cuda_placed_size(const struct ctx *c, const struct weight *w)
+{
+    const struct planes *p = &w->p;
+    const void *from[PLANES] = { w->data, p->scale,      p->zero,         p->group_of,
+                                 p->map,  p->nested_map, p->nested_absmax };
+    struct dev_weight raw = raw_form(w);
+    size_t n[PLANES], sum = 0;
+
+    raw.zero = p->zero; /* whether there are some */
+    const struct dev_weight to = packed_form(c, w, &raw);
+
+    if (to.kind == DEV_RAW || as_is(&to, w)) {
+        plane_sizes(n, w);
+        for (size_t i = 0; i < PLANES; i++)
+            sum += from[i] ? n[i] : 0;
+        return sum;
+    }
+    if (to.kind == DEV_B16 || to.kind == DEV_H16)
+        return w->rows * (size_t)to.kp * 2;
+    if (to.kind == DEV_F8)
+        return w->rows * (size_t)to.kp + scale_bytes(&to, w->rows);
+    return record_bytes(&to) + (to.gs ? 0 : scale_bytes(&to, w->rows)) +
+           (p->group_of ? 4 * w->cols : 0);
 }
 
 static int pack_rows(struct ctx *c, struct placed *d, const struct weight *w,
@@ -304,7 +352,7 @@ static int pack_records(struct ctx *c, struct placed *d, const struct weight *w,
     const size_t tiles = over(w->rows, DEV_TILE), gy = tiles < MOST ? tiles : MOST;
     const uint8_t *order = NULL;
 
-    if (keep(c, d, &to->q, tiles * n_rec * (size_t)to->rec, w->name, e) ||
+    if (keep(c, d, &to->q, record_bytes(to), w->name, e) ||
         (to->gs == 0 && pack_scales(c, d, w, raw, e)))
         return -1;
     if (from.group_of && (!w->p.order || keep(c, d, &order, 4 * w->cols, w->name, e) ||
@@ -335,11 +383,7 @@ int cuda_place(struct ctx *c, struct weight *w, struct err *e)
     if (place_raw(c, &raw, w, e))
         goto done;
     d->w = packed_form(c, w, &raw.w);
-    /* rows of 16-bit floats that need no padding are packed as they come */
-    const bool as_is =
-        (d->w.kind == DEV_B16 || d->w.kind == DEV_H16) && (size_t)raw.w.kp == w->cols;
-
-    if (d->w.kind == DEV_RAW || as_is) {
+    if (d->w.kind == DEV_RAW || as_is(&d->w, w)) {
         const int kind = d->w.kind;
 
         *d = raw;
@@ -372,6 +416,7 @@ void cuda_unplace(struct ctx *c, struct weight *w)
 {
     if (!w->placed)
         return;
+    away_drop(c->backend, w->placed);
     drop(c, w->placed);
     free(w->placed);
     w->placed = NULL;

@@ -806,6 +806,7 @@ void cuda_run(struct cuda *b, bool ending)
         const struct op *o = &b->op[i];
         size_t n;
 
+        away_enter(b, o);
         b->have8.x = i && b->have8.x && o->kind == OP_LINEAR ? b->have8.x : NULL;
         if (gated(b, i) || normed(b, i)) {
             i += 2;
@@ -825,6 +826,7 @@ void cuda_run(struct cuda *b, bool ending)
                 small(b, i);
             i++;
         }
+        away_leave(b, o);
     }
     program_flush(b);
     b->n_op = 0;
