@@ -162,8 +162,6 @@ static int refuse(const struct train_opts *o, struct err *e)
         return err_set(e, ERR_USAGE, "--load-in-4bit and --load-in-8bit say different things");
     if (!o->output_dir)
         return err_set(e, ERR_USAGE, "--output-dir DIR is needed");
-    if (o->use_dora && o->lora_dropout > 0)
-        return err_set(e, ERR_USAGE, "--use-dora and --lora-dropout do not go together");
     if (optim_by_name(o->optim) == OPTIMISER_COUNT)
         return err_set(e, ERR_USAGE,
                        "--optim %s: there is adamw_torch, adamw_8bit, adafactor, and "

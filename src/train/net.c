@@ -236,6 +236,19 @@ static void pair_out(struct net *n, const struct net_mat *m, float *y, const flo
     product(n, y, T, m->w.rows, r, rows(low, r), cols(m->b->w, r), n->scale, true);
 }
 
+/* y = or += W x + (gain - 1) W d + gain scale B A d; d is in n->drop, A d in low */
+static void dora_drop_fwd(struct net *n, const struct net_mat *m, float *y, const float *x,
+                          const float *low, size_t T, bool add)
+{
+    const size_t r = m->a->rows, out = m->w.rows;
+
+    n->op->linear_fwd(n->c, y, &m->w, x, T, add);
+    n->op->linear_fwd(n->c, n->whole, &m->w, n->drop, T, false);
+    n->op->col_scale(n->c, y, n->whole, m->gain_less, T, out, true);
+    product(n, n->whole, T, out, r, rows(low, r), cols(m->b->w, r), n->scale, false);
+    n->op->col_scale(n->c, y, n->whole, m->gain, T, out, true);
+}
+
 /* y[T, rows] = or += what m makes of x[T, cols] */
 static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const float *x, float *low,
                     size_t T, bool add)
@@ -245,6 +258,10 @@ static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const floa
         return;
     }
     pair_low(n, m, x, low, T);
+    if (m->mag && n->learning && n->cfg.dropout > 0) {
+        dora_drop_fwd(n, m, y, x, low, T, add);
+        return;
+    }
     pair_out(n, m, m->mag && add ? n->whole : y, x, low, T, m->mag ? false : add);
     if (m->mag)
         n->op->col_scale(n->c, y, add ? n->whole : y, m->gain, T, m->w.rows, add);
@@ -255,17 +272,22 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
                     const float *x, const float *low, size_t T)
 {
     const size_t in = m->w.cols, out = m->w.rows;
+    const bool drop = n->cfg.dropout > 0;
+    const float *below = dy; /* of what dropout does not reach */
 
     if (m->own)
         product(n, m->own->g, out, in, T, cols(dy, out), rows(x, in), 1, true);
     if (m->mag) {
-        pair_out(n, m, n->whole, x, low, T, false);
+        pair_out(n, m, n->whole, seen(n, m, x, T), low, T, false);
         n->op->col_dot(n->c, m->mag->g, dy, n->whole, m->length, T, out);
         n->op->col_scale(n->c, n->dwhole, dy, m->gain, T, out, false);
+        if (drop)
+            n->op->col_scale(n->c, n->whole, dy, m->gain_less, T, out, false);
         dy = n->dwhole;
+        below = drop ? below : dy;
     }
     if (dx)
-        n->op->linear_dx(n->c, dx, &m->w, dy, T);
+        n->op->linear_dx(n->c, dx, &m->w, below, T);
     if (!m->a)
         return;
     const size_t r = m->a->rows;
@@ -275,9 +297,9 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
     product(n, m->a->g, r, in, T, cols(n->dlow, r), rows(seen(n, m, x, T), in), 1, true);
     if (!dx)
         return;
-    const bool drop = n->cfg.dropout > 0;
-
     product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), rows(m->a->w, in), 1, !drop);
+    if (drop && m->mag)
+        n->op->linear_dx(n->c, n->drop, &m->w, n->whole, T);
     if (drop)
         n->op->dropout(n->c, dx, n->drop, T * in, (float)n->cfg.dropout, drawn(n, m), true);
 }
@@ -307,6 +329,7 @@ void net_dora_gain(struct net *n, struct net_mat *m)
         }
         m->length[o] = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
         m->gain[o] = m->mag->w[o] * m->length[o];
+        m->gain_less[o] = m->gain[o] - 1;
     }
     free(aw);
 }

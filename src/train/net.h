@@ -16,10 +16,12 @@ struct net_mat {
     struct weight w, base; /* base: as the checkpoint has it */
     struct param *own, *a, *b;
     uint64_t number; /* among all: what dropout is drawn from */
-    /* DoRA: y = gain * that; gain = mag / |row of W + scale B A|, taken as a constant */
-    struct param *mag;              /* [out] */
-    float *gain, *length, *squares; /* [out] length: gain / mag; squares: |row of W|^2; owned as one
-                                       block at gain */
+    /* DoRA: y = gain * that; gain = mag / |row of W + scale B A|, taken as a constant. With dropout
+     * y = x W^T + (gain - 1) * d W^T + gain * scale d A^T B^T, d what dropout leaves of x */
+    struct param *mag;       /* [out] */
+    float *gain, *gain_less; /* [out] gain, gain - 1 */
+    float *length, *squares; /* [out] length: gain / mag; squares: |row of W|^2; all four owned as
+                                one block at gain */
 };
 
 struct net_layer {

@@ -224,9 +224,10 @@ static int build_dora(struct net *n, struct net_mat *m, const char *module, size
         return -1;
     m->mag->decay = n->cfg.decay_norms;
     m->mag->turn = turn;
-    m->gain = xcalloc(3 * out, sizeof(float));
-    m->length = m->gain + out;
-    m->squares = m->length + out;
+    m->gain = xcalloc(4 * out, sizeof(float));
+    m->gain_less = m->gain + out;
+    m->length = m->gain + 2 * out;
+    m->squares = m->gain + 3 * out;
     row = xmalloc((in + 1) * sizeof(*row));
     for (size_t r = 0; r < out; r++) {
         double s = 0;

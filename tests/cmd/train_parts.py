@@ -12,6 +12,8 @@ PARTS = {
     "dropout": ["--use-peft", "--lora-dropout", 0.2, "--neftune-noise-alpha", 5],
     "dora": ["--use-peft", "--use-dora", "--lora-target-modules", "q_proj", "down_proj",
              "--lora-modules-to-save", "norm", "embed_tokens"],
+    "drops": ["--use-peft", "--use-dora", "--lora-dropout", 0.3, "--lora-target-modules", "v_proj",
+              "o_proj", "lm_head"],
     "pairs": ["--use-peft", "--lora-target-modules", "embed_tokens", "lm_head", "q_proj",
               "--lora-dropout", 0.1],
     "adam8": ["--use-peft", "--optim", "paged_adamw_8bit"],
@@ -81,7 +83,6 @@ def test_parts(tmp, rows):
         else:
             puna("inspect", one)
     args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r", "--use-peft"]
-    puna(*args, "--use-dora", "--lora-dropout", 0.1, fails="do not go together")
     puna(*args, "--use-dora", "--lora-target-modules", "embed_tokens", fails="leave embed_tokens out")
     puna(*args, "--lora-target-modules", "lm_head", "--lora-modules-to-save", "lm_head",
          fails="lm_head learns whole")
