@@ -103,8 +103,9 @@ class Peer:
         self.api.llama_batch_free(batch)
         return took
 
-    def prefill(self, ctx, n):
-        self.forget(ctx, 0)
+    def prefill(self, ctx, n, first=0):
+        """Seconds for n tokens from position `first` on; what the cache held from there is gone."""
+        self.forget(ctx, first)
         ids = [random.randrange(self.vocab) for _ in range(n)]
         start = time.perf_counter()
         for at in range(0, n, self.BATCH):

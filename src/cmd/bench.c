@@ -1,6 +1,6 @@
 /* bench.c - `puna bench`: load, prefill, decode and batched decode of one model, with this
  * machine's ceilings measured in the same run. The object it prints has the fields of
- * bench/llama_cpp.py, so that two programs compare line by line. Random tokens, one warm-up each;
+ * bench/compare.py, so that two programs compare line by line. Random tokens, one warm-up each;
  * sampling is part of none. */
 #include <jansson.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@
 struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
-    const char *batches, *dtype, *kv_dtype, *weights, *isa, *device;
+    const char *batches, *depths, *dtype, *kv_dtype, *weights, *isa, *device;
     bool json, ceilings, offload;
 };
 
@@ -33,6 +33,8 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct bench_cfg, pp_batched, NULL, "N", "32", 1, 1e5,
               "prompt of each sequence"),
     OPT_RANGE(INT, struct bench_cfg, tg_batched, NULL, "N", "16", 1, 1e5, "steps of each sequence"),
+    OPT(STR, struct bench_cfg, depths, NULL, "LIST", NULL,
+        "one sequence that grows: prefill up to each length, and --tg-batched steps there"),
     OPT_RANGE(INT, struct bench_cfg, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
     OPT_RANGE(INT, struct bench_cfg, reps, "-r", "N", "5", 1, 1000, "repetitions of each figure"),
     OPT(STR, struct bench_cfg, dtype, NULL, "auto|f32|bf16", "auto",
@@ -193,16 +195,16 @@ static int herd_step(struct bench *b, struct herd *h, size_t position, struct er
     return llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, h->logits, e);
 }
 
-/* Fills every sequence with `count` positions, as prompts would be. */
-static int herd_prompt(struct bench *b, struct herd *h, size_t count, struct err *e)
+/* Fills every sequence from position `first` up to `end`, as prompts would. */
+static int herd_prompt(struct bench *b, struct herd *h, size_t first, size_t end, struct err *e)
 {
-    const size_t most = b->g->chunk < count ? b->g->chunk : count;
+    const size_t most = b->g->chunk < end - first ? b->g->chunk : end - first;
     int32_t *rows = xcalloc(3 * most, sizeof(*rows)), *seq = rows + most, *slot = seq + most;
     int rc = 0;
 
     for (size_t s = 0; s < h->n && rc == 0; s++) {
-        for (size_t at = 0; at < count && rc == 0; at += most) {
-            const size_t T = count - at < most ? count - at : most;
+        for (size_t at = first; at < end && rc == 0; at += most) {
+            const size_t T = end - at < most ? end - at : most;
 
             for (size_t i = 0; i < T; i++) {
                 rows[i] = random_token(b);
@@ -224,31 +226,40 @@ static int herd_prompt(struct bench *b, struct herd *h, size_t count, struct err
     return rc;
 }
 
-/* reps times `steps` steps of n sequences after `first` cached positions; {"tok_per_s"...} */
-static int measure_steps(struct bench *b, size_t n, size_t first, size_t steps, json_t **out,
-                         struct err *e)
+/* reps times `steps` steps from position `first` on, after a warm-up; {"tok_per_s"...} */
+static int herd_rates(struct bench *b, struct herd *h, size_t first, size_t steps, json_t **out,
+                      struct err *e)
 {
     const size_t reps = (size_t)b->c->reps;
-    struct herd h;
-
-    if (herd_new(&h, b, n, first + steps + 2, e))
-        return -1;
     double *seconds = xcalloc(reps, sizeof(*seconds));
+    int rc = herd_step(b, h, first, e);
 
-    int rc = herd_prompt(b, &h, first, e);
-
-    if (rc == 0)
-        rc = herd_step(b, &h, first, e); /* warm-up */
     for (size_t r = 0; r < reps && rc == 0; r++) {
         const double start = now();
 
         for (size_t i = 0; i < steps && rc == 0; i++)
-            rc = herd_step(b, &h, first + i, e);
+            rc = herd_step(b, h, first + i, e);
         seconds[r] = now() - start;
     }
     if (rc == 0)
-        *out = rates((double)(n * steps), seconds, reps);
+        *out = rates((double)(h->n * steps), seconds, reps);
     free(seconds);
+    return rc;
+}
+
+/* reps times `steps` steps of n sequences after `first` cached positions; {"tok_per_s"...} */
+static int measure_steps(struct bench *b, size_t n, size_t first, size_t steps, json_t **out,
+                         struct err *e)
+{
+    struct herd h;
+
+    if (herd_new(&h, b, n, first + steps + 2, e))
+        return -1;
+
+    int rc = herd_prompt(b, &h, 0, first, e);
+
+    if (rc == 0)
+        rc = herd_rates(b, &h, first, steps, out, e);
     herd_release(&h);
     return rc;
 }
@@ -264,27 +275,88 @@ static int measure_decode(struct bench *b, json_t *out, struct err *e)
     return 0;
 }
 
+/* The next number of a comma separated list, from 1 to most; 0 at its end, < 0 after an error. */
+static long next_number(const char *option, const char *list, const char **at, size_t most,
+                        struct err *e)
+{
+    char *end;
+
+    if (!*at || !**at)
+        return 0;
+    const long n = strtol(*at, &end, 10);
+
+    if (end == *at || n < 1 || (size_t)n > most || (*end && *end != ','))
+        return err_set(e, ERR_USAGE, "%s %s: numbers from 1 to %zu, comma separated", option, list,
+                       most);
+    *at = *end ? end + 1 : end;
+    return n;
+}
+
 static int measure_batched(struct bench *b, json_t *out, struct err *e)
 {
     json_t *list = json_array(), *r;
     const char *p = b->c->batches;
+    long n;
 
     json_object_set_new(out, "batched", list);
-    while (p && *p) {
-        char *end;
-        const long n = strtol(p, &end, 10);
-
-        if (end == p || n < 1 || (size_t)n > b->g->chunk || (*end && *end != ','))
-            return err_set(e, ERR_USAGE, "--batches %s: numbers from 1 to %zu, comma separated",
-                           b->c->batches, b->g->chunk);
-        p = *end ? end + 1 : end;
+    while ((n = next_number("--batches", b->c->batches, &p, b->g->chunk, e)) > 0) {
         if (measure_steps(b, (size_t)n, (size_t)b->c->pp_batched, (size_t)b->c->tg_batched, &r, e))
             return -1;
         json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:o}", "sequences", (json_int_t)n,
                                               "prompt", (json_int_t)b->c->pp_batched, "tokens",
                                               (json_int_t)b->c->tg_batched, "tok_per_s", r));
     }
-    return 0;
+    return (int)n;
+}
+
+/* The last of --depths, which grow; 0 without any, < 0 after an error. */
+static long deepest(const struct bench *b, struct err *e)
+{
+    const char *p = b->c->depths;
+    long n, last = 0;
+
+    while ((n = next_number("--depths", b->c->depths, &p, (size_t)b->g->model->hp->ctx, e)) > 0) {
+        if (n <= last)
+            return err_set(e, ERR_USAGE,
+                           "--depths %s: %ld follows %ld; each is larger than the one before",
+                           b->c->depths, n, last);
+        last = n;
+    }
+    return n < 0 ? n : last;
+}
+
+/* One sequence, filled up to each depth in turn: the rate of the whole prompt that far, and that of
+ * steps after it. One pass over the longest gives every point of a curve. */
+static int measure_depths(struct bench *b, json_t *out, struct err *e)
+{
+    const long last = deepest(b, e);
+    const size_t steps = (size_t)b->c->tg_batched;
+    const char *p = b->c->depths;
+    double seconds = 0;
+    size_t at = 0;
+    struct herd h;
+    json_t *list, *r;
+    int rc = 0;
+
+    if (last <= 0)
+        return (int)last;
+    if (herd_new(&h, b, 1, (size_t)last + steps, e))
+        return -1;
+    json_object_set_new(out, "depths", list = json_array());
+    while (rc == 0 && at < (size_t)last) {
+        const size_t depth = (size_t)next_number("--depths", b->c->depths, &p, (size_t)last, e);
+        const double start = now();
+
+        rc = herd_prompt(b, &h, at, depth, e);
+        seconds += now() - start;
+        at = depth;
+        if (rc == 0 && (rc = herd_rates(b, &h, depth, steps, &r, e)) == 0)
+            json_array_append_new(list, json_pack("{s:I, s:f, s:o}", "context", (json_int_t)depth,
+                                                  "prefill_tok_per_s", (double)depth / seconds,
+                                                  "tok_per_s", r));
+    }
+    herd_release(&h);
+    return rc;
 }
 
 static json_t *load_average(void)
@@ -346,11 +418,32 @@ static size_t decode_bytes(const struct model *m)
     return m->head.data == m->embed.data || table > all ? all : all - table;
 }
 
-static void print_table(const json_t *out, const struct ceilings *top,
-                        const struct cuda_ceilings *gpu, double bytes)
+static void print_depths(const json_t *list, const struct engine *g, double read, double weights)
+{
+    const json_t *d;
+    size_t i;
+
+    if (list)
+        printf("%-24s %12s %12s\n", "after", "prefill", "decode");
+    json_array_foreach(list, i, d)
+    {
+        const json_int_t n = json_integer_value(json_object_get(d, "context"));
+        const size_t blocks = ((size_t)n + KV_BLOCK - 1) / KV_BLOCK;
+        const double bytes = weights + (double)kv_bytes(g->model->hp, g->kv, blocks);
+
+        printf("%-24lld %12.1f %12.1f", n,
+               json_number_value(json_object_get(d, "prefill_tok_per_s")), median(d));
+        if (read > 0)
+            printf("   %.0f %% of read bandwidth", 100 * median(d) * bytes / read);
+        putchar('\n');
+    }
+}
+
+static void print_table(const json_t *out, const struct engine *g, const struct ceilings *top,
+                        const struct cuda_ceilings *gpu)
 {
     const double most = top->read_2m > top->read_4k ? top->read_2m : top->read_4k;
-    const double read = gpu->read > 0 ? gpu->read : most;
+    const double read = gpu->read > 0 ? gpu->read : most, bytes = (double)decode_bytes(g->model);
     const json_t *pp = json_object_get(out, "prefill"), *tg = json_object_get(out, "decode"), *b;
     size_t i;
 
@@ -367,6 +460,8 @@ static void print_table(const json_t *out, const struct ceilings *top,
     }
     json_array_foreach(json_object_get(out, "batched"), i, b) printf(
         "batched %-16lld %12.1f\n", json_integer_value(json_object_get(b, "sequences")), median(b));
+    print_depths(json_object_get(out, "depths"), g, read, bytes);
+
     const json_t *m = json_object_get(out, "memory");
 
     printf("memory: peak %.1f MiB, planned %.1f\n",
@@ -388,6 +483,8 @@ static size_t planned(const struct bench *b)
     const struct bench_cfg *c = b->c;
     const size_t reps = (size_t)c->reps + 1, each = (size_t)(c->pp_batched + c->tg_batched) + 2;
     size_t rows = (size_t)c->pp < b->g->chunk ? (size_t)c->pp : b->g->chunk, most = 1;
+    const long last = deepest(b, NULL);
+    const size_t deep = last > 0 ? (size_t)(last + c->tg_batched) : 1;
     struct plan_use u, all = { 0 };
 
     for (const char *p = c->batches; p && *p;) {
@@ -398,8 +495,12 @@ static size_t planned(const struct bench *b)
         p = *end ? end + 1 : end;
     }
     rows = most > rows ? most : rows;
-    const size_t phase[][2] = { { (size_t)c->pp, 1 }, { (size_t)c->tg + 2, 1 }, { each, most } };
-    const size_t lookups = reps * (size_t)(c->pp + c->tg) + reps * each * most;
+    if (deep > rows)
+        rows = deep < b->g->chunk ? deep : b->g->chunk;
+    const size_t phase[][2] = {
+        { (size_t)c->pp, 1 }, { (size_t)c->tg + 2, 1 }, { each, most }, { deep, 1 }
+    };
+    const size_t lookups = reps * (size_t)(c->pp + c->tg) + reps * each * most + deep;
 
     for (size_t i = 0; i < ARRAY_LEN(phase); i++) {
         engine_plan_run(&u, b->g, phase[i][0] ? phase[i][0] : 1, phase[i][1], rows, lookups);
@@ -434,7 +535,7 @@ static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out
     const size_t loaded = mem_peak_rss();
 
     if ((c->pp > 0 && measure_prefill(b, out, e)) || (c->tg > 0 && measure_decode(b, out, e)) ||
-        measure_batched(b, out, e))
+        measure_batched(b, out, e) || measure_depths(b, out, e))
         return -1;
     json_object_set_new(out, "memory",
                         json_pack("{s:I, s:I, s:I}", "loaded_peak_rss_bytes", (json_int_t)loaded,
@@ -472,7 +573,7 @@ static int run(const void *cfg, struct err *e)
         json_dumpf(out, stdout, JSON_INDENT(1));
         putchar('\n');
     } else if (rc == 0) {
-        print_table(out, &b.top, &b.gpu, (double)decode_bytes(b.g->model));
+        print_table(out, b.g, &b.top, &b.gpu);
     }
     json_decref(out);
     engine_close(b.g);
@@ -487,7 +588,8 @@ const struct cmd cmd_bench = {
             "and batched\n"
             "decode (for each number of --batches), and in the same run the read bandwidth and the "
             "arithmetic\n"
-            "peaks of this machine. Tokens are random; rates count all sequences.\n"
+            "peaks of this machine; --depths draws a curve over the context. Tokens are random; "
+            "rates count all sequences.\n"
             "\n"
             "    puna bench smollm2\n"
             "    puna bench model.gguf --pp 2048 --batches 1,8,32 --json\n",

@@ -3,14 +3,15 @@ set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-"$PUNA" bench tests/data/tiny-llama31 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --reps 2 --no-ceilings --json >"$tmp/json"
-"$PUNA" bench tests/data/tiny-llama31 --pp 8 --tg 2 --batches '' --reps 1 --no-ceilings >"$tmp/plain"
+"$PUNA" bench tests/data/tiny-llama31 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --depths 5,40,600 --reps 2 --no-ceilings --json >"$tmp/json"
+"$PUNA" bench tests/data/tiny-llama31 --pp 8 --tg 2 --batches '' --depths 20 --reps 1 --no-ceilings >"$tmp/plain"
 grep -q tok/s "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no rates'; exit 1; }
 python3 - "$tmp/json" <<'P'
 import json, sys
 j = json.load(open(sys.argv[1]))
 assert {"load", "model", "prefill", "decode", "batched", "memory"} <= set(j), list(j)
-rows = [j["prefill"], j["decode"], *j["batched"]]
+rows = [j["prefill"], j["decode"], *j["batched"], *j["depths"]]
+assert [r["context"] for r in j["depths"]] == [5, 40, 600] and all(r["prefill_tok_per_s"] > 0 for r in j["depths"])
 for r in rows:
     t = r["tok_per_s"]
     assert len(t["samples"]) == 2 and t["best"] == max(t["samples"]) and t["median"] <= t["best"], t
@@ -33,4 +34,8 @@ status=0
 status=0
 "$PUNA" bench tests/data/tiny-llama31 --batches 1,x --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] || { echo "FAIL: --batches 1,x ended with $status: $(cat "$tmp/err")"; exit 1; }
+status=0
+"$PUNA" bench tests/data/tiny-llama31 --batches '' --depths 9,8 --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] || { echo "FAIL: --depths 9,8 ended with $status: $(cat "$tmp/err")"; exit 1; }
+grep -q '^20 ' "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no row of --depths'; exit 1; }
 echo ok
