@@ -226,6 +226,10 @@ struct cpu_kern {
     void (*gemm_f32)(const struct gemm *g);
     void (*gemm_bf16)(const struct gemm *g); /* NULL = none: bf16 values go through gemm_f32 */
     void (*to_bf16)(bf16 *y, const float *x, size_t n);
+    /* R <= 16 rows of a panel of ng groups, rounded, `apart` values from one another; NULL = none
+     */
+    void (*group_bf16)(bf16 *to, size_t apart, const struct group *p, size_t ng, enum codes kind,
+                       bool offset, size_t R);
     /* to[j] = lo[j] | hi[j] << 16, n <= GEMM_COLS; with gemm_bf16 */
     void (*pair)(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n);
     /* y[c * ys + r] = x[r * xs + c] for r < rows, c < cols */

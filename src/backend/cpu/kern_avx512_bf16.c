@@ -154,6 +154,82 @@ static void to_bf16(bf16 *y, const float *x, size_t n)
     }
 }
 
+/* 16 words of 16 lanes, turned */
+static inline void turn(__m512i w[16])
+{
+    __m512i t[16];
+
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) { /* quarter q of t[i + c]: words i .. i+3 of lane 4q + c */
+        const __m512i p = _mm512_unpacklo_epi32(w[i], w[i + 1]);
+        const __m512i q = _mm512_unpacklo_epi32(w[i + 2], w[i + 3]);
+        const __m512i r = _mm512_unpackhi_epi32(w[i], w[i + 1]);
+        const __m512i s = _mm512_unpackhi_epi32(w[i + 2], w[i + 3]);
+
+        t[i] = _mm512_unpacklo_epi64(p, q);
+        t[i + 1] = _mm512_unpackhi_epi64(p, q);
+        t[i + 2] = _mm512_unpacklo_epi64(r, s);
+        t[i + 3] = _mm512_unpackhi_epi64(r, s);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        const __m512i p = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x44);
+        const __m512i q = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x44);
+        const __m512i r = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xEE);
+        const __m512i s = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xEE);
+
+        w[c] = _mm512_shuffle_i32x4(p, q, 0x88);
+        w[4 + c] = _mm512_shuffle_i32x4(p, q, 0xDD);
+        w[8 + c] = _mm512_shuffle_i32x4(r, s, 0x88);
+        w[12 + c] = _mm512_shuffle_i32x4(r, s, 0xDD);
+    }
+}
+
+/* d code + m of codes `low` and `high` of sixteen rows, a word each */
+static inline __m512i two_values(__m512i low, __m512i high, __m512 d, __m512 m)
+{
+    const __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), d, m);
+    const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), d, m);
+    const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+    const __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(y));
+
+    return _mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+}
+
+static void group_bf16(bf16 *to, size_t apart, const struct group *p, size_t ng, enum codes kind,
+                       bool offset, size_t R)
+{
+    const __m512 centre = _mm512_set1_ps((float)code_centre(kind));
+    const __m512i byte = _mm512_set1_epi32(255);
+
+    for (size_t g = 0; g < ng; g++, p++, to += GROUP) {
+        __m512i w[16];
+
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++) {
+            const int h = kind == CODES_HALVES ? c / 4 : 0;
+            const __m512 d = _mm512_loadu_ps(p->d[h]);
+            const __m512 from = offset ? _mm512_loadu_ps(p->m[h]) : _mm512_setzero_ps();
+            const __m512 m = _mm512_fnmadd_ps(d, centre, from);
+            const __m512i x = _mm512_loadu_si512(p->code[c]);
+
+            w[2 * c] = two_values(_mm512_and_si512(x, byte),
+                                  _mm512_and_si512(_mm512_srli_epi32(x, 8), byte), d, m);
+            w[2 * c + 1] = two_values(_mm512_and_si512(_mm512_srli_epi32(x, 16), byte),
+                                      _mm512_srli_epi32(x, 24), d, m);
+        }
+        turn(w);
+        if (R == LANES) {
+#pragma GCC unroll 16
+            for (size_t r = 0; r < LANES; r++)
+                _mm512_storeu_si512(to + r * apart, w[r]);
+            continue;
+        }
+        for (size_t r = 0; r < R; r++)
+            _mm512_storeu_si512(to + r * apart, w[r]);
+    }
+}
+
 static void pack_bf16(bf16 *to, size_t xs, const float *x, size_t T, size_t n)
 {
     for (size_t t = 0; t < T; t++, to += xs) {
@@ -169,6 +245,7 @@ void cpu_kern_avx512_bf16(struct cpu_kern *k)
     k->pack_bf16 = pack_bf16;
     k->bf16_tokens = 1;
     k->gemm_bf16 = gemm_bf16;
+    k->group_bf16 = group_bf16;
     k->to_bf16 = to_bf16;
     k->pair = pair;
 }

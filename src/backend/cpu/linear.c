@@ -112,7 +112,7 @@ static void put_rows(const struct job *j, const struct linear_out *o, size_t t, 
 }
 
 /* Sixteen rows from r0 on, of which there are R; what is read after them is `ahead` rows on. */
-static struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t ahead)
+struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t ahead)
 {
     struct rows16 rows = { .of = w, .r0 = r0, .R = R };
 

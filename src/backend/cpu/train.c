@@ -13,30 +13,75 @@ static const struct cpu_kern *kern(const struct ctx *c)
 
 /* ---- products ---- */
 
-/* Rows of W that are decoded at a time: 512 rows of 14336 columns are 29 MB. Rows that one product
- * sums over: of the gradient of so many columns there is a copy, which is to stay in a cache. */
-enum { DECODED = 512, DECODE_ROWS = 8, SUMMED = 2 * GEMM_K };
+enum {
+    DECODED = 4 << 20,  /* bytes of W that are decoded at a time, or 512 rows: 29 MB of 14336 */
+    DECODED_ROWS = 512, /* columns; a product of fewer reads and writes its sums too often */
+    DECODE_ROWS = 8,    /* whose floats a thread holds at a time */
+    /* rows that one product sums over: the copy of the gradient of so many columns is to stay in a
+     * cache */
+    SUMMED = 2 * GEMM_K
+};
+
+/* A multiple of 16. */
+static size_t decoded_rows(size_t row_bytes)
+{
+    const size_t n = DECODED / row_bytes / LANES * LANES;
+
+    return n > DECODED_ROWS ? n : DECODED_ROWS;
+}
 
 struct decode_job {
     const struct cpu_kern *k;
     const struct weight *w;
-    size_t r0, n; /* r0 a multiple of 8 */
+    size_t r0, n; /* r0 a multiple of 16 */
     void *to;     /* bf16 where `half`, else float32 */
     bool half;
-    float *rows; /* [DECODE_ROWS, cols] of each thread, where `half` */
+    uint8_t *room; /* decode_bytes for each thread, where `half` */
 };
+
+/* Rows or groups in between. */
+static size_t decode_bytes(const struct weight *w)
+{
+    const size_t rows = DECODE_ROWS * w->cols * sizeof(float), panel = CHUNK * sizeof(struct group);
+
+    return rows > panel ? (rows + 63) / 64 * 64 : panel;
+}
+
+/* Groups of sixteen rows, as the 8-bit products unpack them. */
+static void decode_groups(const struct decode_job *j, size_t lo, size_t hi, struct group *panel)
+{
+    const struct weight *w = j->w;
+    const size_t G = w->cols / GROUP;
+
+    for (size_t r = lo; r < hi; r += LANES) {
+        const size_t R = hi - r < LANES ? hi - r : LANES;
+        const struct rows16 rows = rows_at(w, j->r0 + r, R, LANES);
+
+        for (size_t g = 0; g < G; g += CHUNK) {
+            const size_t ng = G - g < CHUNK ? G - g : CHUNK;
+
+            j->k->unpack[w->enc](panel, &rows, g, ng);
+            j->k->group_bf16((bf16 *)j->to + r * w->cols + g * GROUP, w->cols, panel, ng,
+                             j->k->codes[w->enc], j->k->offset[w->enc], R);
+        }
+    }
+}
 
 static void decode_part(void *arg, int me, int n)
 {
     const struct decode_job *j = arg;
     const struct weight *w = j->w;
-    float *room = j->rows + (size_t)me * DECODE_ROWS * w->cols;
+    uint8_t *room = j->room + (size_t)me * decode_bytes(w);
     size_t lo, hi;
 
-    team_part(j->n, DECODE_ROWS, me, n, &lo, &hi);
+    team_part(j->n, LANES, me, n, &lo, &hi);
+    if (j->half && j->k->group_bf16 && j->k->unpack[w->enc]) {
+        decode_groups(j, lo, hi, (struct group *)(void *)room);
+        return;
+    }
     for (size_t r = lo; r < hi; r += DECODE_ROWS) {
         const size_t m = hi - r < DECODE_ROWS ? hi - r : DECODE_ROWS;
-        float *y = j->half ? room : (float *)j->to + r * w->cols;
+        float *y = j->half ? (float *)(void *)room : (float *)j->to + r * w->cols;
 
         if (enc_has_planes(w->enc))
             j->k->decode_planes[w->enc](y, w, j->r0 + r, m);
@@ -62,17 +107,15 @@ static struct operand rows_of(struct ctx *c, const struct weight *w, size_t r0, 
         };
     }
     struct cpu *b = c->backend;
-    struct decode_job j = { .k = &b->k,
-                            .w = w,
-                            .r0 = r0,
-                            .n = w->rows - r0 < DECODED ? w->rows - r0 : DECODED,
-                            .half = c->compute == COMPUTE_BF16 && !exact };
-    const size_t threads = (size_t)team_size(c->team);
+    struct decode_job j = {
+        .k = &b->k, .w = w, .r0 = r0, .half = c->compute == COMPUTE_BF16 && !exact
+    };
+    const size_t row_bytes = w->cols * (j.half ? sizeof(bf16) : sizeof(float));
+    const size_t most = decoded_rows(row_bytes);
 
-    *n = j.n;
-    j.rows =
-        room_get(&b->train_thread, j.half ? threads * DECODE_ROWS * w->cols * sizeof(float) : 1);
-    j.to = room_get(&b->train_w, DECODED * w->cols * (j.half ? sizeof(bf16) : sizeof(float)));
+    *n = j.n = w->rows - r0 < most ? w->rows - r0 : most;
+    j.room = room_get(&b->train_thread, (size_t)team_size(c->team) * decode_bytes(w));
+    j.to = room_get(&b->train_w, most * row_bytes);
     cpu_share(c, decode_part, &j, j.n * w->cols);
     return (struct operand){ .p = j.to, .rs = w->cols, .cs = 1, .half = j.half };
 }
