@@ -30,6 +30,11 @@ static size_t head_at(const struct attn_shape *s, size_t t, size_t heads, size_t
     return (t * heads + h) * s->hd;
 }
 
+static double rounded(const struct ctx *c, float x)
+{
+    return c->compute == COMPUTE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+}
+
 static double dot(const float *a, const float *b, size_t n)
 {
     double s = 0;
@@ -39,12 +44,21 @@ static double dot(const float *a, const float *b, size_t n)
     return s;
 }
 
+/* The same of values as they are multiplied. */
+static double dot_rounded(const struct ctx *c, const float *a, const float *b, size_t n)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s += rounded(c, a[i]) * rounded(c, b[i]);
+    return s;
+}
+
 static void attn_ref(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
                      const float *q, const float *k, const float *v)
 {
     const double scale = 1 / sqrt((double)s->hd);
 
-    (void)c;
     for (size_t i = 0; i < s->n_seq; i++) {
         for (size_t t = (size_t)s->cu[i]; t < (size_t)s->cu[i + 1]; t++) {
             for (size_t h = 0; h < s->H; h++) {
@@ -54,17 +68,19 @@ static void attn_ref(struct ctx *c, float *o, float *lse, const struct attn_shap
                 double max = -INFINITY, sum = 0;
 
                 for (size_t j = first; j <= t; j++)
-                    max = fmax(max, dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale);
+                    max = fmax(max, dot_rounded(c, qt, k + head_at(s, j, s->K, kh), s->hd) * scale);
                 for (size_t j = first; j <= t; j++)
-                    sum += exp(dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale - max);
+                    sum +=
+                        exp(dot_rounded(c, qt, k + head_at(s, j, s->K, kh), s->hd) * scale - max);
                 lse[t * s->H + h] = (float)(max + log(sum));
-                for (size_t d = 0; d < s->hd; d++) {
-                    double y = 0;
+                memset(to, 0, s->hd * sizeof(*to));
+                for (size_t j = first; j <= t; j++) {
+                    const size_t at = head_at(s, j, s->K, kh);
+                    const double score = dot_rounded(c, qt, k + at, s->hd) * scale;
+                    const double p = rounded(c, (float)(exp(score - max) / sum));
 
-                    for (size_t j = first; j <= t; j++)
-                        y += exp(dot(qt, k + head_at(s, j, s->K, kh), s->hd) * scale - max) *
-                             v[head_at(s, j, s->K, kh) + d];
-                    to[d] = (float)(y / sum);
+                    for (size_t d = 0; d < s->hd; d++)
+                        to[d] += (float)(p * rounded(c, v[at + d]));
                 }
             }
         }
@@ -78,7 +94,6 @@ static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const f
     const double scale = 1 / sqrt((double)s->hd);
     const size_t T = (size_t)s->cu[s->n_seq];
 
-    (void)c;
     memset(dq, 0, T * s->H * s->hd * sizeof(*dq));
     memset(dk, 0, T * s->K * s->hd * sizeof(*dk));
     memset(dv, 0, T * s->K * s->hd * sizeof(*dv));
@@ -90,13 +105,15 @@ static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const f
 
                 for (size_t j = (size_t)s->cu[i]; j <= t; j++) {
                     const size_t kat = head_at(s, j, s->K, kh);
-                    const double p = exp(dot(q + at, k + kat, s->hd) * scale - lse[t * s->H + h]);
-                    const double ds = p * (dot(dy + at, v + kat, s->hd) - D) * scale;
+                    const double p =
+                        exp(dot_rounded(c, q + at, k + kat, s->hd) * scale - lse[t * s->H + h]);
+                    const double slope = p * (dot_rounded(c, dy + at, v + kat, s->hd) - D) * scale;
+                    const double ds = rounded(c, (float)slope), by = rounded(c, (float)p);
 
                     for (size_t d = 0; d < s->hd; d++) {
-                        dq[at + d] += (float)(ds * k[kat + d]);
-                        dk[kat + d] += (float)(ds * q[at + d]);
-                        dv[kat + d] += (float)(p * dy[at + d]);
+                        dq[at + d] += (float)(ds * rounded(c, k[kat + d]));
+                        dk[kat + d] += (float)(ds * rounded(c, q[at + d]));
+                        dv[kat + d] += (float)(by * rounded(c, dy[at + d]));
                     }
                 }
             }
@@ -162,11 +179,6 @@ static void embed_bwd_ref(struct ctx *c, float *dw, const float *dy, const int32
     for (size_t t = 0; t < T; t++)
         for (size_t i = 0; i < D; i++)
             dw[(size_t)ids[t] * D + i] += dy[t * D + i];
-}
-
-static double rounded(const struct ctx *c, float x)
-{
-    return c->compute == COMPUTE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
 }
 
 static void product_ref(struct ctx *c, const struct product *p)

@@ -102,7 +102,7 @@ static void meet(const struct rel_job *j, float *c, size_t ldc, const float *a, 
                                  .by = 1,
                                  .add = add };
 
-    gemm_serial(j->k, &g, room);
+    gemm_serial(j->k, COMPUTE_F32, &g, room);
 }
 
 /* Columns k0 .. k1 of a head's scores: K_j Qr[b]. */
@@ -158,7 +158,7 @@ static void queries(const struct rel_job *j, size_t h, size_t i0, size_t i1, flo
                                  .b = { .p = a->v + h * a->hd, .rs = j->D, .cs = 1 },
                                  .by = 1 };
 
-    gemm_serial(j->k, &g, room);
+    gemm_serial(j->k, COMPUTE_F32, &g, room);
     for (size_t i = 0; i < M; i++)
         for (size_t d = 0; d < a->hd; d++)
             y[i * j->D + d] *= by[i];

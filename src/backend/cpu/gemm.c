@@ -260,6 +260,24 @@ enum {
     LINE = 16
 };
 
+static enum form form_of(const struct cpu_kern *k, enum compute compute)
+{
+    return compute != COMPUTE_BF16 ? FORM_F32 : k->gemm_bf16 ? FORM_PAIRS : FORM_ROUNDED;
+}
+
+/* Where a copy of A in bf16 has its elements; returns its floats or words. An odd number of lines
+ * lies between rows: those that share a set of the first cache push each other out. */
+static size_t lay_copy(struct work *w)
+{
+    const struct gemm_call *g = w->g;
+    const bool rows = g->a.cs == 1;
+    const size_t words = w->form == FORM_ROUNDED ? g->K : (g->K + 1) / 2;
+
+    w->ars = rows ? ((words + LINE - 1) / LINE | 1) * LINE : 1;
+    w->acs = rows ? 1 : g->M;
+    return rows ? g->M * w->ars : g->M * words;
+}
+
 void gemm_run(struct ctx *c, const struct gemm_call *g)
 {
     struct cpu *b = c->backend;
@@ -270,20 +288,14 @@ void gemm_run(struct ctx *c, const struct gemm_call *g)
     BUG_ON(g->a.half || (g->a.rs != 1 && g->a.cs != 1) || (g->b.rs != 1 && g->b.cs != 1));
     if (!g->M || !g->N || !g->K)
         return;
-    w.form = g->exact || c->compute != COMPUTE_BF16 ? FORM_F32
-             : b->k.gemm_bf16                       ? FORM_PAIRS
-                                                    : FORM_ROUNDED;
+    w.form = form_of(&b->k, g->exact ? COMPUTE_F32 : c->compute);
     w.a = g->a.p;
     w.ars = g->a.rs;
     w.acs = g->a.cs;
     if (w.form != FORM_F32) {
-        const bool rows = g->a.cs == 1;
-        const size_t words = w.form == FORM_ROUNDED ? g->K : (g->K + 1) / 2;
+        const size_t n = lay_copy(&w);
 
-        /* an odd number of lines: rows that share a set of the first cache push each other out */
-        w.ars = rows ? ((words + LINE - 1) / LINE | 1) * LINE : 1;
-        w.acs = rows ? 1 : g->M;
-        w.a = w.copy = room_get(&b->train_a, (rows ? g->M * w.ars : g->M * words) * 4);
+        w.a = w.copy = room_get(&b->train_a, n * 4);
     } else if (g->a.cs == 1 && g->a.rs % PAGE == 0 && g->M >= R && panels > 1) {
         w.ars = g->K + LINE;
         w.a = w.copy = room_get(&b->train_a, g->M * w.ars * 4);
@@ -306,12 +318,18 @@ void gemm_run(struct ctx *c, const struct gemm_call *g)
         team_run(c->team, part, &w);
 }
 
-void gemm_serial(const struct cpu_kern *k, const struct gemm_call *g, float *room)
+void gemm_serial(const struct cpu_kern *k, enum compute compute, const struct gemm_call *g,
+                 float *room)
 {
-    const struct work w = {
-        .k = k, .g = g, .form = FORM_F32, .a = g->a.p, .ars = g->a.rs, .acs = g->a.cs
+    struct work w = {
+        .k = k, .g = g, .form = form_of(k, compute), .a = g->a.p, .ars = g->a.rs, .acs = g->a.cs
     };
 
+    if (w.form != FORM_F32) {
+        lay_copy(&w);
+        w.a = w.copy = (uint8_t *)(room + GEMM_ROOM);
+        copy_part(&w, 0, 1);
+    }
     for (size_t n0 = 0; g->M && g->K && n0 < g->N; n0 += GEMM_COLS)
         unit(&w, 0, g->M, n0, smaller(g->N - n0, GEMM_COLS), room);
 }

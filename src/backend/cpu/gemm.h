@@ -24,13 +24,16 @@ struct gemm_call {
 
 /* Each value of c is one chain over k, whatever the threads. */
 void gemm_run(struct ctx *c, const struct gemm_call *g);
-/* The same in float32 on the calling thread, which brings room for GEMM_ROOM floats. */
-void gemm_serial(const struct cpu_kern *k, const struct gemm_call *g, float *room);
+/* The same on the calling thread, which brings room for GEMM_ROOM floats and in COMPUTE_BF16 for
+ * GEMM_COPY(M, K) more. */
+void gemm_serial(const struct cpu_kern *k, enum compute compute, const struct gemm_call *g,
+                 float *room);
 
 /* y [T, rows] = or += x [T, cols] W^T + bias, any encoding of W; bias may be NULL (train.c). */
 void gemm_linear(struct ctx *c, float *y, const struct weight *w, const float *bias, const float *x,
                  size_t T, bool add, bool exact);
 
 enum { GEMM_K = 1024, GEMM_ROOM = GEMM_COLS * GEMM_K + 12 * GEMM_COLS + GEMM_K };
+#define GEMM_COPY(M, K) ((M) * ((K) + 32))
 
 #endif

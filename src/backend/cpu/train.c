@@ -256,11 +256,11 @@ static void head_fwd(const struct attn_job *j, size_t t0, size_t n, size_t h, fl
         struct gemm_call g =
             call(p, m, rows, m, s->hd, by_rows(q + i * ld, ld), by_cols(k, kld), false);
 
-        gemm_serial(kern(j->c), &g, pack);
+        gemm_serial(kern(j->c), j->c->compute, &g, pack);
         weights(j, p, rows, m, i, j->lse + (t0 + i) * s->H + h, s->H, false);
         g = call(j->o + (t0 + i) * ld + h * s->hd, ld, rows, s->hd, m, by_rows(p, m),
                  by_rows(v, kld), false);
-        gemm_serial(kern(j->c), &g, pack);
+        gemm_serial(kern(j->c), j->c->compute, &g, pack);
     }
 }
 
@@ -280,11 +280,11 @@ static void head_bwd(const struct attn_job *j, size_t t0, size_t n, size_t h, fl
         struct gemm_call g =
             call(p, m, rows, m, hd, by_rows(j->q + at, ld), by_cols(k, kld), false);
 
-        gemm_serial(kn, &g, pack);
+        gemm_serial(kn, j->c->compute, &g, pack);
         weights(j, p, rows, m, i, (float *)(uintptr_t)(j->lse_in + (t0 + i) * s->H + h), s->H,
                 true);
         g = call(ds, m, rows, m, hd, by_rows(j->dy + at, ld), by_cols(v, kld), false);
-        gemm_serial(kn, &g, pack);
+        gemm_serial(kn, j->c->compute, &g, pack);
         for (size_t r = 0; r < rows; r++) {
             const float D = kn->dot_one(j->dy + at + r * ld, j->o_in + at + r * ld, hd);
 
@@ -292,11 +292,11 @@ static void head_bwd(const struct attn_job *j, size_t t0, size_t n, size_t h, fl
                 ds[r * m + c] = p[r * m + c] * (ds[r * m + c] - D) * scale;
         }
         g = call(j->dq + at, ld, rows, hd, m, by_rows(ds, m), by_rows(k, kld), false);
-        gemm_serial(kn, &g, pack);
+        gemm_serial(kn, j->c->compute, &g, pack);
         g = call(j->dk + kat, kld, m, hd, rows, by_cols(ds, m), by_rows(j->q + at, ld), true);
-        gemm_serial(kn, &g, pack);
+        gemm_serial(kn, j->c->compute, &g, pack);
         g = call(j->dv + kat, kld, m, hd, rows, by_cols(p, m), by_rows(j->dy + at, ld), true);
-        gemm_serial(kn, &g, pack);
+        gemm_serial(kn, j->c->compute, &g, pack);
     }
 }
 
@@ -338,7 +338,11 @@ static void attn_run(struct ctx *c, struct attn_job *j)
         j->longest = len > j->longest ? len : j->longest;
     }
     j->c = c;
-    j->room_n = (2 * ATTN_ROWS * j->longest + GEMM_ROOM + 15) / 16 * 16;
+    /* A is a block of scores, as it is or turned, or a block of queries */
+    const size_t widest = (j->longest > s->hd ? j->longest : s->hd) + 32;
+
+    j->room_n = 2 * ATTN_ROWS * j->longest + GEMM_ROOM + GEMM_COPY(ATTN_ROWS + 32, widest);
+    j->room_n = (j->room_n + 15) / 16 * 16;
     j->room = room_get(&b->train_thread, (size_t)team_size(c->team) * j->room_n * sizeof(float));
     cpu_share(c, attn_part, j, T * j->longest);
 }
