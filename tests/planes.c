@@ -60,6 +60,11 @@ const struct plane_kind plane_kinds[] = {
     { .name = "int8 tensor", .enc = ENC_INT8, .scale_enc = ENC_F32, .act = ACT_I8_STATIC },
     { .name = "nf4", .enc = ENC_NF4, .scale_enc = ENC_F32, .group = 64 },
     { .name = "nf4 double", .enc = ENC_NF4, .scale_enc = ENC_U8, .group = 64, .nested = true },
+    { .name = "nf4 double g128",
+      .enc = ENC_NF4,
+      .scale_enc = ENC_U8,
+      .group = 128,
+      .nested = true },
     { .name = "fp4", .enc = ENC_FP4, .scale_enc = ENC_F32, .group = 64 },
 };
 const size_t plane_kinds_n = ARRAY_LEN(plane_kinds);

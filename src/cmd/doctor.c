@@ -136,7 +136,7 @@ static void check_sets(struct doctor *d)
     } sets[] = {
         { CPU_AVX2, "avx2", "AVX2, FMA, F16C" },
         { CPU_AVX512, "avx512", "AVX-512 F, BW, DQ, VL, VNNI" },
-        { CPU_AVX512_BF16, "avx512_bf16", "AVX-512 BF16" },
+        { CPU_AVX512_BF16, "avx512_bf16", "AVX-512 BF16, VBMI" },
         { CPU_AMX, "amx", "AMX-TILE, BF16, INT8" },
     };
 

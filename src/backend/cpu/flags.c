@@ -30,6 +30,7 @@ static const struct feature {
     { CPU_AVX512, B7, bit_AVX512VL, "AVX-512VL" },
     { CPU_AVX512, C7, bit_AVX512VNNI, "AVX-512 VNNI" },
     { CPU_AVX512_BF16, A71, bit_AVX512BF16, "AVX-512 BF16" },
+    { CPU_AVX512_BF16, C7, bit_AVX512VBMI, "AVX-512 VBMI" },
     { CPU_AMX, D7, bit_AMX_TILE, "AMX-TILE" },
     { CPU_AMX, D7, bit_AMX_BF16, "AMX-BF16" },
     { CPU_AMX, D7, bit_AMX_INT8, "AMX-INT8" },
@@ -159,6 +160,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     if (!(flags & CPU_AVX512_BF16))
         return;
     cpu_kern_avx512_bf16(k);
+    cpu_kern_exact_avx512_bf16(k);
     if (!(flags & CPU_AMX))
         return;
     cpu_kern_amx(k);

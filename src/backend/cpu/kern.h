@@ -120,6 +120,34 @@ static inline size_t placed_unit_bytes(const struct weight *w)
     return weight_bytes(w) / (w->rows / LANES);
 }
 
+/* What inputs of an exact product are. */
+enum exact_in {
+    EXACT_ACT,   /* rounded by the weight's own rule (planes.act) */
+    EXACT_BF16,  /* rounded to bf16 */
+    EXACT_FLOAT, /* as they are, to 2^-18 */
+};
+
+/* Weights that a multiply-add of few bits takes without another rounding, for any number of tokens:
+ * E4M3, NF4 and FP4 as bf16, INT8 as bytes. A row's result is the same in any batch. */
+struct exact_kern {
+    /* Bytes of a row of inputs in the kernel's own form; 0: this weight or these inputs need
+     * another path. Forms lie exact_apart(bytes) from one another, at multiples of 64. */
+    size_t (*bytes)(const struct weight *w, enum exact_in in);
+    void (*form)(void *to, const struct weight *w, enum exact_in in, const float *x);
+    /* y[t * ys + r] = or += row r0+r of w times token t, for R rows and T tokens; x: their forms,
+     * of w or of another weight with the same rule and the same number of inputs */
+    void (*dot)(float *y, size_t ys, const struct weight *w, size_t r0, size_t R, enum exact_in in,
+                const void *x, size_t T, bool add);
+};
+
+/* Not a multiple of 4 KiB, of which few lines fit a cache. */
+static inline size_t exact_apart(size_t bytes)
+{
+    const size_t n = (bytes + 63) / 64 * 64;
+
+    return n % 4096 ? n : n + 64;
+}
+
 /* A query head of one row: it sees slots up to its own. */
 struct attn_query {
     const float *q; /* [hd] */
@@ -191,6 +219,7 @@ struct cpu_kern {
      * decode_f16, decode_bf16) and dot_f32; false where w's shape wants those; or NULL */
     bool (*row_floats[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
                                   const float *x, bool add);
+    struct exact_kern exact[ENC_COUNT];   /* NULLs = none */
     struct placed_kern placed[ENC_COUNT]; /* NULLs where the file's order serves */
     enum codes codes[ENC_COUNT];
     bool offset[ENC_COUNT]; /* whether m is not 0 */
@@ -272,6 +301,7 @@ void cpu_kern_row_floats_avx512(struct cpu_kern *k);
 void cpu_kern_placed_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
+void cpu_kern_exact_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);
 void cpu_kern_q8_amx(struct cpu_kern *k);
 

@@ -14,7 +14,7 @@ enum {
     MAX_OUT = 8,
 };
 
-enum path { PATH_Q8, PATH_F32, PATH_ROUNDED, PATH_BF16, PATH_ACT };
+enum path { PATH_Q8, PATH_F32, PATH_ROUNDED, PATH_BF16, PATH_ACT, PATH_EXACT };
 
 struct job {
     const struct cpu *b;
@@ -23,12 +23,15 @@ struct job {
     const float *x;
     bool add;
     enum path path[MAX_OUT];
-    size_t first[MAX_OUT + 1]; /* units before output i */
-    bool q8, rounded, bf, act; /* which forms of x are wanted */
+    size_t first[MAX_OUT + 1];        /* units before output i */
+    bool q8, rounded, bf, act, exact; /* which forms of x are wanted */
+    enum exact_in in;
     struct q8 x8;
     bf16 *xb;
-    size_t xbs; /* row_bf16(K) */
-    float *xf;  /* x rounded, as p.act makes it, or in p.order */
+    size_t xbs;  /* row_bf16(K) */
+    float *xf;   /* x rounded, as p.act makes it, or in p.order */
+    uint8_t *xe; /* forms for exact kernels, in the place of xf */
+    size_t apart;
     uint8_t *thread;
     size_t thread_bytes;
     bool prepared;
@@ -61,10 +64,17 @@ static bool by_columns(const struct cpu_kern *k, const struct weight *w, size_t 
     return T == 1 && k->columns[w->enc] && !w->placed && !w->p.order && w->rows % 8 == 0;
 }
 
+static enum exact_in exact_in(enum compute compute, const struct weight *w)
+{
+    return compute == COMPUTE_BF16 ? EXACT_BF16 : w->p.act != ACT_KEEP ? EXACT_ACT : EXACT_FLOAT;
+}
+
 static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
 {
     if (compute == COMPUTE_F32)
         return PATH_F32;
+    if (k->exact[w->enc].bytes && k->exact[w->enc].bytes(w, exact_in(compute, w)))
+        return PATH_EXACT;
     if (compute == COMPUTE_AUTO && w->p.act != ACT_KEEP)
         return PATH_ACT;
     if (compute == COMPUTE_AUTO && linear_unpacks(k, w))
@@ -81,6 +91,8 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
     for (size_t t = lo; t < hi; t++) {
         const float *x = j->x + t * j->K;
 
+        if (j->exact)
+            j->b->k.exact[w->enc].form(j->xe + t * j->apart, w, j->in, x);
         if (j->act)
             weight_act(j->xf + t * j->K, w, x);
         if (j->q8 && w->p.order) {
@@ -269,6 +281,10 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
     case PATH_F32:
         unit_floats(j, o, j->x, r0, R, mem);
         break;
+    case PATH_EXACT:
+        j->b->k.exact[o->w->enc].dot(o->y + r0, o->w->rows, o->w, r0, R, j->in, j->xe, j->T,
+                                     j->add);
+        break;
     case PATH_ROUNDED:
     case PATH_ACT:
         unit_floats(j, o, j->xf, r0, R, mem);
@@ -350,8 +366,8 @@ static size_t q8_bytes(size_t T, size_t K)
 }
 
 /* What one output needs; make_room and the planner both go by it. */
-static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum path path,
-                        const struct weight *w, size_t T)
+static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum compute compute,
+                        enum path path, const struct weight *w, size_t T)
 {
     const size_t sums = 2 * smaller(T, PANEL_T) * LANES * sizeof(float);
     const size_t K = w->cols, copy = T * K * sizeof(float);
@@ -368,6 +384,10 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum pa
     case PATH_BF16:
         need->xb = larger(need->xb, (T + k->bf16_tokens - 1) / k->bf16_tokens * k->bf16_tokens *
                                         row_bf16(K) * sizeof(bf16));
+        break;
+    case PATH_EXACT:
+        need->xf =
+            larger(need->xf, T * exact_apart(k->exact[w->enc].bytes(w, exact_in(compute, w))));
         break;
     case PATH_ROUNDED:
     case PATH_ACT:
@@ -386,7 +406,7 @@ void cpu_need_linear(struct cpu_need *need, unsigned flags, enum compute compute
     struct cpu_kern k;
 
     cpu_kern_init(&k, flags);
-    need_linear(need, &k, path_of(&k, compute, w), w, T);
+    need_linear(need, &k, compute, path_of(&k, compute, w), w, T);
 }
 
 static void make_room(struct job *j, struct cpu *b)
@@ -395,11 +415,12 @@ static void make_room(struct job *j, struct cpu *b)
     struct cpu_need need = { 0 };
 
     for (size_t i = 0; i < j->n; i++) {
-        need_linear(&need, &b->k, j->path[i], j->out[i].w, j->T);
+        need_linear(&need, &b->k, b->ctx.compute, j->path[i], j->out[i].w, j->T);
         j->q8 |= j->path[i] == PATH_Q8;
         j->rounded |= j->path[i] == PATH_ROUNDED;
         j->bf |= j->path[i] == PATH_BF16;
         j->act |= j->path[i] == PATH_ACT;
+        j->exact |= j->path[i] == PATH_EXACT;
     }
     if (j->q8) {
         int8_t *p = room_get(&b->x8, need.x8);
@@ -420,6 +441,13 @@ static void make_room(struct job *j, struct cpu *b)
     }
     if (need.xf)
         j->xf = room_get(&b->xf, need.xf);
+    if (j->exact) {
+        const struct weight *w = j->out[0].w;
+
+        j->in = exact_in(b->ctx.compute, w);
+        j->apart = exact_apart(b->k.exact[w->enc].bytes(w, j->in));
+        j->xe = (uint8_t *)j->xf;
+    }
     if (need.xb)
         j->xb = room_get(&b->xb, need.xb);
     j->thread_bytes = need.thread;
@@ -480,15 +508,20 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
 }
 
 /* Outputs that read the same form of x go together. */
-static bool together(const struct weight *a, const struct weight *b)
+static bool together(const struct ctx *c, const struct weight *a, const struct weight *b)
 {
+    const struct cpu_kern *k = &((const struct cpu *)c->backend)->k;
+    const bool exact = path_of(k, c->compute, a) == PATH_EXACT;
+
+    if (exact != (path_of(k, c->compute, b) == PATH_EXACT) || (exact && a->enc != b->enc))
+        return false;
     return weight_same_act(a, b) && a->p.order == b->p.order;
 }
 
 void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T)
 {
     for (size_t i = 0, k; i < n; i += k) {
-        for (k = 1; i + k < n && k < MAX_OUT && together(out[i].w, out[i + k].w);)
+        for (k = 1; i + k < n && k < MAX_OUT && together(c, out[i].w, out[i + k].w);)
             k++;
         run(c, out + i, k, x, T, false);
     }
