@@ -1,18 +1,16 @@
 #include "base/team.h"
 
-#include <hwloc.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cpus.h"
 #include "base/fault.h"
 #include "base/mem.h"
 #include "base/thread.h"
@@ -35,18 +33,24 @@ struct member {
 };
 
 struct team {
-    struct gate start;             /* word: number of runs begun */
-    struct gate done;              /* word: number of runs finished */
-    struct gate turn;              /* word: number of barriers passed */
-    _Alignas(64) atomic_int left;  /* workers still in the run */
+    struct gate start;            /* word: number of runs begun */
+    struct gate done;             /* word: number of runs finished */
+    struct gate turn;             /* word: number of barriers passed */
+    _Alignas(64) atomic_int left; /* workers still in the run */
     _Alignas(64) atomic_int arrived;
     team_fn *fn;
     void *arg;
     bool quit;
-    bool crowded;                  /* more threads than CPUs: spinning would only be in the way */
+    bool crowded; /* more threads than CPUs: spinning would only be in the way */
     int n, started;
-    struct member *member;         /* [n]; 0 is the caller */
+    struct member *member; /* [n]; 0 is the caller */
+    enum pin pin;          /* none, nodes or cores */
+    cpu_set_t *set;        /* [n]: where each thread is kept; NULL with PIN_NONE */
+    int *claim;            /* [n]: open files of its cores; NULL but with PIN_CORES */
+    unsigned id;           /* unlike that of any team there was; 0 is none */
 };
+
+static enum pin pin_wanted = PIN_AUTO;
 
 static void relax(void)
 {
@@ -106,6 +110,8 @@ static void *worker(void *arg)
     const struct member *m = arg;
     struct team *t = m->team;
 
+    if (t->set)
+        thread_keep(&t->set[m->me], t->id);
     for (unsigned run = 0;; run++) {
         gate_wait(&t->start, run, t->crowded);
         if (t->quit)
@@ -114,6 +120,39 @@ static void *worker(void *arg)
         if (atomic_fetch_sub(&t->left, 1) == 1)
             gate_open(&t->done);
     }
+}
+
+void team_pin(enum pin how)
+{
+    pin_wanted = how;
+}
+
+/* Where the threads are kept. What cannot be is left out: it costs speed only. */
+static void find_places(struct team *t)
+{
+    static atomic_uint teams;
+    const struct cpus *c = cpus_here();
+    enum pin pin = c->real ? cpus_pin(c, pin_wanted, t->n) : PIN_NONE;
+
+    t->id = atomic_fetch_add(&teams, 1) + 1;
+    if (pin == PIN_NONE)
+        return;
+    t->set = xcalloc((size_t)t->n, sizeof(*t->set));
+    if (pin == PIN_CORES) {
+        t->claim = xcalloc((size_t)t->n, sizeof(*t->claim));
+        if (!cpus_claim(t->n, t->set, t->claim)) {
+            free(t->claim);
+            t->claim = NULL;
+            pin = cpus_pin(c, PIN_AUTO, t->n);
+        }
+    }
+    if (pin == PIN_NODES)
+        cpus_spread(c, pin, t->n, t->set);
+    if (pin == PIN_NONE) {
+        free(t->set);
+        t->set = NULL;
+    }
+    t->pin = pin;
 }
 
 int team_new(struct team **out, int threads, struct err *e)
@@ -132,6 +171,8 @@ int team_new(struct team **out, int threads, struct err *e)
     t->n = n;
     t->crowded = n > cpus;
     t->member = xcalloc((size_t)n, sizeof(*t->member));
+    t->pin = PIN_NONE;
+    find_places(t);
     for (t->started = 1; t->started < n; t->started++) {
         struct member *m = &t->member[t->started];
 
@@ -154,8 +195,19 @@ void team_free(struct team *t)
     gate_open(&t->start);
     for (int i = 1; i < t->started; i++)
         pthread_join(t->member[i].thread, NULL);
+    if (t->set && thread_kept() == t->id)
+        thread_let_go();
+    for (int i = 0; t->claim && i < t->n; i++)
+        close(t->claim[i]);
+    free(t->claim);
+    free(t->set);
     free(t->member);
     free(t);
+}
+
+enum pin team_pinned(const struct team *t)
+{
+    return t->pin;
 }
 
 int team_size(const struct team *t)
@@ -165,6 +217,8 @@ int team_size(const struct team *t)
 
 void team_run(struct team *t, team_fn *fn, void *arg)
 {
+    if (t->set && thread_kept() != t->id)
+        thread_keep(&t->set[0], t->id);
     if (t->n == 1) {
         fn(arg, 0, 1);
         return;
@@ -194,102 +248,10 @@ void team_barrier(struct team *t, int me)
     }
 }
 
-/* CPUs that a cpu.max file grants, rounded up; 0 = no limit there. */
-static int quota(const char *dir)
-{
-    char path[640], limit[32];
-    long period;
-    int n = 0;
-
-    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", dir);
-    FILE *f = fopen(path, "re");
-
-    if (!f)
-        return 0;
-    if (fscanf(f, "%31s %ld", limit, &period) == 2 && period > 0 && strcmp(limit, "max") != 0) {
-        const long granted = (strtol(limit, NULL, 10) + period - 1) / period;
-
-        n = granted < 1 ? 1 : granted > MAX_THREADS ? MAX_THREADS : (int)granted;
-    }
-    fclose(f);
-    return n;
-}
-
-/* The tightest limit of this process's control group and those above it; 0 = none. */
-static int group_limit(void)
-{
-    char line[512] = "";
-    int best = 0;
-    FILE *f = fopen("/proc/self/cgroup", "re");
-
-    while (f && fgets(line, sizeof(line), f))
-        if (strncmp(line, "0::", 3) == 0)
-            break;
-    if (f)
-        fclose(f);
-    char *dir = strncmp(line, "0::/", 4) == 0 ? line + 3 : NULL;
-
-    if (!dir)
-        return 0;
-    dir[strcspn(dir, "\n")] = 0;
-    for (;;) {
-        const int n = quota(strcmp(dir, "/") == 0 ? "" : dir);
-        char *up = strrchr(dir, '/');
-
-        best = n && (!best || n < best) ? n : best;
-        if (!up || *dir == 0)
-            return best;
-        *up = 0;
-    }
-}
-
-/* Cores that the affinity mask touches: two threads of one core share its arithmetic. */
-static int cores_allowed(void)
-{
-    hwloc_topology_t topo;
-    int n = 0;
-
-    /* where /sys is not mounted hwloc says so, and the affinity mask serves as well */
-    setenv("HWLOC_HIDE_ERRORS", "2", 0);
-    if (hwloc_topology_init(&topo))
-        return 0;
-    hwloc_topology_set_all_types_filter(topo, HWLOC_TYPE_FILTER_KEEP_NONE);
-    hwloc_topology_set_type_filter(topo, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL);
-    if (hwloc_topology_load(topo) == 0) {
-        hwloc_cpuset_t mine = hwloc_bitmap_alloc();
-
-        if (mine && hwloc_get_cpubind(topo, mine, HWLOC_CPUBIND_PROCESS) == 0) {
-            hwloc_obj_t core = NULL;
-
-            while ((core = hwloc_get_next_obj_by_type(topo, HWLOC_OBJ_CORE, core)))
-                n += hwloc_bitmap_intersects(core->cpuset, mine);
-        }
-        hwloc_bitmap_free(mine);
-    }
-    hwloc_topology_destroy(topo);
-    return n;
-}
-
-static int default_size;
-
-static void find_default_size(void)
-{
-    cpu_set_t set;
-    int n = cores_allowed();
-    const int limit = group_limit();
-
-    if (n < 1)
-        n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-    if (limit && limit < n)
-        n = limit;
-    default_size = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
-}
-
-/* Asked once: reading the topology takes milliseconds. */
 int team_default_size(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    const struct cpus *c = cpus_here();
+    const int n = c->limit && c->limit < c->cores ? c->limit : c->cores;
 
-    pthread_once(&once, find_default_size);
-    return default_size;
+    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
 }

@@ -6,12 +6,13 @@
 #ifndef PUNA_BASE_TEAM_H
 #define PUNA_BASE_TEAM_H
 
+#include "base/cpus.h"
 #include "base/err.h"
 
 struct team;
 typedef void team_fn(void *arg, int me, int n);
 
-/* threads >= 1; 0 = the CPUs this process may use (hwloc: cores, affinity and
+/* threads >= 1; 0 = the CPUs this process may use (cores, affinity and
  * control-group limits respected). */
 int team_new(struct team **out, int threads, struct err *e) MUST_USE;
 void team_free(struct team *t);
@@ -19,6 +20,12 @@ int team_size(const struct team *t);
 void team_run(struct team *t, team_fn *fn, void *arg);
 /* Inside fn: waits until all n threads have arrived. */
 void team_barrier(struct team *t, int me);
+/* Where the threads of teams made from now on are kept (cpus.h); PIN_AUTO when never called. The
+ * thread that calls team_run is kept too, from its first call until team_free or thread_let_go.
+ * PIN_CORES claims the cores: where other teams have them, it is as PIN_AUTO. */
+void team_pin(enum pin how);
+/* What came of it. */
+enum pin team_pinned(const struct team *t);
 /* The CPUs that team_new(0) would use. */
 int team_default_size(void);
 

@@ -8,19 +8,49 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+static _Thread_local struct {
+    unsigned who;
+    cpu_set_t before;
+} kept;
+
 int thread_start(pthread_t *out, void *(*fn)(void *arg), void *arg)
 {
     static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT };
     sigset_t block, before;
+    pthread_attr_t attr;
     int rc;
 
     sigfillset(&block);
     for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++)
         sigdelset(&block, faults[i]);
     pthread_sigmask(SIG_BLOCK, &block, &before); /* a new thread inherits it */
-    rc = pthread_create(out, NULL, fn, arg);
+    pthread_attr_init(&attr);
+    if (kept.who)
+        pthread_attr_setaffinity_np(&attr, sizeof(kept.before), &kept.before);
+    rc = pthread_create(out, &attr, fn, arg);
+    pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
+}
+
+void thread_keep(const cpu_set_t *set, unsigned who)
+{
+    if (kept.who == 0 && sched_getaffinity(0, sizeof(kept.before), &kept.before))
+        return;
+    (void)sched_setaffinity(0, sizeof(*set), set);
+    kept.who = who;
+}
+
+unsigned thread_kept(void)
+{
+    return kept.who;
+}
+
+void thread_let_go(void)
+{
+    if (kept.who)
+        (void)sched_setaffinity(0, sizeof(kept.before), &kept.before);
+    kept.who = 0;
 }
 
 void thread_prompt(void)

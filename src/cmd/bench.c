@@ -20,7 +20,7 @@
 struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
-    const char *batches, *depths, *dtype, *kv_dtype, *weights, *isa, *device;
+    const char *batches, *depths, *pin, *dtype, *kv_dtype, *weights, *isa, *device;
     bool json, ceilings, offload;
 };
 
@@ -36,6 +36,9 @@ static const struct opt opts[] = {
     OPT(STR, struct bench_cfg, depths, NULL, "LIST", NULL,
         "one sequence that grows: prefill up to each length, and --tg-batched steps there"),
     OPT_RANGE(INT, struct bench_cfg, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
+    OPT(STR, struct bench_cfg, pin, NULL, PIN_HOW, "auto",
+        "threads on the CPU: kept on their NUMA node where there are several, or on a core each",
+        .rare = true),
     OPT_RANGE(INT, struct bench_cfg, reps, "-r", "N", "5", 1, 1000, "repetitions of each figure"),
     OPT(STR, struct bench_cfg, dtype, NULL, "auto|f32|bf16", "auto",
         "arithmetic of the matrix products"),
@@ -530,6 +533,7 @@ static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out
     json_object_set_new(out, "model", describe(b));
     json_object_set_new(out, "device", json_string(b->g->ctx->be->name));
     json_object_set_new(out, "threads", json_integer(team_size(b->g->ctx->team)));
+    json_object_set_new(out, "pin", json_string(pin_name(team_pinned(b->g->ctx->team))));
     json_object_set_new(out, "isa",
                         json_string(cpu_flags_name(o->isa < 0 ? cpu_flags() : (unsigned)o->isa)));
     const size_t loaded = mem_peak_rss();
@@ -564,6 +568,7 @@ static int run(const void *cfg, struct err *e)
     int rc = engine_opts_fill(&o, b.c->threads, b.c->dtype, b.c->isa, b.c->device, e);
 
     o.no_tokenizer = true;
+    team_pin(pin_from_name(b.c->pin));
     engine_opts_kv(&o, b.c->kv_dtype);
     engine_opts_weights(&o, b.c->weights);
     o.offload = b.c->offload;

@@ -11,6 +11,8 @@ int engine_opts_fill(struct engine_opts *o, int64_t threads, const char *dtype, 
 /* The cache's type from --kv-dtype KV_TYPES. */
 #define KV_TYPES "auto|f32|f16|bf16|q8_0|fp8"
 void engine_opts_kv(struct engine_opts *o, const char *kv_dtype);
+/* What threads are kept on: the choices of --pin, for team_pin. */
+#define PIN_HOW "auto|none|nodes|cores"
 /* Where weights lie, from --weights WEIGHTS_HOW. */
 #define WEIGHTS_HOW "auto|copy|map"
 void engine_opts_weights(struct engine_opts *o, const char *weights);

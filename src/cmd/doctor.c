@@ -1,6 +1,4 @@
 /* doctor.c - `puna doctor`: what this machine offers, and why anything is off. */
-#include <ctype.h>
-#include <dirent.h>
 #include <inttypes.h>
 #include <langinfo.h>
 #include <sched.h>
@@ -219,15 +217,37 @@ static void check_group(struct doctor *d)
 
 static void check_numa(struct doctor *d)
 {
-    DIR *dir = opendir("/sys/devices/system/node");
-    uint64_t n = 0;
+    const struct cpus *c = cpus_here();
+    struct buf b;
 
-    for (struct dirent *de; dir && (de = readdir(dir));)
-        n += !strncmp(de->d_name, "node", 4) && isdigit((unsigned char)de->d_name[4]);
-    if (dir)
-        closedir(dir);
-    n = n ? n : 1;
-    number(row(d, "numa", OK, NULL, "%" PRIu64 " %s", n, n == 1 ? "node" : "nodes"), "nodes", n);
+    buf_init(&b, 256);
+    buf_addf(&b, "%d %s that may be used, ", c->nodes, c->nodes == 1 ? "node" : "nodes");
+    for (int i = 0, cores = 0; i < c->n; i++) {
+        cores += c->at[i].rank == 0;
+        if (i + 1 < c->n && c->at[i + 1].node == c->at[i].node)
+            continue;
+        buf_addf(&b, "%s%d", c->at[i].node ? "+" : "", cores);
+        cores = 0;
+    }
+    buf_addf(&b, " %s, %d %s", c->cores == 1 ? "core" : "cores", c->n, c->n == 1 ? "CPU" : "CPUs");
+    json_t *j = row(d, "numa", OK, NULL, "%s", b.p);
+
+    number(j, "nodes", (uint64_t)c->nodes);
+    number(j, "cores", (uint64_t)c->cores);
+    buf_release(&b);
+}
+
+static void check_pin(struct doctor *d)
+{
+    const struct cpus *c = cpus_here();
+    const enum pin pin = cpus_pin(c, PIN_AUTO, team_default_size());
+    json_t *j =
+        pin == PIN_NODES
+            ? row(d, "pinning", OK, NULL, "threads stay on their node's cores (--pin nodes)")
+            : row(d, "pinning", OK, NULL, "none by default%s; --pin cores keeps each thread on one",
+                  c->nodes > 1 ? ": fewer threads than nodes" : ": one node");
+
+    json_object_set_new(j, "default", json_string(pin_name(pin)));
 }
 
 static void check_huge_pages(struct doctor *d)
@@ -465,6 +485,7 @@ static int run(const void *cfg, struct err *e)
     check_memory(&d);
     check_group(&d);
     check_numa(&d);
+    check_pin(&d);
     check_huge_pages(&d);
     check_gpu(&d);
     check_disk(&d);

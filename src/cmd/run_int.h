@@ -19,6 +19,7 @@ struct run_cfg {
     bool raw, json, greedy, logprobs, verbose, offload;
     double temperature, top_p, min_p;
     double repetition_penalty, frequency_penalty, presence_penalty;
+    const char *pin;
     int64_t top_k, seed, max_new_tokens, ctx, threads, batch_size, top_logprobs;
     struct opt_list logit_bias, stop;
     const char *dtype, *kv_dtype, *weights, *isa, *device;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/team.h"
 #include "cmd/common.h"
 #include "cmd/drafting.h"
 #include "cmd/guarding.h"
@@ -18,7 +19,7 @@
 
 struct serve_cfg {
     struct opt_list args, model;
-    const char *quantize, *hostname, *dtype, *kv_dtype, *weights, *isa, *device, *template,
+    const char *quantize, *hostname, *dtype, *kv_dtype, *weights, *isa, *device, *pin, *template,
         *served_model_name;
     const char *pooling, *compat, *config, *api_key_file, *ssl_certfile, *ssl_keyfile;
     struct opt_list api_key, allowed_host, cors_allow_origin, lora_adapters;
@@ -125,6 +126,9 @@ static const struct opt opts[] = {
     OPT_RANGE(NUM, struct serve_cfg, graceful_termination_timeout, NULL, "SECONDS", "90", 0, 1e6,
               "longest wait for running answers after SIGTERM", .rare = true),
     OPT_RANGE(INT, struct serve_cfg, threads, "-t", "N", "0", 0, 1024, "threads; 0 = all cores"),
+    OPT(STR, struct serve_cfg, pin, NULL, PIN_HOW, "auto",
+        "threads on the CPU: kept on their NUMA node where there are several, or on a core each",
+        .rare = true),
     OPT(STR, struct serve_cfg, dtype, NULL, "auto|f32|bf16|float32|bfloat16|float16", "auto",
         "arithmetic of the matrix products; float16 is auto"),
     OPT(STR, struct serve_cfg, kv_dtype, "--kv-cache-dtype", KV_TYPES, "auto",
@@ -381,6 +385,7 @@ static int serve(const struct serve_cfg *c, struct err *e)
     if (check(c, e) || engine_opts_fill(&o.engine, c->threads, dtype, c->isa, c->device, e) ||
         list_models(&list, c, e))
         goto done;
+    team_pin(pin_from_name(c->pin));
     engine_opts_kv(&o.engine, c->kv_dtype);
     o.engine.chunk = (size_t)c->max_batch_prefill_tokens;
     if (!c->quiet)

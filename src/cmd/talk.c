@@ -180,6 +180,7 @@ int talk_open(struct talk *t, struct run_cfg *c, const char *ref, struct err *e)
         talk_close(t);
         return -1;
     }
+    team_pin(pin_from_name(c->pin));
     engine_opts_kv(&o, c->kv_dtype);
     engine_opts_weights(&o, c->weights);
     o.offload = c->offload;

@@ -6,7 +6,7 @@
 #include "backend/cpu/ceiling.h"
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
-#include "cmd/common.h"
+#include "base/team.h"
 #include "cmd/train_int.h"
 #include "hub/datasets.h"
 #include "hub/models.h"
@@ -345,6 +345,7 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     t.model = path;
     t.base_name = ref;
     t.arg = &t;
+    team_pin(pin_from_name(o->pin));
     if (check_base(o, path, e) == 0 &&
         cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
         if (!o->quiet)

@@ -3,13 +3,14 @@
 #ifndef PUNA_CMD_TRAIN_INT_H
 #define PUNA_CMD_TRAIN_INT_H
 
+#include "cmd/common.h"
 #include "cmd/opt.h"
 #include "train/run.h"
 
 struct train_opts {
     const char *model, *model_name_or_path;
     const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
-    const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa;
+    const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa, *pin;
     const char *report_to, *optim, *loss_type, *dump_gradients, *dataset_name;
     const char *bnb_4bit_quant_type;
     const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
@@ -123,6 +124,8 @@ struct train_opts {
         TRAIN_OPT(STR, device, NULL, "cpu", "cpu", "where to compute"),                            \
         TRAIN_OPT(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),                       \
         TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \
+        TRAIN_OPT(STR, pin, NULL, PIN_HOW, "auto",                                                 \
+                  "threads: kept on their NUMA node, or a core each", .rare = true),               \
         TRAIN_OPT(STR, dump_gradients, NULL, "FILE", NULL,                                         \
                   "gradients of step 1 as safetensors, to compare"),                               \
         TRAIN_IDLE(STR, attn_implementation, "NAME"),                                              \

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 
 extern char **environ;
 
@@ -78,6 +79,7 @@ static int spawn(pid_t *pid, char **argv, char **env, const int fd[3])
     posix_spawnattr_setpgroup(&attr, 0);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setsigdefault(&attr, &all);
+    thread_let_go();
     rc = posix_spawnp(pid, argv[0], &acts, &attr, argv, env);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&acts);

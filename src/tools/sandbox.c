@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 
 enum { FILTER_FD = 4, MAX_ARGS = 96, FIRST_UID = 0x60000000 };
 
@@ -112,6 +113,7 @@ int sandbox_start(struct sandbox *s, const char *const *argv, struct err *e)
     }
     if (sandbox_filter(&theirs[FILTER_FD], e))
         goto failed;
+    thread_let_go();
     pid = fork();
     if (pid == 0)
         child(theirs, args, self);

@@ -28,6 +28,11 @@ for how in copy auto map; do
 done
 cmp "$tmp/copy" "$tmp/map" && cmp "$tmp/auto" "$tmp/map" || { echo 'FAIL: other words where weights lie elsewhere'; exit 1; }
 grep -q '"mode": "copy"' "$tmp/copy.json" || { echo 'FAIL: --weights copy copies nothing'; exit 1; }
+# whatever threads are kept on; cores may be claimed by others
+for how in none cores; do
+    "$PUNA" bench tests/data/tiny-llama31 --pin $how --pp 8 --tg 2 --batches '' --reps 1 --no-ceilings --json >"$tmp/pin.json"
+    grep -qE "\"pin\": \"($how|none)\"" "$tmp/pin.json" || { echo "FAIL: --pin $how: $(cat "$tmp/pin.json")"; exit 1; }
+done
 status=0
 "$PUNA" run "$tmp/q8.gguf" x --weights here >"$tmp/out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] || { echo "FAIL: --weights here ended with $status: $(cat "$tmp/err")"; exit 1; }

@@ -37,7 +37,7 @@ j = json.load(open(sys.argv[1]))
 assert j["ok"] is True, j
 rows = {r["name"]: r for r in j["checks"]}
 assert len(rows) == len(j["checks"]), "a row twice"
-want = {"cpu", "avx2", "avx512", "avx512_bf16", "amx", "threads", "memory", "cgroup", "numa", "huge pages",
+want = {"cpu", "avx2", "avx512", "avx512_bf16", "amx", "threads", "memory", "cgroup", "numa", "pinning", "huge pages",
         "gpu", "cache", "models", "default model", "sandbox", "locale", "terminal", "environment"}
 assert set(rows) == want, want ^ set(rows)
 assert all(r["status"] in ("ok", "off", "problem") and r["text"] for r in rows.values())
@@ -58,6 +58,13 @@ for name, words in need.items(): # Linux lists what it allows
 P
 grep -q "$(sed -n 's/.*HUB_DEFAULT_SHA256 "\(.*\)"/\1/p' src/hub/models.h)" script/assets.txt ||
     fail 'src/hub/models.h has another digest than script/assets.txt'
+
+# a machine of two nodes, as hwloc describes it: threads stay on their node
+export HWLOC_SYNTHETIC="node:2 core:4 pu:2"
+doctor 0
+unset HWLOC_SYNTHETIC
+has '^ok       numa           2 nodes that may be used, 4[+]4 cores, 16 CPUs'
+has '^ok       pinning        threads stay on their node'
 
 # a variable that is misspelt, one that is none of ours, a locale of seven bits
 export PUNA_THREDS=3 PUNA_QQQQQQQQQQQQ=1 PUNA_SEED=1
