@@ -59,6 +59,7 @@ const struct plane_kind plane_kinds[] = {
     { .name = "int8 rows", .enc = ENC_INT8, .scale_enc = ENC_BF16, .row_group = 1, .act = ACT_I8 },
     { .name = "int8 tensor", .enc = ENC_INT8, .scale_enc = ENC_F32, .act = ACT_I8_STATIC },
     { .name = "nf4", .enc = ENC_NF4, .scale_enc = ENC_F32, .group = 64 },
+    { .name = "nf4 g128", .enc = ENC_NF4, .scale_enc = ENC_F32, .group = 128 },
     { .name = "nf4 double", .enc = ENC_NF4, .scale_enc = ENC_U8, .group = 64, .nested = true },
     { .name = "nf4 double g128",
       .enc = ENC_NF4,
