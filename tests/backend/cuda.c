@@ -122,7 +122,7 @@ static void check_linear(struct ctx *c, struct weight *w, size_t T, double limit
 
 static void check_weight(struct ctx *c, struct weight *w)
 {
-    static const size_t T[] = { 1, 3, 9, 17, 64, 70 };
+    static const size_t T[] = { 1, 3, 9, 17, 40, 64, 70 };
     /* the fast path: inputs of 11 bits, or 8 for bf16 weights (which ref rounds alike only with
      * COMPUTE_BF16); from 17 rows on products are in bf16 on both sides. Four-bit floats are not
      * rounded to the model's type as ref does. */
@@ -192,12 +192,37 @@ static struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned)
 
 static const size_t some_rows[] = { 1, 24, 200 }, some_cols[] = { 7, 96, 256, 288, 576, 1536 };
 
-static void products(enum compute compute)
+/* A row's product beside 16 others and beside 63. */
+static void check_alone(struct ctx *c, struct weight *w)
+{
+    enum { FEW = 17, MANY = 64 };
+    const size_t n = MANY * w->rows;
+    float *x = random_floats(MANY * w->cols, w->cols), *got = xcalloc(2 * n, sizeof(*got));
+    float *dx = to_gpu(c, x, MANY * w->cols * sizeof(*x)), *dy = to_gpu(c, got, 2 * n * sizeof(*x));
+    const struct linear_out many = { dy, w }, few = { dy + n, w };
+    struct err e;
+
+    OK(c->be->place(c, w, &e), e);
+    c->op->linear(c, &many, 1, dx, MANY);
+    c->op->linear(c, &few, 1, dx, FEW);
+    check_calls(c);
+    from_gpu(c, got, dy, 2 * n * sizeof(*got));
+    if (memcmp(got, got + n, FEW * w->rows * sizeof(*got)) != 0)
+        MISS("%s, %zu x %zu: rows depend on their neighbours\n", w->name, w->rows, w->cols);
+    c->be->unplace(c, w);
+    c->be->release(c, dx, 0);
+    c->be->release(c, dy, 0);
+    free(x);
+    free(got);
+}
+
+static void products(enum compute compute, unsigned tries)
 {
     static const enum enc encs[] = { ENC_F32,  ENC_F16,  ENC_BF16, ENC_Q4_0, ENC_Q4_1, ENC_Q5_0,
                                      ENC_Q5_1, ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K };
     struct ctx *c = context(compute);
 
+    cuda_try(c, tries);
     for (size_t k = 0; k < ARRAY_LEN(encs); k++)
         for (size_t r = 0; r < ARRAY_LEN(some_rows); r++)
             for (size_t m = 0; m < ARRAY_LEN(some_cols); m++) {
@@ -208,6 +233,10 @@ static void products(enum compute compute)
                 struct weight w = plain(encs[k], some_rows[r], some_cols[m], &owned);
 
                 check_weight(c, &w);
+                /* with more padding than a quarter there is no packed form */
+                if (tries && enc_table[encs[k]].block > 1 &&
+                    (some_cols[m] + 127) / 128 * 128 <= some_cols[m] * 5 / 4)
+                    check_alone(c, &w);
                 free(owned);
             }
     for (size_t k = 0; k < plane_kinds_n; k++)
@@ -226,19 +255,25 @@ static void products(enum compute compute)
 static void products_auto(void **state)
 {
     (void)state;
-    products(COMPUTE_AUTO);
+    products(COMPUTE_AUTO, 0);
 }
 
 static void products_f32(void **state)
 {
     (void)state;
-    products(COMPUTE_F32);
+    products(COMPUTE_F32, 0);
 }
 
 static void products_bf16(void **state)
 {
     (void)state;
-    products(COMPUTE_BF16);
+    products(COMPUTE_BF16, 0);
+}
+
+static void products_wide(void **state)
+{
+    (void)state;
+    products(COMPUTE_AUTO, CUDA_TRY_WIDE);
 }
 
 /* What goes row by row, [T, D]. */
@@ -776,8 +811,9 @@ int main(void)
         cmocka_unit_test(rows),          cmocka_unit_test(attention),
         cmocka_unit_test(products_f32),  cmocka_unit_test(products_auto),
         cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
-        cmocka_unit_test(fp8_cache),     cmocka_unit_test(quantised),
-        cmocka_unit_test(encoder),       cmocka_unit_test(offload),
+        cmocka_unit_test(products_wide), cmocka_unit_test(fp8_cache),
+        cmocka_unit_test(quantised),     cmocka_unit_test(encoder),
+        cmocka_unit_test(offload),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);

@@ -8,6 +8,7 @@
  * spans of a row. */
 #pragma once
 
+#include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
 
 enum { PER = 8 };
@@ -97,23 +98,6 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
         a.y[((size_t)t * a.H + h) * a.hd + i] = v;
     if (a.y16)
         a.y16[(size_t)t * a.kp16 + h * a.hd + i] = to16(v, a.mode16);
-}
-
-/* Whether all other splits of this row and these heads, which `done` counts, are there already. */
-__device__ static inline bool last_of(int *done, int splits)
-{
-    __shared__ bool last;
-
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(done, 1) == splits - 1;
-        if (last)
-            *done = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return last;
 }
 
 /* The splits of a row in their order, whichever ended last. */

@@ -20,3 +20,21 @@ __device__ static inline float block_sum(float v)
     __syncthreads();
     return v;
 }
+
+/* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they wrote
+ * is there; zero before and after. */
+__device__ static inline bool last_of(int *done, int splits)
+{
+    __shared__ bool last;
+
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(done, 1) == splits - 1;
+        if (last)
+            *done = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}

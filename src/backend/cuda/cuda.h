@@ -9,6 +9,12 @@
 /* A context on the first GPU. ERR_HARDWARE with the reason: no kernels in this program, no driver,
  * no device, one too old. Free it through c->be; after everything that lives in its memory. */
 int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e) MUST_USE;
+/* Kernels that no GPU has run yet, and that are not used unless asked for: by a call, before
+ * anything is computed, or by PUNA_CUDA_TRY=NAME,... in the environment. */
+enum cuda_try {
+    CUDA_TRY_WIDE = 1, /* "wide": products of 17 to 64 rows without widened copies of weights */
+};
+void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */
 const char *cuda_ctx_name(const struct ctx *c);
 /* What the device can do at most, measured now: bytes read per second from its memory, and

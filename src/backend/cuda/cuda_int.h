@@ -94,6 +94,18 @@ struct driver {
     CUDA_PROGRAMS(F, u48)                                                                          \
     CUDA_PROGRAMS(F, u6)                                                                           \
     CUDA_PROGRAMS(F, n4)                                                                           \
+    F(wide, wide_u8_4)                                                                             \
+    F(wide, wide_u8_8)                                                                             \
+    F(wide, wide_u8_pair_4)                                                                        \
+    F(wide, wide_u8_pair_8)                                                                        \
+    F(wide, wide_u4_4)                                                                             \
+    F(wide, wide_u4_8)                                                                             \
+    F(wide, wide_u4_pair_4)                                                                        \
+    F(wide, wide_u4_pair_8)                                                                        \
+    F(wide, wide_u6_4)                                                                             \
+    F(wide, wide_u6_8)                                                                             \
+    F(wide, wide_n4_4)                                                                             \
+    F(wide, wide_n4_8)                                                                             \
     CUDA_ATTNS(F, f32)                                                                             \
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
@@ -133,7 +145,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 7,
+    MODULES = 8,
     PROGRAM_PHASES = 1024
 };
 
@@ -220,6 +232,7 @@ struct cuda {
     CUfunction kern[KERN_COUNT];
     size_t sms, shared; /* multiprocessors; shared memory that a block may have */
     bool hopper;        /* or later */
+    unsigned tries;     /* enum cuda_try */
     bool big;           /* programs have the rings of compute capability 9.0 (dev.h) */
     char name[160];
     struct blas *blas; /* NULL = not to be had */

@@ -84,6 +84,19 @@ struct stream_args {
     int mode16, kp16;
 };
 
+/* Products of 17 to 64 rows (wide.cu): `splits` parts of `per` records of the columns. */
+enum { WIDE_ROWS = 64, WIDE_WARPS = 8, WIDE_STAGES = 3 };
+/* Bytes of x in a stage, with nt tiles of 8 rows; of all shared memory. */
+#define WIDE_INPUTS(cols, nt) ((nt)*8 * (cols)*2)
+#define WIDE_SHARED(kind, rec, cols, nt)                                                           \
+    (((kind) == DEV_N4 ? LUT_N4 : 0) + WIDE_STAGES * (WIDE_INPUTS(cols, nt) + WIDE_WARPS * (rec)))
+struct wide_args {
+    struct stream_args s; /* out, n, T, tiles, add, x */
+    float *part;          /* [splits][T][tiles * 16]; NULL with one split */
+    int *done;            /* [gridDim.x] splits that are there; zero before and after */
+    int splits, per;
+};
+
 enum prep_mode { PREP_BF16, PREP_F16 };
 
 struct act_args {

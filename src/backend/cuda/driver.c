@@ -22,8 +22,18 @@ EMBED(linear);
 EMBED(pack);
 EMBED(small);
 EMBED(stream);
+EMBED(wide);
 
-enum { FILE_attn, FILE_encoder, FILE_flash, FILE_linear, FILE_pack, FILE_small, FILE_stream };
+enum {
+    FILE_attn,
+    FILE_encoder,
+    FILE_flash,
+    FILE_linear,
+    FILE_pack,
+    FILE_small,
+    FILE_stream,
+    FILE_wide
+};
 
 static const struct {
     int file;
@@ -312,8 +322,8 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn, cuda_encoder, cuda_flash, cuda_linear,
-                                         cuda_pack, cuda_small,   cuda_stream };
+    const void *const image[MODULES] = { cuda_attn, cuda_encoder, cuda_flash,  cuda_linear,
+                                         cuda_pack, cuda_small,   cuda_stream, cuda_wide };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
@@ -322,7 +332,8 @@ static int open_kernels(struct cuda *b, struct err *e)
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++)
         rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
-        if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash)
+        if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
+            kernels[i].file == FILE_wide)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
     if (rc == 0)
@@ -344,6 +355,24 @@ static int open_kernels(struct cuda *b, struct err *e)
     return rc ? cuda_fail(b, rc, "no memory for copies", e) : 0;
 }
 
+/* Names in a list with commas; unknown ones mean nothing. */
+static unsigned tries_of(const char *list)
+{
+    static const struct {
+        const char *name;
+        unsigned what;
+    } tries[] = { { "wide", CUDA_TRY_WIDE } };
+    unsigned found = 0;
+
+    for (size_t n; list && *list; list += n + (list[n] == ',')) {
+        n = strcspn(list, ",");
+        for (size_t i = 0; i < ARRAY_LEN(tries); i++)
+            if (strlen(tries[i].name) == n && memcmp(list, tries[i].name, n) == 0)
+                found |= tries[i].what;
+    }
+    return found;
+}
+
 int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
 {
     struct cuda *b = xcalloc(1, sizeof(*b));
@@ -358,8 +387,14 @@ int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
         return -1;
     }
     b->blas = blas_open(b);
+    cuda_try(&b->ctx, tries_of(getenv("PUNA_CUDA_TRY")));
     *out = &b->ctx;
     return 0;
+}
+
+void cuda_try(struct ctx *c, unsigned what)
+{
+    of(c)->tries |= what;
 }
 
 const char *cuda_ctx_name(const struct ctx *c)

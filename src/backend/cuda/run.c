@@ -74,7 +74,7 @@ static bool dead(const struct cuda *b, size_t i, const float *y, size_t n)
 
 /* ---- products: which way, and what they want of their inputs ---- */
 
-enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_LIBRARY };
+enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_WIDE, ROUTE_LIBRARY };
 
 struct inputs {
     bool act, bf16; /* float32 inputs changed: by the weight's rule, rounded to bf16 */
@@ -82,6 +82,32 @@ struct inputs {
     const int32_t *order;
     size_t kp;
 };
+
+static size_t record_cols(const struct dev_weight *d)
+{
+    return d->kind == DEV_U8 ? 64 : 128;
+}
+
+/* Tiles of 8 rows that wide.cu has a kernel for. */
+static size_t wide_tiles(size_t T)
+{
+    return T <= 32 ? 4 : 8;
+}
+
+static size_t wide_shared(const struct dev_weight *d, size_t T)
+{
+    return (size_t)WIDE_SHARED(d->kind, d->rec, (int)record_cols(d), (int)wide_tiles(T));
+}
+
+static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
+{
+    enum { BESIDES = 4096 }; /* shared memory that a kernel has of its own */
+    const bool codes =
+        d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6 || d->kind == DEV_N4;
+
+    return (b->tries & CUDA_TRY_WIDE) && codes && T > DEV_STREAM_ROWS && T <= WIDE_ROWS &&
+           wide_shared(d, T) <= b->shared - BESIDES;
+}
 
 static enum route route_of(const struct cuda *b, const struct weight *w, size_t T)
 {
@@ -92,6 +118,8 @@ static enum route route_of(const struct cuda *b, const struct weight *w, size_t 
         return ROUTE_PLAIN;
     if (d->kind == DEV_RAW)
         return b->blas && T >= FEWEST ? ROUTE_LIBRARY : ROUTE_PLAIN;
+    if (is_wide(b, d, T))
+        return ROUTE_WIDE;
     return b->blas && T > DEV_STREAM_ROWS ? ROUTE_LIBRARY : ROUTE_STREAM;
 }
 
@@ -292,6 +320,43 @@ static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_
     }
 }
 
+/* ---- products of some rows ---- */
+
+/* n outputs of one layout from x16, at most WIDE_ROWS rows. How columns are cut depends on the
+ * weights and the device alone. */
+static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
+{
+    const struct dev_weight *d = placed(out[0].w);
+    struct wide_args a = { .s = stream_of(b, out, n, T, add) };
+    const size_t records = (size_t)d->kp / record_cols(d);
+    const size_t groups = over((size_t)a.s.tiles, WIDE_WARPS);
+    size_t splits = 2 * b->sms / groups; /* two blocks fit on a multiprocessor */
+
+    splits = splits > records / 4 ? records / 4 : splits; /* what is begun has to be filled first */
+    splits = splits ? splits : 1;
+    const size_t per = over(records, splits);
+
+    splits = over(records, per);
+    if (splits > 1) {
+        const size_t sums = (size_t)a.s.tiles * DEV_TILE * WIDE_ROWS;
+
+        if (!cuda_room(b, &b->part, splits * sums * sizeof(float)) ||
+            !cuda_room(b, &b->done, groups * sizeof(int)))
+            return;
+        a.part = (float *)(uintptr_t)b->part.p;
+        a.done = (int *)(uintptr_t)b->done.p;
+    }
+    a.splits = (int)splits;
+    a.per = (int)per;
+    const enum kernel k = d->kind == DEV_U8   ? (d->pair ? KERN_wide_u8_pair_4 : KERN_wide_u8_4)
+                          : d->kind == DEV_U4 ? (d->pair ? KERN_wide_u4_pair_4 : KERN_wide_u4_4)
+                          : d->kind == DEV_U6 ? KERN_wide_u6_4
+                                              : KERN_wide_n4_4;
+
+    cuda_launch_with(b, (enum kernel)((int)k + (wide_tiles(T) == 8)), groups, splits, 1,
+                     WIDE_WARPS * 32, wide_shared(d, T), (void *[]){ &a });
+}
+
 /* ---- products of many rows: cuBLASLt ---- */
 
 /* E4M3 by E4M3, where the checkpoint's rule for inputs is that. */
@@ -421,11 +486,15 @@ static size_t some(struct cuda *b, const struct op *o, size_t i)
         product(b, out, o->x, o->T, o->add, &in);
         return 1;
     }
-    while (i + n < o->n && route_of(b, out[n].w, o->T) == ROUTE_STREAM &&
+    while (i + n < o->n && route_of(b, out[n].w, o->T) == route &&
            same_stream(placed(out[0].w), placed(out[n].w)) &&
            same_inputs(b, out[0].w, out[n].w, o->T))
         n++;
-    if (prepare(b, &in, out->w, o->x, o->T))
+    if (!prepare(b, &in, out->w, o->x, o->T))
+        return n;
+    if (route == ROUTE_WIDE)
+        wide(b, out, n, o->T, o->add);
+    else
         stream(b, out, n, o->T, o->add);
     return n;
 }

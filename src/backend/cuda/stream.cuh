@@ -210,8 +210,9 @@ struct shared_form {
     uint32_t zero; /* 1024 + zero_const, twice */
 };
 
-/* One stage in shared memory times its columns of x. ZEROS: groups have zero points of their own. */
-template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT>
+/* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups have
+ * zero points of their own. */
+template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1>
 __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const shared_form &w,
                                             const uint4 *x, const uint32_t *lut)
 {
@@ -248,7 +249,7 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
 
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
-                    const uint4 &u = x[(b * K::blocks + j) * NT + n];
+                    const uint4 &u = x[((b * K::blocks + j) * NT + n) * XS];
 
                     mma<KIND == DEV_B16>(plain ? acc[n] : tmp[n], a, h ? u.z : u.x, h ? u.w : u.y);
                     if (PAIR)

@@ -282,6 +282,11 @@ __device__ static inline void copy_async(uint32_t to, const void *from)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
+__device__ static inline void copy_async8(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
+}
+
 __device__ static inline void copy_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
