@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "support.h"
 
-static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+static const char *const isa[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
 
 static struct ctx *context(int threads, unsigned flags, enum compute compute)
 {
@@ -96,8 +96,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(dk)                                                                                         \
     F_(dv)                                                                                         \
     F_(nll)                                                                                        \
-    F_(z) F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt)   \
-        F_(cd) F_(cs) F_(drop) F_(odd) F_(dodd)
+    F_(z)                                                                                          \
+    F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd)  \
+        F_(cs) F_(drop) F_(odd) F_(dodd)
 
 static void test_every_isa(void **state)
 {

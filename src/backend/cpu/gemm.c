@@ -16,6 +16,7 @@ struct work {
     const struct cpu_kern *k;
     const struct gemm_call *g;
     enum form form;
+    bool tiles;       /* FORM_PAIRS: gemm_bf16 is as gemm_tiles says */
     const uint8_t *a; /* float32 or words, as form says */
     size_t ars, acs;  /* in floats or words */
     size_t rows;      /* of a unit */
@@ -135,6 +136,12 @@ static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n,
     }
 }
 
+/* n words, and zeros up to a multiple of PAIR_K */
+static void pad_words(uint32_t *to, size_t n)
+{
+    memset(to + n, 0, (PAIR_K - n % PAIR_K) % PAIR_K * sizeof(*to));
+}
+
 /* rows of c, columns n0 .. n0+n, start from the bias */
 static void begin(const struct gemm_call *g, float *c, size_t rows, size_t n0, size_t n)
 {
@@ -153,7 +160,7 @@ static void unit(const struct work *w, size_t m0, size_t m1, size_t n0, size_t n
 {
     const struct gemm_call *g = w->g;
     const bool pairs = w->form == FORM_PAIRS;
-    float *tile = room + GEMM_COLS * GEMM_K, *row = tile + 12 * GEMM_COLS;
+    float *tile = room + GEMM_COLS * GEMM_K, *row = tile + PAIR_ROWS * GEMM_COLS;
 
     for (size_t k0 = 0; k0 < g->K; k0 += GEMM_K) {
         const size_t K = smaller(g->K - k0, GEMM_K), R = w->k->gemm_rows, few = w->k->gemm_few;
@@ -165,16 +172,21 @@ static void unit(const struct work *w, size_t m0, size_t m1, size_t n0, size_t n
                           .by = g->by,
                           .add = g->add || g->bias || k0 > 0 };
 
-        if (pairs)
-            panel_pairs(w, (uint32_t *)(void *)room, n0, n, k0, K, row);
-        else
-            panel_floats(w, room, n0, n, k0, K, row);
-        if (pairs)
+        if (pairs) {
             t.K = (K + 1) / 2;
+            panel_pairs(w, (uint32_t *)(void *)room, n0, n, k0, K, row);
+            memset(room + t.K * GEMM_COLS, 0,
+                   w->tiles ? (PAIR_K - t.K % PAIR_K) % PAIR_K * GEMM_COLS * sizeof(float) : 0);
+        } else {
+            panel_floats(w, room, n0, n, k0, K, row);
+        }
         for (size_t m = m0; m < m1; m += t.rows) {
             float *c = g->c + m * g->ldc + n0;
 
-            t.rows = m1 - m >= R ? R : m1 - m >= few ? few : 1;
+            if (w->tiles)
+                t.rows = n < GEMM_COLS ? smaller(m1 - m, PAIR_ROWS) : m1 - m;
+            else
+                t.rows = m1 - m >= R ? R : m1 - m >= few ? few : 1;
             t.a = w->a + (m * w->ars + (pairs ? k0 / 2 : k0) * w->acs) * 4;
             t.c = c;
             t.ldc = g->ldc;
@@ -193,17 +205,45 @@ static void unit(const struct work *w, size_t m0, size_t m1, size_t n0, size_t n
     }
 }
 
-/* A share of the copy of A: rows as they lie, words of two k where k is the slow axis. */
+/* Columns lo .. hi of A, k0 .. k0+n of them in each, n <= 2 * PAIR_K, to words of two k: at
+ * [word][column] of a copy whose words lie M apart, or behind one another for each column. */
+static void copy_columns(const struct work *w, size_t k0, size_t n)
+{
+    const struct gemm_call *g = w->g;
+    const float *a = (const float *)g->a.p + k0 * g->a.cs;
+    const size_t words = (n + 1) / 2;
+
+    for (size_t m = 0; m < g->M; m += GEMM_COLS) {
+        const size_t cols = smaller(g->M - m, GEMM_COLS);
+        uint32_t line[PAIR_K][GEMM_COLS];
+
+        for (size_t k = 0; k < words; k++) {
+            bf16 t[2][GEMM_COLS] = { 0 };
+            const float *from = a + 2 * k * g->a.cs + m;
+
+            w->k->to_bf16(t[0], from, cols);
+            if (2 * k + 1 < n)
+                w->k->to_bf16(t[1], from + g->a.cs, cols);
+            w->k->pair(w->tiles ? line[k] : (uint32_t *)(void *)w->copy + (k0 / 2 + k) * g->M + m,
+                       t[0], t[1], cols);
+        }
+        if (w->tiles)
+            w->k->transpose((float *)(void *)w->copy + m * w->ars + k0 / 2, w->ars,
+                            (const float *)(const void *)line, GEMM_COLS, words, cols);
+    }
+}
+
+/* A share of the copy of A: rows as they lie; where k is the slow axis, words of two k. */
 static void copy_part(struct work *w, int me, int n)
 {
     const struct gemm_call *g = w->g;
     const float *a = g->a.p;
     const bool rows = g->a.cs == 1;
     const size_t slow = rows ? g->M : g->K, fast = rows ? g->K : g->M;
-    const size_t ld = rows ? g->a.rs : g->a.cs;
+    const size_t ld = rows ? g->a.rs : g->a.cs, step = 2 * PAIR_K;
     size_t lo, hi;
 
-    team_part(slow, 2, me, n, &lo, &hi);
+    team_part(slow, w->form == FORM_PAIRS && !rows ? step : 1, me, n, &lo, &hi);
     for (size_t i = lo; w->form == FORM_F32 && i < hi; i++)
         memcpy((float *)(void *)w->copy + i * w->ars, a + i * ld, fast * sizeof(*a));
     for (size_t i = lo; w->form == FORM_ROUNDED && i < hi; i++) {
@@ -213,25 +253,17 @@ static void copy_part(struct work *w, int me, int n)
             y[j] = bf16_to_f32(f32_to_bf16(a[i * ld + j]));
     }
     for (size_t i = lo; w->form == FORM_PAIRS && rows && i < hi; i++) {
-        bf16 *y = (bf16 *)(void *)w->copy + i * 2 * w->ars;
+        uint32_t *y = (uint32_t *)(void *)w->copy + i * w->ars;
+        bf16 *half = (bf16 *)(void *)y;
 
-        y[(fast + 1) / 2 * 2 - 1] = 0;
-        w->k->to_bf16(y, a + i * ld, fast);
+        half[(fast + 1) / 2 * 2 - 1] = 0;
+        w->k->to_bf16(half, a + i * ld, fast);
+        pad_words(y, (fast + 1) / 2);
     }
-    for (size_t i = lo; w->form == FORM_PAIRS && !rows && i < hi; i += 2) {
-        uint32_t *y = (uint32_t *)(void *)w->copy + i / 2 * fast;
-
-        for (size_t j = 0; j < fast; j += 64) {
-            const size_t m = smaller(fast - j, 64);
-            bf16 t[2][64] = { 0 };
-
-            w->k->to_bf16(t[0], a + i * ld + j, m);
-            if (i + 1 < slow)
-                w->k->to_bf16(t[1], a + (i + 1) * ld + j, m);
-            for (size_t k = 0; k < m; k += GEMM_COLS)
-                w->k->pair(y + j + k, t[0] + k, t[1] + k, smaller(m - k, GEMM_COLS));
-        }
-    }
+    for (size_t i = lo; w->form == FORM_PAIRS && !rows && i < hi; i += step)
+        copy_columns(w, i, smaller(hi - i, step));
+    for (size_t m = 0; w->tiles && !rows && lo < hi && hi == g->K && m < g->M; m++)
+        pad_words((uint32_t *)(void *)w->copy + m * w->ars, (g->K + 1) / 2);
 }
 
 static void part(void *arg, int me, int n)
@@ -270,12 +302,16 @@ static enum form form_of(const struct cpu_kern *k, enum compute compute)
 static size_t lay_copy(struct work *w)
 {
     const struct gemm_call *g = w->g;
-    const bool rows = g->a.cs == 1;
     const size_t words = w->form == FORM_ROUNDED ? g->K : (g->K + 1) / 2;
+
+    w->tiles = w->form == FORM_PAIRS && w->k->gemm_tiles;
+
+    const bool rows = g->a.cs == 1 || w->tiles;
+    const size_t M = w->tiles ? (g->M + PAIR_ROWS - 1) / PAIR_ROWS * PAIR_ROWS : g->M;
 
     w->ars = rows ? ((words + LINE - 1) / LINE | 1) * LINE : 1;
     w->acs = rows ? 1 : g->M;
-    return rows ? g->M * w->ars : g->M * words;
+    return M * (rows ? w->ars : words);
 }
 
 void gemm_run(struct ctx *c, const struct gemm_call *g)

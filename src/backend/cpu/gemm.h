@@ -33,7 +33,7 @@ void gemm_serial(const struct cpu_kern *k, enum compute compute, const struct ge
 void gemm_linear(struct ctx *c, float *y, const struct weight *w, const float *bias, const float *x,
                  size_t T, bool add, bool exact);
 
-enum { GEMM_K = 1024, GEMM_ROOM = GEMM_COLS * GEMM_K + 12 * GEMM_COLS + GEMM_K };
-#define GEMM_COPY(M, K) ((M) * ((K) + 32))
+enum { GEMM_K = 1024, GEMM_ROOM = GEMM_COLS * GEMM_K + PAIR_ROWS * GEMM_COLS + GEMM_K };
+#define GEMM_COPY(M, K) (((M) + 32) * ((K) + 32))
 
 #endif

@@ -185,12 +185,14 @@ static inline uint64_t more_mask(const uint8_t *flag, size_t n)
     return mask;
 }
 
-enum { GEMM_COLS = 32 };
+enum { GEMM_COLS = 32, PAIR_K = 16, PAIR_ROWS = 32 };
 
 /* A tile of a product: `rows` rows (gemm_rows, gemm_few, or 1) by GEMM_COLS columns. For gemm_f32 a
  * is floats, element (r, k) at r * ars + k * acs, one of the two being 1, and b is [K][GEMM_COLS].
  * For gemm_bf16 both are pairs of bf16 along k, a 32-bit word each, and K, ars and acs count words.
- */
+ * Where gemm_tiles is set, it takes any number of rows, acs is 1, and PAIR_K words of k and
+ * PAIR_ROWS rows are read at a time: behind k are zeros in both, what lies behind the rows counts
+ * for nothing. */
 struct gemm {
     float *c; /* rows ldc apart */
     const void *a, *b;
@@ -254,6 +256,7 @@ struct cpu_kern {
     size_t gemm_rows, gemm_few;
     void (*gemm_f32)(const struct gemm *g);
     void (*gemm_bf16)(const struct gemm *g); /* NULL = none: bf16 values go through gemm_f32 */
+    bool gemm_tiles;
     void (*to_bf16)(bf16 *y, const float *x, size_t n);
     /* R <= 16 rows of a panel of ng groups, rounded, `apart` values from one another; NULL = none
      */

@@ -8,7 +8,9 @@
  *
  * Four panels by one tile of tokens take 64 cycles a step and fetch 5 KiB, 4 of which (32 KiB of
  * weights, DEPTH values deep) stay in the first-level cache: 16 bytes a cycle come from the second,
- * where two by two would fetch 32. Weights that are not copied are fetched once for two tiles. */
+ * where two by two would fetch 32. Weights that are not copied are fetched once for two tiles.
+ *
+ * Training multiplies in two orders and has both its operands in the order of tiles already. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -251,8 +253,71 @@ static void pack_bf16(bf16 *to, size_t xs, const float *x, size_t T, size_t K)
     }
 }
 
+/* ---- products of training ---- */
+
+/* 32 rows of a by a panel of 32 columns: as copied, rows of a are tiles A; words of two k of
+ * sixteen columns are tiles B as they lie in the panel. `to` has rows `line` bytes apart. */
+static void square(float *to, size_t line, const struct gemm *g, const uint32_t *a)
+{
+    const size_t ars = g->ars * 4, row = GEMM_COLS * 4;
+    const uint8_t *b = g->b, *p = (const uint8_t *)a, *q = (const uint8_t *)(a + SIDE * g->ars);
+    uint8_t *y = (uint8_t *)to;
+
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (size_t k = 0; k < g->K; k += PAIR_K, p += 64, q += 64, b += PAIR_K * row) {
+        _tile_loadd(4, b, row);
+        _tile_loadd(5, b + 64, row);
+        _tile_loadd(6, p, ars);
+        _tile_dpbf16ps(0, 6, 4);
+        _tile_dpbf16ps(1, 6, 5);
+        _tile_loadd(7, q, ars);
+        _tile_dpbf16ps(2, 7, 4);
+        _tile_dpbf16ps(3, 7, 5);
+    }
+    _tile_stored(0, y, line);
+    _tile_stored(1, y + 64, line);
+    _tile_stored(2, y + SIDE * line, line);
+    _tile_stored(3, y + SIDE * line + 64, line);
+}
+
+/* Sums begin at zero for every 32 rows, so that the bits do not depend on how rows are shared out.
+ */
+static void gemm_bf16(const struct gemm *g)
+{
+    _Alignas(64) float sum[PAIR_ROWS][GEMM_COLS];
+
+    _tile_loadconfig(&config);
+    for (size_t m = 0; m < g->rows; m += PAIR_ROWS) {
+        const size_t n = g->rows - m < PAIR_ROWS ? g->rows - m : PAIR_ROWS;
+        const uint32_t *a = (const uint32_t *)g->a + m * g->ars;
+        float *c = g->c + m * g->ldc;
+
+        if (n == PAIR_ROWS && !g->add && !(g->by < 1) && !(g->by > 1)) {
+            square(c, g->ldc * sizeof(*c), g, a);
+            continue;
+        }
+        square(sum[0], sizeof(sum[0]), g, a);
+        for (size_t r = 0; r < n; r++, c += g->ldc) {
+#pragma GCC unroll 2
+            for (size_t i = 0; i < GEMM_COLS; i += SIDE) {
+                __m512 y = _mm512_mul_ps(_mm512_load_ps(sum[r] + i), _mm512_set1_ps(g->by));
+
+                if (g->add)
+                    y = _mm512_add_ps(y, _mm512_loadu_ps(c + i));
+                _mm512_storeu_ps(c + i, y);
+            }
+        }
+    }
+    _tile_release();
+}
+
 void cpu_kern_amx(struct cpu_kern *k)
 {
+    k->gemm_bf16 = gemm_bf16;
+    k->gemm_tiles = true;
     k->dot_bf16 = dot_bf16;
     k->bf16_rows = FOUR * LANES;
     k->pack_bf16 = pack_bf16;

@@ -339,9 +339,9 @@ static void attn_run(struct ctx *c, struct attn_job *j)
     }
     j->c = c;
     /* A is a block of scores, as it is or turned, or a block of queries */
-    const size_t widest = (j->longest > s->hd ? j->longest : s->hd) + 32;
+    const size_t widest = j->longest > s->hd ? j->longest : s->hd;
 
-    j->room_n = 2 * ATTN_ROWS * j->longest + GEMM_ROOM + GEMM_COPY(ATTN_ROWS + 32, widest);
+    j->room_n = 2 * ATTN_ROWS * j->longest + GEMM_ROOM + GEMM_COPY(ATTN_ROWS, widest);
     j->room_n = (j->room_n + 15) / 16 * 16;
     j->room = room_get(&b->train_thread, (size_t)team_size(c->team) * j->room_n * sizeof(float));
     cpu_share(c, attn_part, j, T * j->longest);
