@@ -15,7 +15,8 @@
 
 struct guard_opts {
     const char *model, *train_file, *eval_file, *output_dir, *resume_from_checkpoint;
-    const char *text_field, *label_field, *lr_scheduler_type, *report_to, *isa, *device;
+    const char *text_field, *label_field, *lr_scheduler_type, *run_name, *isa, *device;
+    struct opt_list report_to;
     double eval_split, num_train_epochs, learning_rate, warmup_ratio, weight_decay, dropout;
     double adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, early_stopping_threshold;
     int64_t per_device_train_batch_size, gradient_accumulation_steps, max_steps, warmup_steps, seed;
@@ -68,7 +69,9 @@ static const struct opt opts[] = {
           "newest checkpoints that are kept, beside the best (0 = all)"),
     ROW(STR, resume_from_checkpoint, NULL, "DIR", NULL,
         "checkpoint to go on from; last: the newest of --output-dir"),
-    ROW(STR, report_to, NULL, "none|tensorboard|all", NULL, "event files too"),
+    ROW(WORDS, report_to, NULL, "NAME...", NULL,
+        "files of tensorboard, wandb (offline) or all too"),
+    ROW(STR, run_name, NULL, "NAME", NULL, "the run's name in wandb", .rare = true),
     ROW(STR, device, NULL, "cpu|cuda", "cpu", "where the encoder computes"),
     ROW(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),
     RANGE(INT, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
@@ -179,11 +182,13 @@ static void print_table(const struct guard_trained *r)
 static int fill(struct guard_train_cfg *c, const struct guard_opts *o, struct err *e)
 {
     size_t schedule;
+    unsigned reports;
 
     if (!o->train_file || !o->output_dir)
         return err_set(e, ERR_USAGE, "%s is needed",
                        o->train_file ? "--output-dir DIR" : "--train-file FILE");
-    if (train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
+    if (train_reports(&reports, &o->report_to, e) ||
+        train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
                     &schedule, e))
         return -1;
     *c = (struct guard_train_cfg){
@@ -215,7 +220,8 @@ static int fill(struct guard_train_cfg *c, const struct guard_opts *o, struct er
                  .patience = (size_t)o->early_stopping_patience,
                  .better = o->early_stopping_threshold,
                  .keep_best = o->load_best_model_at_end,
-                 .events = o->report_to && strcmp(o->report_to, "none"),
+                 .reports = reports,
+                 .run_name = o->run_name,
                  .base_name = o->model,
                  .on_note = on_note,
                  .on_step = o->quiet ? NULL : on_step,

@@ -10,6 +10,7 @@
 #include "cmd/train_int.h"
 #include "hub/datasets.h"
 #include "hub/models.h"
+#include "train/log.h"
 
 /* ---- what a run prints ---- */
 
@@ -104,6 +105,30 @@ int train_named(const char *option, const char *value, const char *const *list, 
         snprintf(all + at, sizeof(all) - at, "%s%s", at ? ", " : "", list[*out]);
     }
     return err_set(e, ERR_USAGE, "%s %s: there is %s", option, value, all);
+}
+
+int train_reports(unsigned *out, const struct opt_list *names, struct err *e)
+{
+    static const struct {
+        const char *name;
+        unsigned what;
+    } list[] = { { "none", 0 },
+                 { "tensorboard", REPORT_TENSORBOARD },
+                 { "wandb", REPORT_WANDB },
+                 { "all", REPORT_TENSORBOARD | REPORT_WANDB } };
+
+    *out = 0;
+    for (size_t i = 0; i < names->n; i++) {
+        size_t k = 0;
+
+        while (k < ARRAY_LEN(list) && strcmp(names->p[i], list[k].name) != 0)
+            k++;
+        if (k == ARRAY_LEN(list))
+            return err_set(e, ERR_USAGE, "--report-to %s: there is none, tensorboard, wandb, all",
+                           names->p[i]);
+        *out |= list[k].what;
+    }
+    return 0;
 }
 
 /* Options of TRL that are accepted without effect, and why. */
@@ -215,9 +240,10 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                 struct err *e)
 {
     size_t schedule, kind = LOSS_SIGMOID;
-    unsigned targets, saved;
+    unsigned targets, saved, reports;
 
-    if (refuse(o, e) || set_saved(&saved, &o->lora_modules_to_save, e) ||
+    if (refuse(o, e) || train_reports(&reports, &o->report_to, e) ||
+        set_saved(&saved, &o->lora_modules_to_save, e) ||
         set_targets(&targets, &o->lora_target_modules, e) ||
         train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
                     &schedule, e) ||
@@ -294,7 +320,8 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .patience = (size_t)o->early_stopping_patience,
         .better = o->early_stopping_threshold,
         .keep_best = o->load_best_model_at_end,
-        .events = o->report_to && strcmp(o->report_to, "none"),
+        .reports = reports,
+        .run_name = o->run_name,
         .force_recompute = o->gradient_checkpointing,
         .dump_gradients = o->dump_gradients,
         .on_note = on_note,

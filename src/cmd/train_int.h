@@ -11,11 +11,11 @@ struct train_opts {
     const char *model, *model_name_or_path;
     const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
     const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa, *pin;
-    const char *report_to, *optim, *loss_type, *dump_gradients, *dataset_name;
+    const char *run_name, *optim, *loss_type, *dump_gradients, *dataset_name;
     const char *bnb_4bit_quant_type;
     const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
     const char *dataset_train_split, *dataset_num_proc, *dataloader_num_workers, *ddp_timeout;
-    struct opt_list lora_target_modules, lora_modules_to_save;
+    struct opt_list lora_target_modules, lora_modules_to_save, report_to;
     bool use_dora, stochastic_rounding;
     double neftune_noise_alpha, early_stopping_threshold;
     bool load_best_model_at_end;
@@ -119,8 +119,9 @@ struct train_opts {
                     "by how much better counts", .rare = true),                                    \
         TRAIN_OPT(BOOL, load_best_model_at_end, NULL, NULL, "false",                               \
                   "the result is that of the lowest evaluation loss", .rare = true),               \
-        TRAIN_OPT(STR, report_to, NULL, "none|tensorboard|all", NULL,                              \
-                  "event files beside metrics.jsonl and report.html; nothing is sent"),            \
+        TRAIN_OPT(WORDS, report_to, NULL, "NAME...", NULL,                                         \
+                  "files of tensorboard, wandb (offline) or all too; nothing is sent"),            \
+        TRAIN_OPT(STR, run_name, NULL, "NAME", NULL, "the run's name in wandb", .rare = true),     \
         TRAIN_OPT(STR, device, NULL, "cpu", "cpu", "where to compute"),                            \
         TRAIN_OPT(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),                       \
         TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \
@@ -144,6 +145,8 @@ struct train_opts {
 /* Where value is in the list; else an error of the option that names them all. */
 int train_named(const char *option, const char *value, const char *const *list, size_t n,
                 size_t *out, struct err *e) MUST_USE;
+/* REPORT_... of train/log.h from --report-to. */
+int train_reports(unsigned *out, const struct opt_list *names, struct err *e) MUST_USE;
 int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;
 
 #endif

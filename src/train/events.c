@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "train/wire.h"
 
 struct events {
     FILE *f;
@@ -17,41 +18,6 @@ struct events {
 };
 
 enum { RECORD_MAX = 1 << 12 }; /* a tag and a few numbers */
-
-uint32_t crc32c(const void *p, size_t n)
-{
-    const uint8_t *s = p;
-    uint32_t c = ~0u;
-
-    for (size_t i = 0; i < n; i++) {
-        c ^= s[i];
-        for (int k = 0; k < 8; k++)
-            c = c >> 1 ^ (c & 1 ? 0x82f63b78u : 0);
-    }
-    return ~c;
-}
-
-/* ---- protocol buffers ---- */
-
-static void little(struct buf *b, uint64_t v, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++)
-        buf_addc(b, (char)(v >> 8 * i));
-}
-
-static void varint(struct buf *b, uint64_t v)
-{
-    for (; v > 127; v >>= 7)
-        buf_addc(b, (char)(v | 128));
-    buf_addc(b, (char)v);
-}
-
-static void bytes_field(struct buf *b, unsigned number, const void *p, size_t n)
-{
-    varint(b, number << 3 | 2);
-    varint(b, n);
-    buf_add(b, p, n);
-}
 
 /* 1 wall_time: double, 2 step: int64 */
 static void event_start(struct buf *b, int64_t step)
@@ -63,10 +29,10 @@ static void event_start(struct buf *b, int64_t step)
     clock_gettime(CLOCK_REALTIME, &t);
     now = (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
     memcpy(&bits, &now, 8);
-    varint(b, 1 << 3 | 1);
-    little(b, bits, 8);
-    varint(b, 2 << 3);
-    varint(b, (uint64_t)step);
+    wire_varint(b, 1 << 3 | 1);
+    wire_little(b, bits, 8);
+    wire_varint(b, 2 << 3);
+    wire_varint(b, (uint64_t)step);
 }
 
 /* ---- records ---- */
@@ -84,10 +50,10 @@ static int record(struct events *ev, const struct buf *data, struct err *e)
     int rc = 0;
 
     buf_init(&b, RECORD_MAX);
-    little(&b, data->len, 8);
-    little(&b, masked(b.p, 8), 4);
+    wire_little(&b, data->len, 8);
+    wire_little(&b, masked(b.p, 8), 4);
     buf_add(&b, data->p, data->len);
-    little(&b, masked(data->p, data->len), 4);
+    wire_little(&b, masked(data->p, data->len), 4);
     if (fwrite(b.p, 1, b.len, ev->f) != b.len || fflush(ev->f))
         rc = err_set(e, ERR_FAIL, "%s: %s", ev->path, strerror(errno));
     buf_release(&b);
@@ -113,7 +79,7 @@ int events_open(struct events **out, const char *dir, struct err *e)
         goto done;
     }
     event_start(&b, 0);
-    bytes_field(&b, 3, "brain.Event:2", 13);
+    wire_bytes(&b, 3, "brain.Event:2", 13);
     rc = record(ev, &b, e);
 done:
     if (rc)
@@ -133,12 +99,12 @@ int events_scalar(struct events *ev, int64_t step, const char *tag, double value
     buf_init(&v, RECORD_MAX);
     buf_init(&summary, RECORD_MAX);
     buf_init(&b, RECORD_MAX);
-    bytes_field(&v, 1, tag, strlen(tag));
-    varint(&v, 2 << 3 | 5);
-    little(&v, f32_bits((float)value), 4);
-    bytes_field(&summary, 1, v.p, v.len);
+    wire_bytes(&v, 1, tag, strlen(tag));
+    wire_varint(&v, 2 << 3 | 5);
+    wire_little(&v, f32_bits((float)value), 4);
+    wire_bytes(&summary, 1, v.p, v.len);
     event_start(&b, step);
-    bytes_field(&b, 5, summary.p, summary.len);
+    wire_bytes(&b, 5, summary.p, summary.len);
     const int rc = record(ev, &b, e);
 
     buf_release(&v);

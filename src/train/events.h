@@ -13,7 +13,4 @@ int events_scalar(struct events *ev, int64_t step, const char *tag, double value
                   struct err *e) MUST_USE;
 void events_close(struct events *ev);
 
-/* CRC-32C (Castagnoli). */
-uint32_t crc32c(const void *p, size_t n);
-
 #endif

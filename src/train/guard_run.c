@@ -430,14 +430,14 @@ int guard_train_run(const struct guard_train_cfg *cfg, struct ctx *encoder, stru
     describe(&r, out);
     if (save_resume(&cfg->run, guard_head_params(r.head), identity(&r), &r.at, &r.log.rows, e) <
             0 ||
-        log_open(&r.log, cfg->run.output_dir, cfg->run.events, e))
+        log_open(&r.log, cfg->run.output_dir, cfg->run.reports, cfg->run.run_name, identity(&r), e))
         goto done;
     while (more == 0 && r.at.step < r.at.steps)
         if ((more = one_step(&r, e)) < 0)
             goto done;
     rc = finish(&r, out, e);
 done:
-    if (log_close(&r.log, rc == 0 ? e : NULL) && rc == 0)
+    if (log_close(&r.log, rc == 0, rc == 0 ? e : NULL) && rc == 0)
         rc = -1;
     plan_release(&r.plan);
     guard_head_free(r.head);

@@ -412,7 +412,8 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
     struct run r = { .cfg = cfg, .c = c, .op = op, .at.best = INFINITY };
     int rc = -1, more = 0;
 
-    if (start(&r, e) || resume(&r, e) || log_open(&r.log, cfg->output_dir, cfg->events, e))
+    if (start(&r, e) || resume(&r, e) ||
+        log_open(&r.log, cfg->output_dir, cfg->reports, cfg->run_name, identity(&r), e))
         goto done;
     while (more == 0 && r.at.step < r.at.steps)
         if ((more = one_step(&r, r.at.step, e)) < 0)
@@ -430,7 +431,7 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
         rc = report_write(cfg->output_dir, state, e);
     json_decref(state);
 done:
-    if (log_close(&r.log, rc == 0 ? e : NULL) && rc == 0)
+    if (log_close(&r.log, rc == 0, rc == 0 ? e : NULL) && rc == 0)
         rc = -1;
     free(r.step.ref);
     net_free(r.net);

@@ -51,7 +51,8 @@ struct train_cfg {
     size_t patience;      /* evaluations without a better one after which a run ends; 0 = none */
     double better;        /* by how much a loss must be lower to count */
     bool keep_best;       /* the result is that of the lowest evaluation loss */
-    bool events;          /* TensorBoard's files */
+    unsigned reports;     /* which other files (log.h) */
+    const char *run_name; /* in those; NULL = none */
     double peak;          /* what this machine can compute, operations a second; 0 = unknown */
     bool force_recompute; /* else where the memory asks for it */
     const char *dump_gradients; /* safetensors file for the gradients of the first step, or NULL */

@@ -103,7 +103,7 @@ def test_refusals(tmp, rows, pairs):
     puna(*base, "--use-peft", "--load_in_4bit", "--load_in_8bit", fails="different things")
     puna("sft", MODEL, "-o", f"{tmp}/r", "--dataset_name", "no/such", fails="no/such/")
     puna(*base, "--optim", "lion_8bit", fails="adamw_torch")
-    puna(*base, "--report_to", "wandb", fails="tensorboard")
+    puna(*base, "--report_to", "mlflow", fails="there is none, tensorboard, wandb")
     puna(*base, "--lr-scheduler-type", "zigzag", fails="warmup_stable_decay")
     puna("dpo", MODEL, "--train-file", rows, "-o", f"{tmp}/r", fails="chosen")
     puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/r", "--loss-type", "x", fails="ipo")

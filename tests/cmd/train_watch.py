@@ -5,9 +5,11 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import tempfile
 import time
+import zlib
 
 from trainkit import *  # noqa: F403
 
@@ -35,6 +37,81 @@ def test_reports(tmp, rows):
     assert events.count(b"train/loss") == step and events.count(b"eval/loss") == step
     puna("sft", MODEL, "--train-file", rows, "-o", out, "--early-stopping-patience", 1,
          fails="need an --eval-file")
+
+
+def wandb_records(path):
+    """The records of a .wandb file, each as fields {number: [values]}; pieces and checksums are checked."""
+    with open(path, "rb") as f:
+        raw = f.read()
+    assert raw[:7] == b":W&B\xe1\xbe\0", raw[:7]
+    at, out, data, kinds = 7, [], b"", set()
+    while at < len(raw):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        crc, n, kind = struct.unpack("<IHB", raw[at:at + 7])
+        part = raw[at + 7:at + 7 + n]
+        assert len(part) == n and crc == zlib.crc32(part, zlib.crc32(bytes([kind]))), at
+        at, data = at + 7 + n, part if kind in (1, 2) else data + part
+        kinds.add(kind)
+        if kind in (1, 4):
+            out.append(fields(data))
+    assert [r[1][0] for r in out] == list(range(1, len(out) + 1)), "numbers of records"
+    return out, kinds
+
+
+def fields(b):
+    """A message of protocol buffers: numbers as they are, the rest as bytes."""
+    out, at = {}, 0
+
+    def varint():
+        nonlocal at
+        v = shift = 0
+        while True:
+            byte, at = b[at], at + 1
+            v, shift = v | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return v
+
+    while at < len(b):
+        key = varint()
+        v = varint()
+        if key & 7 == 2:
+            v, at = b[at:at + v], at + v
+        out.setdefault(key >> 3, []).append(v)
+    return out
+
+
+def items(message):
+    return {i[1][0].decode(): json.loads(i[16][0]) for i in map(fields, message[1])}
+
+
+def test_wandb(tmp):
+    rows = write_rows(f"{tmp}/short.jsonl", [{"input_ids": [i, 7, i + 3, 9]} for i in range(80)])
+    args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/w", "--use-peft", "--batch-size", 1, "--lora-r", 1,
+            "--logging-steps", 1, "--quiet", "--report-to", "wandb", "--run-name", "a try",
+            "--max-steps", 80, "--save-steps", 40]
+    puna(*args)
+    path, = glob.glob(f"{tmp}/w/wandb/offline-run-*/run-*.wandb")
+    records, kinds = wandb_records(path)
+    name = os.path.basename(path)[4:-6]
+    assert os.path.dirname(path).endswith("-" + name) and len(name) == 8, path
+    assert kinds == {1, 2, 4}, "a record lies across the end of a block"
+    run = fields(records[1][17][0])
+    assert run[1] == [name.encode()] and run[3] == [b"puna"] and run[8] == [b"a try"], run
+    assert items(fields(run[4][0]))["steps"] == 80
+    history = [fields(r[2][0]) for r in records if 2 in r]
+    assert [fields(h[2][0])[1][0] for h in history] == list(range(1, 81))
+    assert [items(h)["train/loss"] for h in history] == losses(f"{tmp}/w")
+    assert items(history[-1])["_step"] == 80 and items(fields(records[-2][2][0])) == items(history[-1])
+    assert fields(records[-1][18][0])[1] == [0], "the run ended by itself"
+    # a run that goes on is the same run
+    puna(*args, "--resume-from-checkpoint", f"{tmp}/w/checkpoint-40")
+    assert glob.glob(f"{tmp}/w/wandb/offline-run-*/run-*.wandb") == [path]
+    again = [items(fields(r[2][0]))["train/loss"] for r in wandb_records(path)[0] if 2 in r]
+    assert again == losses(f"{tmp}/w") and len(again) == 80
+    puna(*args, fails=None)
+    assert len(glob.glob(f"{tmp}/w/wandb/offline-run-*")) == 2, "a new run is another"
 
 
 def test_spike(tmp):
@@ -87,5 +164,6 @@ def test_kills(tmp, rows):
 with tempfile.TemporaryDirectory() as tmp:
     test_kills(tmp, golden_rows(tmp))
     test_reports(tmp, f"{tmp}/rows.jsonl")
+    test_wandb(tmp)
     test_spike(tmp)
 print("ok")

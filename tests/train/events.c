@@ -7,6 +7,7 @@
 #include "format/enc/floats.h"
 #include "support.h"
 #include "train/events.h"
+#include "train/wire.h"
 
 /* RFC 3720, appendix B.4 */
 static void test_crc(void **state)
@@ -20,6 +21,8 @@ static void test_crc(void **state)
     for (size_t i = 0; i < 32; i++)
         b[i] = (uint8_t)i;
     assert_int_equal(crc32c(b, 32), 0x46dd794e);
+    assert_int_equal(crc32(0, "123456789", 9), 0xcbf43926); /* the check value of CRC-32 */
+    assert_int_equal(crc32(crc32(0, "1234", 4), "56789", 5), 0xcbf43926);
 }
 
 static uint32_t masked(const void *p, size_t n)
