@@ -273,6 +273,8 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                  .dora = o->use_dora,
                  .dropout = o->lora_dropout,
                  .neftune = task == TASK_SFT ? o->neftune_noise_alpha : 0,
+                 .smoothing = task == TASK_SFT ? o->label_smoothing_factor : 0,
+                 .dft = task == TASK_SFT && !strcmp(o->loss_type, "dft"),
                  .save = saved,
                  .optim = optim_by_name(o->optim),
                  .stochastic = o->stochastic_rounding,
@@ -287,7 +289,7 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                    .nested = o->use_bnb_nested_quant && o->load_in_4bit },
         .loss = { .kind = (enum loss_kind)kind,
                   .beta = o->beta,
-                  .smoothing = o->label_smoothing,
+                  .smoothing = task == TASK_SFT ? o->label_smoothing_factor : o->label_smoothing,
                   .gamma = o->simpo_gamma,
                   .good = o->desirable_weight,
                   .bad = o->undesirable_weight },
@@ -331,6 +333,9 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         return err_set(e, ERR_USAGE,
                        "--early-stopping-patience and --load-best-model-at-end need an --eval-file "
                        "of puna sft");
+    if (t->net.dft && t->net.smoothing > 0)
+        return err_set(e, ERR_USAGE,
+                       "--loss-type dft and --label-smoothing-factor do not go together");
     if (t->packing && !t->max_length)
         return err_set(e, ERR_USAGE, "--packing needs a --max-length");
     if (task == TASK_KTO && t->batch < 2)
@@ -366,6 +371,9 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
         return -1;
     }
     idle_show(o, idle, ARRAY_LEN(idle));
+    if (!strncmp(o->optim, "paged_", 6))
+        fprintf(stderr, "--optim %s is %s here: everything is in the host's memory\n", o->optim,
+                optim_names[optim_by_name(o->optim)]);
     if (o->model_name_or_path)
         name_differences(task, o);
     t.train_file = rows ? rows : o->train_file;

@@ -29,7 +29,8 @@ struct train_opts {
     int64_t save_steps, save_total_limit, eval_steps, seed, threads;
     double lora_alpha, lora_dropout, learning_rate, weight_decay, adam_beta1, adam_beta2;
     double adam_epsilon, max_grad_norm, num_train_epochs, warmup_ratio;
-    double beta, label_smoothing, simpo_gamma, desirable_weight, undesirable_weight;
+    double beta, label_smoothing, label_smoothing_factor, simpo_gamma, desirable_weight,
+        undesirable_weight;
 };
 
 #define TRAIN_OPT(kind, field, alias, arg, def, help, ...)                                         \

@@ -507,6 +507,44 @@ void net_forward(struct net *n, const struct net_batch *b, bool keep)
     }
 }
 
+/* What label smoothing makes of rows z[m, V] of logits: (1 - e) nll + e mean of every token's nll,
+ * which is nll + e (z[label] - mean of z). apart: the bracket, before z becomes a gradient. */
+static void smooth_before(const float *z, const int32_t *label, size_t m, size_t V, double *apart)
+{
+    for (size_t i = 0; i < m; i++) {
+        double sum = 0;
+
+        for (size_t v = 0; v < V; v++)
+            sum += (double)z[i * V + v];
+        apart[i] = (double)z[i * V + (size_t)label[i]] - sum / (double)V;
+    }
+}
+
+static void smooth_after(float *dz, float *nll, const int32_t *label, const float *coef, size_t m,
+                         size_t V, double e, const double *apart)
+{
+    for (size_t i = 0; i < m; i++) {
+        const float each = (float)((double)coef[i] * e / (double)V);
+
+        nll[i] += (float)(e * apart[i]);
+        for (size_t v = 0; v < V; v++)
+            dz[i * V + v] -= each;
+        dz[i * V + (size_t)label[i]] += (float)((double)coef[i] * e);
+    }
+}
+
+/* Dynamic fine-tuning (Wu et al. 2025, arXiv:2508.05629): p nll, p the token's probability. */
+static void dft_after(float *dz, float *nll, size_t m, size_t V)
+{
+    for (size_t i = 0; i < m; i++) {
+        const float p = expf(-nll[i]);
+
+        nll[i] *= p;
+        for (size_t v = 0; v < V; v++)
+            dz[i * V + v] *= p;
+    }
+}
+
 void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll)
 {
     const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
@@ -515,6 +553,8 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
     size_t part = 0;
     int32_t at[LOSS_ROWS], label[LOSS_ROWS];
     float by[LOSS_ROWS], own[LOSS_ROWS];
+    double apart[LOSS_ROWS];
+    const double e = coef ? n->cfg.smoothing : 0;
 
     memset(nll, 0, b->T * sizeof(*nll));
     if (coef)
@@ -535,7 +575,13 @@ void net_loss(struct net *n, const struct net_batch *b, const float *coef, float
         norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->m->norm, m);
         n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
         mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
+        if (e > 0)
+            smooth_before(n->logits, label, m, V, apart);
         n->op->cross_entropy(n->c, own, n->logits, label, coef ? by : NULL, m, V);
+        if (e > 0)
+            smooth_after(n->logits, own, label, by, m, V, e, apart);
+        if (coef && n->cfg.dft)
+            dft_after(n->logits, own, m, V);
         for (size_t i = 0; i < m; i++)
             nll[at[i]] = own[i];
         if (!coef)

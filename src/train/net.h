@@ -47,9 +47,11 @@ struct net_cfg {
     double alpha;
     bool rslora; /* scale alpha / sqrt(rank) */
     bool dora;
-    double dropout; /* of what a pair sees */
-    double neftune; /* noise of embeddings: uniform in +-neftune / sqrt(tokens * D); 0 = none */
-    unsigned save;  /* bit i: net_save_names[i] learns whole beside the pairs */
+    double dropout;   /* of what a pair sees */
+    double smoothing; /* share of a label that goes to all tokens alike; in learning alone */
+    bool dft;         /* a token counts by its probability, taken as a constant */
+    double neftune;   /* noise of embeddings: uniform in +-neftune / sqrt(tokens * D); 0 = none */
+    unsigned save;    /* bit i: net_save_names[i] learns whole beside the pairs */
     enum optim optim;
     bool stochastic;  /* full: matrices in bf16 alone, rounded at random */
     bool decay_norms; /* weight decay reaches norms too */
@@ -89,7 +91,8 @@ size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
 /* keep: a backward pass follows. */
 void net_forward(struct net *n, const struct net_batch *b, bool keep);
 /* After net_forward: nll[t] of every row that has a target, 0 elsewhere. With coef the gradient of
- * sum(coef[t] * nll[t]) starts on its way down. The logits exist for a few rows at a time. */
+ * sum(coef[t] * nll[t]) starts on its way down, and nll is as net_cfg's smoothing and dft make it.
+ * The logits exist for a few rows at a time. */
 void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll);
 /* After net_loss with coef: adds to every param's g. */
 void net_backward(struct net *n, const struct net_batch *b);

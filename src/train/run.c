@@ -160,21 +160,21 @@ static json_t *identity(const struct run *r)
 {
     const struct train_cfg *c = r->cfg;
 
-    return json_pack("{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
-                     "s:I, s:b, s:b, "
-                     "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:b}",
-                     "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest,
-                     "batch", (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate,
-                     "steps", (json_int_t)r->at.steps, "max_length", (json_int_t)c->max_length,
-                     "learning_rate", c->lr, "weight_decay", c->weight_decay, "beta1", c->beta1,
-                     "beta2", c->beta2, "epsilon", c->eps, "max_grad_norm", c->max_grad_norm,
-                     "schedule", train_schedules[c->schedule], "warmup", (json_int_t)r->warmup,
-                     "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "packing", c->packing,
-                     "bf16", c->bf16, "full", c->net.full, "loss", (int)c->loss.kind, "beta",
-                     c->loss.beta, "smoothing", c->loss.smoothing, "quantised",
-                     !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested, "optim",
-                     optim_names[c->net.optim], "stochastic", c->net.stochastic, "dropout",
-                     c->net.dropout, "neftune", c->net.neftune, "dora", c->net.dora);
+    return json_pack(
+        "{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
+        "s:I, s:b, s:b, "
+        "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:b}",
+        "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest, "batch",
+        (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate, "steps",
+        (json_int_t)r->at.steps, "max_length", (json_int_t)c->max_length, "learning_rate", c->lr,
+        "weight_decay", c->weight_decay, "beta1", c->beta1, "beta2", c->beta2, "epsilon", c->eps,
+        "max_grad_norm", c->max_grad_norm, "schedule", train_schedules[c->schedule], "warmup",
+        (json_int_t)r->warmup, "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "packing",
+        c->packing, "bf16", c->bf16, "full", c->net.full, "loss",
+        c->net.dft ? 1 : (int)c->loss.kind, "beta", c->loss.beta, "smoothing", c->loss.smoothing,
+        "quantised", !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested, "optim",
+        optim_names[c->net.optim], "stochastic", c->net.stochastic, "dropout", c->net.dropout,
+        "neftune", c->net.neftune, "dora", c->net.dora);
 }
 
 static json_t *state_of(const struct run *r)

@@ -70,20 +70,39 @@ static double loss_of(struct bed *b, const float *coef)
 
 /* p's values moved by `by` times those of its gradient that the mask has; a magnitude moves the
  * gains, the other parameters of a DoRA do not: they are constants to the gradient. */
-static double moved(struct bed *b, struct param *p, const float *was, double by, uint64_t mask)
+static double moved(struct bed *b, struct param *p, const float *was, const float *g, double by,
+                    uint64_t mask)
 {
     const size_t n = p->rows * p->cols;
 
     for (size_t i = 0; i < n; i++)
-        p->w[i] = was[i] + (float)(rng_u64(mask, i) & 1 ? by * (double)p->g[i] : 0);
+        p->w[i] = was[i] + (float)(rng_u64(mask, i) & 1 ? by * (double)g[i] : 0);
     if (strstr(p->name, "magnitude"))
         net_changed(b->n);
-    const double loss = loss_of(b, NULL);
+    const double loss = loss_of(b, b->coef);
 
     memcpy(p->w, was, n * sizeof(float));
     if (strstr(p->name, "magnitude"))
         net_changed(b->n);
     return loss;
+}
+
+/* All gradients of a batch, which the network then has no more. */
+static float **copies(struct bed *b)
+{
+    const struct param_list *l = net_params(b->n);
+    float **all = calloc(l->n, sizeof(*all));
+
+    loss_of(b, b->coef);
+    net_backward(b->n, &b->b);
+    for (size_t i = 0; i < l->n; i++) {
+        const size_t bytes = l->p[i]->rows * l->p[i]->cols * sizeof(float);
+
+        all[i] = malloc(bytes);
+        memcpy(all[i], l->p[i]->g, bytes);
+        memset(l->p[i]->g, 0, bytes);
+    }
+    return all;
 }
 
 static void check(const char *path, const char *what, const struct net_cfg *cfg)
@@ -93,28 +112,30 @@ static void check(const char *path, const char *what, const struct net_cfg *cfg)
     bed_init(&b, path, cfg);
     const struct param_list *l = net_params(b.n);
 
-    loss_of(&b, b.coef);
-    net_backward(b.n, &b.b);
+    float **gradient = copies(&b);
+
     for (size_t i = 0; i < l->n; i++) {
         struct param *p = l->p[i];
         const size_t n = p->rows * p->cols;
-        float *was = malloc(n * sizeof(float));
+        float *was = malloc(n * sizeof(float)), *g = gradient[i];
 
         memcpy(was, p->w, n * sizeof(float));
         for (uint64_t mask = 1; mask <= 3; mask++) {
             double square = 0;
 
             for (size_t k = 0; k < n; k++)
-                square += rng_u64(mask, k) & 1 ? (double)p->g[k] * (double)p->g[k] : 0;
+                square += rng_u64(mask, k) & 1 ? (double)g[k] * (double)g[k] : 0;
             const double by = 0.004 / square;
             const double got =
-                (moved(&b, p, was, by, mask) - moved(&b, p, was, -by, mask)) / (2 * by);
+                (moved(&b, p, was, g, by, mask) - moved(&b, p, was, g, -by, mask)) / (2 * by);
 
             if (!(square > 0) || fabs(got - square) > 0.02 * square)
                 fail_msg("%s: %s: %g by differences, %g", what, p->name, got, square);
         }
         free(was);
+        free(g);
     }
+    free(gradient);
     bed_release(&b);
 }
 
@@ -125,6 +146,9 @@ static void gradients(void **state)
 
     (void)state;
     check(path, "LoRA", &c);
+    c.smoothing = 0.2;
+    check(path, "LoRA with smoothed labels", &c);
+    c.smoothing = 0;
     c.dropout = 0.3;
     check(path, "LoRA with dropout", &c);
     c.recompute = true;
@@ -143,4 +167,37 @@ static void gradients(void **state)
     quantised_free(path);
 }
 
-TEST_MAIN(cmocka_unit_test(gradients))
+/* The gradient of a token counts by its probability. */
+static void dft(void **state)
+{
+    char *path = micro_new();
+    const struct net_cfg plain = { .targets = ALL, .rank = 3, .alpha = 6, .seed = 1 };
+    struct net_cfg dynamic = plain;
+    struct bed a, b;
+
+    (void)state;
+    dynamic.dft = true;
+    bed_init(&a, path, &plain);
+    bed_init(&b, path, &dynamic);
+    loss_of(&a, NULL);
+    for (size_t t = 0; t < a.b.T; t++)
+        a.coef[t] *= expf(-a.nll[t]);
+    float **x = copies(&a), **y = copies(&b);
+    const struct param_list *l = net_params(a.n);
+
+    for (size_t t = 0; t < a.b.T; t++)
+        assert_true(fabsf(b.nll[t] - a.nll[t] * expf(-a.nll[t])) < 1e-5f);
+    for (size_t i = 0; i < l->n; i++) {
+        for (size_t k = 0; k < l->p[i]->rows * l->p[i]->cols; k++)
+            assert_true(fabsf(x[i][k] - y[i][k]) < 1e-6f + 1e-3f * fabsf(x[i][k]));
+        free(x[i]);
+        free(y[i]);
+    }
+    free(x);
+    free(y);
+    bed_release(&a);
+    bed_release(&b);
+    quantised_free(path);
+}
+
+TEST_MAIN(cmocka_unit_test(gradients), cmocka_unit_test(dft))
