@@ -1,24 +1,28 @@
 /* placed_avx512.c - quantised weights in the order in which kernels take them, made once when a
  * model is placed (placed.c). Sixteen rows of G groups are a unit of as many bytes as in the file:
  *
- *     codes   [G][4][64]    Q4_*: line i holds values 4i .. 4i+3 of every row in its low nibbles,
- *                           16 values later in the high ones
- *             [G][8][64]    Q8_0: line c holds values 4c .. 4c+3 of every row, plus 128
- *     top     [G][2][64]    Q6_K: bits 2k of line i are the top two of line 4i+k
  *     scales  [G][16]       Q4_0, Q8_0: f16
  *             [G][2][16]    Q4_1: f16, scale and offset
  *             [G/8][4][64]  Q4_K: f16 scales and offsets, then k_scales.h's twelve bytes as words
  *             [G/8][288]    Q6_K: sixteen scales of each row as words, then f16
+ *     codes   [G][4][64]    Q4_*: line i holds values 4i .. 4i+3 of every row in its low nibbles,
+ *                           16 values later in the high ones
+ *             [G][8][64]    Q8_0: line c holds values 4c .. 4c+3 of every row, plus 128
+ *             [G][6][64]    Q6_K: four lines as those of Q4_*, then two of the top bits: bits 2k of
+ *                           line i are those of line 4i+k
  *
  * Codes of 4 bits that have planes beside them (AWQ, GPTQ4, PACKED4: PLANES4 below) lie as those of
- * Q4_0, codes of 8 bits (GPTQ8, PACKED8: PLANES8) as those of Q8_0, inputs in planes.order; then
+ * Q4_0, codes of 8 bits (GPTQ8, PACKED8: PLANES8) as those of Q8_0, inputs in planes.order; before
+ * them
  *
  *     scales  [cols/group]      sixteen in the type of the file, and as many zero points, if any,
  *                               of as many bits as a code: the even row of a byte low
  *
- * so that each thread reads one stream, and a multiply-add takes lines as they come: the tokens of
- * a tile share a line, which is in a register for all of them. The links are those of kern.h's
- * chain, hence the bits of every other kernel. */
+ * Scales are few and are fetched when a unit begins; so a thread reads its units, which follow one
+ * another, from the first byte to the last, and the hardware sees one stream. (With the top bits in
+ * a plane of their own and scales behind, Q6_K came from memory at 0.8 times the rate of Q4_0.) A
+ * multiply-add takes lines as they come: the tokens of a tile share a line, which is in a register
+ * for all of them. The links are those of kern.h's chain, hence the bits of every other kernel. */
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
@@ -29,8 +33,11 @@
 #include "format/enc/q8_0.h"
 
 enum {
-    TILE = 8,       /* tokens whose sums, of integers and of floats, live in registers */
-    AHEAD = 4 << 10 /* bytes of the stream */
+    TILE = 8, /* tokens whose sums, of integers and of floats, live in registers */
+    /* bytes that are asked for before their use: enough for lines that the hardware has brought to
+     * the second-level cache; from 512 on slower, for lines that come from memory occupy the few
+     * places of the first level */
+    LEAD = 256
 };
 
 /* Stand for all encodings with planes whose codes have as many bits. */
@@ -42,17 +49,40 @@ INLINE bool has_planes(const enum enc enc)
     return enc == PLANES4 || enc == PLANES8;
 }
 
-/* Where the planes of a unit begin, and what a group has of the first two. */
+/* Bytes that sixteen rows have in a scale group. */
+INLINE size_t scale_bytes(const struct weight *w, const enum enc enc)
+{
+    return LANES * enc_table[w->p.scale_enc].bytes + (!w->p.zero       ? 0
+                                                      : enc == PLANES8 ? LANES
+                                                                       : LANES / 2);
+}
+
+/* Where the codes of a unit begin, and what a group has of them. */
 struct layout {
-    size_t code, top, scales;
+    size_t codes, code;
 };
 
 INLINE struct layout layout_of(const enum enc enc, size_t G)
 {
-    const size_t code = enc == ENC_Q8_0 || enc == PLANES8 ? 512 : 256;
-    const size_t top = enc == ENC_Q6_K ? 128 : 0;
+    switch (enc) {
+    case ENC_Q4_1:
+        return (struct layout){ G * 64, 256 };
+    case ENC_Q6_K:
+        return (struct layout){ G * 36, 384 };
+    case ENC_Q8_0:
+        return (struct layout){ G * 32, 512 };
+    default:
+        return (struct layout){ G * 32, 256 };
+    }
+}
 
-    return (struct layout){ code, G * code, G * (code + top) };
+/* The same of w, which may have planes. */
+INLINE struct layout layout_for(const struct weight *w, const enum enc enc)
+{
+    if (!has_planes(enc))
+        return layout_of(enc, w->cols / GROUP);
+    return (struct layout){ (w->cols + w->p.group - 1) / w->p.group * scale_bytes(w, enc),
+                            enc == PLANES8 ? 512 : 256 };
 }
 
 /* The eight lines of group g. */
@@ -60,7 +90,7 @@ INLINE void lines(__m512i w[8], const uint8_t *u, const struct layout *l, size_t
                   const enum enc enc)
 {
     const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(48);
-    const uint8_t *p = u + g * l->code;
+    const uint8_t *p = u + l->codes + g * l->code;
 
     if (l->code == 512) {
 #pragma GCC unroll 8
@@ -79,7 +109,7 @@ INLINE void lines(__m512i w[8], const uint8_t *u, const struct layout *l, size_t
         return;
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
-        const __m512i t = _mm512_loadu_si512(u + l->top + g * 128 + 64 * (size_t)i);
+        const __m512i t = _mm512_loadu_si512(p + 256 + 64 * i);
         const __m512i at[4] = { _mm512_slli_epi16(t, 4), _mm512_slli_epi16(t, 2), t,
                                 _mm512_srli_epi16(t, 2) };
 
@@ -118,24 +148,16 @@ struct scale {
     size_t left, skip;
 };
 
-/* Bytes that sixteen rows have in a scale group. */
-INLINE size_t scale_bytes(const struct weight *w, const enum enc enc)
-{
-    return LANES * enc_table[w->p.scale_enc].bytes + (!w->p.zero       ? 0
-                                                      : enc == PLANES8 ? LANES
-                                                                       : LANES / 2);
-}
-
 /* From group g on. */
-INLINE void scales_start(struct scale *s, const uint8_t *u, const struct layout *l,
-                         const struct weight *w, size_t g, const enum enc enc)
+INLINE void scales_start(struct scale *s, const uint8_t *u, const struct weight *w, size_t g,
+                         const enum enc enc)
 {
     if (!has_planes(enc))
         return;
     const size_t reach = w->p.group / GROUP;
 
     s->d[0] = s->m = _mm512_setzero_ps();
-    s->at = u + l->scales + g / reach * scale_bytes(w, enc);
+    s->at = u + g / reach * scale_bytes(w, enc);
     s->left = 0;
     s->skip = g % reach;
 }
@@ -174,25 +196,24 @@ INLINE void plane_scales(struct scale *s, const struct weight *w, const enum enc
     s->skip = 0;
 }
 
-INLINE void scales(struct scale *s, const uint8_t *u, const struct layout *l,
-                   const struct weight *of, size_t g, const enum enc enc)
+INLINE void scales(struct scale *s, const uint8_t *u, const struct weight *of, size_t g,
+                   const enum enc enc)
 {
     const __m512 centre = _mm512_set1_ps((float)code_centre(CODES_4));
-    const uint8_t *p = u + l->scales;
 
     if (has_planes(enc)) {
         if (s->left == 0)
             plane_scales(s, of, enc);
         s->left--;
     } else if (enc == ENC_Q4_0 || enc == ENC_Q8_0) {
-        s->d[0] = f16s(p + 32 * g);
+        s->d[0] = f16s(u + 32 * g);
     } else if (enc == ENC_Q4_1) {
-        s->d[0] = f16s(p + 64 * g);
-        s->m = _mm512_fmadd_ps(s->d[0], centre, f16s(p + 64 * g + 32));
+        s->d[0] = f16s(u + 64 * g);
+        s->m = _mm512_fmadd_ps(s->d[0], centre, f16s(u + 64 * g + 32));
     } else if (enc == ENC_Q4_K) {
         const __m512i six = _mm512_set1_epi8(63), four = _mm512_set1_epi8(15);
         const __m512i top = _mm512_set1_epi8(48);
-        const uint8_t *b = p + 256 * (g / 8);
+        const uint8_t *b = u + 256 * (g / 8);
         __m512i d = _mm512_loadu_si512(b + 64), m = _mm512_loadu_si512(b + 128);
 
         if (g % 8 < 4) {
@@ -210,7 +231,7 @@ INLINE void scales(struct scale *s, const uint8_t *u, const struct layout *l,
         s->m = _mm512_fmadd_ps(
             s->d[0], centre, by_byte(m, g % 4, _mm512_sub_ps(_mm512_set1_ps(-0.0f), f16s(b + 32))));
     } else {
-        const uint8_t *b = p + 288 * (g / 8);
+        const uint8_t *b = u + 288 * (g / 8);
         const __m512i w = _mm512_loadu_si512(b + 64 * (g % 8 / 2));
         const __m512 d = f16s(b + 256);
 
@@ -269,19 +290,16 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
     const enum codes kind = codes_of(enc);
     const bool offset = enc == ENC_Q4_1 || enc == ENC_Q4_K || has_planes(enc);
     const size_t G = x->K / GROUP;
-    const struct layout l = layout_of(enc, G);
+    const struct layout l = layout_for(of, enc);
     const int halves = kind == CODES_HALVES ? 2 : 1, steps = 8 / halves;
-    const size_t step = l.code + (enc == ENC_Q6_K   ? 164
-                                  : enc == ENC_Q4_1 ? 64
-                                  : has_planes(enc) ? 0
-                                                    : 32);
-    const char *ahead = (const char *)u + AHEAD;
     struct scale s;
     float rest[TILE][LANES] = { 0 };
     __m512 a[TILE];
     const int8_t *q = x->q + t0 * x->K;
 
-    scales_start(&s, u, &l, of, 0, enc);
+    scales_start(&s, u, of, 0, enc);
+    for (size_t i = 0; i < l.codes; i += 64)
+        _mm_prefetch((const char *)u + i, _MM_HINT_T0);
 #pragma GCC unroll 8
     for (int t = 0; t < S; t++)
         a[t] = _mm512_setzero_ps();
@@ -290,15 +308,10 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
         __m512i w[8];
         uint64_t more = 0;
 
-        for (size_t i = 0; S == 1 && i < step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T0);
-        ahead += step;
-        if (S == 1 && has_planes(enc) && s.left == 0) { /* of the scales that are used up now */
-            _mm_prefetch(ahead, _MM_HINT_T0);
-            ahead += 64;
-        }
+        for (size_t i = 0; S == 1 && i < l.code; i += 64)
+            _mm_prefetch((const char *)u + l.codes + g * l.code + LEAD + i, _MM_HINT_T0);
         lines(w, u, &l, g, enc);
-        scales(&s, u, &l, of, g, enc);
+        scales(&s, u, of, g, enc);
 #pragma GCC unroll 2
         for (int h = 0; h < halves; h++) {
             __m512i sum[TILE];
@@ -361,15 +374,15 @@ INLINE void dot(float *acc, const uint8_t *u, const struct weight *of, const str
 INLINE void unpack(struct group *p, const uint8_t *u, const struct weight *of, size_t g0, size_t ng,
                    const enum enc enc)
 {
-    const struct layout l = layout_of(enc, of->cols / GROUP);
+    const struct layout l = layout_for(of, enc);
     struct scale s;
 
-    scales_start(&s, u, &l, of, g0, enc);
+    scales_start(&s, u, of, g0, enc);
     for (size_t i = 0; i < ng; i++) {
         __m512i w[8];
 
         lines(w, u, &l, g0 + i, enc);
-        scales(&s, u, &l, of, g0 + i, enc);
+        scales(&s, u, of, g0 + i, enc);
 #pragma GCC unroll 8
         for (int c = 0; c < 8; c++)
             _mm512_storeu_si512(p[i].code[c], w[c]);
@@ -432,14 +445,14 @@ INLINE void pack_32(uint8_t *u, const struct rows16 *w, size_t G, const enum enc
     const __m512i flip = _mm512_set1_epi8(-128);
 
     for (size_t g = 0; g < G; g++) {
-        uint8_t *scale = u + l.scales + 16 * head * g;
+        uint8_t *scale = u + 16 * head * g;
         __m512i b[4];
 
         for (size_t i = 0; i < l.code / 256; i++) {
             transpose(b, w, g * bytes + head + 16 * i);
 #pragma GCC unroll 4
             for (size_t c = 0; c < 4; c++)
-                put(u + g * l.code + 256 * i + 64 * c,
+                put(u + l.codes + g * l.code + 256 * i + 64 * c,
                     enc == ENC_Q8_0 ? _mm512_xor_si512(b[c], flip) : b[c]);
         }
         put16(scale, halfwords(w, g * bytes));
@@ -454,7 +467,7 @@ static void pack_q4_k(uint8_t *u, const struct rows16 *w, size_t G)
 
     for (size_t g = 0; g < G; g += 8) {
         const size_t off = g / 8 * sizeof(struct q4_k);
-        uint8_t *scale = u + l.scales + 256 * (g / 8);
+        uint8_t *scale = u + 256 * (g / 8);
         __m512i a[4], b[4];
 
         for (size_t j = 0; j < 8; j += 2) { /* two groups share 32 bytes */
@@ -462,8 +475,8 @@ static void pack_q4_k(uint8_t *u, const struct rows16 *w, size_t G)
             transpose(b, w, off + 32 + 16 * j);
 #pragma GCC unroll 4
             for (size_t c = 0; c < 4; c++) {
-                put(u + (g + j) * 256 + 64 * c, nibbles(a[c], b[c]));
-                put(u + (g + j + 1) * 256 + 64 * c,
+                put(u + l.codes + (g + j) * 256 + 64 * c, nibbles(a[c], b[c]));
+                put(u + l.codes + (g + j + 1) * 256 + 64 * c,
                     nibbles(_mm512_srli_epi16(a[c], 4), _mm512_srli_epi16(b[c], 4)));
             }
         }
@@ -476,11 +489,9 @@ static void pack_q4_k(uint8_t *u, const struct rows16 *w, size_t G)
     }
 }
 
-/* Groups g + 4 half .. g + 4 half + 3, of which two share the bytes of low[.]. */
-INLINE void pack_half(uint8_t *u, const struct layout *l, const struct rows16 *w, size_t g,
-                      size_t half)
+/* Half of the block at off, four groups, of which two share the bytes of low[.]. */
+INLINE void pack_half(uint8_t *to, const struct rows16 *w, size_t off, size_t half)
 {
-    const size_t off = g / 8 * sizeof(struct q6_k);
     const __m512i two = _mm512_set1_epi8(3);
     __m512i low[2][2][4], high[4];
 
@@ -494,14 +505,13 @@ INLINE void pack_half(uint8_t *u, const struct layout *l, const struct rows16 *w
             for (unsigned c = 0; c < 4; c++)
                 t = _mm512_or_si512(
                     t, shift_left(_mm512_and_si512(shift_right(high[c], 2 * k), two), 2 * c));
-            put(u + l->top + (g + 4 * half + k) * 128 + 64 * i, t);
+            put(to + k * 384 + 256 + 64 * i, t);
         }
     }
     for (unsigned k = 0; k < 4; k++)
         for (size_t c = 0; c < 4; c++)
-            put(u + (g + 4 * half + k) * 256 + 64 * c,
-                nibbles(shift_right(low[k % 2][0][c], k / 2 * 4),
-                        shift_right(low[k % 2][1][c], k / 2 * 4)));
+            put(to + k * 384 + 64 * c, nibbles(shift_right(low[k % 2][0][c], k / 2 * 4),
+                                               shift_right(low[k % 2][1][c], k / 2 * 4)));
 }
 
 static void pack_q6_k(uint8_t *u, const struct rows16 *w, size_t G)
@@ -510,11 +520,11 @@ static void pack_q6_k(uint8_t *u, const struct rows16 *w, size_t G)
 
     for (size_t g = 0; g < G; g += 8) {
         const size_t off = g / 8 * sizeof(struct q6_k);
-        uint8_t *scale = u + l.scales + 288 * (g / 8);
+        uint8_t *scale = u + 288 * (g / 8);
         __m512i sc[4];
 
-        pack_half(u, &l, w, g, 0);
-        pack_half(u, &l, w, g, 1);
+        for (size_t half = 0; half < 2; half++)
+            pack_half(u + l.codes + (g + 4 * half) * l.code, w, off, half);
         transpose(sc, w, off + 192);
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++)
@@ -544,10 +554,10 @@ static void pack_scales(uint8_t *p, const struct weight *w, size_t r0, const enu
 INLINE void pack_panel(uint8_t *u, const struct group *p, const struct weight *w, size_t r0,
                        size_t g0, size_t ng, const enum enc enc)
 {
-    const struct layout l = layout_of(enc, w->cols / GROUP);
+    const struct layout l = layout_for(w, enc);
 
     for (size_t i = 0; i < ng; i++) {
-        uint8_t *to = u + (g0 + i) * l.code;
+        uint8_t *to = u + l.codes + (g0 + i) * l.code;
 
 #pragma GCC unroll 8
         for (size_t c = 0; c < l.code / 64; c++) {
@@ -557,7 +567,7 @@ INLINE void pack_panel(uint8_t *u, const struct group *p, const struct weight *w
         }
     }
     if (g0 == 0)
-        pack_scales(u + l.scales, w, r0, enc);
+        pack_scales(u, w, r0, enc);
 }
 
 static void pack_planes4(uint8_t *u, const struct group *p, const struct weight *w, size_t r0,
@@ -587,22 +597,22 @@ INLINE void unpack_row_32(uint8_t *to, const uint8_t *u, size_t G, size_t r, siz
     const size_t bytes = enc_table[enc].bytes, head = enc == ENC_Q4_1 ? 4 : 2;
 
     for (size_t i = g; i < g + n; i++, to += bytes) {
-        const uint8_t *scale = u + l.scales + 16 * head * i;
+        const uint8_t *scale = u + 16 * head * i;
 
         memcpy(to, scale + 2 * r, 2);
         if (enc == ENC_Q4_1)
             memcpy(to + 2, scale + 32 + 2 * r, 2);
         for (size_t c = 0; c < l.code / 64; c++)
-            memcpy(to + head + 4 * c, four_of(u + i * l.code, c, r), 4);
+            memcpy(to + head + 4 * c, four_of(u + l.codes + i * l.code, c, r), 4);
         for (size_t k = 0; enc == ENC_Q8_0 && k < GROUP; k++)
             to[head + k] ^= 128;
     }
 }
 
-/* Value v of group g: its low four bits. */
-INLINE unsigned nibble_at(const uint8_t *u, size_t g, size_t v, size_t r)
+/* Value v of the group whose codes are at p: its low four bits. */
+INLINE unsigned nibble_at(const uint8_t *p, size_t v, size_t r)
 {
-    const unsigned both = four_of(u + g * 256, v % 16 / 4, r)[v % 4];
+    const unsigned both = four_of(p, v % 16 / 4, r)[v % 4];
 
     return both >> (v < 16 ? 0 : 4) & 15;
 }
@@ -610,7 +620,7 @@ INLINE unsigned nibble_at(const uint8_t *u, size_t g, size_t v, size_t r)
 static void unpack_row_q4_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
 {
     const struct layout l = layout_of(ENC_Q4_K, G);
-    const uint8_t *scale = u + l.scales + 256 * (g / 8);
+    const uint8_t *scale = u + 256 * (g / 8), *p = u + l.codes + g * l.code;
     struct q4_k *b = (struct q4_k *)to;
 
     (void)n;
@@ -621,13 +631,13 @@ static void unpack_row_q4_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, s
     for (size_t j = 0; j < 8; j += 2)
         for (size_t v = 0; v < GROUP; v++)
             b->qs[16 * j + v] =
-                (uint8_t)(nibble_at(u, g + j, v, r) | nibble_at(u, g + j + 1, v, r) << 4);
+                (uint8_t)(nibble_at(p + j * 256, v, r) | nibble_at(p + (j + 1) * 256, v, r) << 4);
 }
 
 static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
 {
     const struct layout l = layout_of(ENC_Q6_K, G);
-    const uint8_t *scale = u + l.scales + 288 * (g / 8);
+    const uint8_t *scale = u + 288 * (g / 8);
     struct q6_k *b = (struct q6_k *)to;
 
     (void)n;
@@ -635,20 +645,20 @@ static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, s
         memcpy(b->sc + 4 * i, four_of(scale, i, r), 4);
     memcpy(b->d, scale + 256 + 2 * r, 2);
     for (size_t h = 0; h < 2; h++) {
+        const uint8_t *p = u + l.codes + (g + 4 * h) * 384;
+
         for (size_t v = 0; v < GROUP; v++) {
             unsigned top = 0;
 
             for (size_t k = 0; k < 4; k++) {
-                const uint8_t *p = u + l.top + (g + 4 * h + k) * 128;
-
-                const unsigned bits = four_of(p, v / 16, r)[v % 4];
+                const unsigned bits = four_of(p + k * 384 + 256, v / 16, r)[v % 4];
 
                 top |= (bits >> 2 * (v % 16 / 4) & 3) << 2 * k;
             }
             b->qh[32 * h + v] = (uint8_t)top;
             for (size_t k = 0; k < 2; k++)
-                b->ql[64 * h + 32 * k + v] = (uint8_t)(nibble_at(u, g + 4 * h + k, v, r) |
-                                                       nibble_at(u, g + 4 * h + k + 2, v, r) << 4);
+                b->ql[64 * h + 32 * k + v] = (uint8_t)(nibble_at(p + k * 384, v, r) |
+                                                       nibble_at(p + (k + 2) * 384, v, r) << 4);
         }
     }
 }
