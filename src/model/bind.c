@@ -47,6 +47,17 @@ static int bind_vector(float **out, const struct checkpoint *ck, const char *nam
     return 0;
 }
 
+/* For where a backend puts them: they are the outputs of one `linear`. */
+static void read_together(struct weight *const *w, size_t n)
+{
+    size_t rows = 0;
+
+    for (size_t i = 0; i < n; rows += w[i++]->rows)
+        w[i]->with.before = rows;
+    for (size_t i = 0; i < n; i++)
+        w[i]->with.rows = rows;
+}
+
 static int bind_layer(struct layer *w, struct model *m, int64_t l, struct err *e)
 {
     const struct {
@@ -71,6 +82,8 @@ static int bind_layer(struct layer *w, struct model *m, int64_t l, struct err *e
         if (bind_matrix(matrix[i].w, m, name, e))
             return -1;
     }
+    read_together((struct weight *const[]){ &w->q, &w->k, &w->v }, 3);
+    read_together((struct weight *const[]){ &w->gate, &w->up }, 2);
     for (size_t i = 0; i < ARRAY_LEN(norm); i++) {
         snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)l, norm[i].name);
         if (bind_vector(norm[i].p, m->ckpt, name, (size_t)m->hp->dim, e))

@@ -521,6 +521,8 @@ static void check_placed(struct ctx *c, const struct weight *w, size_t T)
     struct linear_out out = { want, w };
     struct err e;
 
+    p.with.before = 16 * (T - 1); /* other shares, down to those of no thread */
+    p.with.rows = p.with.before + w->rows + 16 * (T % 3);
     OK(c->be->place(c, &p, &e), e);
     assert_non_null(p.placed);
     c->op->linear(c, &out, 1, x, T);

@@ -1,7 +1,7 @@
 /* placed.c - weights copied into the kernels' own order, where an instruction set has one (kern.h,
  * struct placed_kern): on pages of 2 MiB whatever those of the file, written by the thread that has
- * the same share of the rows when they are used. What has been copied leaves the mapping's memory,
- * so that a model is there once. */
+ * the same share of the product when they are used, so that they lie on its node. What has been
+ * copied leaves the mapping's memory, so that a model is there once. */
 #include <stdlib.h>
 
 #include "backend/cpu/cpu_int.h"
@@ -18,7 +18,8 @@ struct slab {
 
 enum {
     SLAB = 256 << 20, /* of which only what is written is touched */
-    SLICE = 16 << 20, /* bytes that are in memory twice */
+    TWICE = 16 << 20, /* bytes that are in memory twice */
+    STEP = 1 << 20,   /* a thread's part of them at least: letting go of pages is a system call */
     BESIDE = 16,      /* units packed by turns: what lines of AWQ and GPTQ have of an input */
 };
 
@@ -26,7 +27,6 @@ struct place_job {
     const struct cpu_kern *k;
     const struct weight *w;
     uint8_t *to;
-    size_t first, units;
 };
 
 /* Units u0 .. u0+n of a weight with planes. */
@@ -46,25 +46,45 @@ static void pack_planes(const struct place_job *j, size_t u0, size_t n)
     }
 }
 
-static void place_part(void *arg, int me, int n)
+/* Units u0 .. u0+n of a weight whose rows follow one another; then the file's pages may go. */
+static void pack_rows(const struct place_job *j, size_t u0, size_t n)
 {
-    const struct place_job *j = arg;
     const struct weight *w = j->w;
-    const uint8_t *from = w->data;
-    size_t lo, hi;
+    const size_t unit = LANES * w->row_bytes;
+    const uint8_t *from = (const uint8_t *)w->data + u0 * unit;
 
-    team_part(j->units, planes_bits(w->enc) ? BESIDE : 1, me, n, &lo, &hi);
-    for (size_t u = lo; planes_bits(w->enc) && u < hi; u += BESIDE)
-        pack_planes(j, u, hi - u < BESIDE ? hi - u : BESIDE);
-    if (planes_bits(w->enc))
-        return;
-    for (size_t u = j->first + lo; u < j->first + hi; u++) {
+    for (size_t u = 0; u < n; u++) {
         struct rows16 rows = { 0 };
 
         for (size_t r = 0; r < LANES; r++)
-            rows.at[r] = from + (u * LANES + r) * w->row_bytes;
-        j->k->placed[w->enc].pack(j->to + u * LANES * w->row_bytes, &rows, w->cols / GROUP);
+            rows.at[r] = from + u * unit + r * w->row_bytes;
+        j->k->placed[w->enc].pack(j->to + (u0 + u) * unit, &rows, w->cols / GROUP);
     }
+    map_forget(from, n * unit);
+}
+
+/* The units of w that thread me of n has in a product (linear.c, share_out). */
+static void share(const struct weight *w, int me, int n, size_t *lo, size_t *hi)
+{
+    const size_t units = w->rows / LANES, before = w->with.before / LANES;
+
+    team_part(w->with.rows ? w->with.rows / LANES : units, 1, me, n, lo, hi);
+    *lo = *lo < before ? 0 : *lo - before < units ? *lo - before : units;
+    *hi = *hi < before ? 0 : *hi - before < units ? *hi - before : units;
+}
+
+static void place_part(void *arg, int me, int n)
+{
+    const struct place_job *j = arg;
+    const bool planes = planes_bits(j->w->enc);
+    const size_t twice = TWICE / (size_t)n / placed_unit_bytes(j->w);
+    const size_t least = STEP / placed_unit_bytes(j->w) + 1;
+    const size_t step = planes ? BESIDE : twice > least ? twice : least;
+    size_t lo, hi;
+
+    share(j->w, me, n, &lo, &hi);
+    for (size_t u = lo; u < hi; u += step)
+        (planes ? pack_planes : pack_rows)(j, u, hi - u < step ? hi - u : step);
 }
 
 /* n bytes in *s. */
@@ -110,15 +130,9 @@ int place_cpu(struct ctx *c, struct weight *w, struct err *e)
     s->used += (units * unit + 63) / 64 * 64;
     s->used = s->used < s->n ? s->used : s->n;
     s->weights++;
-    const size_t codes = w->rows * w->cols * planes_bits(w->enc) / 8;
-    /* a line of AWQ or GPTQ belongs to many units: these go as a whole */
-    const size_t slice = codes ? units : SLICE > unit ? SLICE / unit : 1;
-
-    for (; j.first < units; j.first += j.units) {
-        j.units = units - j.first < slice ? units - j.first : slice;
-        team_run(c->team, place_part, &j);
-        map_forget((const uint8_t *)w->data + j.first * unit, codes ? codes : j.units * unit);
-    }
+    team_run(c->team, place_part, &j);
+    if (planes_bits(w->enc)) /* a line of AWQ or GPTQ belongs to many units: these go as a whole */
+        map_forget(w->data, w->rows * w->cols * planes_bits(w->enc) / 8);
     w->placed = j.to;
     return 0;
 }

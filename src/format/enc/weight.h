@@ -45,6 +45,10 @@ struct weight {
     const char *name; /* for messages; borrowed */
     struct planes p;  /* zeroes for encodings of one plane */
     void *placed;     /* a backend's copy (ops/backend.h); NULL = none */
+    struct {
+        size_t before, rows; /* of the weights that one product reads: rows before this one, in all;
+                              * zeroes = it alone */
+    } with;
 };
 
 /* Whether enc has planes: then enc_table's decode is NULL. */
