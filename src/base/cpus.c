@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <hwloc.h>
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -234,6 +236,19 @@ void cpus_spread(const struct cpus *c, enum pin how, int n, cpu_set_t *set)
                 CPU_SET((size_t)c->at[i].id, &set[t]);
         }
     }
+}
+
+bool cpus_interleave(const struct cpus *c, void *p, size_t n)
+{
+    enum { BITS = 8 * sizeof(unsigned long) };
+    unsigned long mask[CPUS_MAX / BITS] = { 0 };
+
+    if (!c->real || c->nodes < 2)
+        return false;
+    for (int i = 0; i < c->n; i++)
+        if (c->at[i].node_id < CPUS_MAX)
+            mask[c->at[i].node_id / BITS] |= 1ul << c->at[i].node_id % BITS;
+    return syscall(SYS_mbind, p, n, MPOL_INTERLEAVE, mask, (unsigned long)CPUS_MAX, 0u) == 0;
 }
 
 /* ---- claims ---- */

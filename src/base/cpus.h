@@ -44,6 +44,11 @@ enum pin cpus_pin(const struct cpus *c, enum pin how, int n);
  * cores, threads that follow one another share a node, cores come before their second CPUs. */
 void cpus_spread(const struct cpus *c, enum pin how, int n, cpu_set_t *set);
 
+/* The pages of p .. p+n, a mapping that nobody has written yet, go to c's nodes in turn, where no
+ * thread is the one that reads most of them. false: one node, or the system does not allow it (some
+ * containers): then the first to write a page decides. */
+bool cpus_interleave(const struct cpus *c, void *p, size_t n);
+
 /* n cores of this machine that no other team, of any process, has claimed: claim[n] are open files,
  * to be closed to give them back. false: there are not so many free. */
 bool cpus_claim(int n, cpu_set_t *set, int *claim);

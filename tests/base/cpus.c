@@ -1,10 +1,13 @@
 /* cpus: which threads are kept where, on machines that hwloc describes, and on this one. */
-#include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cpus.h"
+#include "base/mem.h"
 #include "base/team.h"
 #include "base/thread.h"
 #include "support.h"
@@ -116,6 +119,26 @@ static void names(void **state)
         assert_int_equal(pin_from_name(pin_name((enum pin)how)), how);
 }
 
+/* One node is no reason to spread anything; that it is done is seen with one that counts twice. */
+static void interleaved(void **state)
+{
+    struct cpus c = *cpus_here();
+    const size_t n = 1 << 20;
+    int mode = -1;
+    struct err e;
+    void *p;
+
+    (void)state;
+    OK(mem_map(&p, n, "memory", &e), e);
+    assert_true(c.nodes > 1 || !cpus_interleave(&c, p, n));
+    c.nodes = c.nodes > 1 ? c.nodes : 2;
+    if (cpus_interleave(&c, p, n) &&
+        syscall(SYS_get_mempolicy, &mode, NULL, 0ul, p, (unsigned long)MPOL_F_ADDR) == 0)
+        assert_int_equal(mode, MPOL_INTERLEAVE);
+    memset(p, 1, n);
+    mem_unmap(p, n);
+}
+
 struct seen {
     cpu_set_t set[MOST];
     cpu_set_t child;
@@ -186,4 +209,4 @@ static void on_this_machine(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(machines), cmocka_unit_test(shares), cmocka_unit_test(names),
-          cmocka_unit_test(on_this_machine))
+          cmocka_unit_test(interleaved), cmocka_unit_test(on_this_machine))

@@ -11,6 +11,8 @@
 
 /* Values per call below which the caller works alone: waking the team costs about 2 us. */
 enum { ALONE = 1 << 14 };
+/* Bytes from which memory is spread over NUMA nodes: threads read it from wherever they are. */
+enum { SPREAD = 2 << 20 };
 
 void *room_get(struct room *r, size_t n)
 {
@@ -274,7 +276,11 @@ static const struct ops ops_cpu = {
 static int alloc_cpu(struct ctx *c, void **out, size_t n, const char *what, struct err *e)
 {
     (void)c;
-    return mem_map(out, n, what, e);
+    if (mem_map(out, n, what, e))
+        return -1;
+    if (n >= SPREAD)
+        (void)cpus_interleave(cpus_here(), *out, n);
+    return 0;
 }
 
 static void release_cpu(struct ctx *c, void *p, size_t n)
