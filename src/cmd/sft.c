@@ -10,8 +10,6 @@ static const struct opt opts[] = {
               "of a chat, train on the assistant's turns alone"),
     TRAIN_OPT(BOOL, completion_only_loss, NULL, NULL, "true",
               "of prompt and completion, train on the completion alone"),
-    TRAIN_RANGE(INT, eval_steps, NULL, "N", "0", 0, 1e12,
-                "evaluate every N steps (0 = at the end)"),
     TRAIN_OPT(STR, loss_type, NULL, "nll|dft", "nll",
               "dft: a token counts by its probability (arXiv:2508.05629)", .rare = true),
     TRAIN_RANGE(NUM, label_smoothing_factor, NULL, "X", "0", 0, 0.99,

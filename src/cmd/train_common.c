@@ -264,6 +264,7 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .task = task,
         .output_dir = o->output_dir,
         .eval_file = o->eval_file,
+        .eval_split = o->eval_split,
         .resume = o->resume_from_checkpoint,
         .net = { .full = !o->use_peft && !o->adapter_init,
                  .targets = targets,
@@ -329,10 +330,12 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .on_note = on_note,
         .on_step = o->quiet ? NULL : on_step,
     };
-    if ((t->patience || t->keep_best) && (!t->eval_file || task != TASK_SFT))
+    if (t->eval_file && t->eval_split > 0)
+        return err_set(e, ERR_USAGE, "--eval-file and --eval-split both say what is held out");
+    if ((t->patience || t->keep_best) && !t->eval_file && !(t->eval_split > 0))
         return err_set(e, ERR_USAGE,
                        "--early-stopping-patience and --load-best-model-at-end need an --eval-file "
-                       "of puna sft");
+                       "or an --eval-split");
     if (t->net.dft && t->net.smoothing > 0)
         return err_set(e, ERR_USAGE,
                        "--loss-type dft and --label-smoothing-factor do not go together");

@@ -28,7 +28,7 @@ struct train_opts {
     int64_t gradient_accumulation_steps, max_steps, max_length, warmup_steps, logging_steps;
     int64_t save_steps, save_total_limit, eval_steps, seed, threads;
     double lora_alpha, lora_dropout, learning_rate, weight_decay, adam_beta1, adam_beta2;
-    double adam_epsilon, max_grad_norm, num_train_epochs, warmup_ratio;
+    double eval_split, adam_epsilon, max_grad_norm, num_train_epochs, warmup_ratio;
     double beta, label_smoothing, label_smoothing_factor, simpo_gamma, desirable_weight,
         undesirable_weight;
 };
@@ -51,6 +51,10 @@ struct train_opts {
         TRAIN_OPT(STR, dataset_name, NULL, "NAME", NULL,                                           \
                   "the same by name: a file, or a folder with train.jsonl, here or in the cache"), \
         TRAIN_OPT(STR, eval_file, NULL, "FILE", NULL, "rows held out"),                            \
+        TRAIN_RANGE(NUM, eval_split, NULL, "X", "0", 0, 0.9,                                       \
+                    "in place of --eval-file: share of the rows"),                                 \
+        TRAIN_RANGE(INT, eval_steps, NULL, "N", "0", 0, 1e12,                                      \
+                    "evaluate every N steps (0 = at the end)"),                                    \
         TRAIN_OPT(STR, output_dir, "-o", "DIR", NULL, "folder of the result and its checkpoints"), \
         TRAIN_OPT(STR, adapter_init, NULL, "DIR", NULL, "LoRA adapter to go on with"),             \
         TRAIN_OPT(BOOL, use_peft, NULL, NULL, "false", "train a LoRA adapter, not the model"),     \

@@ -1,10 +1,12 @@
 #include "train/data.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "train/rows.h"
 
 enum { NOT_ASKED = -100 }; /* in files */
@@ -508,4 +510,64 @@ void data_release(struct data *d)
         free(d->p[i].ids);
     free(d->p);
     *d = (struct data){ 0 };
+}
+
+/* ---- rows held out ---- */
+
+struct drawn {
+    uint64_t by;
+    size_t row;
+};
+
+static int by_draw(const void *a, const void *b)
+{
+    const struct drawn *x = a, *y = b;
+
+    return x->by != y->by ? (x->by > y->by) - (x->by < y->by)
+                          : (x->row > y->row) - (x->row < y->row);
+}
+
+bool *data_draw(size_t n, const int32_t *class, double share, uint64_t seed)
+{
+    struct drawn *draw = xmalloc((n + 1) * sizeof(*draw));
+    size_t left[DATA_CLASSES], count[DATA_CLASSES] = { 0 };
+    bool *out = xcalloc(n + 1, sizeof(*out));
+
+    for (size_t i = 0; i < n; i++) {
+        draw[i] = (struct drawn){ rng_u64(seed ^ 0x68656c64, i), i };
+        count[class ? class[i] : 0]++;
+    }
+    for (size_t c = 0; c < DATA_CLASSES; c++) {
+        left[c] = (size_t)floor(share * (double)count[c] + 0.5);
+        left[c] -= left[c] && left[c] == count[c];
+    }
+    qsort(draw, n, sizeof(*draw), by_draw);
+    for (size_t i = 0; i < n; i++) {
+        const size_t row = draw[i].row;
+        size_t *of = &left[class ? class[row] : 0];
+
+        out[row] = *of > 0;
+        *of -= *of > 0;
+    }
+    free(draw);
+    return out;
+}
+
+void data_split(struct data *d, struct data *held, size_t each, double share, uint64_t seed)
+{
+    const struct data all = *d;
+    bool *out = data_draw(all.n / each, NULL, share, seed);
+
+    *held = (struct data){ .p = xcalloc(all.n + 1, sizeof(*held->p)) };
+    memcpy(held->digest, all.digest, sizeof(held->digest));
+    d->n = d->tokens = d->asked = 0;
+    for (size_t i = 0; i < all.n; i++) { /* d's only move towards its beginning */
+        struct data *to = out[i / each] ? held : d;
+
+        to->p[to->n++] = all.p[i];
+        to->tokens += all.p[i].n;
+        for (size_t t = 0; t < all.p[i].n; t++)
+            to->asked += all.p[i].label[t] >= 0;
+    }
+    free(out);
 }

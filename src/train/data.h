@@ -48,5 +48,11 @@ struct data {
 
 int data_read(struct data *d, const char *path, const struct data_cfg *cfg, struct err *e) MUST_USE;
 void data_release(struct data *d);
+/* Which of n are held out: a share of each class, drawn by the seed, never all of one. class NULL =
+ * one class; classes are below DATA_CLASSES. free() it. */
+enum { DATA_CLASSES = 16 };
+bool *data_draw(size_t n, const int32_t *class, double share, uint64_t seed) MUST_USE;
+/* Moves a share of the rows, `each` examples a row, from d to held. */
+void data_split(struct data *d, struct data *held, size_t each, double share, uint64_t seed);
 
 #endif

@@ -1,11 +1,9 @@
 #include "train/guard_data.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
 #include "train/rows.h"
 
 /* ---- rows ---- */
@@ -116,19 +114,6 @@ void guard_data_release(struct guard_data *d)
 
 /* ---- rows held out ---- */
 
-struct drawn {
-    uint64_t by;
-    size_t row;
-};
-
-static int by_draw(const void *a, const void *b)
-{
-    const struct drawn *x = a, *y = b;
-
-    return x->by != y->by ? (x->by > y->by) - (x->by < y->by)
-                          : (x->row > y->row) - (x->row < y->row);
-}
-
 static void move(struct guard_data *to, const struct guard_data *from, size_t row)
 {
     to->label[to->rows.n] = from->label[row];
@@ -141,30 +126,15 @@ void guard_data_split(struct guard_data *d, struct guard_data *held, double shar
 {
     const struct guard_data all = *d;
     const size_t n = all.rows.n;
-    struct drawn *draw = xmalloc((n + 1) * sizeof(*draw));
-    size_t left[DEBERTA_LABELS];
-    bool *out = xcalloc(n + 1, sizeof(*out));
+    bool *out = data_draw(n, all.label, share, seed);
 
     *held = (struct guard_data){ .rows.p = xcalloc(n + 1, sizeof(struct example)),
                                  .label = xcalloc(n + 1, sizeof(int32_t)) };
     memcpy(held->rows.digest, all.rows.digest, sizeof(held->rows.digest));
-    for (size_t i = 0; i < DEBERTA_LABELS; i++) { /* a class keeps a row to learn from */
-        left[i] = (size_t)floor(share * (double)all.count[i] + 0.5);
-        left[i] -= left[i] && left[i] == all.count[i];
-    }
-    for (size_t i = 0; i < n; i++)
-        draw[i] = (struct drawn){ rng_u64(seed ^ 0x68656c64, i), i };
-    qsort(draw, n, sizeof(*draw), by_draw);
-    for (size_t i = 0; i < n; i++)
-        if (left[all.label[draw[i].row]]) {
-            left[all.label[draw[i].row]]--;
-            out[draw[i].row] = true;
-        }
     d->rows.n = d->rows.tokens = 0;
     memset(d->count, 0, sizeof(d->count));
     for (size_t i = 0; i < n; i++)
         move(out[i] ? held : d, &all, i); /* d's rows only move towards its beginning */
-    free(draw);
     free(out);
 }
 

@@ -27,6 +27,7 @@ struct run {
     struct plan plan;
     struct net *net;
     struct stepper step;
+    double *eval_ref; /* the reference's log-probabilities of eval */
     struct progress at;
     size_t warmup;
     struct log log;
@@ -86,6 +87,10 @@ static int read_data(struct run *r, struct err *e)
             if (r->data.p[i].ids[t] >= r->m->hp->vocab)
                 return err_set(e, ERR_FORMAT, "%s: token %d, the model has %lld", cfg->train_file,
                                r->data.p[i].ids[t], (long long)r->m->hp->vocab);
+    if (!cfg->eval_file && cfg->eval_split > 0) {
+        data_split(&r->data, &r->eval, cfg->task == TASK_DPO ? 2 : 1, cfg->eval_split, cfg->seed);
+        train_note(cfg, "%zu examples are held out", r->eval.n);
+    }
     train_note(r->cfg, "%zu examples, %zu tokens, %.1f %% of them trained", r->data.n,
                r->data.tokens, 100 * (double)r->data.asked / (double)r->data.tokens);
     if (r->data.cut)
@@ -124,11 +129,16 @@ static int quantise(struct run *r, struct err *e)
     return 0;
 }
 
+static size_t longest_rows(const struct run *r)
+{
+    return r->plan.longest * (r->cfg->task == TASK_KTO ? 2 : 1);
+}
+
 /* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
 static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
 {
     const size_t have = mem_available(), MiB = 1 << 20;
-    const size_t rows = r->plan.longest * (r->cfg->task == TASK_KTO ? 2 : 1);
+    const size_t rows = longest_rows(r);
     size_t all, less;
 
     all = net_bytes_for(r->m, cfg, rows);
@@ -163,7 +173,7 @@ static json_t *identity(const struct run *r)
     return json_pack(
         "{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
         "s:I, s:b, s:b, "
-        "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:b}",
+        "s:b, s:b, s:i, s:f, s:f, s:i, s:s, s:b, s:f, s:f, s:f, s:b}",
         "task", (int)c->task, "base", c->base_name, "data_sha256", r->data.digest, "batch",
         (json_int_t)c->batch, "accumulate", (json_int_t)c->accumulate, "steps",
         (json_int_t)r->at.steps, "max_length", (json_int_t)c->max_length, "learning_rate", c->lr,
@@ -174,7 +184,7 @@ static json_t *identity(const struct run *r)
         c->net.dft ? 1 : (int)c->loss.kind, "beta", c->loss.beta, "smoothing", c->loss.smoothing,
         "quantised", !c->quantise ? 0 : 1 + 2 * (int)c->qlora.kind + c->qlora.nested, "optim",
         optim_names[c->net.optim], "stochastic", c->net.stochastic, "dropout", c->net.dropout,
-        "neftune", c->net.neftune, "dora", c->net.dora);
+        "eval_split", c->eval_split, "neftune", c->net.neftune, "dora", c->net.dora);
 }
 
 static json_t *state_of(const struct run *r)
@@ -213,6 +223,10 @@ static int log_step(struct run *r, const struct train_step *s, struct err *e)
         json_object_set_new(row, "kl", json_real(s->kl));
     if (s->has_eval)
         json_object_set_new(row, "eval_loss", json_real(s->eval_loss));
+    if (s->has_eval && s->has_rewards)
+        json_object_set_new(row, "eval_rewards/margins", json_real(s->eval_margin));
+    if (s->has_eval && s->has_rewards && !s->has_kl)
+        json_object_set_new(row, "eval_rewards/accuracies", json_real(s->eval_accuracy));
     return log_row(&r->log, row, e);
 }
 
@@ -310,9 +324,8 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
 
 static int evaluate(struct run *r, struct train_step *s, struct err *e)
 {
-    if (step_evaluate(&r->step, &r->eval, &s->eval_loss, e))
+    if (step_evaluate(&r->step, &r->eval, r->eval_ref, s, e))
         return -1;
-    s->has_eval = true;
     progress_evaluated(&r->at, r->cfg, s->step, s->eval_loss);
     return 0;
 }
@@ -363,8 +376,8 @@ static int one_step(struct run *r, size_t step, struct err *e)
     if (cfg->peak > 0)
         s.mfu = operations(r, r->step.tokens - before) / s.seconds / cfg->peak;
     watch_loss(r, step, &s);
-    if (r->eval.n && cfg->task == TASK_SFT &&
-        (last || (cfg->eval_steps && s.step % cfg->eval_steps == 0)) && evaluate(r, &s, e))
+    if (r->eval.n && (last || (cfg->eval_steps && s.step % cfg->eval_steps == 0)) &&
+        evaluate(r, &s, e))
         return -1;
     if ((last || s.has_eval || s.step == 1 ||
          (cfg->logging_steps && s.step % cfg->logging_steps == 0)) &&
@@ -402,8 +415,14 @@ static int start(struct run *r, struct err *e)
                (double)param_count(net_params(r->net)) / 1e6, r->at.steps);
     r->step = (struct stepper){ .cfg = cfg, .net = r->net, .data = &r->data, .plan = &r->plan };
     r->step.ref = xmalloc((r->data.n + 1) * sizeof(double));
+    r->eval_ref = xmalloc((r->eval.n + 1) * sizeof(double));
     for (size_t i = 0; i < r->data.n; i++)
         r->step.ref[i] = NAN;
+    for (size_t i = 0; i < r->eval.n; i++)
+        r->eval_ref[i] = NAN;
+    /* room for the longest batch before the first step, not on the way */
+    if (net_reserve(r->net, longest_rows(r), e))
+        return -1;
     return dir_make(cfg->output_dir, e);
 }
 
@@ -434,6 +453,7 @@ done:
     if (log_close(&r.log, rc == 0, rc == 0 ? e : NULL) && rc == 0)
         rc = -1;
     free(r.step.ref);
+    free(r.eval_ref);
     net_free(r.net);
     qlora_free(r.qlora);
     plan_release(&r.plan);

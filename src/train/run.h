@@ -30,6 +30,7 @@ struct train_cfg {
     const char *model; /* path */
     const char *output_dir;
     const char *train_file, *eval_file; /* eval_file NULL = none */
+    double eval_split;                  /* without: share of the rows that is held out */
     const char *resume;                 /* checkpoint folder, "last", or NULL */
     struct net_cfg net;
     bool quantise; /* the base, as qlora says */
@@ -71,7 +72,7 @@ struct train_step {
     bool has_rewards, has_kl;
     double chosen, rejected, accuracy, logp_chosen, logp_rejected, kl;
     bool has_eval;
-    double eval_loss;
+    double eval_loss, eval_accuracy, eval_margin; /* the last two of rewards */
 };
 
 int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops *op,

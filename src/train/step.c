@@ -281,7 +281,7 @@ int step_gradients(struct stepper *p, size_t step, struct train_step *s, struct 
     return rc;
 }
 
-int step_evaluate(struct stepper *p, const struct data *d, double *loss, struct err *e)
+static int evaluate_tokens(struct stepper *p, const struct data *d, double *loss, struct err *e)
 {
     double sum = 0;
     size_t asked = 0;
@@ -300,5 +300,53 @@ int step_evaluate(struct stepper *p, const struct data *d, double *loss, struct 
             return -1;
     }
     *loss = asked ? sum / (double)asked : 0;
+    return 0;
+}
+
+/* Examples at .. at + n of p's data. */
+static int evaluate_batch(struct stepper *p, size_t at, size_t n, size_t count,
+                          struct train_step *s, struct err *e)
+{
+    const bool kto = p->cfg->task == TASK_KTO;
+    size_t *example = xmalloc(n * sizeof(*example));
+    double *lp = xmalloc(2 * n * sizeof(*lp)), kl = 0;
+    struct net_batch b;
+    int rc = -1;
+
+    for (size_t i = 0; i < n; i++)
+        example[i] = at + i;
+    batch_fill(&b, p->data, example, n);
+    if (((kto || loss_needs_reference(p->cfg->loss.kind)) && reference(p, &b, example, e)) ||
+        (kto && kto_kl(p, example, n, &kl, e)) || measure(p->net, &b, true, lp, e))
+        goto done;
+    preference_loss(p, &b, example, lp, kl, count, lp + n, s);
+    rc = 0;
+done:
+    batch_release(&b);
+    free(example);
+    free(lp);
+    return rc;
+}
+
+int step_evaluate(struct stepper *p, const struct data *d, double *ref, struct train_step *s,
+                  struct err *e)
+{
+    const bool dpo = p->cfg->task == TASK_DPO;
+    const size_t each = dpo ? 2 : p->cfg->batch; /* examples at a time */
+    struct stepper own = *p;
+    struct train_step sum = { 0 };
+
+    s->has_eval = true;
+    if (p->cfg->task == TASK_SFT)
+        return evaluate_tokens(p, d, &s->eval_loss, e);
+    own.data = d;
+    own.ref = ref;
+    for (size_t at = 0; at < d->n; at += each)
+        if (evaluate_batch(&own, at, d->n - at < each ? d->n - at : each, dpo ? d->n / 2 : d->n,
+                           &sum, e))
+            return -1;
+    s->eval_loss = sum.loss;
+    s->eval_accuracy = sum.accuracy;
+    s->eval_margin = sum.chosen - sum.rejected;
     return 0;
 }

@@ -16,7 +16,10 @@ struct stepper {
 
 /* Gradients of step `step` (from 0) are added to the parameters'; s gets what was measured. */
 int step_gradients(struct stepper *p, size_t step, struct train_step *s, struct err *e) MUST_USE;
-/* Mean loss over a data set, nothing learnt. */
-int step_evaluate(struct stepper *p, const struct data *d, double *loss, struct err *e) MUST_USE;
+/* The loss over a data set, nothing learnt, into s: of SFT the mean over tokens. ref[d->n]: the
+ * reference's log-probabilities, NAN = not known yet; the KTO of a batch is over cfg->batch rows.
+ */
+int step_evaluate(struct stepper *p, const struct data *d, double *ref, struct train_step *s,
+                  struct err *e) MUST_USE;
 
 #endif

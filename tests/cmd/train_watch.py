@@ -37,6 +37,33 @@ def test_reports(tmp, rows):
     assert events.count(b"train/loss") == step and events.count(b"eval/loss") == step
     puna("sft", MODEL, "--train-file", rows, "-o", out, "--early-stopping-patience", 1,
          fails="need an --eval-file")
+    # a share of the rows instead: each is in one part alone, and the file's order stays
+    said = puna("sft", MODEL, "--train-file", rows, "-o", out, "--eval-split", 0.25, "--max-steps", 2,
+                "--use-peft", "--early-stopping-patience", 1).stderr
+    assert "20 examples are held out" in said and "60 examples, 3840 tokens" in said, said
+    puna("sft", MODEL, "--train-file", rows, "-o", out, "--eval-split", 0.25, "--eval-file", rows,
+         fails="both say what is held out")
+
+
+def test_judged(tmp):
+    """What DPO and KTO say of rows held out is the next step's loss where those are the same rows."""
+    chat = lambda i: {"prompt": [5, i, 9], "chosen": [i + 40, 7], "rejected": [i + 80, 3, 4]}
+    file = write_rows(f"{tmp}/pairs.jsonl", [chat(i) for i in range(6)])
+    for command, more in (("dpo", []), ("dpo", ["--loss-type", "orpo"]), ("kto", ["--batch-size", 12])):
+        out = f"{tmp}/judged"
+        puna(command, MODEL, "--train-file", file, "--eval-file", file, "-o", out, *COMMON, "--use-peft", "--lr", 1e-2,
+             "--batch-size", 6, "--max-steps", 4, "--eval-steps", 1, "--lr-scheduler-type", "constant",
+             "--load-best-model-at-end", *more)
+        log = metrics(out)
+        assert [r["step"] for r in log] == [1, 2, 3, 4]
+        for now, after in zip(log, log[1:]):
+            near([now["eval_loss"]], [after["loss"]], 1e-4, (command, more))
+            near([now["eval_rewards/margins"] + 1], [after["rewards/margins"] + 1], 1e-4, (command, more))
+            if command == "dpo":
+                assert abs(now["eval_rewards/accuracies"] - after["rewards/accuracies"]) < 1e-9, (now, after)
+        with open(f"{out}/trainer_state.json") as f:
+            assert json.load(f)["best_metric"] == min(r["eval_loss"] for r in log)
+        subprocess.run(["rm", "-r", out], check=True)
 
 
 def wandb_records(path):
@@ -164,6 +191,7 @@ def test_kills(tmp, rows):
 with tempfile.TemporaryDirectory() as tmp:
     test_kills(tmp, golden_rows(tmp))
     test_reports(tmp, f"{tmp}/rows.jsonl")
+    test_judged(tmp)
     test_wandb(tmp)
     test_spike(tmp)
 print("ok")
