@@ -105,7 +105,7 @@ CUDA_GEN   := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a$(comma)code=sm_
               -gencode arch=compute_90$(comma)code=compute_90
 FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard src/backend/cuda/*.cu))
 CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/cuda/dev.h \
-              src/base/num.h src/format/enc/enc.def
+              src/base/num.h src/ops/pick.h src/format/enc/enc.def
 
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu.h"
 #include "base/file.h"
+#include "base/mem.h"
 #include "base/rng.h"
 #include "text/pyjson.h"
 
@@ -108,4 +109,36 @@ bool isa_here(const char *name, unsigned *flags)
         return true;
     print_message("not run: this CPU has no %s\n", name);
     return false;
+}
+
+void pick_list_ref(struct pick_list *l, const float *x, size_t n, const uint64_t *allowed,
+                   double temperature)
+{
+    bool *out = xcalloc(n, sizeof(*out)); /* does not count, or not any more */
+    float max = -INFINITY;
+    size_t finite = 0;
+
+    *l = (struct pick_list){ 0 };
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (allowed && !(allowed[i / 64] >> i % 64 & 1)) || !(x[i] > -INFINITY);
+        finite += !out[i];
+        l->bad = l->bad || isnan(x[i]);
+        max = out[i] ? max : fmaxf(max, x[i]);
+    }
+    for (size_t i = 0; i < n && temperature > 0; i++)
+        l->sum += out[i] ? 0 : exp(((double)x[i] - (double)max) / temperature);
+    while (l->n < PICK_MOST) {
+        size_t best = n;
+
+        for (size_t i = 0; i < n; i++)
+            if (!out[i] && (best == n || x[i] > x[best]))
+                best = i;
+        if (best == n)
+            break;
+        out[best] = true;
+        l->id[l->n] = (int32_t)best;
+        l->logit[l->n++] = x[best];
+    }
+    l->complete = (size_t)l->n == finite;
+    free(out);
 }

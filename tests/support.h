@@ -17,6 +17,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "ops/pick.h"
 
 /* tests/data/NAME (from the repository's root, where tests run; a static buffer of four). */
 const char *data_path(const char *name);
@@ -29,6 +30,10 @@ const char *meta_tokenizer_path(void);
 float *random_floats(size_t n, uint64_t seed);
 /* norm(a - b) / norm(b) */
 double rel_error(const float *a, const float *b, size_t n);
+
+/* The head of a row of n logits, by going through it for each. */
+void pick_list_ref(struct pick_list *l, const float *x, size_t n, const uint64_t *allowed,
+                   double temperature);
 
 /* The lines of a .jsonl file, read as Python reads JSON: after each true of rows_next, the n-th is
  * in row, until the next call. Whoever begins goes on to the end: that closes the file. */

@@ -118,23 +118,32 @@ int answer_init(struct answer *a, const struct gen_request *r, const struct tok 
     return 0;
 }
 
-/* The next id out of its logits, or -1. */
-static int32_t pick(struct answer *a, struct sampler *s, const float *logits, struct err *e)
+int answer_how(struct answer *a, struct sampling *how, struct err *e)
 {
     const struct gen_request *r = a->r;
-    struct sampling how = r->sampling;
-    int32_t id;
 
     if (a->mask && guide_mask(&a->guide, r->eos, r->n_eos, a->mask, e))
         return -1;
     if (a->mask && r->aside && guide_accepts(&a->guide))
         a->mask[r->aside / 64] |= 1ull << (r->aside % 64);
-    how.allowed = a->mask;
+    *how = r->sampling;
+    how->allowed = a->mask;
     if (a->out->ids.n < r->min_new_tokens) {
-        how.bias = a->no_end;
-        how.n_bias += r->n_eos;
+        how->bias = a->no_end;
+        how->n_bias += r->n_eos;
     }
-    id = sampler_pick(s, &how, logits, a->all.p, r->n_prompt, a->all.n);
+    return 0;
+}
+
+/* The next id out of its logits, or -1. */
+static int32_t pick(struct answer *a, struct sampler *s, const float *logits, struct err *e)
+{
+    struct sampling how;
+
+    if (answer_how(a, &how, e))
+        return -1;
+    const int32_t id = sampler_pick(s, &how, logits, a->all.p, a->r->n_prompt, a->all.n);
+
     if (id < 0)
         err_set(e, ERR_FORMAT,
                 "the model's output at position %zu is not finite: its weights overflow", a->all.n);
@@ -143,12 +152,18 @@ static int32_t pick(struct answer *a, struct sampler *s, const float *logits, st
 
 int answer_take(struct answer *a, struct sampler *s, const float *logits, struct err *e)
 {
-    const struct gen_request *r = a->r;
     const int32_t id = pick(a, s, logits, e);
 
     if (id < 0)
         return -1;
     take_logprobs(a, s, logits, id);
+    return answer_take_id(a, id);
+}
+
+int answer_take_id(struct answer *a, int32_t id)
+{
+    const struct gen_request *r = a->r;
+
     ids_add(&a->out->ids, id);
     ids_add(&a->all, id);
     if (is_eos(r, id)) {

@@ -200,10 +200,34 @@ static size_t shortlist(struct sampler *s, const struct sampling *p, const float
     }
 }
 
+/* One of n candidates, of which those that min-p leaves are moved to the front; max is the largest
+ * logit of all. */
+static int32_t choose(struct cand *c, size_t n, const struct sampling *p, float max, double u)
+{
+    size_t kept = 0;
+    double sum = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double w = weight_of(p, c[i].logit, max);
+
+        if (w < p->min_p || w == 0)
+            continue;
+        sum += w;
+        c[kept++] = c[i];
+    }
+    double left = u * sum;
+
+    for (size_t i = 0; i < kept; i++) {
+        left -= weight_of(p, c[i].logit, max);
+        if (left < 0)
+            return c[i].id;
+    }
+    return c[kept - 1].id; /* rounding left a crumb */
+}
+
 static int32_t draw(struct sampler *s, const struct sampling *p, const float *x, double u)
 {
     size_t n = s->vocab;
-    double sum = 0;
 
     if (p->top_k > 0 || p->top_p < 1 || p->min_p > 0) {
         n = shortlist(s, p, x);
@@ -213,25 +237,7 @@ static int32_t draw(struct sampler *s, const struct sampling *p, const float *x,
             if (x[i] > -INFINITY)
                 s->cand[n++] = (struct cand){ x[i], (int32_t)i };
     }
-    const float max = x[argmax(x, s->vocab)];
-    size_t kept = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        const double w = weight_of(p, s->cand[i].logit, max);
-
-        if (w < p->min_p || w == 0)
-            continue;
-        sum += w;
-        s->cand[kept++] = s->cand[i];
-    }
-    double left = u * sum;
-
-    for (size_t i = 0; i < kept; i++) {
-        left -= weight_of(p, s->cand[i].logit, max);
-        if (left < 0)
-            return s->cand[i].id;
-    }
-    return s->cand[kept - 1].id; /* rounding left a crumb */
+    return choose(s->cand, n, p, x[argmax(x, s->vocab)], u);
 }
 
 /* Makes impossible what is not allowed. */
@@ -272,6 +278,71 @@ int32_t sampler_pick(struct sampler *s, const struct sampling *p, const float *l
     if (p->temperature == 0)
         return best;
     return draw(s, p, x, rng_uniform(p->seed, n - n_prompt));
+}
+
+/* ---- from the head of a row ---- */
+
+static bool cuts_k(const struct sampling *p, size_t vocab)
+{
+    return p->top_k > 0 && (size_t)p->top_k < vocab;
+}
+
+bool sampling_lists(const struct sampling *p, size_t vocab, double *temperature)
+{
+    *temperature = p->top_p < 1 && !cuts_k(p, vocab) ? p->temperature : 0;
+    return p->n_bias == 0 && !has_penalty(p) &&
+           (p->temperature == 0 || (p->top_k > 0 && p->top_k <= PICK_MOST) || p->top_p < 1 ||
+            p->min_p > 0);
+}
+
+/* What shortlist() does, of the n first candidates: how many are left, or 0: not to be told. */
+static size_t cut_list(const struct sampling *p, const struct pick_list *l, const struct cand *c,
+                       size_t n, size_t vocab)
+{
+    const bool top_k = cuts_k(p, vocab);
+    size_t k = top_k ? (size_t)p->top_k : PICK_MOST < vocab ? PICK_MOST : vocab;
+    double sum = 0, mass = 0;
+
+    if (k > n && !l->complete)
+        return 0;
+    k = k < n ? k : n; /* those that are not there weigh nothing */
+    for (size_t i = 0; i < k && top_k; i++)
+        sum += weight_of(p, c[i].logit, c[0].logit);
+    if (!top_k && p->top_p < 1) {
+        sum = l->sum;
+        if (!(sum > 0.5)) /* the largest alone is 1 */
+            return 0;
+    }
+    const double doubt = top_k ? 0 : 1.1 * PICK_SLACK * p->top_p * sum;
+
+    for (size_t i = 0; i < k && p->top_p < 1; i++) {
+        mass += weight_of(p, c[i].logit, c[0].logit);
+        if (doubt > 0 && fabs(mass - p->top_p * sum) <= doubt)
+            return 0;
+        if (mass >= p->top_p * sum)
+            return i + 1;
+    }
+    if (top_k || l->complete || k == vocab || weight_of(p, c[k - 1].logit, c[0].logit) < p->min_p)
+        return k;
+    return 0; /* a flat distribution */
+}
+
+int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, size_t vocab,
+                          size_t answered)
+{
+    struct cand c[PICK_MOST];
+    const size_t n = (size_t)l->n;
+    double temperature;
+
+    if (!sampling_lists(p, vocab, &temperature) || l->bad || n == 0 || !isfinite(l->logit[0]))
+        return -1;
+    if (p->temperature == 0)
+        return l->id[0];
+    for (size_t i = 0; i < n; i++)
+        c[i] = (struct cand){ l->logit[i], l->id[i] };
+    const size_t k = cut_list(p, l, c, n, vocab);
+
+    return k ? choose(c, k, p, c[0].logit, rng_uniform(p->seed, answered)) : -1;
 }
 
 static double log_sum_exp(const float *x, size_t n)

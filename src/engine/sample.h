@@ -6,6 +6,7 @@
 #define PUNA_ENGINE_SAMPLE_H
 
 #include "base/err.h"
+#include "ops/pick.h"
 
 struct logit_bias {
     int32_t id;
@@ -44,6 +45,14 @@ void sampler_free(struct sampler *s);
  * answer so far; the draw uses counter n - n_prompt. -1: the logits are not finite. */
 int32_t sampler_pick(struct sampler *s, const struct sampling *p, const float *logits,
                      const int32_t *ids, size_t n_prompt, size_t n);
+/* Whether the head of a row (ops/pick.h) may be enough to pick from it; *temperature is what its
+ * sum has to be made with, 0 = none is needed. */
+bool sampling_lists(const struct sampling *p, size_t vocab, double *temperature);
+/* What sampler_pick gives for the row that l is the head of, among p->allowed if there is that,
+ * with `answered` tokens of the answer so far; -1: not to be told from it, all of the row is
+ * needed. */
+int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, size_t vocab,
+                          size_t answered);
 /* log softmax of the raw logits at id. */
 float sampler_logprob(const struct sampler *s, const float *logits, int32_t id);
 /* How many tokens are likelier than id, and one. */

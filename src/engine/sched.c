@@ -330,6 +330,12 @@ static int make_room(struct sched *s, struct err *e)
     if (mem_new(&logits, s->max_want * (size_t)hp->vocab, sizeof(float), "logits", e))
         return -1;
     s->logits = logits;
+    if (s->g->ctx->be->pick) {
+        s->have = xcalloc(s->max_want, sizeof(*s->have));
+        s->heads = xcalloc(s->o.max_active, sizeof(*s->heads));
+        s->head_asks = xcalloc(s->o.max_active, sizeof(*s->head_asks));
+        s->lists = xcalloc(s->o.max_active, sizeof(*s->lists));
+    }
     s->ctx = blocks * KV_BLOCK < (size_t)hp->ctx ? blocks * KV_BLOCK : (size_t)hp->ctx;
     s->stats.kv_blocks = s->stats.kv_free = blocks;
     return 0;
@@ -402,6 +408,10 @@ void sched_free(struct sched *s)
     free(s->asks);
     free(s->waiting);
     free(s->logits);
+    free(s->have);
+    free(s->heads);
+    free(s->head_asks);
+    free(s->lists);
     free(s->hidden);
     free(s->cancel);
     free(s);

@@ -48,6 +48,13 @@ struct job {
     size_t rows, first_row, first_want, n_score; /* n_score rows are wanted for scores */
     size_t n_guess, n_draft;                     /* n_draft: those that are the drafter's */
     int32_t guess[MAX_GUESS];
+    int32_t picked; /* its token, by the head of its logits; -1 = that takes all of them */
+};
+
+/* An answer whose next token may be told by the head of its logits. */
+struct head {
+    struct job *j;
+    struct sampling how;
 };
 
 struct sched {
@@ -71,7 +78,13 @@ struct sched {
     const int32_t **table;
     const struct lora **lora; /* [max_active] */
     float *logits;            /* [max_want][V] */
-    float *hidden;            /* [chunk][D], made for the first job that pools; owned */
+    /* where rows of logits stay on a device, else NULL: which are in `logits` [max_want]; what is
+     * asked of others, and told [max_active] */
+    bool *have;
+    struct head *heads;
+    struct pick_ask *head_asks;
+    struct pick_list *lists;
+    float *hidden; /* [chunk][D], made for the first job that pools; owned */
     size_t max_want;
     struct pace pace;
     double ended, ending_s; /* answers that ended, and time in passes: fading sums */

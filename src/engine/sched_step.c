@@ -551,17 +551,34 @@ static void tell_token(struct job *j, bool last)
     j->r.on_event(j->r.arg, &ev);
 }
 
+/* Row i of this pass's logits; one that stayed on the device comes now. */
+static int row_at(struct sched *s, const float **out, size_t i, struct err *e)
+{
+    struct ctx *c = s->g->ctx;
+    const size_t V = (size_t)s->g->model->hp->vocab;
+    float *row = s->logits + i * V;
+
+    if (s->have && !s->have[i] && c->be->row(c, i, V, row, e))
+        return -1;
+    if (s->have)
+        s->have[i] = true;
+    *out = row;
+    return 0;
+}
+
 /* Tokens out of j's logits: one, and one more for each guess that proves right. */
 static void take(struct sched *s, struct job *j)
 {
-    const size_t V = (size_t)s->g->model->hp->vocab;
-    const float *logits = s->logits + (j->first_want + j->n_score) * V;
+    const size_t first = j->first_want + j->n_score;
+    const float *logits;
     size_t taken = 0, right = 0;
     struct err e;
     int rc;
 
     for (size_t k = 0;; k++) {
-        rc = answer_take(&j->answer, s->sampler, logits + k * V, &e);
+        rc = s->have && j->picked >= 0           ? answer_take_id(&j->answer, j->picked)
+             : row_at(s, &logits, first + k, &e) ? -1
+                                                 : answer_take(&j->answer, s->sampler, logits, &e);
         if (rc < 0)
             break;
         taken++;
@@ -585,18 +602,21 @@ static void take(struct sched *s, struct job *j)
         job_finish(s, j, j->result.finish);
 }
 
-static void take_scores(struct sched *s, struct job *j)
+static int take_scores(struct sched *s, struct job *j, struct err *e)
 {
-    const size_t V = (size_t)s->g->model->hp->vocab, k = j->r.score_top;
+    const size_t k = j->r.score_top;
+    const float *logits;
 
     for (size_t i = 0; i < j->n_score; i++, j->n_scored++) {
-        const float *logits = s->logits + (j->first_want + i) * V;
         const int32_t id = j->prompt[j->n_scored + 1];
 
+        if (row_at(s, &logits, j->first_want + i, e))
+            return -1;
         j->score[j->n_scored].logprob = sampler_logprob(s->sampler, logits, id);
         j->score[j->n_scored].rank = sampler_rank(s->sampler, logits, id);
         sampler_top(s->sampler, logits, k, j->score_top + j->n_scored * k);
     }
+    return 0;
 }
 
 /* The sum goes over the rows in their order, so that it does not depend on how they came. */
@@ -628,12 +648,22 @@ static void end_prompt(struct sched *s, struct job *j)
     job_finish(s, j, FINISH_LENGTH);
 }
 
+/* Whether all tokens of j are in the cache after this pass. */
+static bool is_whole(const struct job *j)
+{
+    return j->done + j->rows >= j->answer.all.n;
+}
+
 static void settle(struct sched *s, struct job *j)
 {
-    const bool whole = j->done + j->rows >= j->answer.all.n;
+    const bool whole = is_whole(j);
+    struct err e;
 
     *served(s, j) += (double)j->rows;
-    take_scores(s, j);
+    if (take_scores(s, j, &e)) {
+        job_fail(s, j, &e);
+        return;
+    }
     if (j->pooled)
         take_hidden(s, j);
     if (!whole) {
@@ -703,6 +733,43 @@ static void make_masks(struct sched *s)
     }
 }
 
+/* Where logits stay on a device: the next tokens that their heads tell, of all answers at a time.
+ */
+static int take_heads(struct sched *s, struct err *e)
+{
+    struct ctx *c = s->g->ctx;
+    const size_t V = (size_t)s->g->model->hp->vocab;
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->max_want; i++)
+        s->have[i] = false;
+    for (size_t i = 0; i < s->n_active; i++) {
+        struct job *j = s->active[i];
+        struct head *h = &s->heads[n];
+        struct err none; /* met again when the token is taken */
+        double temperature;
+
+        j->picked = -1;
+        if (!j->rows || j->over || !is_whole(j) || j->r.prompt_only || j->n_guess ||
+            j->gen.logprobs || answer_how(&j->answer, &h->how, &none) ||
+            !sampling_lists(&h->how, V, &temperature))
+            continue;
+        h->j = j;
+        s->head_asks[n++] = (struct pick_ask){ .row = j->first_want + j->n_score,
+                                               .allowed = h->how.allowed,
+                                               .temperature = temperature };
+    }
+    if (n && c->be->pick(c, s->head_asks, n, V, s->lists, e))
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        const struct answer *a = &s->heads[i].j->answer;
+
+        s->heads[i].j->picked =
+            sampler_pick_list(&s->heads[i].how, &s->lists[i], V, a->all.n - a->r->n_prompt);
+    }
+    return 0;
+}
+
 void sched_step(struct sched *s)
 {
     expire(s, s->waiting, s->n_waiting);
@@ -719,10 +786,12 @@ void sched_step(struct sched *s)
     struct err e;
 
     make_masks(s);
-    const int rc =
-        llama_forward(s->g->ctx, s->g->model, s->g->acts, &s->kv, &s->batch, s->logits, &e);
+    int rc = llama_forward(s->g->ctx, s->g->model, s->g->acts, &s->kv, &s->batch,
+                           s->have ? NULL : s->logits, &e);
 
     ahead_wait(s->ahead);
+    if (rc == 0 && s->have)
+        rc = take_heads(s, &e);
     if (rc) {
         for (size_t i = 0; i < s->n_active; i++)
             if (!s->active[i]->over)

@@ -68,8 +68,9 @@ int acts_reserve(struct acts *a, size_t rank, struct err *e) MUST_USE;
 size_t acts_bytes(const struct hparams *hp, size_t max_rows);
 
 /* Runs b (b->T <= max_rows) through the model: writes its K and V into kv and the
- * logits of the rows in b->want to logits [n_want, V]; what the head sees, of every row, to
- * b->hidden. Fails only where a device does. */
+ * logits of the rows in b->want to logits [n_want, V] (NULL: they stay where c keeps them, if it
+ * can: ops/backend.h); what the head sees, of every row, to b->hidden. Fails only where a device
+ * does. */
 int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const struct kv_cache *kv,
                   const struct batch *b, float *logits, struct err *e) MUST_USE;
 

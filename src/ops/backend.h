@@ -6,6 +6,7 @@
 #define PUNA_OPS_BACKEND_H
 
 #include "ops/ops.h"
+#include "ops/pick.h"
 
 /* One forward pass, from enter to leave. */
 struct pass {
@@ -15,6 +16,13 @@ struct pass {
     float *out;            /* [n_want, V], the caller's */
     size_t V, D;           /* columns of the logits, of b->hidden */
     const void *key[3];    /* model, activations, cache: equal passes over equal keys do the same */
+};
+
+/* What is wanted of row `row` of the last pass's logits. */
+struct pick_ask {
+    size_t row;
+    const uint64_t *allowed; /* bit id % 64 of word id / 64: the ids that count; NULL = all */
+    double temperature;      /* of the sum; 0 = it is not wanted */
 };
 
 struct backend {
@@ -39,6 +47,11 @@ struct backend {
     int (*enter)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
     /* The logits are in p->out, the hidden states in b->hidden; or what went wrong on the way. */
     int (*leave)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
+    /* NULL where all rows of logits come to p->out. Elsewhere p->out may be NULL: rows [V] then
+     * stay until the next pass, of which these are the heads, and a whole one. */
+    int (*pick)(struct ctx *c, const struct pick_ask *ask, size_t n, size_t V,
+                struct pick_list *out, struct err *e) MUST_USE;
+    int (*row)(struct ctx *c, size_t row, size_t V, float *out, struct err *e) MUST_USE;
     /* Bytes that could be allocated now; 0 = unknown. */
     size_t (*available)(struct ctx *c);
     void (*free)(struct ctx *c);

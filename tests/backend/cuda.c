@@ -576,6 +576,70 @@ static void fp8_cache(void **state)
     }
 }
 
+/* Heads of rows of logits that stay on the device, and whole rows. */
+static void heads(void **state)
+{
+    enum { N = 5 };
+    static const int32_t zero[N], want[N] = { 0, 1, 2, 3, 4 };
+    static const int32_t *const table[] = { zero };
+    static const size_t vocabs[] = { 1, 70, 257, 1000, 49152 };
+    struct ctx *c = context(COMPUTE_AUTO);
+
+    (void)state;
+    cuda_try(c, CUDA_TRY_PICK);
+    for (size_t k = 0; k < ARRAY_LEN(vocabs); k++) {
+        const size_t vocab = vocabs[k], words = (vocab + 63) / 64;
+        struct batch b = { .T = N,
+                           .token = zero,
+                           .pos = zero,
+                           .slot = zero,
+                           .seq = zero,
+                           .n_seq = 1,
+                           .block_table = table,
+                           .want = want,
+                           .n_want = N };
+        struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, &vocabs[k] } };
+        float *x = random_floats(N * vocab, k), *got = xcalloc(vocab, sizeof(*got));
+        uint64_t *mask = xcalloc(words, sizeof(*mask));
+        struct pick_list list[N], truth;
+        struct pick_ask ask[N];
+        struct err e;
+
+        for (size_t i = 0; i < words; i++)
+            mask[i] = rng_u64(k, i) & rng_u64(k + 9, i);
+        for (size_t i = 0; i < N * vocab; i++)
+            x[i] = i % 5 == 4 ? -INFINITY : i / vocab == 1 ? roundf(x[i] * 4) : x[i] * 9;
+        x[3 * vocab] = NAN;
+        for (size_t i = 0; i < N; i++)
+            ask[i] = (struct pick_ask){ N - 1 - i, i % 2 ? mask : NULL, i ? 0.4 * (double)i : 0 };
+        assert_true(c->be->enter(c, &p, &e) >= 0);
+        OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
+        OK(c->be->leave(c, &p, &e), e);
+        OK(c->be->pick(c, ask, N, vocab, list, &e), e);
+        for (size_t i = 0; i < N; i++) {
+            const float *row = x + ask[i].row * vocab;
+
+            pick_list_ref(&truth, row, vocab, ask[i].allowed, ask[i].temperature);
+            const size_t n = (size_t)truth.n;
+
+            if (list[i].n != truth.n || !list[i].bad != !truth.bad ||
+                list[i].complete != (truth.n > 0 && truth.complete) ||
+                memcmp(list[i].id, truth.id, n * sizeof(*truth.id)) != 0 ||
+                (n && fabs(list[i].sum - truth.sum) > PICK_SLACK * truth.sum))
+                MISS("head %zu of %zu logits: %d of %d, sum %g of %g\n", i, vocab, (int)list[i].n,
+                     (int)truth.n, list[i].sum, truth.sum);
+            OK(c->be->row(c, ask[i].row, vocab, got, &e), e);
+            if (memcmp(got, row, vocab * sizeof(*row)) != 0)
+                MISS("row %zu of %zu logits differs\n", ask[i].row, vocab);
+        }
+        free(x);
+        free(got);
+        free(mask);
+    }
+    c->be->free(c);
+    settle();
+}
+
 /* A model of which some layers wait in host memory, as engine_open makes one where there is no
  * room. */
 static struct engine *engine_away(const char *path, enum compute compute, int64_t away)
@@ -813,7 +877,7 @@ int main(void)
         cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
         cmocka_unit_test(products_wide), cmocka_unit_test(fp8_cache),
         cmocka_unit_test(quantised),     cmocka_unit_test(encoder),
-        cmocka_unit_test(offload),
+        cmocka_unit_test(offload),       cmocka_unit_test(heads),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);

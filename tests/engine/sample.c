@@ -250,8 +250,64 @@ static void ranges_are_checked(void **state)
 #undef BAD
 }
 
+/* A token out of the head of a row is the one out of all of it, or none. */
+static void heads_tell_the_same(void **state)
+{
+    static const double temperatures[] = { 0, 0.01, 0.7, 1, 3, 40 },
+                        top_ps[] = { 1, 0.95, 0.5, 1e-3 };
+    static const double min_ps[] = { 0, 0.02, 1e-9 }, offs[] = { 0, PICK_SLACK, -PICK_SLACK };
+    static const int64_t top_ks[] = { 0, 1, 40, 256, 300, V };
+    struct sampler *s = sampler();
+    uint64_t few[(V + 63) / 64] = { 0 }, most[(V + 63) / 64];
+    size_t told = 0, asked = 0;
+    struct pick_list l;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(most); i++)
+        most[i] = rng_u64(5, i) | rng_u64(6, i);
+    for (size_t i = 0; i < 70; i++)
+        few[i * 13 % V / 64] |= 1ull << i * 13 % V % 64;
+    const uint64_t *const masks[] = { NULL, few, most };
+
+    for (size_t n = 0; n < 6 * 4 * 3 * 6 * 3; n++) {
+        float *x = logits(n % 7);
+        struct sampling p;
+
+        if (n % 5 == 0)
+            for (size_t i = 0; i < V; i++) /* many that are equal, zeros of both signs among them */
+                x[i] = roundf(x[i] / 2);
+        x[n % V] = n % 11 == 0 ? NAN : n % 13 == 0 ? -INFINITY : x[n % V];
+        sampling_init(&p);
+        p.temperature = temperatures[n % 6];
+        p.top_p = top_ps[n / 6 % 4];
+        p.min_p = min_ps[n / 24 % 3];
+        p.top_k = top_ks[n / 72 % 6];
+        p.allowed = masks[n / 432];
+        p.seed = n;
+        double temperature;
+        const bool lists = sampling_lists(&p, V, &temperature);
+
+        pick_list_ref(&l, x, V, p.allowed, temperature);
+        l.sum *= 1 + offs[n % 3];
+        for (size_t k = 0; k < 8; k++) {
+            const int32_t id = sampler_pick_list(&p, &l, V, k);
+            const int32_t want = sampler_pick(s, &p, x, (int32_t[8]){ 0 }, 0, k);
+
+            if (id >= 0 && id != want)
+                fail_msg("%zu: %d for %d at temperature %g, top-k %d, top-p %g, min-p %g", n, id,
+                         want, p.temperature, (int)p.top_k, p.top_p, p.min_p);
+            assert_true(lists || id < 0);
+            asked += lists && want >= 0;
+            told += id >= 0;
+        }
+        free(x);
+    }
+    assert_true(told > asked * 3 / 5); /* temperatures of 40 are as flat as can be */
+    sampler_free(s);
+}
+
 TEST_MAIN(cmocka_unit_test(greedy_takes_the_lowest_of_equals),
           cmocka_unit_test(limits_keep_what_they_should),
           cmocka_unit_test(draws_follow_the_probabilities), cmocka_unit_test(same_seed_same_draw),
           cmocka_unit_test(penalties_and_bias), cmocka_unit_test(top_is_sorted_and_normalised),
-          cmocka_unit_test(ranges_are_checked))
+          cmocka_unit_test(ranges_are_checked), cmocka_unit_test(heads_tell_the_same))

@@ -5,6 +5,7 @@
 #include "support.h"
 #include "support_model.h"
 
+#include "base/mem.h"
 #include "engine/sched.h"
 
 enum { LONGEST = 400, V = 1000 };
@@ -206,6 +207,90 @@ static void answers_do_not_depend_on_company(void **state)
     }
     for (unsigned i = 0; i < N; i++)
         got_release(&want[i]);
+}
+
+/* A backend that keeps rows of logits, as a device does. */
+static struct {
+    const struct backend *cpu;
+    float *logits;
+    size_t picks, rows;
+} keeper;
+
+static int enter_kept(struct ctx *c, struct pass *p, struct err *e)
+{
+    if (!p->out) {
+        keeper.logits = xrealloc(keeper.logits, (p->b->n_want + 1) * p->V * sizeof(float));
+        p->out = keeper.logits;
+    }
+    return keeper.cpu->enter(c, p, e);
+}
+
+static int pick_kept(struct ctx *c, const struct pick_ask *ask, size_t n, size_t vocab,
+                     struct pick_list *out, struct err *e)
+{
+    (void)c;
+    (void)e;
+    for (size_t i = 0; i < n; i++)
+        pick_list_ref(&out[i], keeper.logits + ask[i].row * vocab, vocab, ask[i].allowed,
+                      ask[i].temperature);
+    keeper.picks += n;
+    return 0;
+}
+
+static int row_kept(struct ctx *c, size_t row, size_t vocab, float *out, struct err *e)
+{
+    (void)c;
+    (void)e;
+    memcpy(out, keeper.logits + row * vocab, vocab * sizeof(*out));
+    keeper.rows++;
+    return 0;
+}
+
+/* Where logits stay on a device, tokens are told by their heads where those do: answers are the
+ * same. */
+static void heads_of_logits_change_nothing(void **state)
+{
+    enum { N = 24 };
+    static struct got want[N], got[N];
+    struct engine *g = engine(128);
+    struct backend be;
+
+    (void)state;
+    alone(g, N, NULL, want);
+    keeper.cpu = g->ctx->be;
+    be = *keeper.cpu;
+    be.enter = enter_kept;
+    be.pick = pick_kept;
+    be.row = row_kept;
+    g->ctx->be = &be;
+    struct sched *s = sched(g, &(struct sched_opts){ .kv_tokens = 1 << 14, .speculate = 2 });
+
+    for (unsigned i = 0; i < N; i++) {
+        int32_t prompt[LONGEST];
+        struct sched_request r = { .gen = request(i, prompt),
+                                   .on_event = on_event,
+                                   .arg = &got[i] };
+        uint64_t ticket;
+        struct err e;
+
+        r.gen.logprobs = i % 4 == 0;
+        got_init(&got[i]);
+        OK(sched_submit(s, &r, &ticket, &e), e);
+    }
+    sched_settle(s);
+    for (unsigned i = 0; i < N; i++) {
+        if (i % 4) /* they were not asked for */
+            memcpy(got[i].logprob, want[i].logprob, sizeof(want[i].logprob));
+        same(&got[i], &want[i], i);
+        got_release(&got[i]);
+        got_release(&want[i]);
+    }
+    assert_true(keeper.picks > 100 && keeper.rows > 100);
+    sched_free(s);
+    g->ctx->be = keeper.cpu;
+    engine_close(g);
+    free(keeper.logits);
+    keeper.logits = NULL;
 }
 
 /* g with a drafter beside it: the model of that folder. */
@@ -795,6 +880,7 @@ static void watched_tokens_are_told_of(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(answers_do_not_depend_on_company),
+          cmocka_unit_test(heads_of_logits_change_nothing),
           cmocka_unit_test(a_drafter_changes_nothing), cmocka_unit_test(a_session_with_a_drafter),
           cmocka_unit_test(a_drafter_has_the_same_vocabulary),
           cmocka_unit_test(adapters_meet_in_a_batch),

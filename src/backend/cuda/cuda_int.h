@@ -84,6 +84,7 @@ struct driver {
     F(pack, widen_u6)                                                                              \
     F(pack, widen_n4)                                                                              \
     F(pack, widen_f8)                                                                              \
+    F(pick, pick)                                                                                  \
     F(encoder, bias)                                                                               \
     F(encoder, gelu)                                                                               \
     F(encoder, layernorm)                                                                          \
@@ -145,7 +146,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 8,
+    MODULES = 9,
     PROGRAM_PHASES = 1024
 };
 
@@ -244,7 +245,7 @@ struct cuda {
     size_t pin_next;
     CUevent pin_free[2];
     /* x16 and ss: the one that is read, and the one that is written next */
-    struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant;
+    struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks;
 
     struct program prog;
     CUdeviceptr gate; /* of programs */
@@ -328,6 +329,9 @@ void away_close(struct cuda *b);
 int cuda_enter(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
 int cuda_leave(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
 void cuda_forget(struct cuda *b); /* every recording */
+int cuda_heads(struct ctx *c, const struct pick_ask *ask, size_t n, size_t V, struct pick_list *out,
+               struct err *e) MUST_USE;
+int cuda_row(struct ctx *c, size_t row, size_t V, float *out, struct err *e) MUST_USE;
 
 extern const struct ops ops_cuda;
 

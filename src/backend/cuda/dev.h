@@ -25,7 +25,7 @@
 #ifndef PUNA_BACKEND_CUDA_DEV_H
 #define PUNA_BACKEND_CUDA_DEV_H
 
-#include <stdint.h>
+#include "ops/pick.h"
 
 enum dev_enc {
 #define ENC(id, name, block, bytes, gguf, decode, encode) DEV_ENC_##id,
@@ -146,6 +146,12 @@ struct flash_args {
     float scale;
     uint16_t *y16;
     int mode16, kp16;
+};
+
+/* A row of logits whose head is wanted. */
+struct pick_row {
+    int row, mask; /* number of its mask; -1 = none */
+    float by;      /* of logits, for exponents in base 2; 0 = no sum is wanted */
 };
 
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */

@@ -20,6 +20,7 @@ EMBED(encoder);
 EMBED(flash);
 EMBED(linear);
 EMBED(pack);
+EMBED(pick);
 EMBED(small);
 EMBED(stream);
 EMBED(wide);
@@ -30,6 +31,7 @@ enum {
     FILE_flash,
     FILE_linear,
     FILE_pack,
+    FILE_pick,
     FILE_small,
     FILE_stream,
     FILE_wide
@@ -217,9 +219,9 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = { &b->batch,   &b->logits, &b->hidden, &b->x16[0],
-                                       &b->x16[1],  &b->ss[0],  &b->ss[1],  &b->x8,
-                                       &b->rounded, &b->part,   &b->done,   &b->dequant };
+    struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16[0],  &b->x16[1],
+                                       &b->ss[0], &b->ss[1],   &b->x8,     &b->rounded, &b->part,
+                                       &b->done,  &b->dequant, &b->picks };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -252,19 +254,14 @@ static void free_cuda(struct ctx *c)
     free(b);
 }
 
-static const struct backend backend_cuda = { .name = "cuda",
-                                             .alloc = cuda_alloc,
-                                             .release = cuda_release,
-                                             .upload = cuda_upload,
-                                             .download = cuda_download,
-                                             .place = cuda_place,
-                                             .unplace = cuda_unplace,
-                                             .placed_size = cuda_placed_size,
-                                             .place_away = cuda_place_away,
-                                             .enter = cuda_enter,
-                                             .leave = cuda_leave,
-                                             .available = available_cuda,
-                                             .free = free_cuda };
+#define COMMON                                                                                     \
+    .name = "cuda", .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,           \
+    .download = cuda_download, .place = cuda_place, .unplace = cuda_unplace,                       \
+    .placed_size = cuda_placed_size, .place_away = cuda_place_away, .enter = cuda_enter,           \
+    .leave = cuda_leave, .available = available_cuda, .free = free_cuda
+static const struct backend backend_cuda = { COMMON };
+static const struct backend backend_picking = { COMMON, .pick = cuda_heads, .row = cuda_row };
+#undef COMMON
 
 static int open_driver(struct cuda *b, struct err *e)
 {
@@ -322,8 +319,9 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn, cuda_encoder, cuda_flash,  cuda_linear,
-                                         cuda_pack, cuda_small,   cuda_stream, cuda_wide };
+    const void *const image[MODULES] = { cuda_attn,   cuda_encoder, cuda_flash,
+                                         cuda_linear, cuda_pack,    cuda_pick,
+                                         cuda_small,  cuda_stream,  cuda_wide };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
@@ -361,7 +359,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "pick", CUDA_TRY_PICK }, { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {
@@ -395,6 +393,8 @@ int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
 void cuda_try(struct ctx *c, unsigned what)
 {
     of(c)->tries |= what;
+    if (of(c)->tries & CUDA_TRY_PICK)
+        c->be = &backend_picking;
 }
 
 const char *cuda_ctx_name(const struct ctx *c)

@@ -1,6 +1,7 @@
 /* pass.c - a forward pass: the batch to the device, the logits back, and recordings of passes (CUDA
  * graphs). A pass of few rows without adapters runs once as it comes, is recorded the second time
  * and is then only started again: what changes from step to step lies in the batch's arrays. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -247,10 +248,63 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
     c->rows = 0;
     if (c->recording)
         end_recording(c);
-    if (!c->failed)
+    if (!c->failed && p->out)
         fetch(c, p->out, &c->logits, p->b->n_want * p->V);
     if (!c->failed && p->b->hidden)
         fetch(c, p->b->hidden, &c->hidden, p->b->T * p->D);
     cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "forward pass");
     return c->failed ? give_up(c, e) : 0;
+}
+
+/* ---- heads of rows of logits ---- */
+
+int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
+               struct pick_list *out, struct err *e)
+{
+    struct cuda *c = ctx->backend;
+    const size_t words = (V + 63) / 64, asked = (n * sizeof(struct pick_row) + 7) / 8 * 8;
+    size_t masks = 0;
+
+    for (size_t i = 0; i < n; i++)
+        masks += ask[i].allowed != NULL;
+    const size_t lists = asked + masks * words * sizeof(uint64_t);
+
+    if (lists > PIN_BYTES)
+        return err_set(e, ERR_MEMORY, "%zu masks of %zu bits take %zu bytes, at most %d", masks, V,
+                       lists, (int)PIN_BYTES);
+    c->d.cuCtxSetCurrent(c->context);
+    if (!cuda_room(c, &c->picks, lists + n * sizeof(*out)) ||
+        !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "heads of logits"))
+        return give_up(c, e);
+    struct pick_row *rows = c->pin[0];
+    uint64_t *mask = (uint64_t *)((uint8_t *)c->pin[0] + asked);
+
+    masks = 0;
+    for (size_t i = 0; i < n; i++) {
+        rows[i] =
+            (struct pick_row){ .row = (int)ask[i].row,
+                               .mask = ask[i].allowed ? (int)masks : -1,
+                               .by = ask[i].temperature > 0 ? (float)(M_LOG2E / ask[i].temperature)
+                                                            : 0 };
+        if (ask[i].allowed)
+            memcpy(mask + masks++ * words, ask[i].allowed, words * sizeof(*mask));
+    }
+    CUdeviceptr at = c->picks.p, to = at + lists, bits = at + asked;
+    int v = (int)V;
+
+    if (!cuda_ok(c, c->d.cuMemcpyHtoDAsync(at, c->pin[0], lists, c->stream), "heads of logits") ||
+        !cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "heads of logits"))
+        return give_up(c, e);
+    cuda_launch(c, KERN_pick, n, 1, 1, 1024, (void *[]){ &to, &c->logits.p, &at, &bits, &v });
+    if (c->failed)
+        return give_up(c, e);
+    return cuda_download(ctx, out, (void *)(uintptr_t)to, n * sizeof(*out), e);
+}
+
+int cuda_row(struct ctx *ctx, size_t row, size_t V, float *out, struct err *e)
+{
+    const struct cuda *c = ctx->backend;
+
+    return cuda_download(ctx, out, (const float *)(uintptr_t)c->logits.p + row * V,
+                         V * sizeof(*out), e);
 }
