@@ -105,7 +105,9 @@ static void panel_pairs(const struct work *w, uint32_t *to, size_t n0, size_t n,
 
     if (n < GEMM_COLS)
         memset(to, 0, (K + 1) / 2 * GEMM_COLS * sizeof(*to));
-    for (size_t k = 0; b->cs == 1 && k < K; k += 2) {
+    if (b->cs == 1 && !b->half)
+        w->k->pair_floats(to, GEMM_COLS, (const float *)(const void *)at(b, k0, n0), b->rs, n, K);
+    for (size_t k = 0; b->cs == 1 && b->half && k < K; k += 2) {
         const bf16 *x = halves(w, b, at(b, k0 + k, n0), n, t), *y = t + GEMM_COLS;
 
         if (k + 1 < K)
@@ -216,17 +218,9 @@ static void copy_columns(const struct work *w, size_t k0, size_t n)
     for (size_t m = 0; m < g->M; m += GEMM_COLS) {
         const size_t cols = smaller(g->M - m, GEMM_COLS);
         uint32_t line[PAIR_K][GEMM_COLS];
+        uint32_t *to = w->tiles ? line[0] : (uint32_t *)(void *)w->copy + k0 / 2 * g->M + m;
 
-        for (size_t k = 0; k < words; k++) {
-            bf16 t[2][GEMM_COLS] = { 0 };
-            const float *from = a + 2 * k * g->a.cs + m;
-
-            w->k->to_bf16(t[0], from, cols);
-            if (2 * k + 1 < n)
-                w->k->to_bf16(t[1], from + g->a.cs, cols);
-            w->k->pair(w->tiles ? line[k] : (uint32_t *)(void *)w->copy + (k0 / 2 + k) * g->M + m,
-                       t[0], t[1], cols);
-        }
+        w->k->pair_floats(to, w->tiles ? GEMM_COLS : g->M, a + m, g->a.cs, cols, n);
         if (w->tiles)
             w->k->transpose((float *)(void *)w->copy + m * w->ars + k0 / 2, w->ars,
                             (const float *)(const void *)line, GEMM_COLS, words, cols);

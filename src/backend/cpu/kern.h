@@ -264,6 +264,9 @@ struct cpu_kern {
                        bool offset, size_t R);
     /* to[j] = lo[j] | hi[j] << 16, n <= GEMM_COLS; with gemm_bf16 */
     void (*pair)(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n);
+    /* the same of K rows of n floats, ld apart, rounded: (K + 1) / 2 rows of words, `apart` apart
+     */
+    void (*pair_floats)(uint32_t *to, size_t apart, const float *x, size_t ld, size_t n, size_t K);
     /* y[c * ys + r] = x[r * xs + c] for r < rows, c < cols */
     void (*transpose)(float *y, size_t ys, const float *x, size_t xs, size_t rows, size_t cols);
     float (*dot_one)(const float *a, const float *b, size_t n);

@@ -144,9 +144,37 @@ static void pair(uint32_t *to, const bf16 *lo, const bf16 *hi, size_t n)
     _mm512_mask_storeu_epi32(to + 16, (__mmask16)(m >> 16), back);
 }
 
+/* sixteen rounded, in the lower half of words */
+static inline __m512i rounded(__mmask16 m, const float *x)
+{
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x)));
+}
+
+static void pair_floats(uint32_t *to, size_t apart, const float *x, size_t ld, size_t n, size_t K)
+{
+    const __mmask32 both = n >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
+    const __mmask16 m[2] = { (__mmask16)both, (__mmask16)(both >> 16) };
+
+    for (size_t k = 0; k < K; k += 2, x += 2 * ld, to += apart) {
+#pragma GCC unroll 2
+        for (size_t i = 0; i < 2; i++) {
+            __m512i y = rounded(m[i], x + 16 * i);
+
+            if (k + 1 < K)
+                y = _mm512_or_si512(y, _mm512_slli_epi32(rounded(m[i], x + ld + 16 * i), 16));
+            _mm512_mask_storeu_epi32(to + 16 * i, m[i], y);
+        }
+    }
+}
+
 static void to_bf16(bf16 *y, const float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i += 16) {
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32)
+        _mm512_storeu_si512(y + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + 16),
+                                                                _mm512_loadu_ps(x + i)));
+    for (; i < n; i += 16) {
         const __mmask16 m = (__mmask16)(n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         const __m256bh h = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x + i));
 
@@ -248,4 +276,5 @@ void cpu_kern_avx512_bf16(struct cpu_kern *k)
     k->group_bf16 = group_bf16;
     k->to_bf16 = to_bf16;
     k->pair = pair;
+    k->pair_floats = pair_floats;
 }
