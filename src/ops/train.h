@@ -38,6 +38,14 @@ struct adamw {
     int64_t step; /* from 1 */
 };
 
+/* What the largest pass of a run asks of a backend beside its arguments. */
+struct train_need {
+    size_t T, wide;    /* rows, and the longest side of the matrices that they meet */
+    size_t rows, cols; /* of the largest matrix that learns whole and is not among those; or 0 */
+    size_t hd;
+    bool encoded; /* matrices that are neither bf16 nor float32 */
+};
+
 struct train_ops {
 #define OP(ret, name, args) ret(*name) args;
 #include "ops/train.def"

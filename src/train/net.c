@@ -55,6 +55,13 @@ static void take_layer(struct net_saved *s, const struct net *n, const struct si
         s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r) : NULL;
 }
 
+static size_t loss_rows(size_t V)
+{
+    const size_t most = LOSS_BYTES / sizeof(float) / V;
+
+    return most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
+}
+
 /* Lays everything out; n->saved NULL only counts. Returns floats. */
 static size_t lay_out(struct net *n, size_t T, float *base)
 {
@@ -89,9 +96,7 @@ static size_t lay_out(struct net *n, size_t T, float *base)
     n->dk = common[7];
     n->dv = common[8];
     n->dlow = common[9];
-    const size_t most = LOSS_BYTES / sizeof(float) / z.V;
-
-    n->loss_rows = most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
+    n->loss_rows = loss_rows(z.V);
     const size_t live = T < n->loss_rows ? T : n->loss_rows;
 
     const bool head = n->cfg.targets & NET_HEAD;
@@ -127,7 +132,26 @@ static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, b
     return bytes;
 }
 
-size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
+static size_t scratch_bytes(const struct net *n, const struct ctx *c, const struct train_ops *op,
+                            size_t T)
+{
+    const struct sizes z = sizes_of(n, T);
+    const enum enc enc = n->m->layer[0].up.enc, head = n->m->head.enc;
+    const bool learns = n->cfg.full || n->cfg.save & 2 || n->cfg.targets & NET_HEAD; /* the head */
+    const size_t a = z.D > z.F ? z.D : z.F, wide = a > z.Q ? a : z.Q;
+    const struct train_need need = { .T = T,
+                                     .wide = wide,
+                                     .rows = learns ? loss_rows(z.V) : 0,
+                                     .cols = learns ? z.V : 0,
+                                     .hd = (size_t)n->m->hp->head_dim,
+                                     .encoded = (enc != ENC_BF16 && enc != ENC_F32) ||
+                                                (head != ENC_BF16 && head != ENC_F32) };
+
+    return op->scratch(c, &need);
+}
+
+size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct train_ops *op,
+                     const struct net_cfg *cfg, size_t T)
 {
     struct net n = { .m = (struct model *)(uintptr_t)m, .cfg = *cfg };
     size_t learn = 0;
@@ -160,7 +184,7 @@ size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T)
             learn +=
                 param_bytes(cfg, cfg->rank, at == NET_EMBED ? V : D, false, false) +
                 param_bytes(cfg, at == NET_EMBED ? D : V, cfg->rank + 4 * cfg->dora, false, false);
-    return slab_bytes(&n, T) + learn;
+    return slab_bytes(&n, T) + learn + scratch_bytes(&n, c, op, T);
 }
 
 int net_reserve(struct net *n, size_t T, struct err *e)

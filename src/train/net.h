@@ -84,9 +84,10 @@ void net_draw(struct net *n, uint64_t batch);
 void net_changed(struct net *n);
 /* Room for batches of up to T rows. */
 int net_reserve(struct net *n, size_t T, struct err *e) MUST_USE;
-/* Bytes of everything a run allocates for batches of up to T rows: activations, and what learns
- * with its gradients and moments. */
-size_t net_bytes_for(const struct model *m, const struct net_cfg *cfg, size_t T);
+/* Bytes of everything a run allocates for batches of up to T rows: activations, what learns with
+ * its gradients and moments, and the scratch of the operations. */
+size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct train_ops *op,
+                     const struct net_cfg *cfg, size_t T);
 
 /* keep: a backward pass follows. */
 void net_forward(struct net *n, const struct net_batch *b, bool keep);

@@ -141,9 +141,9 @@ static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
     const size_t rows = longest_rows(r);
     size_t all, less;
 
-    all = net_bytes_for(r->m, cfg, rows);
+    all = net_bytes_for(r->m, r->c, r->op, cfg, rows);
     cfg->recompute = true;
-    less = net_bytes_for(r->m, cfg, rows);
+    less = net_bytes_for(r->m, r->c, r->op, cfg, rows);
     cfg->recompute = r->cfg->force_recompute;
     if (!have)
         return 0;

@@ -97,8 +97,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(dv)                                                                                         \
     F_(nll)                                                                                        \
     F_(z)                                                                                          \
-    F_(dw) F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd)  \
-        F_(cs) F_(drop) F_(odd) F_(dodd)
+    F_(dw)                                                                                         \
+    F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs)  \
+        F_(drop) F_(odd) F_(dodd)
 
 static void test_every_isa(void **state)
 {
@@ -115,11 +116,18 @@ static void test_every_isa(void **state)
             const enum compute compute = k % 2 ? COMPUTE_BF16 : COMPUTE_F32;
             const enum enc enc = k < 2 ? ENC_BF16 : ENC_F16;
             struct ctx *c = context(1, flags, compute), *c3 = context(3, flags, compute);
+            const struct train_need need = {
+                .T = T, .wide = V, .rows = T, .cols = V, .hd = HEAD, .encoded = enc == ENC_F16
+            };
+            const size_t before = cpu_ctx_scratch(c3);
 
             pass(want, &train_ops_ref, c, enc);
             pass(got, &train_ops_cpu, c, enc);
             pass(again, &train_ops_cpu, c3, enc);
             assert_memory_equal(got, again, sizeof(*got));
+            /* rooms grow by a quarter more than they are asked for */
+            assert_true(cpu_ctx_scratch(c3) - before <=
+                        train_ops_cpu.scratch(c3, &need) / 4 * 5 + (1 << 10));
 #define CHECK(f)                                                                                   \
     if (rel_error(got->f, want->f, ARRAY_LEN(want->f)) > 3e-5)                                     \
         fail_msg("%s, %d: %s differs by %g", isa[i], k, #f,                                        \

@@ -326,6 +326,15 @@ static void attn_part(void *arg, int me, int n)
     }
 }
 
+/* Room of a thread for sequences of up to n rows. */
+static size_t attn_floats(size_t hd, size_t n)
+{
+    /* A is a block of scores, as it is or turned, or a block of queries */
+    const size_t copy = GEMM_COPY(ATTN_ROWS, n > hd ? n : hd);
+
+    return (2 * ATTN_ROWS * n + GEMM_ROOM + copy + 15) / 16 * 16;
+}
+
 static void attn_run(struct ctx *c, struct attn_job *j)
 {
     struct cpu *b = c->backend;
@@ -338,11 +347,7 @@ static void attn_run(struct ctx *c, struct attn_job *j)
         j->longest = len > j->longest ? len : j->longest;
     }
     j->c = c;
-    /* A is a block of scores, as it is or turned, or a block of queries */
-    const size_t widest = j->longest > s->hd ? j->longest : s->hd;
-
-    j->room_n = 2 * ATTN_ROWS * j->longest + GEMM_ROOM + GEMM_COPY(ATTN_ROWS, widest);
-    j->room_n = (j->room_n + 15) / 16 * 16;
+    j->room_n = attn_floats(s->hd, j->longest);
     j->room = room_get(&b->train_thread, (size_t)team_size(c->team) * j->room_n * sizeof(float));
     cpu_share(c, attn_part, j, T * j->longest);
 }
@@ -633,6 +638,24 @@ static void square_sum_cpu(struct ctx *c, double *out, const float *x, size_t n)
     *out = s;
 }
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t scratch_cpu(const struct ctx *c, const struct train_need *need)
+{
+    const bool half = c->compute == COMPUTE_BF16;
+    const size_t value = half && kern(c)->gemm_bf16 ? sizeof(bf16) : sizeof(float);
+    const size_t copy =
+        larger(GEMM_COPY(need->T, larger(need->wide, SUMMED)), GEMM_COPY(need->rows, need->cols));
+    const size_t row = need->wide * (half ? sizeof(bf16) : sizeof(float));
+    const size_t decoded = need->encoded ? larger(DECODED, DECODED_ROWS * row) : 0;
+    const size_t thread = larger(attn_floats(need->hd, need->T), DECODE_ROWS * need->wide);
+
+    return copy * value + decoded + (size_t)team_size(c->team) * thread * sizeof(float);
+}
+
 const struct train_ops train_ops_cpu = {
     .adamw = adamw_cpu,
     .attn = attn_cpu_train,
@@ -646,6 +669,7 @@ const struct train_ops train_ops_cpu = {
     .linear_fwd = linear_fwd_cpu,
     .product = product_cpu,
     .rmsnorm_bwd = rmsnorm_bwd_cpu,
+    .scratch = scratch_cpu,
     .square_sum = square_sum_cpu,
     .swiglu_bwd = swiglu_bwd_cpu,
 };
