@@ -57,7 +57,7 @@ static void embed_part(void *arg, int me, int n)
 
     team_part(j->T, 1, me, n, &lo, &hi);
     for (size_t t = lo; t < hi; t++) {
-        if (w->placed && !planes_bits(w->enc))
+        if (w->placed && j->k->placed[w->enc].unpack_row)
             placed_row(j->k, j->y + t * w->cols, w, (size_t)j->ids[t]);
         else
             weight_decode_row(j->y + t * w->cols, w, (size_t)j->ids[t]);

@@ -157,6 +157,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     cpu_kern_row_avx512(k);
     cpu_kern_columns_avx512(k);
     cpu_kern_row_floats_avx512(k);
+    cpu_kern_exact_avx512(k);
     if (!(flags & CPU_AVX512_BF16))
         return;
     cpu_kern_avx512_bf16(k);

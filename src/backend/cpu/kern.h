@@ -134,8 +134,9 @@ struct exact_kern {
      * another path. Forms lie exact_apart(bytes) from one another, at multiples of 64. */
     size_t (*bytes)(const struct weight *w, enum exact_in in);
     void (*form)(void *to, const struct weight *w, enum exact_in in, const float *x);
-    /* y[t * ys + r] = or += row r0+r of w times token t, for R rows and T tokens; x: their forms,
-     * of w or of another weight with the same rule and the same number of inputs */
+    /* y[t * ys + r] = or += row r0+r of w (of w.placed, a copy, if any) times token t, for R rows
+     * and T tokens; x: their forms, of w or of another weight with the same rule and the same
+     * number of inputs */
     void (*dot)(float *y, size_t ys, const struct weight *w, size_t r0, size_t R, enum exact_in in,
                 const void *x, size_t T, bool add);
 };
@@ -307,6 +308,7 @@ void cpu_kern_row_floats_avx512(struct cpu_kern *k);
 void cpu_kern_placed_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
+void cpu_kern_exact_avx512(struct cpu_kern *k);
 void cpu_kern_exact_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);
 void cpu_kern_q8_amx(struct cpu_kern *k);

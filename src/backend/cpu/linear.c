@@ -69,11 +69,17 @@ static enum exact_in exact_in(enum compute compute, const struct weight *w)
     return compute == COMPUTE_BF16 ? EXACT_BF16 : w->p.act != ACT_KEEP ? EXACT_ACT : EXACT_FLOAT;
 }
 
+bool linear_exact(const struct cpu_kern *k, enum compute compute, const struct weight *w)
+{
+    return compute != COMPUTE_F32 && k->exact[w->enc].bytes &&
+           k->exact[w->enc].bytes(w, exact_in(compute, w));
+}
+
 static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
 {
     if (compute == COMPUTE_F32)
         return PATH_F32;
-    if (k->exact[w->enc].bytes && k->exact[w->enc].bytes(w, exact_in(compute, w)))
+    if (linear_exact(k, compute, w))
         return PATH_EXACT;
     if (compute == COMPUTE_AUTO && w->p.act != ACT_KEEP)
         return PATH_ACT;

@@ -73,6 +73,8 @@ size_t weight_bytes(const struct weight *w)
 {
     const size_t bits = planes_bits(w->enc);
 
+    if (w->enc == ENC_NF4 || w->enc == ENC_FP4)
+        return w->rows * w->cols / 2;
     if (!bits)
         return w->rows * w->row_bytes;
     const size_t each = 8 * enc_table[w->p.scale_enc].bytes + (w->p.zero ? bits : 0);

@@ -60,8 +60,8 @@ unsigned planes_bits(enum enc enc);
 unsigned planes_zero(const struct weight *w, size_t g, size_t r);
 /* Where their scale of that group and output lies in the plane: its number. */
 size_t planes_scale_at(const struct weight *w, size_t g, size_t r);
-/* Bytes of a matrix whose rows follow one another, or of the codes, scales and zero points of the
- * same encodings; without act-order's plane. */
+/* Bytes of a matrix's codes; of the same encodings with scales and zero points, without act-order's
+ * plane. */
 size_t weight_bytes(const struct weight *w);
 
 /* The truth of every encoding: row r, cols values. */

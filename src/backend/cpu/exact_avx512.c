@@ -1,0 +1,246 @@
+/* exact_avx512.c - INT8 weights times inputs that the checkpoint's rule rounds to 8 bits: sums of
+ * integers, to which scales come in the end. LLM.int8 leaves inputs from a bound on as floats:
+ * sixteens of inputs that hold any are listed, and meet their weights as float32.
+ *
+ * A multiply-add takes unsigned bytes times signed ones: weights are told from -128, and 128 times
+ * the sum of the inputs goes off the total. */
+#include <immintrin.h>
+
+#include "backend/cpu/kern.h"
+#include "base/num.h"
+
+enum {
+    ROWS = 4,          /* of a tile */
+    TOKENS = 4,        /* most of a tile */
+    AHEAD = 1 << 15,   /* bytes from what is read to what is fetched */
+    MOST = 128 * 1024, /* inputs whose sum fits 32 bits */
+};
+
+/* A row of inputs: this, bytes, and for LLM.int8 the listed sixteens: numbers, then floats. */
+struct form {
+    _Alignas(64) float step;
+    int32_t sum; /* of the bytes */
+    uint32_t n;  /* sixteens listed */
+};
+
+static size_t whole(size_t n, size_t of)
+{
+    return (n + of - 1) / of * of;
+}
+
+INLINE int8_t *bytes_of(const struct form *f)
+{
+    return (int8_t *)(uintptr_t)(f + 1);
+}
+
+INLINE uint32_t *list_of(const struct form *f, size_t K)
+{
+    return (uint32_t *)(uintptr_t)(bytes_of(f) + whole(K, 64));
+}
+
+INLINE float *floats_of(const struct form *f, size_t K)
+{
+    return (float *)(list_of(f, K) + whole((K + 15) / 16, 16));
+}
+
+static size_t bytes(const struct weight *w, enum exact_in in)
+{
+    const size_t sixteens = w->p.act == ACT_BNB8 ? (w->cols + 15) / 16 : 0;
+
+    if (in != EXACT_ACT || w->p.group < w->cols || w->cols > MOST)
+        return 0;
+    return sizeof(struct form) + whole(w->cols, 64) + 4 * whole(sixteens, 16) + 64 * sixteens;
+}
+
+INLINE __mmask16 some(size_t n)
+{
+    return (__mmask16)(n < 16 ? (1u << n) - 1 : 0xFFFF);
+}
+
+/* x as the rule compares it, and which of the sixteen stay floats */
+INLINE __m512 seen(__m512 x, const struct planes *p, __mmask16 *floats)
+{
+    *floats = 0;
+    if (p->act != ACT_BNB8)
+        return x;
+    x = _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    *floats = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(p->act_bound), _CMP_NLT_UQ);
+    return x;
+}
+
+static void form(void *to, const struct weight *w, enum exact_in in, const float *x)
+{
+    const struct planes *p = &w->p;
+    const size_t K = w->cols;
+    struct form *f = to;
+    int8_t *q = bytes_of(f);
+    __m512 max = _mm512_setzero_ps();
+    __m512i sum = _mm512_setzero_si512();
+    __mmask16 floats, none = 0;
+
+    (void)in;
+    for (size_t i = 0; i < K; i += 16) {
+        const __m512 v = seen(_mm512_maskz_loadu_ps(some(K - i), x + i), p, &floats);
+
+        none |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) & ~floats;
+        /* the second where one is no number */
+        max = _mm512_mask_max_ps(max, ~floats, _mm512_abs_ps(v), max);
+    }
+    const float s = act_scale(p->act, p->act_bound, p->act_scale, _mm512_reduce_max_ps(max));
+    const bool bnb = p->act == ACT_BNB8;
+    const __m512 by = _mm512_set1_ps(bnb ? 127 / s : s);
+
+    f->step = none ? NAN : bnb ? s / 127 : s;
+    f->n = 0;
+    memset(q + K / 64 * 64, 0, whole(K, 64) - K / 64 * 64);
+    for (size_t i = 0; i < K; i += 16) {
+        const __m512 v = _mm512_maskz_loadu_ps(some(K - i), x + i), h = seen(v, p, &floats);
+        const __m512 scaled = bnb ? _mm512_mul_ps(h, by) : _mm512_div_ps(h, by);
+        const __mmask16 m = some(K - i) & (s != 0 ? ~floats : 0);
+        const __m512i r = _mm512_maskz_cvtps_epi32(m, scaled);
+        const __m512i c =
+            _mm512_max_epi32(_mm512_min_epi32(r, _mm512_set1_epi32(127)), _mm512_set1_epi32(-128));
+
+        sum = _mm512_add_epi32(sum, c);
+        _mm512_mask_cvtepi32_storeu_epi8(q + i, some(K - i), c);
+        if (!floats)
+            continue;
+        list_of(f, K)[f->n] = (uint32_t)i;
+        _mm512_storeu_ps(floats_of(f, K) + 16 * f->n++, _mm512_maskz_mov_ps(floats, v));
+    }
+    f->sum = _mm512_reduce_add_epi32(sum);
+}
+
+/* Rows r0 .. r0+R of w times the floats of one row of inputs. */
+INLINE void add_floats(__m512 y[ROWS], const uint8_t *from, const struct form *f, size_t K,
+                       const int R)
+{
+    const uint32_t *list = list_of(f, K);
+    const float *in = floats_of(f, K);
+
+    for (uint32_t n = 0; n < f->n; n++) {
+        const size_t i = list[n];
+        const __m512 x = _mm512_loadu_ps(in + 16 * n);
+
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++) {
+            const __m128i b = _mm_maskz_loadu_epi8(some(K - i), from + (size_t)k * K + i);
+
+            y[k] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b)), x, y[k]);
+        }
+    }
+}
+
+struct job {
+    const struct weight *w;
+    size_t r0;
+    const uint8_t *x;
+    size_t apart;
+    float *y;
+    size_t ys;
+    bool add;
+};
+
+/* sum[k][t] += 64 weights of each row at `from`, of which n exist, times inputs from place i on */
+INLINE void multiply(__m512i sum[ROWS][TOKENS], const uint8_t *from, const struct form *const *f,
+                     size_t K, size_t i, const bool all, const int R, const int S)
+{
+    const __mmask64 m = all ? ~(__mmask64)0 : ((__mmask64)1 << (K - i)) - 1;
+    __m512i v[ROWS];
+
+#pragma GCC unroll 4
+    for (int k = 0; k < R; k++) {
+        const uint8_t *p = from + (size_t)k * K + i;
+
+        v[k] = all ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(m, p);
+        v[k] = _mm512_xor_si512(v[k], _mm512_set1_epi8(-128));
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < S; t++) {
+        const __m512i in = _mm512_loadu_si512(bytes_of(f[t]) + i);
+
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++)
+            sum[k][t] = _mm512_dpbusd_epi32(sum[k][t], v[k], in);
+    }
+}
+
+INLINE void tile(const struct job *j, size_t r, size_t t0, const int R, const int S)
+{
+    const struct weight *w = j->w;
+    const size_t K = w->cols;
+    const uint8_t *from = w->placed ? w->placed : w->data;
+    const struct form *f[TOKENS];
+    __m512i sum[ROWS][TOKENS];
+    size_t i = 0;
+
+    from += (j->r0 + r) * K;
+#pragma GCC unroll 4
+    for (int t = 0; t < S; t++) {
+        f[t] = (const struct form *)(j->x + (t0 + (size_t)t) * j->apart);
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++)
+            sum[k][t] = _mm512_setzero_si512();
+    }
+    for (; i + 64 <= K; i += 64) {
+        const uint8_t *ahead = from + (size_t)R * (K + i) + AHEAD;
+
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++)
+            if (t0 == 0)
+                _mm_prefetch((const char *)ahead + 64 * k, _MM_HINT_T1);
+        multiply(sum, from, f, K, i, true, R, S);
+    }
+    if (i < K)
+        multiply(sum, from, f, K, i, false, R, S);
+#pragma GCC unroll 4
+    for (int t = 0; t < S; t++) {
+        __m512 y[ROWS];
+
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++)
+            y[k] = _mm512_setzero_ps();
+        add_floats(y, from, f[t], K, R);
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++) {
+            const size_t row = j->r0 + r + (size_t)k;
+            const uint32_t off = 128 * (uint32_t)f[t]->sum;
+            const int32_t n = (int32_t)((uint32_t)_mm512_reduce_add_epi32(sum[k][t]) - off);
+            const float s = planes_scale(&w->p, row / w->p.row_group);
+            float *to = j->y + (t0 + (size_t)t) * j->ys + r + (size_t)k;
+
+            *to = s * (f[t]->step * (float)n + _mm512_reduce_add_ps(y[k])) + (j->add ? *to : 0);
+        }
+    }
+}
+
+INLINE void some_rows(const struct job *j, size_t R, size_t t0, const int S)
+{
+    size_t r = 0;
+
+    for (; r + ROWS <= R; r += ROWS)
+        tile(j, r, t0, ROWS, S);
+    for (; r < R; r++)
+        tile(j, r, t0, 1, S);
+}
+
+static void dot(float *y, size_t ys, const struct weight *w, size_t r0, size_t R, enum exact_in in,
+                const void *x, size_t T, bool add)
+{
+    const struct job j = {
+        .w = w, .r0 = r0, .x = x, .apart = exact_apart(bytes(w, in)), .y = y, .ys = ys, .add = add
+    };
+    size_t t = 0;
+
+    for (; t + 4 <= T; t += 4)
+        some_rows(&j, R, t, 4);
+    for (; t + 2 <= T; t += 2)
+        some_rows(&j, R, t, 2);
+    for (; t < T; t++)
+        some_rows(&j, R, t, 1);
+}
+
+void cpu_kern_exact_avx512(struct cpu_kern *k)
+{
+    k->exact[ENC_INT8] = (struct exact_kern){ bytes, form, dot };
+}
