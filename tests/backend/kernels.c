@@ -546,7 +546,8 @@ static void check_placed(struct ctx *c, const struct weight *w, size_t T)
 
 static void placed_isa(unsigned flags)
 {
-    static const enum enc here[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q8_0, ENC_Q4_K, ENC_Q6_K };
+    static const enum enc here[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q5_0, ENC_Q5_1,
+                                     ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K };
     static const size_t cols[] = { 32, 256, 288, 1536 }, many[] = { 1, 2, 5, 8, 9, 17, 300 };
     struct ctx *c = context(3, flags, COMPUTE_AUTO), *f = context(1, flags, COMPUTE_F32);
     struct err e;

@@ -1,12 +1,13 @@
 /* placed_avx512.c - quantised weights in the order in which kernels take them, made once when a
  * model is placed (placed.c). Sixteen rows of G groups are a unit of as many bytes as in the file:
  *
- *     scales  [G][16]       Q4_0, Q8_0: f16
- *             [G][2][16]    Q4_1: f16, scale and offset
- *             [G/8][4][64]  Q4_K: f16 scales and offsets, then k_scales.h's twelve bytes as words
- *             [G/8][288]    Q6_K: sixteen scales of each row as words, then f16
- *     codes   [G][4][64]    Q4_*: line i holds values 4i .. 4i+3 of every row in its low nibbles,
- *                           16 values later in the high ones
+ *     scales  [G][16]       Q4_0, Q5_0, Q8_0: f16
+ *             [G][2][16]    Q4_1, Q5_1: f16, scale and offset
+ *             [G/8][4][64]  Q4_K, Q5_K: f16 scales and offsets, then k_scales.h's twelve bytes as
+ * words [G/8][288]    Q6_K: sixteen scales of each row as words, then f16 codes   [G][4][64] Q4_*:
+ * line i holds values 4i .. 4i+3 of every row in its low nibbles, 16 values later in the high ones
+ *             [G][5][64]    Q5_*: four lines as those of Q4_*, then one of the fifth bits: bits c
+ *                           are those of values 4c .. 4c+3
  *             [G][8][64]    Q8_0: line c holds values 4c .. 4c+3 of every row, plus 128
  *             [G][6][64]    Q6_K: four lines as those of Q4_*, then two of the top bits: bits 2k of
  *                           line i are those of line 4i+k
@@ -24,11 +25,15 @@
  * multiply-add takes lines as they come: the tokens of a tile share a line, which is in a register
  * for all of them. The links are those of kern.h's chain, hence the bits of every other kernel. */
 #include <immintrin.h>
+#include <stddef.h>
 
 #include "backend/cpu/kern.h"
 #include "format/enc/q4_0.h"
 #include "format/enc/q4_1.h"
 #include "format/enc/q4_k.h"
+#include "format/enc/q5_0.h"
+#include "format/enc/q5_1.h"
+#include "format/enc/q5_k.h"
 #include "format/enc/q6_k.h"
 #include "format/enc/q8_0.h"
 
@@ -49,6 +54,30 @@ INLINE bool has_planes(const enum enc enc)
     return enc == PLANES4 || enc == PLANES8;
 }
 
+INLINE bool has_five(const enum enc enc)
+{
+    return enc == ENC_Q5_0 || enc == ENC_Q5_1 || enc == ENC_Q5_K;
+}
+
+/* Scale and minimum as k_scales.h has them. */
+INLINE bool has_k_scales(const enum enc enc)
+{
+    return enc == ENC_Q4_K || enc == ENC_Q5_K;
+}
+
+INLINE bool has_offset(const enum enc enc)
+{
+    return enc == ENC_Q4_1 || enc == ENC_Q5_1 || has_k_scales(enc) || has_planes(enc);
+}
+
+INLINE enum codes codes_of(const enum enc enc)
+{
+    return enc == ENC_Q8_0 || enc == PLANES8 ? CODES_8
+           : enc == ENC_Q6_K                 ? CODES_HALVES
+           : has_five(enc)                   ? CODES_5
+                                             : CODES_4;
+}
+
 /* Bytes that sixteen rows have in a scale group. */
 INLINE size_t scale_bytes(const struct weight *w, const enum enc enc)
 {
@@ -67,6 +96,11 @@ INLINE struct layout layout_of(const enum enc enc, size_t G)
     switch (enc) {
     case ENC_Q4_1:
         return (struct layout){ G * 64, 256 };
+    case ENC_Q5_0:
+    case ENC_Q5_K:
+        return (struct layout){ G * 32, 320 };
+    case ENC_Q5_1:
+        return (struct layout){ G * 64, 320 };
     case ENC_Q6_K:
         return (struct layout){ G * 36, 384 };
     case ENC_Q8_0:
@@ -104,6 +138,16 @@ INLINE void lines(__m512i w[8], const uint8_t *u, const struct layout *l, size_t
 
         w[c] = _mm512_and_si512(both, low);
         w[c + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+    if (has_five(enc)) {
+        const __m512i t = _mm512_loadu_si512(p + 256), one = _mm512_set1_epi8(16);
+
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++) {
+            const __m512i at = c < 4 ? _mm512_slli_epi16(t, 4 - c) : _mm512_srli_epi16(t, c - 4);
+
+            w[c] = _mm512_or_si512(w[c], _mm512_and_si512(at, one));
+        }
     }
     if (enc != ENC_Q6_K)
         return;
@@ -185,8 +229,7 @@ INLINE void plane_scales(struct scale *s, const struct weight *w, const enum enc
             v = _mm_loadl_epi64((const __m128i *)z);
             v = _mm_and_si128(_mm_unpacklo_epi8(v, _mm_srli_epi16(v, 4)), _mm_set1_epi8(15));
         }
-        const __m512 centre =
-            _mm512_set1_ps((float)code_centre(enc == PLANES8 ? CODES_8 : CODES_4));
+        const __m512 centre = _mm512_set1_ps((float)code_centre(codes_of(enc)));
         const __m512 zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(v));
 
         s->m = _mm512_mul_ps(_mm512_sub_ps(centre, zero), s->d[0]);
@@ -199,18 +242,18 @@ INLINE void plane_scales(struct scale *s, const struct weight *w, const enum enc
 INLINE void scales(struct scale *s, const uint8_t *u, const struct weight *of, size_t g,
                    const enum enc enc)
 {
-    const __m512 centre = _mm512_set1_ps((float)code_centre(CODES_4));
+    const __m512 centre = _mm512_set1_ps((float)code_centre(codes_of(enc)));
 
     if (has_planes(enc)) {
         if (s->left == 0)
             plane_scales(s, of, enc);
         s->left--;
-    } else if (enc == ENC_Q4_0 || enc == ENC_Q8_0) {
+    } else if (enc == ENC_Q4_0 || enc == ENC_Q5_0 || enc == ENC_Q8_0) {
         s->d[0] = f16s(u + 32 * g);
-    } else if (enc == ENC_Q4_1) {
+    } else if (enc == ENC_Q4_1 || enc == ENC_Q5_1) {
         s->d[0] = f16s(u + 64 * g);
         s->m = _mm512_fmadd_ps(s->d[0], centre, f16s(u + 64 * g + 32));
-    } else if (enc == ENC_Q4_K) {
+    } else if (has_k_scales(enc)) {
         const __m512i six = _mm512_set1_epi8(63), four = _mm512_set1_epi8(15);
         const __m512i top = _mm512_set1_epi8(48);
         const uint8_t *b = u + 256 * (g / 8);
@@ -238,11 +281,6 @@ INLINE void scales(struct scale *s, const uint8_t *u, const struct weight *of, s
         s->d[0] = by_signed(w, g % 2 * 2, d);
         s->d[1] = by_signed(w, g % 2 * 2 + 1, d);
     }
-}
-
-INLINE enum codes codes_of(const enum enc enc)
-{
-    return enc == ENC_Q8_0 || enc == PLANES8 ? CODES_8 : enc == ENC_Q6_K ? CODES_HALVES : CODES_4;
 }
 
 /* sum += w . the four bytes at q, which are broadcast; in assembly to stay in this order */
@@ -288,7 +326,6 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
                  size_t t0, const enum enc enc, const int S)
 {
     const enum codes kind = codes_of(enc);
-    const bool offset = enc == ENC_Q4_1 || enc == ENC_Q4_K || has_planes(enc);
     const size_t G = x->K / GROUP;
     const struct layout l = layout_for(of, enc);
     const int halves = kind == CODES_HALVES ? 2 : 1, steps = 8 / halves;
@@ -329,7 +366,7 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
                 const __m512 d = _mm512_mul_ps(s.d[h], _mm512_set1_ps(x->d[at + (size_t)t]));
 
                 a[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), d, a[t]);
-                if (offset)
+                if (has_offset(enc))
                     a[t] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(x->s[at + (size_t)t]), a[t]);
             }
         }
@@ -389,7 +426,7 @@ INLINE void unpack(struct group *p, const uint8_t *u, const struct weight *of, s
         _mm512_storeu_ps(p[i].d[0], s.d[0]);
         if (enc == ENC_Q6_K)
             _mm512_storeu_ps(p[i].d[1], s.d[1]);
-        if (enc == ENC_Q4_1 || enc == ENC_Q4_K || has_planes(enc))
+        if (has_offset(enc))
             _mm512_storeu_ps(p[i].m[0], s.m);
     }
 }
@@ -438,48 +475,91 @@ INLINE __m512i nibbles(__m512i a, __m512i b)
                            _mm512_slli_epi16(_mm512_and_si512(b, low), 4));
 }
 
+/* Fifth bits of every row, a word at off: bits k, 4 + k, .. of the word become byte k. */
+INLINE __m512i fifth_bits(const struct rows16 *w, size_t off)
+{
+    uint8_t t[LANES][4];
+
+    for (size_t r = 0; r < LANES; r++) {
+        uint32_t word;
+
+        memcpy(&word, w->at[r] + off, 4);
+        for (unsigned k = 0; k < 4; k++)
+            t[r][k] = (uint8_t)_pext_u32(word, 0x11111111u << k);
+    }
+    return _mm512_loadu_si512(t);
+}
+
+/* Bytes of a block of 32 before its codes, without fifth bits. */
+INLINE size_t head_of(const enum enc enc)
+{
+    return has_offset(enc) ? 4 : 2;
+}
+
 INLINE void pack_32(uint8_t *u, const struct rows16 *w, size_t G, const enum enc enc)
 {
     const struct layout l = layout_of(enc, G);
-    const size_t bytes = enc_table[enc].bytes, head = enc == ENC_Q4_1 ? 4 : 2;
+    const size_t bytes = enc_table[enc].bytes, head = head_of(enc), five = has_five(enc) ? 4 : 0;
     const __m512i flip = _mm512_set1_epi8(-128);
 
     for (size_t g = 0; g < G; g++) {
-        uint8_t *scale = u + 16 * head * g;
+        uint8_t *scale = u + 16 * head * g, *to = u + l.codes + g * l.code;
         __m512i b[4];
 
         for (size_t i = 0; i < l.code / 256; i++) {
-            transpose(b, w, g * bytes + head + 16 * i);
+            transpose(b, w, g * bytes + head + five + 16 * i);
 #pragma GCC unroll 4
             for (size_t c = 0; c < 4; c++)
-                put(u + l.codes + g * l.code + 256 * i + 64 * c,
-                    enc == ENC_Q8_0 ? _mm512_xor_si512(b[c], flip) : b[c]);
+                put(to + 256 * i + 64 * c, enc == ENC_Q8_0 ? _mm512_xor_si512(b[c], flip) : b[c]);
         }
+        if (five)
+            put(to + 256, fifth_bits(w, g * bytes + head));
         put16(scale, halfwords(w, g * bytes));
-        if (enc == ENC_Q4_1)
+        if (head == 4)
             put16(scale + 32, halfwords(w, g * bytes + 2));
     }
 }
 
-static void pack_q4_k(uint8_t *u, const struct rows16 *w, size_t G)
+/* Fifth bits of the eight groups whose codes are at to, from the bytes at off. */
+INLINE void pack_fifth_k(uint8_t *to, size_t code, const struct rows16 *w, size_t off)
 {
-    const struct layout l = layout_of(ENC_Q4_K, G);
+    const __m512i one = _mm512_set1_epi8(1);
+    __m512i high[2][4];
+
+    transpose(high[0], w, off);
+    transpose(high[1], w, off + 16);
+    for (unsigned j = 0; j < 8; j++) {
+        __m512i t = _mm512_setzero_si512();
+
+        for (unsigned c = 0; c < 8; c++)
+            t = _mm512_or_si512(
+                t, shift_left(_mm512_and_si512(shift_right(high[c / 4][c % 4], j), one), c));
+        put(to + j * code + 256, t);
+    }
+}
+
+INLINE void pack_k(uint8_t *u, const struct rows16 *w, size_t G, const enum enc enc)
+{
+    const struct layout l = layout_of(enc, G);
+    const size_t codes = enc == ENC_Q5_K ? offsetof(struct q5_k, qs) : offsetof(struct q4_k, qs);
 
     for (size_t g = 0; g < G; g += 8) {
-        const size_t off = g / 8 * sizeof(struct q4_k);
-        uint8_t *scale = u + 256 * (g / 8);
+        const size_t off = g / 8 * enc_table[enc].bytes;
+        uint8_t *scale = u + 256 * (g / 8), *to = u + l.codes + g * l.code;
         __m512i a[4], b[4];
 
         for (size_t j = 0; j < 8; j += 2) { /* two groups share 32 bytes */
-            transpose(a, w, off + 16 + 16 * j);
-            transpose(b, w, off + 32 + 16 * j);
+            transpose(a, w, off + codes + 16 * j);
+            transpose(b, w, off + codes + 16 * j + 16);
 #pragma GCC unroll 4
             for (size_t c = 0; c < 4; c++) {
-                put(u + l.codes + (g + j) * 256 + 64 * c, nibbles(a[c], b[c]));
-                put(u + l.codes + (g + j + 1) * 256 + 64 * c,
+                put(to + j * l.code + 64 * c, nibbles(a[c], b[c]));
+                put(to + (j + 1) * l.code + 64 * c,
                     nibbles(_mm512_srli_epi16(a[c], 4), _mm512_srli_epi16(b[c], 4)));
             }
         }
+        if (enc == ENC_Q5_K)
+            pack_fifth_k(to, l.code, w, off + offsetof(struct q5_k, qh));
         put16(scale, halfwords(w, off));
         put16(scale + 32, halfwords(w, off + 2));
         transpose(a, w, off);
@@ -594,16 +674,20 @@ INLINE void unpack_row_32(uint8_t *to, const uint8_t *u, size_t G, size_t r, siz
                           const enum enc enc)
 {
     const struct layout l = layout_of(enc, G);
-    const size_t bytes = enc_table[enc].bytes, head = enc == ENC_Q4_1 ? 4 : 2;
+    const size_t bytes = enc_table[enc].bytes, head = head_of(enc), five = has_five(enc) ? 4 : 0;
 
     for (size_t i = g; i < g + n; i++, to += bytes) {
-        const uint8_t *scale = u + 16 * head * i;
+        const uint8_t *scale = u + 16 * head * i, *p = u + l.codes + i * l.code;
+        uint32_t word = 0;
 
         memcpy(to, scale + 2 * r, 2);
-        if (enc == ENC_Q4_1)
+        if (head == 4)
             memcpy(to + 2, scale + 32 + 2 * r, 2);
-        for (size_t c = 0; c < l.code / 64; c++)
-            memcpy(to + head + 4 * c, four_of(u + l.codes + i * l.code, c, r), 4);
+        for (unsigned k = 0; five && k < 4; k++)
+            word |= _pdep_u32(four_of(p, 4, r)[k], 0x11111111u << k);
+        memcpy(to + head, &word, five);
+        for (size_t c = 0; c < (bytes - head - five) / 4; c++)
+            memcpy(to + head + five + 4 * c, four_of(p, c, r), 4);
         for (size_t k = 0; enc == ENC_Q8_0 && k < GROUP; k++)
             to[head + k] ^= 128;
     }
@@ -617,21 +701,28 @@ INLINE unsigned nibble_at(const uint8_t *p, size_t v, size_t r)
     return both >> (v < 16 ? 0 : 4) & 15;
 }
 
-static void unpack_row_q4_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
+INLINE void unpack_row_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,
+                         const enum enc enc)
 {
-    const struct layout l = layout_of(ENC_Q4_K, G);
+    const struct layout l = layout_of(enc, G);
     const uint8_t *scale = u + 256 * (g / 8), *p = u + l.codes + g * l.code;
-    struct q4_k *b = (struct q4_k *)to;
+    uint8_t *qs = to + (enc == ENC_Q5_K ? offsetof(struct q5_k, qs) : offsetof(struct q4_k, qs));
 
-    (void)n;
     memcpy(to, scale + 2 * r, 2);
     memcpy(to + 2, scale + 32 + 2 * r, 2);
     for (size_t i = 0; i < 3; i++)
-        memcpy(b->sc + 4 * i, four_of(scale + 64, i, r), 4);
+        memcpy(to + 4 + 4 * i, four_of(scale + 64, i, r), 4);
     for (size_t j = 0; j < 8; j += 2)
         for (size_t v = 0; v < GROUP; v++)
-            b->qs[16 * j + v] =
-                (uint8_t)(nibble_at(p + j * 256, v, r) | nibble_at(p + (j + 1) * 256, v, r) << 4);
+            qs[16 * j + v] = (uint8_t)(nibble_at(p + j * l.code, v, r) |
+                                       nibble_at(p + (j + 1) * l.code, v, r) << 4);
+    for (size_t v = 0; enc == ENC_Q5_K && v < GROUP; v++) {
+        unsigned fifth = 0;
+
+        for (size_t j = 0; j < 8; j++)
+            fifth |= (unsigned)(four_of(p + j * l.code, 4, r)[v % 4] >> v / 4 & 1) << j;
+        to[offsetof(struct q5_k, qh) + v] = (uint8_t)fifth;
+    }
 }
 
 static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
@@ -676,8 +767,11 @@ static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, s
     }
 PLACED(q4_0, ENC_Q4_0)
 PLACED(q4_1, ENC_Q4_1)
+PLACED(q5_0, ENC_Q5_0)
+PLACED(q5_1, ENC_Q5_1)
 PLACED(q8_0, ENC_Q8_0)
 PLACED(q4_k, ENC_Q4_K)
+PLACED(q5_k, ENC_Q5_K)
 PLACED(q6_k, ENC_Q6_K)
 PLACED(planes4, PLANES4)
 PLACED(planes8, PLANES8)
@@ -694,7 +788,23 @@ PLACED(planes8, PLANES8)
     }
 PACK(q4_0, ENC_Q4_0)
 PACK(q4_1, ENC_Q4_1)
+PACK(q5_0, ENC_Q5_0)
+PACK(q5_1, ENC_Q5_1)
 PACK(q8_0, ENC_Q8_0)
+
+#define PACK_K(name, enc)                                                                          \
+    static void pack_##name(uint8_t *u, const struct rows16 *w, size_t G)                          \
+    {                                                                                              \
+        pack_k(u, w, G, enc);                                                                      \
+    }                                                                                              \
+    static void unpack_row_##name(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,     \
+                                  size_t n)                                                        \
+    {                                                                                              \
+        (void)n;                                                                                   \
+        unpack_row_k(to, u, G, r, g, enc);                                                         \
+    }
+PACK_K(q4_k, ENC_Q4_K)
+PACK_K(q5_k, ENC_Q5_K)
 
 void cpu_kern_placed_avx512(struct cpu_kern *k)
 {
@@ -707,7 +817,11 @@ void cpu_kern_placed_avx512(struct cpu_kern *k)
     FILL(ENC_Q4_0, q4_0, SIZE_MAX);
     FILL(ENC_Q4_1, q4_1, SIZE_MAX);
     FILL(ENC_Q8_0, q8_0, SIZE_MAX);
-    /* their scales cost more than a panel's lines, once more than two tiles share those */
+    /* making lines or scales costs more than a panel's lines, once more than two tiles share those
+     */
+    FILL(ENC_Q5_0, q5_0, 2 * TILE);
+    FILL(ENC_Q5_1, q5_1, 2 * TILE);
+    FILL(ENC_Q5_K, q5_k, 2 * TILE);
     FILL(ENC_Q4_K, q4_k, 2 * TILE);
     FILL(ENC_Q6_K, q6_k, 2 * TILE);
 #undef FILL
