@@ -312,11 +312,11 @@ size_t cuda_placed_size(const struct ctx *c, const struct weight *w)
     struct dev_weight raw = raw_form(w);
     size_t n[PLANES], sum = 0;
 
-    raw.zero = p->zero; /* whether there are some */
+    plane_sizes(n, w);
+    raw.zero = n[PLANE_ZERO] ? p->zero : NULL; /* whether there are some */
     const struct dev_weight to = packed_form(c, w, &raw);
 
     if (to.kind == DEV_RAW || as_is(&to, w)) {
-        plane_sizes(n, w);
         for (size_t i = 0; i < PLANES; i++)
             sum += from[i] ? n[i] : 0;
         return sum;
