@@ -30,6 +30,7 @@ struct run {
     double *eval_ref; /* the reference's log-probabilities of eval */
     struct progress at;
     size_t warmup;
+    size_t planned; /* bytes of activations and of what learns */
     struct log log;
     double mean, square; /* of the losses so far, the newer ones weigh more */
     size_t losses;
@@ -129,9 +130,62 @@ static int quantise(struct run *r, struct err *e)
     return 0;
 }
 
+/* KTO has every prompt with another completion beside. */
 static size_t longest_rows(const struct run *r)
 {
     return r->plan.longest * (r->cfg->task == TASK_KTO ? 2 : 1);
+}
+
+/* Whether batches of `batch` rows fit, activations computed again. */
+static bool batch_fits(const struct run *r, const struct net_cfg *cfg, size_t batch, size_t have)
+{
+    struct train_cfg smaller = *r->cfg;
+    struct run as = { .cfg = &smaller };
+    size_t rows;
+
+    smaller.batch = batch;
+    plan_init(&as.plan, &r->data, &smaller);
+    rows = longest_rows(&as);
+    plan_release(&as.plan);
+    return net_bytes_for(r->m, r->c, r->op, cfg, rows) <= have;
+}
+
+/* The nearest run that fits, as options. */
+static void nearest_fit(const struct run *r, const struct net_cfg *asked, size_t have, char *out,
+                        size_t size)
+{
+    const struct train_cfg *t = r->cfg;
+    const size_t least = t->task == TASK_KTO ? 2 : 1;
+    struct net_cfg cfg = *asked;
+    size_t low = 0, high = t->batch; /* low fits (0: not known to), high does not */
+
+    cfg.recompute = true;
+    while (high - low > 1) {
+        const size_t mid = low + (high - low) / 2;
+
+        *(batch_fits(r, &cfg, mid, have) ? &low : &high) = mid;
+    }
+    if (low >= least) {
+        snprintf(out, size,
+                 "--per-device-train-batch-size %zu --gradient-accumulation-steps %zu fits%s", low,
+                 (t->batch * t->accumulate + low - 1) / low,
+                 t->task == TASK_KTO ? "" : " and has steps of as many rows");
+        return;
+    }
+    const size_t each = (t->task == TASK_KTO ? 4 : t->task == TASK_DPO ? 2 : 1); /* of a row */
+
+    for (low = 0, high = r->plan.longest; high - low > 1;) {
+        const size_t mid = low + (high - low) / 2;
+
+        *(net_bytes_for(r->m, r->c, r->op, &cfg, mid * each) <= have ? &low : &high) = mid;
+    }
+    if (low)
+        snprintf(out, size, "--per-device-train-batch-size %zu --max-length %zu fits", least, low);
+    else
+        snprintf(out, size,
+                 "what learns takes %zu MiB alone: a smaller --lora-r, --optim adamw_8bit or "
+                 "another base is what is left",
+                 net_bytes_for(r->m, r->c, r->op, &cfg, 1) >> 20);
 }
 
 /* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
@@ -139,28 +193,31 @@ static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
 {
     const size_t have = mem_available(), MiB = 1 << 20;
     const size_t rows = longest_rows(r);
+    char hint[200];
     size_t all, less;
 
     all = net_bytes_for(r->m, r->c, r->op, cfg, rows);
     cfg->recompute = true;
     less = net_bytes_for(r->m, r->c, r->op, cfg, rows);
     cfg->recompute = r->cfg->force_recompute;
+    r->planned = cfg->recompute ? less : all;
     if (!have)
         return 0;
     if (!cfg->recompute && all > have && less <= have) {
         cfg->recompute = true;
+        r->planned = less;
         train_note(
             r->cfg,
             "activations are computed again (--gradient-checkpointing): %zu MiB in place of %zu",
             less / MiB, all / MiB);
     }
-    if ((cfg->recompute ? less : all) <= have)
+    if (r->planned <= have)
         return 0;
+    nearest_fit(r, cfg, have, hint, sizeof(hint));
     return err_set(e, ERR_MEMORY,
                    "batches of up to %zu tokens need %zu MiB (%zu with --gradient-checkpointing), "
-                   "%zu are free; a smaller --per-device-train-batch-size with more "
-                   "--gradient-accumulation-steps computes the same, a smaller --max-length less",
-                   rows, all / MiB, less / MiB, have / MiB);
+                   "%zu are free; %s",
+                   rows, all / MiB, less / MiB, have / MiB, hint);
 }
 
 /* ---- state ---- */
@@ -449,6 +506,8 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
     if (rc == 0)
         rc = report_write(cfg->output_dir, state, e);
     json_decref(state);
+    train_note(cfg, "memory: %zu MiB at most with the model; %zu MiB were planned beside it",
+               mem_peak_rss() >> 20, r.planned >> 20);
 done:
     if (log_close(&r.log, rc == 0, rc == 0 ? e : NULL) && rc == 0)
         rc = -1;

@@ -23,6 +23,7 @@ def test_reports(tmp, rows):
                "--lr-scheduler-type", "constant", "--early-stopping-patience", 3, "--save-steps", 0,
                "--load-best-model-at-end", "--report-to", "tensorboard").stderr
     assert "stopped at step " in err and "the result is that of step " in err and "MFU" in err, err
+    assert "MiB at most with the model" in err, err
     with open(f"{out}/trainer_state.json") as f:
         state = json.load(f)
     best, step = state["best_global_step"], state["global_step"]
@@ -43,6 +44,21 @@ def test_reports(tmp, rows):
     assert "20 examples are held out" in said and "60 examples, 3840 tokens" in said, said
     puna("sft", MODEL, "--train-file", rows, "-o", out, "--eval-split", 0.25, "--eval-file", rows,
          fails="both say what is held out")
+
+
+def test_memory(tmp):
+    """What no machine holds is refused before the first step, with the nearest run that fits."""
+    with open(f"{tmp}/many.jsonl", "w") as f:
+        f.writelines([json.dumps({"input_ids": [5] * 1000}) + "\n"] * 2000)
+    args = ["sft", MODEL, "--train-file", f"{tmp}/many.jsonl", "-o", f"{tmp}/m", "--use-peft",
+            "--lora-target-modules", "all-linear", "--batch-size", 2000]
+    said = puna(*args, "--lora-r", 8192, fails="are free; --per-device-train-batch-size ").stderr
+    words = said.split("are free; ")[1].split()
+    batch, steps = int(words[1]), int(words[3])
+    assert words[2] == "--gradient-accumulation-steps" and words[4] == "fits", said
+    assert 1 <= batch < 2000 and batch * steps >= 2000 > batch * (steps - 1), said
+    assert not os.path.exists(f"{tmp}/m/metrics.jsonl")
+    puna(*args, "--lora-r", 65536, "--lora-alpha", 1, fails="are free; ")
 
 
 def test_judged(tmp):
@@ -191,6 +207,7 @@ def test_kills(tmp, rows):
 with tempfile.TemporaryDirectory() as tmp:
     test_kills(tmp, golden_rows(tmp))
     test_reports(tmp, f"{tmp}/rows.jsonl")
+    test_memory(tmp)
     test_judged(tmp)
     test_wandb(tmp)
     test_spike(tmp)
