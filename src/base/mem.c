@@ -9,6 +9,8 @@
 
 #include "base/fault.h"
 
+enum { HUGE_PAGE = 2 << 20 };
+
 static _Noreturn void out_of_memory(size_t n)
 {
     fprintf(stderr, "puna: out of memory: %zu bytes refused by the system\n", n);
@@ -83,17 +85,36 @@ int mem_new(void **out, size_t n, size_t size, const char *what, struct err *e)
     return 0;
 }
 
+/* n bytes from a multiple of 2 MiB on, or MAP_FAILED. Linux before 6.7 puts mappings anywhere, and
+ * later ones those whose length is no such multiple: large pages were lost at both ends. */
+static void *map_aligned(size_t n)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), len = (n + page - 1) / page * page;
+    uint8_t *p = mmap(NULL, len + HUGE_PAGE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED)
+        return p;
+    const size_t before = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+
+    if (before)
+        munmap(p, before);
+    munmap(p + before + len, HUGE_PAGE - before);
+    return p + before;
+}
+
 int mem_map(void **out, size_t n, const char *what, struct err *e)
 {
     void *p;
 
-    if (n > PTRDIFF_MAX)
+    if (n > PTRDIFF_MAX - 2 * HUGE_PAGE)
         return err_set(e, ERR_MEMORY, "%s: %zu bytes cannot be addressed", what, n);
     if (n == 0)
         n = 1;
-    p = fault_hit() ? MAP_FAILED
-                    : mmap(NULL, n, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    p = fault_hit()     ? MAP_FAILED
+        : n >= MEM_HUGE ? map_aligned(n)
+                        : mmap(NULL, n, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return err_set(e, ERR_MEMORY, "%s: no memory for %zu bytes: %s", what, n, strerror(errno));
     if (n >= MEM_HUGE)

@@ -186,6 +186,28 @@ static void large_files_ask_for_huge_pages(void **state)
     free(path);
 }
 
+static void large_memory_begins_a_huge_page(void **state)
+{
+    static const size_t sizes[] = { MEM_HUGE, MEM_HUGE + 1, MEM_HUGE + 12345678 };
+    char flags[256];
+    struct err e;
+    void *p;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        OK(mem_map(&p, sizes[i], "memory", &e), e);
+        assert_int_equal((uintptr_t)p % (2 << 20), 0);
+        ((uint8_t *)p)[sizes[i] - 1] = 1;
+        assert_int_equal(*(uint8_t *)p, 0);
+        if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) == 0) {
+            map_says(flags, p, "VmFlags:");
+            assert_non_null(strstr(flags, " hg"));
+        }
+        mem_unmap(p, sizes[i]);
+    }
+    assert_int_equal(mem_map(&p, PTRDIFF_MAX, "memory", &e), -1);
+}
+
 /* Kilobytes of the mapping at p that are in this process's memory. */
 static long map_resident(const void *p)
 {
@@ -294,6 +316,7 @@ int main(void)
         cmocka_unit_test(files_appear_whole_or_not_at_all),
         cmocka_unit_test(only_regular_files_are_opened),
         cmocka_unit_test(large_files_ask_for_huge_pages),
+        cmocka_unit_test(large_memory_begins_a_huge_page),
         cmocka_unit_test(forgotten_pages_come_back_from_the_file),
         cmocka_unit_test(json_is_strict),
         cmocka_unit_test(json_fields_have_types_and_ranges),
