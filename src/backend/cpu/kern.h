@@ -186,6 +186,35 @@ static inline uint64_t more_mask(const uint8_t *flag, size_t n)
     return mask;
 }
 
+/* Walks over the tokens of a group that have a remainder, in ascending order. */
+struct more_walk {
+    const uint8_t *flag;
+    size_t at, next, end; /* what bit 0 of mask is; what the next mask begins with */
+    uint64_t mask;
+};
+
+static inline struct more_walk more_of(const struct q8 *x, size_t g, size_t t0, size_t T)
+{
+    return (struct more_walk){ .flag = x->more + g * x->T, .next = t0, .end = t0 + T };
+}
+
+/* false: there is none left. */
+static inline bool more_next(struct more_walk *m, size_t *t)
+{
+    while (!m->mask) {
+        if (m->next == m->end)
+            return false;
+        const size_t n = m->end - m->next < 64 ? m->end - m->next : 64;
+
+        m->mask = more_mask(m->flag + m->next, n);
+        m->at = m->next;
+        m->next += n;
+    }
+    *t = m->at + (size_t)__builtin_ctzll(m->mask);
+    m->mask &= m->mask - 1;
+    return true;
+}
+
 enum { GEMM_COLS = 32, PAIR_K = 16, PAIR_ROWS = 32 };
 
 /* A tile of a product: `rows` rows (gemm_rows, gemm_few, or 1) by GEMM_COLS columns. For gemm_f32 a

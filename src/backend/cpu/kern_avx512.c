@@ -369,17 +369,10 @@ INLINE void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
         }
     }
     for (size_t g = 0; g < ng; g++) {
-        const uint8_t *flag = x->more + (g0 + g) * x->T;
+        struct more_walk m = more_of(x, g0 + g, t0, T);
 
-        for (size_t t = t0; t < t0 + T; t += 64) {
-            uint64_t mask = more_mask(flag + t, t0 + T - t < 64 ? t0 + T - t : 64);
-
-            for (; mask; mask &= mask - 1) {
-                const size_t of = t + (size_t)__builtin_ctzll(mask);
-
-                left_over(rest + LANES * (of - t0), apart, p + g, x, g0 + g, of, kind, P);
-            }
-        }
+        for (size_t t; more_next(&m, &t);)
+            left_over(rest + LANES * (t - t0), apart, p + g, x, g0 + g, t, kind, P);
     }
 }
 

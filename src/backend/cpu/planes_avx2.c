@@ -1,6 +1,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "backend/cpu/f8_avx2.inc"
 #include "backend/cpu/kern.h"
 #include "format/enc/bnb4.h"
 #include "format/enc/packed.h"
@@ -324,22 +325,10 @@ static void decode_columns(float *y, const struct weight *w, size_t r0, size_t n
     }
 }
 
-/* Sixteen values of E4M3 as f16 bits of 1/256 of them. */
-static inline __m256i f8x16(const uint8_t *p)
-{
-    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
-    const __m256i a = _mm256_and_si256(b, _mm256_set1_epi16(0x7F));
-    const __m256i nan = _mm256_cmpeq_epi16(a, _mm256_set1_epi16(0x7F));
-    const __m256i sign = _mm256_slli_epi16(_mm256_xor_si256(a, b), 8);
-
-    return _mm256_or_si256(_mm256_or_si256(sign, _mm256_slli_epi16(a, 7)),
-                           _mm256_and_si256(nan, _mm256_set1_epi16(0x7E00)));
-}
-
 static inline void scaled16(float *y, const uint8_t *q, enum enc enc, __m256 s)
 {
     if (enc == ENC_F8) {
-        const __m256i h = f8x16(q);
+        const __m256i h = f8(q, true);
 
         s = _mm256_mul_ps(s, _mm256_set1_ps(256));
         _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), s));

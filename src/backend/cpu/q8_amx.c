@@ -261,26 +261,20 @@ INLINE void left_over(float *rest, struct work *k, const struct job *j, size_t n
     struct left l[2];
     size_t b = 0;
 
-    l[0].n = 0;
     for (size_t g = 0; g < ng; g++) {
-        const uint8_t *flag = j->x->more + (j->g0 + g) * j->x->T + j->t0;
+        struct more_walk m = more_of(j->x, j->g0 + g, j->t0, j->T);
+        size_t t;
+        bool any = more_next(&m, &t);
 
-        for (size_t t = 0; t < j->T; t += 64) {
-            uint64_t mask = more_mask(flag + t, j->T - t < 64 ? j->T - t : 64);
+        for (; any; b++) {
+            struct left *to = &l[b % 2];
 
-            while (mask || (l[b % 2].n && t + 64 >= j->T)) {
-                struct left *to = &l[b % 2];
-
-                to->g = g;
-                for (; mask && to->n < j->rows; mask &= mask - 1)
-                    to->token[to->n++] = t + (size_t)__builtin_ctzll(mask);
-                if (to->n < j->rows && t + 64 < j->T)
-                    break;
-                multiply_left(k, b, to, j, halves, P);
-                if (b)
-                    add_left(rest, k, b - 1, &l[(b - 1) % 2], j, halves, P);
-                l[++b % 2].n = 0;
-            }
+            to->g = g;
+            for (to->n = 0; any && to->n < j->rows; any = more_next(&m, &t))
+                to->token[to->n++] = t - j->t0;
+            multiply_left(k, b, to, j, halves, P);
+            if (b)
+                add_left(rest, k, b - 1, &l[(b - 1) % 2], j, halves, P);
         }
     }
     if (b)

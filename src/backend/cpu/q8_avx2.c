@@ -244,19 +244,14 @@ INLINE void dot_any(float *acc, float *rest, const struct group *p, size_t ng, c
 #undef TILE
     }
     for (size_t g = 0; g < ng; g++) {
-        const uint8_t *flag = x->more + (g0 + g) * x->T;
+        struct more_walk m = more_of(x, g0 + g, t0, T);
         size_t at[4], n = 0;
 
-        for (size_t t = t0; t < t0 + T; t += 64) {
-            uint64_t mask = more_mask(flag + t, t0 + T - t < 64 ? t0 + T - t : 64);
-
-            for (; mask; mask &= mask - 1) {
-                at[n++] = t + (size_t)__builtin_ctzll(mask);
-                if (n == 4) {
-                    rest_tile(rest, p + g, x, g0 + g, at, t0, kind, 4);
-                    n = 0;
-                }
-            }
+        while (more_next(&m, &at[n])) {
+            if (++n < 4)
+                continue;
+            rest_tile(rest, p + g, x, g0 + g, at, t0, kind, 4);
+            n = 0;
         }
         for (size_t i = 0; i < n; i++)
             rest_tile(rest, p + g, x, g0 + g, at + i, t0, kind, 1);

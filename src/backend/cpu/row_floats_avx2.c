@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "backend/cpu/f8_avx2.inc"
 #include "backend/cpu/kern.h"
 
 struct lanes {
@@ -63,33 +64,6 @@ static inline float v_end(v f, const enum enc enc)
     (void)enc;
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
-}
-
-static inline __m256i nan32(const uint8_t *p)
-{
-    const __m256i b = _mm256_loadu_si256((const __m256i *)p);
-
-    return _mm256_cmpeq_epi8(_mm256_or_si256(b, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1));
-}
-
-static inline bool f8_nan(const uint8_t *p)
-{
-    return _mm256_movemask_epi8(_mm256_or_si256(nan32(p), nan32(p + 32)));
-}
-
-/* E4M3 as f16 bits of 1/256 of it: sign, one bit that stays 0, exponent and mantissa. */
-static inline __m256i f8(const uint8_t *p, const bool nan)
-{
-    const __m128i b = _mm_loadu_si128((const __m128i *)p);
-    const __m256i w = _mm256_slli_epi16(_mm256_cvtepu8_epi16(b), 8);
-    const __m256i h = _mm256_and_si256(_mm256_srai_epi16(w, 1), _mm256_set1_epi16((short)0xBFFF));
-
-    if (!nan)
-        return h;
-    const __m128i m = _mm_cmpeq_epi8(_mm_or_si128(b, _mm_set1_epi8(-128)), _mm_set1_epi8(-1));
-
-    /* the largest exponent */
-    return _mm256_or_si256(h, _mm256_and_si256(_mm256_cvtepi8_epi16(m), _mm256_set1_epi16(0x7E00)));
 }
 
 static inline __m256 bf16x8(const uint8_t *p)

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "backend/cpu/f8_avx2.inc"
 #include "backend/cpu/kern.h"
 
 typedef __m512 v;
@@ -54,28 +55,6 @@ static inline float v_end(v f, const enum enc enc)
     const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
 
     return _mm512_reduce_add_ps(enc == ENC_NF4 ? _mm512_permutexvar_ps(at, f) : f);
-}
-
-static inline bool f8_nan(const uint8_t *p)
-{
-    const __m512i b = _mm512_loadu_si512(p), all = _mm512_set1_epi8(-1);
-
-    return _mm512_cmpeq_epi8_mask(_mm512_or_si512(b, _mm512_set1_epi8(-128)), all);
-}
-
-/* E4M3 as f16 bits of 1/256 of it: sign, one bit that stays 0, exponent and mantissa. */
-static inline __m256i f8(const uint8_t *p, const bool nan)
-{
-    const __m128i b = _mm_loadu_si128((const __m128i *)p);
-    const __m256i w = _mm256_slli_epi16(_mm256_cvtepu8_epi16(b), 8);
-    const __m256i h = _mm256_and_si256(_mm256_srai_epi16(w, 1), _mm256_set1_epi16((short)0xBFFF));
-
-    if (!nan)
-        return h;
-    const __m128i all = _mm_set1_epi8(-1);
-    const __mmask16 m = _mm_cmpeq_epi8_mask(_mm_or_si128(b, _mm_set1_epi8(-128)), all);
-
-    return _mm256_mask_add_epi16(h, m, h, _mm256_set1_epi16(0x4000)); /* largest exponent */
 }
 
 static inline v values16(const uint8_t *p, const struct by *by, const enum enc enc, const bool nan)
