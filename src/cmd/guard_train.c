@@ -15,7 +15,8 @@
 
 struct guard_opts {
     const char *model, *train_file, *eval_file, *output_dir, *resume_from_checkpoint;
-    const char *text_field, *label_field, *lr_scheduler_type, *run_name, *isa, *device;
+    const char *text_field, *label_field, *lr_scheduler_type, *lr_scheduler_kwargs, *run_name, *isa,
+        *device;
     struct opt_list report_to;
     double eval_split, num_train_epochs, learning_rate, warmup_ratio, weight_decay, dropout;
     double adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, early_stopping_threshold;
@@ -45,6 +46,7 @@ static const struct opt opts[] = {
     RANGE(INT, per_device_train_batch_size, "--batch-size", "N", "32", 1, 65536, "rows of a batch"),
     RANGE(INT, gradient_accumulation_steps, NULL, "N", "1", 1, 65536, "batches of a step"),
     ROW(STR, lr_scheduler_type, NULL, "NAME", "linear", "as for puna sft"),
+    ROW(STR, lr_scheduler_kwargs, NULL, "JSON", NULL, "likewise", .rare = true),
     RANGE(INT, warmup_steps, NULL, "N", "0", 0, 1e12, "steps of warm-up from 0"),
     RANGE(NUM, warmup_ratio, NULL, "X", "0", 0, 1, "the same as a part of all"),
     RANGE(NUM, weight_decay, NULL, "X", "0", 0, 1e3, "decay of matrices"),
@@ -181,15 +183,12 @@ static void print_table(const struct guard_trained *r)
 
 static int fill(struct guard_train_cfg *c, const struct guard_opts *o, struct err *e)
 {
-    size_t schedule;
     unsigned reports;
 
     if (!o->train_file || !o->output_dir)
         return err_set(e, ERR_USAGE, "%s is needed",
                        o->train_file ? "--output-dir DIR" : "--train-file FILE");
-    if (train_reports(&reports, &o->report_to, e) ||
-        train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
-                    &schedule, e))
+    if (train_reports(&reports, &o->report_to, e))
         return -1;
     *c = (struct guard_train_cfg){
         .run = { .output_dir = o->output_dir,
@@ -209,7 +208,6 @@ static int fill(struct guard_train_cfg *c, const struct guard_opts *o, struct er
                  .beta2 = o->adam_beta2,
                  .eps = o->adam_epsilon,
                  .max_grad_norm = o->max_grad_norm,
-                 .schedule = (enum train_schedule)schedule,
                  .warmup_steps = (size_t)o->warmup_steps,
                  .warmup_ratio = o->warmup_ratio,
                  .seed = (uint64_t)o->seed,
@@ -231,7 +229,7 @@ static int fill(struct guard_train_cfg *c, const struct guard_opts *o, struct er
         .balance = o->balance,
         .on_text = o->quiet ? NULL : on_text,
     };
-    return 0;
+    return train_schedule_set(&c->run, o->lr_scheduler_type, o->lr_scheduler_kwargs, e);
 }
 
 static int run(const void *cfg, struct err *e)

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/ceiling.h"
 #include "backend/cpu/cpu.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "base/team.h"
 #include "cmd/train_int.h"
@@ -105,6 +106,49 @@ int train_named(const char *option, const char *value, const char *const *list, 
         snprintf(all + at, sizeof(all) - at, "%s%s", at ? ", " : "", list[*out]);
     }
     return err_set(e, ERR_USAGE, "%s %s: there is %s", option, value, all);
+}
+
+int train_schedule_set(struct train_cfg *t, const char *name, const char *kwargs, struct err *e)
+{
+    const char *const what = "--lr-scheduler-kwargs";
+    static const char *const known[] = { "num_cycles", "power", "lr_end", "min_lr", "min_lr_rate" };
+    struct schedule_args *a = &t->schedule_args;
+    double end = 1e-7, least = -1;
+    json_t *j = NULL, *v;
+    const char *key;
+    size_t i;
+    int rc = -1;
+
+    if (train_named("--lr-scheduler-type", name, train_schedules, SCHED_COUNT, &i, e))
+        return -1;
+    t->schedule = (enum train_schedule)i;
+    *a = train_schedule_plain;
+    a->floor = -1;
+    if (kwargs && json_parse(&j, kwargs, strlen(kwargs), what, e))
+        return -1;
+    json_object_foreach(j, key, v)
+    {
+        if (train_named(what, key, known, ARRAY_LEN(known), &i, e))
+            goto done;
+    }
+    if ((kwargs && !json_is_object(j) && err_set(e, ERR_USAGE, "%s: not an object", what)) ||
+        json_get_num(j, "num_cycles", 0.5, 1e6, &a->num_cycles, what, e) < 0 ||
+        json_get_num(j, "power", 0.01, 100, &a->power, what, e) < 0 ||
+        json_get_num(j, "lr_end", 0, 1e3, &end, what, e) < 0 ||
+        json_get_num(j, "min_lr", 0, 1e3, &least, what, e) < 0 ||
+        json_get_num(j, "min_lr_rate", 0, 1, &a->floor, what, e) < 0)
+        goto done;
+    a->end = t->lr > 0 ? end / t->lr : 0;
+    if (least >= 0 && t->lr > 0)
+        a->floor = least / t->lr;
+    if (t->schedule == SCHED_COSINE_MIN && a->floor < 0)
+        err_set(e, ERR_USAGE, "cosine_with_min_lr needs %s '{\"min_lr_rate\": 0.1}', or min_lr",
+                what);
+    else
+        rc = 0;
+done:
+    json_decref(j);
+    return rc;
 }
 
 int train_reports(unsigned *out, const struct opt_list *names, struct err *e)
@@ -239,14 +283,12 @@ static int check_base(const struct train_opts *o, const char *path, struct err *
 static int fill(struct train_cfg *t, enum train_task task, const struct train_opts *o,
                 struct err *e)
 {
-    size_t schedule, kind = LOSS_SIGMOID;
+    size_t kind = LOSS_SIGMOID;
     unsigned targets, saved, reports;
 
     if (refuse(o, e) || train_reports(&reports, &o->report_to, e) ||
         set_saved(&saved, &o->lora_modules_to_save, e) ||
         set_targets(&targets, &o->lora_target_modules, e) ||
-        train_named("--lr-scheduler-type", o->lr_scheduler_type, train_schedules, SCHED_COUNT,
-                    &schedule, e) ||
         (task == TASK_DPO &&
          train_named("--loss-type", o->loss_type, loss_names, LOSS_COUNT, &kind, e)))
         return -1;
@@ -312,7 +354,6 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .beta2 = o->adam_beta2,
         .eps = o->adam_epsilon,
         .max_grad_norm = o->max_grad_norm,
-        .schedule = (enum train_schedule)schedule,
         .warmup_steps = (size_t)o->warmup_steps,
         .warmup_ratio = o->warmup_ratio,
         .seed = (uint64_t)o->seed,
@@ -330,6 +371,8 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
         .on_note = on_note,
         .on_step = o->quiet ? NULL : on_step,
     };
+    if (train_schedule_set(t, o->lr_scheduler_type, o->lr_scheduler_kwargs, e))
+        return -1;
     if (t->eval_file && t->eval_split > 0)
         return err_set(e, ERR_USAGE, "--eval-file and --eval-split both say what is held out");
     if ((t->patience || t->keep_best) && !t->eval_file && !(t->eval_split > 0))

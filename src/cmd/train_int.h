@@ -10,7 +10,8 @@
 struct train_opts {
     const char *model, *model_name_or_path;
     const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
-    const char *dataset_text_field, *chat_format, *lr_scheduler_type, *dtype, *device, *isa, *pin;
+    const char *dataset_text_field, *chat_format, *lr_scheduler_type, *lr_scheduler_kwargs, *dtype,
+        *device, *isa, *pin;
     const char *run_name, *optim, *loss_type, *dump_gradients, *dataset_name;
     const char *bnb_4bit_quant_type;
     const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
@@ -94,7 +95,9 @@ struct train_opts {
         TRAIN_RANGE(NUM, learning_rate, "--lr", "X", lr, 0, 1e3, "learning rate"),                 \
         TRAIN_OPT(STR, lr_scheduler_type, NULL, "NAME", "linear",                                  \
                   "linear, cosine, constant, constant_with_warmup, inverse_sqrt, "                 \
-                  "warmup_stable_decay"),                                                          \
+                  "warmup_stable_decay ..."),                                                      \
+        TRAIN_OPT(STR, lr_scheduler_kwargs, NULL, "JSON", NULL,                                    \
+                  "of polynomial, cosine_with_restarts, cosine_with_min_lr", .rare = true),        \
         TRAIN_RANGE(INT, warmup_steps, NULL, "N", "0", 0, 1e12, "steps of warm-up from 0"),        \
         TRAIN_RANGE(NUM, warmup_ratio, NULL, "X", "0", 0, 1, "the same as a part of all"),         \
         TRAIN_OPT(STR, optim, NULL, "NAME", "adamw_torch",                                         \
@@ -150,6 +153,10 @@ struct train_opts {
 /* Where value is in the list; else an error of the option that names them all. */
 int train_named(const char *option, const char *value, const char *const *list, size_t n,
                 size_t *out, struct err *e) MUST_USE;
+/* Schedule and its arguments from --lr-scheduler-type and --lr-scheduler-kwargs (NULL = none), for
+ * t->lr. */
+int train_schedule_set(struct train_cfg *t, const char *name, const char *kwargs,
+                       struct err *e) MUST_USE;
 /* REPORT_... of train/log.h from --report-to. */
 int train_reports(unsigned *out, const struct opt_list *names, struct err *e) MUST_USE;
 int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;

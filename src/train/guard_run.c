@@ -304,7 +304,8 @@ static int one_step(struct guard_run *r, struct err *e)
                        "step %zu: the loss is %g and the gradient's norm %g; the checkpoint before "
                        "it is whole. A lower --learning-rate is what to look at",
                        s.step, s.loss, s.grad_norm);
-    s.lr = t->lr * train_schedule_at(t->schedule, r->at.step, r->at.steps, r->warmup);
+    s.lr = t->lr *
+           train_schedule_at(t->schedule, &t->schedule_args, r->at.step, r->at.steps, r->warmup);
     const double clip = t->max_grad_norm > 0 ? t->max_grad_norm / (s.grad_norm + 1e-6) : 1;
     const struct adamw a = { .lr = (float)s.lr,
                              .beta1 = (float)t->beta1,

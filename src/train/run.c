@@ -363,7 +363,8 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
                        "rows (%s) are what to look at",
                        step + 1, s->loss, s->grad_norm, bad);
     }
-    s->lr = cfg->lr * train_schedule_at(cfg->schedule, step, r->at.steps, r->warmup);
+    s->lr = cfg->lr *
+            train_schedule_at(cfg->schedule, &cfg->schedule_args, step, r->at.steps, r->warmup);
     const double clip = cfg->max_grad_norm > 0 ? cfg->max_grad_norm / (s->grad_norm + 1e-6) : 1;
 
     const struct adamw a = { .lr = (float)s->lr,

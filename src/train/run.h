@@ -19,9 +19,20 @@ enum train_schedule {
     SCHED_CONSTANT_WARMUP,
     SCHED_INVERSE_SQRT,
     SCHED_WSD, /* warm-up, stable, linear decay over the last tenth */
+    SCHED_POLYNOMIAL,
+    SCHED_COSINE_RESTARTS,
+    SCHED_COSINE_MIN,
     SCHED_COUNT
 };
 extern const char *const train_schedules[SCHED_COUNT]; /* as TRL names them */
+
+/* What some of them take; transformers' defaults are in train_schedule_plain. */
+struct schedule_args {
+    double num_cycles; /* of cosine_with_restarts */
+    double power;      /* of polynomial */
+    double end, floor; /* polynomial's, cosine_with_min_lr's last factor */
+};
+extern const struct schedule_args train_schedule_plain;
 
 struct train_step; /* below */
 
@@ -45,6 +56,7 @@ struct train_cfg {
     const char *text_field, *chat_format;                      /* chat_format NULL = the model's */
     double lr, weight_decay, beta1, beta2, eps, max_grad_norm; /* max_grad_norm 0 = no clipping */
     enum train_schedule schedule;
+    struct schedule_args schedule_args;
     size_t warmup_steps;
     double warmup_ratio;
     uint64_t seed;
@@ -81,6 +93,7 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
 /* One line to cfg->on_note. */
 void train_note(const struct train_cfg *cfg, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* The learning rate's factor at step i of n, from 0. */
-double train_schedule_at(enum train_schedule s, size_t i, size_t n, size_t warmup);
+double train_schedule_at(enum train_schedule s, const struct schedule_args *a, size_t i, size_t n,
+                         size_t warmup);
 
 #endif

@@ -86,6 +86,11 @@ def test_parts(tmp, rows):
         else:
             puna("inspect", one)
     args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r", "--use-peft"]
+    few = [*args, "--max-steps", 4, "--logging-steps", 1, "--lr", 1e-3, "--quiet", "--lr-scheduler-type"]
+    puna(*few, "cosine_with_min_lr", "--lr-scheduler-kwargs", '{"min_lr": 0.00025}')
+    near([r["learning_rate"] for r in metrics(f"{tmp}/r")][2:3], [0.000625], 1e-6, "half way")
+    puna(*few, "cosine_with_min_lr", fails="needs --lr-scheduler-kwargs")
+    puna(*few, "polynomial", "--lr-scheduler-kwargs", '{"pow": 1}', fails="there is num_cycles, power")
     puna(*args, "--loss-type", "dft", "--label-smoothing-factor", 0.1, fails="do not go together")
     puna(*args, "--use-dora", "--lora-target-modules", "embed_tokens", fails="leave embed_tokens out")
     puna(*args, "--lora-target-modules", "lm_head", "--lora-modules-to-save", "lm_head",

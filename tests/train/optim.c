@@ -156,6 +156,9 @@ static void test_stochastic(void **state)
 static void test_schedules(void **state)
 {
     static const size_t at[] = { 0, 2, 3, 11, 19 };
+    static const struct schedule_args args = {
+        .num_cycles = 2, .power = 2, .end = 0.01, .floor = 0.1
+    };
     static const struct {
         enum train_schedule kind;
         double want[5];
@@ -166,12 +169,18 @@ static void test_schedules(void **state)
         { SCHED_CONSTANT, { 1, 1, 1, 1, 1 } },
         { SCHED_INVERSE_SQRT, { 0, 2. / 3, 1, 0.5222329679, 0.3973597071 } },
         { SCHED_WSD, { 0, 2. / 3, 1, 1, 0.5 } }, /* the last two steps go down */
+        { SCHED_POLYNOMIAL,
+          { 0.0000000000, 0.6666666667, 1.0000000000, 0.2874740484, 0.0134256055 } },
+        { SCHED_COSINE_RESTARTS,
+          { 0.0000000000, 0.6666666667, 1.0000000000, 0.0085134502, 0.0337638853 } },
+        { SCHED_COSINE_MIN,
+          { 0.0000000000, 0.6666666667, 1.0000000000, 0.5915207618, 0.1076621051 } },
     };
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         for (size_t k = 0; k < ARRAY_LEN(at); k++) {
-            const double got = train_schedule_at(all[i].kind, at[k], 20, 3);
+            const double got = train_schedule_at(all[i].kind, &args, at[k], 20, 3);
 
             if (fabs(got - all[i].want[k]) > 1e-9)
                 fail_msg("%s at %zu is %.10f", train_schedules[all[i].kind], at[k], got);
