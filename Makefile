@@ -107,6 +107,10 @@ FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard
 CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/cuda/dev.h \
               src/base/num.h src/ops/pick.h src/format/enc/enc.def
 
+TRAIN_DEPS := src/backend/cuda/train_dev.h src/base/rng.h
+$(BUILD)/cuda/train.fatbin: CUDA_DEPS += $(TRAIN_DEPS)
+$(BUILD)/cuda/train.fatbin: $(TRAIN_DEPS)
+
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
@@ -151,9 +155,11 @@ test: all tests
 
 # Fails where there is no GPU: `make test` says there that these were not run.
 .PHONY: test-cuda
-test-cuda: $(BUILD)/tests/backend/cuda
-	$(Q)$< >$<.log 2>&1 || { cat $<.log; exit 1; }
-	$(Q)cat $<.log; ! grep -q '^not run' $<.log
+test-cuda: $(BUILD)/tests/backend/cuda $(BUILD)/tests/backend/cuda_train $(BUILD)/puna
+	$(Q)for t in $(filter %cuda %cuda_train,$^) tests/cmd/train_cuda.sh; do \
+	    log=$(BUILD)/tests/$$(basename $$t).log; run=$$t; [ -x $$t ] || run="sh $$t"; \
+	    PUNA=$(abspath $(BUILD))/puna $$run >$$log 2>&1 || { cat $$log; exit 1; }; \
+	    cat $$log; ! grep -q '^not run' $$log || exit 1; done
 
 # ---- fuzzing: fuzz/NAME.c is one libFuzzer target over the parsers, built by clang ----
 

@@ -4,7 +4,26 @@
 #ifndef PUNA_BASE_RNG_H
 #define PUNA_BASE_RNG_H
 
-#include <stdint.h>
+#include "base/num.h"
+
+/* The generator itself, the same for the C compiler and nvcc. */
+HD static inline uint64_t rng_philox(uint64_t seed, uint64_t counter)
+{
+    uint32_t c[4] = { (uint32_t)counter, (uint32_t)(counter >> 32), 0, 0 };
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
+
+        c[0] = (uint32_t)(b >> 32) ^ c[1] ^ k0;
+        c[1] = (uint32_t)b;
+        c[2] = (uint32_t)(a >> 32) ^ c[3] ^ k1;
+        c[3] = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return (uint64_t)c[1] << 32 | c[0];
+}
 
 /* Uniform in [0, 1) with 53 random bits. */
 double rng_uniform(uint64_t seed, uint64_t counter);

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/ceiling.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cuda/cuda.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/team.h"
@@ -391,11 +392,33 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
     return 0;
 }
 
+/* Where the run computes: *op is its table. */
+static int open_device(struct ctx **c, const struct train_ops **op, const struct train_opts *o,
+                       unsigned flags, enum compute compute, struct err *e)
+{
+    *op = &train_ops_cpu;
+    if (strcmp(o->device, "cuda") != 0)
+        return cpu_ctx_new(c, (int)o->threads, flags, compute, e);
+    if (cuda_ctx_new(c, compute, e))
+        return -1;
+    /* the CPU's threads quantise a base */
+    team_free((*c)->team);
+    (*c)->team = NULL;
+    if (team_new(&(*c)->team, (int)o->threads, e)) {
+        (*c)->be->free(*c);
+        return -1;
+    }
+    fprintf(stderr, "computing on the GPU: %s\n", cuda_ctx_name(*c));
+    *op = &train_ops_cuda;
+    return 0;
+}
+
 int train_command(enum train_task task, const struct train_opts *o, struct err *e)
 {
     const char *ref = *o->model ? o->model : o->model_name_or_path;
     struct train_cfg t;
     struct ctx *c = NULL;
+    const struct train_ops *op;
     unsigned flags = cpu_flags();
     char *path = NULL, *rows = NULL;
     int rc = -1;
@@ -428,13 +451,13 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     t.arg = &t;
     team_pin(pin_from_name(o->pin));
     if (check_base(o, path, e) == 0 &&
-        cpu_ctx_new(&c, (int)o->threads, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
-        if (!o->quiet)
+        open_device(&c, &op, o, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
+        if (!o->quiet && ctx_on_host(c))
             t.peak = ceiling_products(c->team, flags, t.bf16, 8);
-        rc = train_run(&t, c, &train_ops_cpu, e);
+        rc = train_run(&t, c, op, e);
+        c->be->free(c);
     }
     progress_end();
-    cpu_ctx_free(c);
     free(path);
     free(rows);
     return rc;

@@ -130,7 +130,7 @@ struct train_opts {
         TRAIN_OPT(WORDS, report_to, NULL, "NAME...", NULL,                                         \
                   "files of tensorboard, wandb (offline) or all too; nothing is sent"),            \
         TRAIN_OPT(STR, run_name, NULL, "NAME", NULL, "the run's name in wandb", .rare = true),     \
-        TRAIN_OPT(STR, device, NULL, "cpu", "cpu", "where to compute"),                            \
+        TRAIN_OPT(STR, device, NULL, "cpu|cuda", "cpu", "where to compute"),                       \
         TRAIN_OPT(STR, isa, NULL, "NAME", NULL, "instruction set, at most"),                       \
         TRAIN_RANGE(INT, threads, "-t", "N", "0", 0, 4096, "threads (0 = all cores)"),             \
         TRAIN_OPT(STR, pin, NULL, PIN_HOW, "auto",                                                 \

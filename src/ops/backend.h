@@ -42,6 +42,12 @@ struct backend {
      * where they pass through the device while what comes before them computes. Layers are used in
      * the order of the calls. NULL where the host's memory is the device's. */
     int (*place_away)(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
+    /* Where memory is not the process's own: w->data [rows, cols], float32 or bf16 and such memory,
+     * is where ops read w from now on; w->placed, for unplace, which leaves the values. */
+    void (*adopt)(struct ctx *c, struct weight *w);
+    /* What went wrong in ops since the last pass or the last time this was asked; waits for them.
+     * NULL where nothing can. */
+    int (*settle)(struct ctx *c, struct err *e) MUST_USE;
     /* p->b, out, V, D and key are set; gives p->at and p->logits. 1: the pass is under way already
      * (a recorded one was started again); leave is all that is left to do. -1: error. */
     int (*enter)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;

@@ -30,6 +30,7 @@ struct attn_shape {
     size_t H, K, hd;   /* query heads, kv heads, head size */
     const int32_t *cu; /* [n_seq + 1] */
     size_t n_seq;
+    size_t T, longest; /* rows of all sequences, of the longest */
 };
 
 struct adamw {

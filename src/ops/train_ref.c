@@ -92,7 +92,7 @@ static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const f
                          const float *o, const float *lse)
 {
     const double scale = 1 / sqrt((double)s->hd);
-    const size_t T = (size_t)s->cu[s->n_seq];
+    const size_t T = s->T;
 
     memset(dq, 0, T * s->H * s->hd * sizeof(*dq));
     memset(dk, 0, T * s->K * s->hd * sizeof(*dk));
@@ -119,6 +119,33 @@ static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const f
             }
         }
     }
+}
+
+static void copy_ref(struct ctx *c, float *y, const float *x, size_t n)
+{
+    (void)c;
+    memcpy(y, x, n * sizeof(*y));
+}
+
+static void zero_ref(struct ctx *c, float *y, size_t n)
+{
+    (void)c;
+    memset(y, 0, n * sizeof(*y));
+}
+
+static void scatter_ref(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
+                        size_t D)
+{
+    (void)c;
+    for (size_t i = 0; i < n; i++)
+        memcpy(y + (size_t)rows[i] * D, x + i * D, D * sizeof(*y));
+}
+
+static void noise_ref(struct ctx *c, float *x, size_t n, uint64_t first, double by, uint64_t seed)
+{
+    (void)c;
+    for (size_t i = 0; i < n; i++)
+        x[i] += (float)((2 * rng_uniform(seed, first + i) - 1) * by);
 }
 
 static void cross_entropy_ref(struct ctx *c, float *nll, float *z, const int32_t *label,

@@ -298,7 +298,8 @@ static int one_step(struct guard_run *r, struct err *e)
 
     clock_gettime(CLOCK_MONOTONIC, &from);
     gradients(r, &s);
-    s.grad_norm = param_norm(params, r->c, r->op);
+    if (param_norm(params, r->c, r->op, &s.grad_norm, e))
+        return -1;
     if (!isfinite(s.loss) || !isfinite(s.grad_norm))
         return err_set(e, ERR_FAIL,
                        "step %zu: the loss is %g and the gradient's norm %g; the checkpoint before "

@@ -150,6 +150,27 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
     return op->scratch(c, &need);
 }
 
+/* Weights on a device that do not learn. */
+static size_t device_bytes(const struct net *n, const struct ctx *c)
+{
+    const struct model *m = n->m;
+    size_t bytes = 0;
+
+    for (int64_t l = 0; l < m->hp->layers; l++) {
+        const struct layer *w = &m->layer[l];
+        const struct weight *const all[] = {
+            &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(all) && (!n->cfg.full || n->cfg.reference); i++)
+            bytes += c->be->placed_size(c, all[i]);
+    }
+    if (!n->cfg.full || n->cfg.reference)
+        bytes +=
+            c->be->placed_size(c, &m->embed) + (m->hp->tied ? 0 : c->be->placed_size(c, &m->head));
+    return bytes;
+}
+
 size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct train_ops *op,
                      const struct net_cfg *cfg, size_t T)
 {
@@ -184,7 +205,21 @@ size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct tr
             learn +=
                 param_bytes(cfg, cfg->rank, at == NET_EMBED ? V : D, false, false) +
                 param_bytes(cfg, at == NET_EMBED ? D : V, cfg->rank + 4 * cfg->dora, false, false);
-    return slab_bytes(&n, T) + learn + scratch_bytes(&n, c, op, T);
+    return slab_bytes(&n, T) + learn + scratch_bytes(&n, c, op, T) +
+           (ctx_on_host(c) ? 0 : device_bytes(&n, c));
+}
+
+static int reserve_arrays(struct net *n, size_t T, struct err *e)
+{
+    const size_t bytes = (4 * T + 1) * sizeof(int32_t);
+    void *p;
+
+    n->c->be->release(n->c, n->ints, 0);
+    n->ints = NULL;
+    if (n->c->be->alloc(n->c, &p, bytes, "a batch", e))
+        return -1;
+    n->ints = p;
+    return 0;
 }
 
 int net_reserve(struct net *n, size_t T, struct err *e)
@@ -195,10 +230,14 @@ int net_reserve(struct net *n, size_t T, struct err *e)
         return 0;
     const size_t bytes = slab_bytes(n, T);
 
-    mem_unmap(n->slab, n->slab_bytes);
+    if (!ctx_on_host(n->c) && T > NET_DEVICE_ROWS)
+        return err_set(e, ERR_USAGE, "a batch of %zu tokens: the GPU takes at most %d", T,
+                       (int)NET_DEVICE_ROWS);
+    n->c->be->release(n->c, n->slab, n->slab_bytes);
     n->slab = NULL;
     n->max_T = 0;
-    if (mem_map(&p, bytes, "activations of training", e))
+    if ((!ctx_on_host(n->c) && reserve_arrays(n, T, e)) ||
+        n->c->be->alloc(n->c, &p, bytes, "activations of training", e))
         return -1;
     n->slab = p;
     n->slab_bytes = bytes;
@@ -376,12 +415,20 @@ void net_changed(struct net *n)
 static struct attn_shape shape_of(const struct net *n, const struct net_batch *b)
 {
     const struct hparams *hp = n->m->hp;
+    size_t longest = 0;
 
+    for (size_t i = 0; i < b->n_seq; i++) {
+        const size_t len = (size_t)(b->cu[i + 1] - b->cu[i]);
+
+        longest = len > longest ? len : longest;
+    }
     return (struct attn_shape){ .H = (size_t)hp->heads,
                                 .K = (size_t)hp->kv_heads,
                                 .hd = (size_t)hp->head_dim,
-                                .cu = b->cu,
-                                .n_seq = b->n_seq };
+                                .cu = n->at.cu,
+                                .n_seq = b->n_seq,
+                                .T = b->T,
+                                .longest = longest };
 }
 
 static void norm_fwd(struct net *n, float *y, const float *x, const float *w, size_t T)
@@ -400,16 +447,16 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
     const size_t T = b->T, D = (size_t)hp->dim;
     const bool turned = hp->rope.interleaved;
 
-    norm_fwd(n, n->n, s->x, n->adapters ? w->attn_norm : n->m->layer[l].attn_norm, T);
+    norm_fwd(n, n->n, s->x, n->adapters ? w->attn_norm : n->base_norm[2 * l], T);
     mat_fwd(n, &w->q, s->q, n->n, s->low[0], T, false);
     mat_fwd(n, &w->k, s->k, n->n, s->low[1], T, false);
     mat_fwd(n, &w->v, s->v, n->n, s->low[2], T, false);
-    n->c->op->rope(n->c, s->q, shape.H, shape.hd, b->pos, n->m->inv_freq, turned, T);
-    n->c->op->rope(n->c, s->k, shape.K, shape.hd, b->pos, n->m->inv_freq, turned, T);
+    n->c->op->rope(n->c, s->q, shape.H, shape.hd, n->at.pos, n->inv_freq, turned, T);
+    n->c->op->rope(n->c, s->k, shape.K, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->op->attn(n->c, s->o, s->lse, &shape, s->q, s->k, s->v);
-    memcpy(s->x2, s->x, T * D * sizeof(float));
+    n->op->copy(n->c, s->x2, s->x, T * D);
     mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, true);
-    norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->m->layer[l].ffn_norm, T);
+    norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->base_norm[2 * l + 1], T);
     mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, false);
     mat_fwd(n, &w->up, s->u, n->n, s->low[5], T, false);
     if (!y && !s->low[6])
@@ -419,7 +466,7 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
         pair_low(n, &w->down, n->h, s->low[6], T);
         return;
     }
-    memcpy(y, s->x2, T * D * sizeof(float));
+    n->op->copy(n->c, y, s->x2, T * D);
     mat_fwd(n, &w->down, y, n->h, s->low[6], T, true);
 }
 
@@ -435,11 +482,11 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     const bool turned = hp->rope.interleaved;
 
     n->c->op->swiglu(n->c, n->h, s->g, s->u, T, F);
-    memset(n->dh, 0, T * F * sizeof(float));
+    n->op->zero(n->c, n->dh, T * F);
     mat_bwd(n, &w->down, n->dh, n->dx, n->h, s->low[6], T);
     n->op->swiglu_bwd(n->c, s->g, s->u, n->dh, s->g, s->u, T, F);
     norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
-    memset(n->dn, 0, T * D * sizeof(float));
+    n->op->zero(n->c, n->dn, T * D);
     mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T);
     mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T);
     n->op->rmsnorm_bwd(n->c, n->dx, w->own_ffn_norm ? w->own_ffn_norm->g : NULL, n->dn, s->x2,
@@ -447,13 +494,13 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
 
     float *dy = n->dh; /* [T, Q] fits, or lay_out makes it */
 
-    memset(dy, 0, T * Q * sizeof(float));
+    n->op->zero(n->c, dy, T * Q);
     mat_bwd(n, &w->o, dy, n->dx, s->o, s->low[3], T);
     n->op->attn_bwd(n->c, n->dq, n->dk, n->dv, dy, &shape, s->q, s->k, s->v, s->o, s->lse);
-    n->c->op->rope(n->c, n->dq, shape.H, shape.hd, b->back, n->m->inv_freq, turned, T);
-    n->c->op->rope(n->c, n->dk, shape.K, shape.hd, b->back, n->m->inv_freq, turned, T);
+    n->c->op->rope(n->c, n->dq, shape.H, shape.hd, n->at.back, n->inv_freq, turned, T);
+    n->c->op->rope(n->c, n->dk, shape.K, shape.hd, n->at.back, n->inv_freq, turned, T);
     norm_fwd(n, n->n, s->x, w->attn_norm, T);
-    memset(n->dn, 0, T * D * sizeof(float));
+    n->op->zero(n->c, n->dn, T * D);
     float *dn = below ? n->dn : NULL;
 
     mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T);
@@ -479,10 +526,9 @@ static void noise(struct net *n, const struct net_batch *b, float *x)
 
     for (size_t s = 0; s < b->n_seq; s++) {
         const size_t len = (size_t)(b->cu[s + 1] - b->cu[s]);
-        const double by = n->cfg.neftune / sqrt((double)(len * D));
+        const size_t at = (size_t)b->cu[s] * D;
 
-        for (size_t i = (size_t)b->cu[s] * D; i < (size_t)b->cu[s + 1] * D; i++)
-            x[i] += (float)((2 * rng_uniform(seed, i) - 1) * by);
+        n->op->noise(n->c, x + at, len * D, at, n->cfg.neftune / sqrt((double)(len * D)), seed);
     }
 }
 
@@ -511,12 +557,33 @@ static void embed_pair_bwd(struct net *n, const struct net_batch *b)
             a->g[k * V + (size_t)b->ids[t]] += n->dlow[t * r + k];
 }
 
-void net_forward(struct net *n, const struct net_batch *b, bool keep)
+/* The batch's arrays to where ops read them. */
+static int take_batch(struct net *n, const struct net_batch *b, struct err *e)
+{
+    n->at = *b;
+    if (ctx_on_host(n->c))
+        return 0;
+    const int32_t *const from[] = { b->ids, b->pos, b->back, b->cu };
+    int32_t **const to[] = { &n->at.ids, &n->at.pos, &n->at.back, &n->at.cu };
+
+    for (size_t i = 0; i < ARRAY_LEN(to); i++) {
+        *to[i] = n->ints + i * b->T;
+        if (param_write(&n->params, *to[i], from[i],
+                        (i < 3 ? b->T : b->n_seq + 1) * sizeof(int32_t), e))
+            return -1;
+    }
+    return 0;
+}
+
+int net_forward(struct net *n, const struct net_batch *b, bool keep, struct err *e)
 {
     const size_t L = (size_t)n->m->hp->layers;
 
-    BUG_ON(b->T > n->max_T);
-    n->c->op->embed(n->c, n->saved[0].x, n->adapters ? &n->embed.w : &n->embed.base, b->ids, b->T);
+    BUG_ON(b->T > n->max_T || b->n_seq > b->T);
+    if (take_batch(n, b, e))
+        return -1;
+    n->c->op->embed(n->c, n->saved[0].x, n->adapters ? &n->embed.w : &n->embed.base, n->at.ids,
+                    b->T);
     if (n->embed.a && n->adapters)
         embed_pair_fwd(n, b, n->saved[0].x);
     n->learning = keep;
@@ -529,6 +596,7 @@ void net_forward(struct net *n, const struct net_batch *b, bool keep)
         s.x = n->saved[keep ? l : 0].x;
         layer_fwd(n, b, l, &s, y);
     }
+    return 0;
 }
 
 /* What label smoothing makes of rows z[m, V] of logits: (1 - e) nll + e mean of every token's nll,
@@ -569,57 +637,98 @@ static void dft_after(float *dz, float *nll, size_t m, size_t V)
     }
 }
 
-void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll)
-{
-    const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
-    const size_t L = (size_t)n->m->hp->layers;
-    const float eps = (float)n->m->hp->eps;
-    size_t part = 0;
+/* Rows of the loss whose logits exist together. */
+struct part {
+    size_t m;
     int32_t at[LOSS_ROWS], label[LOSS_ROWS];
-    float by[LOSS_ROWS], own[LOSS_ROWS];
+    float by[LOSS_ROWS], nll[LOSS_ROWS];
+};
+
+/* The same where ops read and write it. */
+struct part_at {
+    const int32_t *rows, *label;
+    const float *by;
+    float *nll;
+};
+
+static int take_part(struct net *n, struct part *p, struct part_at *at, struct err *e)
+{
+    if (ctx_on_host(n->c)) {
+        *at = (struct part_at){ p->at, p->label, p->by, p->nll };
+        return 0;
+    }
+    *at = (struct part_at){ n->rows_at, n->label_at, n->coef_at, n->nll_at };
+    return param_write(&n->params, n->rows_at, p->at, p->m * sizeof(*p->at), e) ||
+                   param_write(&n->params, n->label_at, p->label, p->m * sizeof(*p->label), e) ||
+                   param_write(&n->params, n->coef_at, p->by, p->m * sizeof(*p->by), e)
+               ? -1
+               : 0;
+}
+
+static int part_loss(struct net *n, struct part *p, bool grad, struct err *e)
+{
+    const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab, m = p->m;
+    const double smooth = grad ? n->cfg.smoothing : 0; /* these on the CPU alone: net_build.c */
     double apart[LOSS_ROWS];
-    const double e = coef ? n->cfg.smoothing : 0;
+    struct part_at at;
+
+    if (take_part(n, p, &at, e))
+        return -1;
+    n->c->op->gather(n->c, n->n, n->x, at.rows, m, D); /* rows of x */
+    norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->base_norm[2 * n->m->hp->layers], m);
+    mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
+    if (smooth > 0)
+        smooth_before(n->logits, p->label, m, V, apart);
+    n->op->cross_entropy(n->c, at.nll, n->logits, at.label, grad ? at.by : NULL, m, V);
+    if (smooth > 0)
+        smooth_after(n->logits, p->nll, p->label, p->by, m, V, smooth, apart);
+    if (grad && n->cfg.dft)
+        dft_after(n->logits, p->nll, m, V);
+    if (grad) {
+        float *dn = n->drows, *dx = n->dn;
+
+        n->op->zero(n->c, dn, m * D);
+        n->op->zero(n->c, dx, m * D);
+        mat_bwd(n, &n->head, dn, n->logits, n->rows, n->head_low, m);
+        n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
+                           (float)n->m->hp->eps);
+        n->op->scatter(n->c, n->dx, dx, at.rows, m, D);
+    }
+    if (ctx_on_host(n->c))
+        return 0;
+    return n->c->be->settle(n->c, e) ||
+                   param_read(&n->params, p->nll, at.nll, m * sizeof(*p->nll), e)
+               ? -1
+               : 0;
+}
+
+int net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll, struct err *e)
+{
+    const size_t L = (size_t)n->m->hp->layers;
+    size_t part = 0;
+    struct part p;
 
     memset(nll, 0, b->T * sizeof(*nll));
     if (coef)
-        memset(n->dx, 0, b->T * D * sizeof(float));
+        n->op->zero(n->c, n->dx, b->T * (size_t)n->m->hp->dim);
     for (size_t t = 0; t < b->T;) {
-        size_t m = 0;
-
-        for (; t < b->T && m < n->loss_rows; t++) {
+        p.m = 0;
+        for (; t < b->T && p.m < n->loss_rows; t++) {
             if (b->target[t] < 0)
                 continue;
-            at[m] = (int32_t)t;
-            label[m] = b->target[t];
-            by[m++] = coef ? coef[t] : 0;
+            p.at[p.m] = (int32_t)t;
+            p.label[p.m] = b->target[t];
+            p.by[p.m++] = coef ? coef[t] : 0;
         }
-        if (m == 0)
+        if (p.m == 0)
             break;
-        n->c->op->gather(n->c, n->n, n->x, at, m, D); /* rows of x */
-        norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->m->norm, m);
         n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
-        mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
-        if (e > 0)
-            smooth_before(n->logits, label, m, V, apart);
-        n->op->cross_entropy(n->c, own, n->logits, label, coef ? by : NULL, m, V);
-        if (e > 0)
-            smooth_after(n->logits, own, label, by, m, V, e, apart);
-        if (coef && n->cfg.dft)
-            dft_after(n->logits, own, m, V);
-        for (size_t i = 0; i < m; i++)
-            nll[at[i]] = own[i];
-        if (!coef)
-            continue;
-        float *dn = n->drows, *dx = n->dn;
-
-        memset(dn, 0, m * D * sizeof(float));
-        memset(dx, 0, m * D * sizeof(float));
-        mat_bwd(n, &n->head, dn, n->logits, n->rows, n->head_low, m);
-        n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
-                           eps);
-        for (size_t i = 0; i < m; i++)
-            memcpy(n->dx + (size_t)at[i] * D, dx + i * D, D * sizeof(float));
+        if (part_loss(n, &p, coef, e))
+            return -1;
+        for (size_t i = 0; i < p.m; i++)
+            nll[p.at[i]] = p.nll[i];
     }
+    return 0;
 }
 
 void net_backward(struct net *n, const struct net_batch *b)
@@ -633,7 +742,7 @@ void net_backward(struct net *n, const struct net_batch *b)
         layer_bwd(n, b, l, &n->saved[l], l > 0 || below);
     }
     if (n->embed.own)
-        n->op->embed_bwd(n->c, n->embed.own->g, n->dx, b->ids, b->T, (size_t)n->m->hp->dim);
+        n->op->embed_bwd(n->c, n->embed.own->g, n->dx, n->at.ids, b->T, (size_t)n->m->hp->dim);
     if (n->embed.a)
         embed_pair_bwd(n, b);
 }

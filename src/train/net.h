@@ -22,6 +22,7 @@ struct net_mat {
     float *gain, *gain_less; /* [out] gain, gain - 1 */
     float *length, *squares; /* [out] length: gain / mag; squares: |row of W|^2; all four owned as
                                 one block at gain */
+    bool adopted, placed;    /* on a device: w, base have something to give back there */
 };
 
 struct net_layer {
@@ -52,6 +53,7 @@ struct net_cfg {
     bool dft;         /* a token counts by its probability, taken as a constant */
     double neftune;   /* noise of embeddings: uniform in +-neftune / sqrt(tokens * D); 0 = none */
     unsigned save;    /* bit i: net_save_names[i] learns whole beside the pairs */
+    bool reference;   /* passes with net_adapters off are asked for */
     enum optim optim;
     bool stochastic;  /* full: matrices in bf16 alone, rounded at random */
     bool decay_norms; /* weight decay reaches norms too */
@@ -85,16 +87,18 @@ void net_changed(struct net *n);
 /* Room for batches of up to T rows. */
 int net_reserve(struct net *n, size_t T, struct err *e) MUST_USE;
 /* Bytes of everything a run allocates for batches of up to T rows: activations, what learns with
- * its gradients and moments, and the scratch of the operations. */
+ * its gradients and moments, the scratch of the operations, and, where c is a device, the weights.
+ */
 size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct train_ops *op,
                      const struct net_cfg *cfg, size_t T);
 
-/* keep: a backward pass follows. */
-void net_forward(struct net *n, const struct net_batch *b, bool keep);
+/* keep: a backward pass follows. Passes fail only where a device does. */
+int net_forward(struct net *n, const struct net_batch *b, bool keep, struct err *e) MUST_USE;
 /* After net_forward: nll[t] of every row that has a target, 0 elsewhere. With coef the gradient of
  * sum(coef[t] * nll[t]) starts on its way down, and nll is as net_cfg's smoothing and dft make it.
  * The logits exist for a few rows at a time. */
-void net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll);
+int net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll,
+             struct err *e) MUST_USE;
 /* After net_loss with coef: adds to every param's g. */
 void net_backward(struct net *n, const struct net_batch *b);
 

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "ops/backend.h"
 #include "train/net_int.h"
 
 static const struct {
@@ -53,6 +54,8 @@ static size_t turn_of(const struct net *n, size_t i)
     return place[i].rotated && n->m->hp->rope.interleaved ? (size_t)n->m->hp->head_dim : 0;
 }
 
+enum { OWN_ROWS = 64 }; /* rows of a matrix that are copied together */
+
 /* The matrix learns: a copy of it in float32, or in bf16 with rounding at random. Takes name. */
 static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w, char *name,
                       enum param_kind kind, struct err *e)
@@ -61,20 +64,47 @@ static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w,
         return -1;
     struct param *p = to->own;
     const enum enc enc = p->half ? ENC_BF16 : ENC_F32;
+    const size_t bytes = w->cols * enc_table[enc].bytes;
     float *row = xmalloc((w->cols + 1) * sizeof(*row));
+    uint8_t *code = xmalloc(OWN_ROWS * bytes + 1);
+    int rc = 0;
 
     to->w = (struct weight){ .enc = enc,
                              .rows = w->rows,
                              .cols = w->cols,
                              .data = p->half ? (void *)p->half : (void *)p->w,
-                             .row_bytes = w->cols * enc_table[enc].bytes,
+                             .row_bytes = bytes,
                              .name = w->name };
-    for (size_t r = 0; r < w->rows; r++) {
-        weight_decode_row(row, w, r);
-        enc_table[enc].encode((char *)(uintptr_t)to->w.data + r * to->w.row_bytes, row, w->cols);
+    for (size_t r = 0; rc == 0 && r < w->rows; r += OWN_ROWS) {
+        const size_t m = w->rows - r < OWN_ROWS ? w->rows - r : OWN_ROWS;
+
+        for (size_t i = 0; i < m; i++) {
+            weight_decode_row(row, w, r + i);
+            enc_table[enc].encode(code + i * bytes, row, w->cols);
+        }
+        rc = param_write(&n->params, (uint8_t *)(uintptr_t)to->w.data + r * bytes, code, m * bytes,
+                         e);
     }
     free(row);
-    return 0;
+    free(code);
+    return rc;
+}
+
+/* A parameter's values to fill, and where they go when they are there. */
+static float *values_begin(const struct net *n, const struct param *p)
+{
+    return ctx_on_host(n->c) ? p->w : xmalloc((p->rows * p->cols + 1) * sizeof(float));
+}
+
+static int values_end(const struct net *n, const struct param *p, float *values, struct err *e)
+{
+    int rc = 0;
+
+    if (values != p->w) {
+        rc = param_write(&n->params, p->w, values, p->rows * p->cols * sizeof(float), e);
+        free(values);
+    }
+    return rc;
 }
 
 static int own_norm(struct param **own, const float **norm, struct net *n, char *name,
@@ -84,7 +114,7 @@ static int own_norm(struct param **own, const float **norm, struct net *n, char 
 
     if (learn(own, n, name, 1, D, PARAM_SMALL, e))
         return -1;
-    memcpy((*own)->w, *norm, D * sizeof(float));
+    n->op->copy(n->c, (*own)->w, *norm, D);
     *norm = (*own)->w;
     return 0;
 }
@@ -128,12 +158,12 @@ static int build_full(struct net *n, struct err *e)
 /* ---- pairs ---- */
 
 /* A as PEFT starts it (Kaiming, uniform in +-1 / sqrt(in)), B zero: the model is as it was. */
-static void pair_random(struct param *a, uint64_t seed, uint64_t *counter)
+static void pair_random(float *w, const struct param *a, uint64_t seed, uint64_t *counter)
 {
     const double bound = 1 / sqrt((double)a->cols);
 
     for (size_t i = 0; i < a->rows * a->cols; i++)
-        a->w[i] = (float)((2 * rng_uniform(seed, (*counter)++) - 1) * bound);
+        w[i] = (float)((2 * rng_uniform(seed, (*counter)++) - 1) * bound);
 }
 
 /* B as PEFT starts an embedding's (normal), A zero. Two numbers make two normal ones (Box and
@@ -259,11 +289,20 @@ static int build_pair(struct net *n, struct net_mat *m, const char *module, size
         learn(&m->b, n, xasprintf(form, module, 'B'), m->w.rows, n->cfg.rank, PARAM_SMALL, e))
         return -1;
     m->b->turn = turn;
+    float *a = values_begin(n, m->a);
+
+    if (p)
+        weight_floats(a, &p->a);
+    else
+        pair_random(a, m->a, n->cfg.seed, counter);
+    if (values_end(n, m->a, a, e))
+        return -1;
     if (p) {
-        weight_floats(m->a->w, &p->a);
-        weight_floats(m->b->w, &p->b);
-    } else {
-        pair_random(m->a, n->cfg.seed, counter);
+        float *b = values_begin(n, m->b);
+
+        weight_floats(b, &p->b);
+        if (values_end(n, m->b, b, e))
+            return -1;
     }
     return n->cfg.dora ? build_dora(n, m, module, turn, p, e) : 0;
 }
@@ -292,9 +331,7 @@ static int saved_norm(struct param **own, const float **norm, const float *from,
 {
     if (own_norm(own, norm, n, name, e))
         return -1;
-    if (from)
-        memcpy((*own)->w, from, (*own)->cols * sizeof(float));
-    return 0;
+    return from ? param_write(&n->params, (*own)->w, from, (*own)->cols * sizeof(float), e) : 0;
 }
 
 /* What learns whole beside the pairs, under the names of PEFT's modules_to_save. */
@@ -331,6 +368,24 @@ static int build_saved(struct net *n, const struct lora *from, struct err *e)
     return 0;
 }
 
+/* What a device cannot do yet. */
+static int check_device(const struct net *n, struct err *e)
+{
+    const struct net_cfg *c = &n->cfg;
+    const char *what = c->dora                       ? "DoRA (--use-dora)"
+                       : c->optim != OPTIMISER_ADAMW ? optim_names[c->optim]
+                       : c->stochastic               ? "--stochastic-rounding"
+                       : c->smoothing > 0            ? "--label-smoothing-factor"
+                       : c->dft                      ? "--loss-type dft"
+                       : c->targets & NET_EMBED      ? "LoRA of embed_tokens"
+                                                     : NULL;
+
+    if (ctx_on_host(n->c) || !what)
+        return 0;
+    return err_set(e, ERR_USAGE, "%s is trained on the CPU only: leave it out, or --device cpu",
+                   what);
+}
+
 static int build_pairs(struct net *n, struct err *e)
 {
     struct lora *from = NULL;
@@ -340,7 +395,8 @@ static int build_pairs(struct net *n, struct err *e)
 
     n->scale =
         (float)(n->cfg.alpha / (n->cfg.rslora ? sqrt((double)n->cfg.rank) : (double)n->cfg.rank));
-    if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e)))
+    if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e) ||
+                        check_device(n, e))) /* what came with it */
         goto done;
     for (size_t l = 0; l < (size_t)n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++) {
@@ -366,28 +422,120 @@ done:
     return rc;
 }
 
+/* ---- where ops find the model ---- */
+
+/* Norms and frequencies: the model's own, or copies on the device. */
+static int build_vectors(struct net *n, struct err *e)
+{
+    const struct model *m = n->m;
+    const size_t L = (size_t)m->hp->layers, D = (size_t)m->hp->dim;
+    const size_t half = (size_t)m->hp->head_dim / 2, each = (D + 63) / 64 * 64;
+    void *p;
+
+    n->base_norm = xcalloc(2 * L + 1, sizeof(*n->base_norm));
+    for (size_t l = 0; l < L; l++) {
+        n->base_norm[2 * l] = m->layer[l].attn_norm;
+        n->base_norm[2 * l + 1] = m->layer[l].ffn_norm;
+    }
+    n->base_norm[2 * L] = m->norm;
+    n->inv_freq = m->inv_freq;
+    if (ctx_on_host(n->c))
+        return 0;
+    n->vector_bytes = ((2 * L + 1) * each + half) * sizeof(float);
+    if (n->c->be->alloc(n->c, &p, n->vector_bytes, "norms", e))
+        return -1;
+    n->vectors = p;
+    for (size_t i = 0; i < 2 * L + 1; i++) {
+        if (param_write(&n->params, n->vectors + i * each, n->base_norm[i], D * sizeof(float), e))
+            return -1;
+        n->base_norm[i] = n->vectors + i * each;
+    }
+    n->inv_freq = n->vectors + (2 * L + 1) * each;
+    return param_write(&n->params, n->vectors + (2 * L + 1) * each, m->inv_freq,
+                       half * sizeof(float), e);
+}
+
+/* A matrix on the device: what learns lies there, what is frozen, or the reference's, goes there.
+ */
+static int place_mat(struct net *n, struct net_mat *m, struct err *e)
+{
+    if (m->own) {
+        n->c->be->adopt(n->c, &m->w);
+        m->adopted = true;
+    }
+    if (m->own && !n->cfg.reference)
+        return 0;
+    if (n->c->be->place(n->c, &m->base, e))
+        return -1;
+    m->placed = true;
+    if (!m->own)
+        m->w = m->base;
+    return 0;
+}
+
+static int place_all(struct net *n, struct err *e)
+{
+    struct net_mat *embed = &n->embed, *head = &n->head;
+    const bool shared = head->own && head->own == embed->own;
+    void *p;
+
+    if (n->c->be->alloc(n->c, &p, 4 * LOSS_ROWS * sizeof(float), "the loss of a part", e))
+        return -1;
+    n->coef_at = p;
+    n->nll_at = n->coef_at + LOSS_ROWS;
+    n->rows_at = (int32_t *)(void *)(n->nll_at + LOSS_ROWS);
+    n->label_at = n->rows_at + LOSS_ROWS;
+    for (int64_t l = 0; l < n->m->hp->layers; l++)
+        for (size_t i = 0; i < NET_MATS; i++)
+            if (place_mat(n, net_layer_mat(&n->layer[l], i), e))
+                return -1;
+    if (place_mat(n, embed, e))
+        return -1;
+    if (shared) {
+        *head = *embed;
+        head->adopted = head->placed = false;
+        return 0;
+    }
+    if (!n->m->hp->tied || head->own || !embed->placed)
+        return place_mat(n, head, e);
+    head->w = head->base = embed->base;
+    return 0;
+}
+
+static void unplace(struct net *n, struct net_mat *m)
+{
+    if (m->adopted)
+        n->c->be->unplace(n->c, &m->w);
+    if (m->placed)
+        n->c->be->unplace(n->c, &m->base);
+}
+
 int net_build(struct net *n, struct err *e)
 {
     const struct model *m = n->m;
 
+    if (build_vectors(n, e))
+        return -1;
     n->layer = xcalloc((size_t)m->hp->layers, sizeof(*n->layer));
     n->saved = xcalloc((size_t)m->hp->layers, sizeof(*n->saved));
     n->embed.w = m->embed;
     n->head.w = m->head;
-    n->norm = m->norm;
+    n->norm = n->base_norm[2 * m->hp->layers];
     for (int64_t l = 0; l < m->hp->layers; l++) {
         for (size_t i = 0; i < NET_MATS; i++)
             net_layer_mat(&n->layer[l], i)->w =
                 *(const struct weight *)((const char *)&m->layer[l] + place[i].weight);
-        n->layer[l].attn_norm = m->layer[l].attn_norm;
-        n->layer[l].ffn_norm = m->layer[l].ffn_norm;
+        n->layer[l].attn_norm = n->base_norm[2 * l];
+        n->layer[l].ffn_norm = n->base_norm[2 * l + 1];
     }
     n->embed.base = n->embed.w;
     n->head.base = n->head.w;
     for (int64_t l = 0; l < m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++)
             net_layer_mat(&n->layer[l], i)->base = net_layer_mat(&n->layer[l], i)->w;
-    return n->cfg.full ? build_full(n, e) : build_pairs(n, e);
+    if (n->cfg.full ? build_full(n, e) : build_pairs(n, e))
+        return -1;
+    return ctx_on_host(n->c) ? 0 : place_all(n, e);
 }
 
 int net_new(struct net **out, struct model *m, struct ctx *c, const struct train_ops *op,
@@ -399,10 +547,11 @@ int net_new(struct net **out, struct model *m, struct ctx *c, const struct train
     n->c = c;
     n->op = op;
     n->cfg = *cfg;
+    n->params.on = c;
     n->adapters = true;
     if (cfg->full)
         n->cfg.targets = 0;
-    if (net_build(n, e)) {
+    if (check_device(n, e) || net_build(n, e)) {
         net_free(n);
         return -1;
     }
@@ -416,13 +565,21 @@ void net_free(struct net *n)
     if (!n)
         return;
     for (int64_t l = 0; n->layer && l < n->m->hp->layers; l++)
-        for (size_t i = 0; i < NET_MATS; i++)
+        for (size_t i = 0; i < NET_MATS; i++) {
+            unplace(n, net_layer_mat(&n->layer[l], i));
             free(net_layer_mat(&n->layer[l], i)->gain);
+        }
+    unplace(n, &n->embed);
+    unplace(n, &n->head);
     free(n->head.gain);
     param_list_release(&n->params);
     free(n->layer);
     free(n->saved);
-    mem_unmap(n->slab, n->slab_bytes);
+    free(n->base_norm);
+    n->c->be->release(n->c, n->slab, n->slab_bytes);
+    n->c->be->release(n->c, n->vectors, n->vector_bytes);
+    n->c->be->release(n->c, n->ints, 0);
+    n->c->be->release(n->c, n->coef_at, 0);
     free(n);
 }
 

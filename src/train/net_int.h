@@ -20,6 +20,11 @@ struct net {
     const float *norm;
     struct param *own_norm;
     struct param_list params;
+    /* norms [2 L + 1, D] and frequencies, those of the model, where ops read them; owned on a
+     * device */
+    const float **base_norm, *inv_freq;
+    float *vectors;
+    size_t vector_bytes;
     bool adapters, learning; /* learning: a pass whose gradients are wanted */
     uint64_t batch;
     float scale;
@@ -27,6 +32,11 @@ struct net {
     struct net_saved *saved; /* [L] */
     float *slab;
     size_t slab_bytes, max_T;
+    struct net_batch at; /* the batch's arrays where ops read them; target is the caller's */
+    int32_t *ints;       /* on a device: [4 max_T + 1], what `at` points to there */
+    /* on a device: of a part of the loss, where ops read and write it */
+    int32_t *rows_at, *label_at; /* [loss_rows] */
+    float *coef_at, *nll_at;
     float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
     float *drop, *whole, *dwhole;                          /* [T, widest] with dropout; with DoRA */
     float *embed_low, *head_low;  /* [T, rank], [loss_rows, rank]: inputs of the B of those pairs */
@@ -37,6 +47,8 @@ struct net {
 /* Logits that exist at a time take 128 MiB at most: an encoded head is decoded for each part. The
  * number of rows follows from V alone, and so do the bits. */
 enum { LOSS_BYTES = 1 << 27, LOSS_ROWS = 1024 };
+
+enum { NET_DEVICE_ROWS = 65535 }; /* of a batch: the second axis of a grid */
 
 /* gain and length of a matrix with DoRA, from its parameters. */
 void net_dora_gain(struct net *n, struct net_mat *m);

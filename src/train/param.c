@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "ops/backend.h"
 
 /* The next bytes of p's memory, at a multiple of 64. */
 static void *carve(const struct param *p, size_t *at, size_t bytes)
@@ -32,7 +33,8 @@ int param_new(struct param_list *l, struct param **out, char *name, size_t rows,
     p->bytes = rows * cols * (sizeof(float) + (half ? sizeof(uint16_t) : sizeof(float))) + 64 * 6;
     for (size_t i = 0; i < p->n_part; i++)
         p->bytes += p->part[i].n * enc_table[p->part[i].enc].bytes;
-    if (mem_map(&mem, p->bytes, name, e)) {
+    if (l->on ? l->on->be->alloc(l->on, &mem, p->bytes, name, e)
+              : mem_map(&mem, p->bytes, name, e)) {
         free(p->name);
         free(p);
         return -1;
@@ -53,7 +55,10 @@ void param_list_release(struct param_list *l)
     for (size_t i = 0; i < l->n; i++) {
         struct param *p = l->p[i];
 
-        mem_unmap(p->mem, p->bytes);
+        if (l->on)
+            l->on->be->release(l->on, p->mem, p->bytes);
+        else
+            mem_unmap(p->mem, p->bytes);
         free(p->name);
         free(p);
     }
@@ -70,17 +75,62 @@ size_t param_count(const struct param_list *l)
     return count;
 }
 
-double param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op)
+static bool on_host(const struct param_list *l)
 {
-    double squares = 0;
+    return !l->on || ctx_on_host(l->on);
+}
 
-    for (size_t i = 0; i < l->n; i++) {
-        double sum;
+int param_read(const struct param_list *l, void *to, const void *from, size_t bytes, struct err *e)
+{
+    if (!on_host(l))
+        return l->on->be->download(l->on, to, from, bytes, e);
+    memcpy(to, from, bytes);
+    return 0;
+}
 
-        op->square_sum(c, &sum, l->p[i]->g, l->p[i]->rows * l->p[i]->cols);
-        squares += sum;
+int param_write(const struct param_list *l, void *to, const void *from, size_t bytes, struct err *e)
+{
+    if (!on_host(l))
+        return l->on->be->upload(l->on, to, from, bytes, e);
+    memcpy(to, from, bytes);
+    return 0;
+}
+
+int param_view(const struct param_list *l, const void **at, void **owned, const void *from,
+               size_t bytes, struct err *e)
+{
+    *at = from;
+    *owned = NULL;
+    if (on_host(l))
+        return 0;
+    if (mem_new(owned, bytes, 1, "a copy of values", e))
+        return -1;
+    *at = *owned;
+    return param_read(l, *owned, from, bytes, e);
+}
+
+int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op, double *norm,
+               struct err *e)
+{
+    double *each = xmalloc((l->n + 1) * sizeof(*each)), *to = each, squares = 0;
+    void *there = NULL;
+    int rc = 0;
+
+    if (!ctx_on_host(c)) {
+        rc = c->be->alloc(c, &there, (l->n + 1) * sizeof(*each), "norms of gradients", e);
+        to = there;
     }
-    return sqrt(squares);
+    for (size_t i = 0; rc == 0 && i < l->n; i++)
+        op->square_sum(c, to + i, l->p[i]->g, l->p[i]->rows * l->p[i]->cols);
+    if (rc == 0 && !ctx_on_host(c) &&
+        (c->be->settle(c, e) || c->be->download(c, each, to, l->n * sizeof(*each), e)))
+        rc = -1;
+    for (size_t i = 0; rc == 0 && i < l->n; i++)
+        squares += each[i];
+    *norm = sqrt(squares);
+    c->be->release(c, there, 0);
+    free(each);
+    return rc;
 }
 
 void param_step(const struct param_list *l, struct ctx *c, const struct train_ops *op,
@@ -99,6 +149,6 @@ void param_step(const struct param_list *l, struct ctx *c, const struct train_op
         own.decay = p->decay ? a->decay : 0;
         memcpy(o.part, p->part, sizeof(o.part));
         optim_step(c, op, optim, &own, &o, rng_u64(seed, i));
-        memset(p->g, 0, p->rows * p->cols * sizeof(float));
+        op->zero(c, p->g, p->rows * p->cols);
     }
 }

@@ -4,7 +4,8 @@
 
 #include "train/optim.h"
 
-/* Something that learns. */
+/* Something that learns. w, half, g and the parts are in the list's memory: where that is not the
+ * process's own, ops may follow them, others go through param_read and param_write. */
 struct param {
     char *name;     /* the tensor's name in what is written; owned */
     float *w;       /* [rows, cols] NULL where `half` */
@@ -23,6 +24,7 @@ struct param {
 struct param_list {
     struct param **p; /* owned, each and all */
     size_t n;
+    struct ctx *on; /* whose memory; NULL = the process's own */
 };
 
 enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };
@@ -33,8 +35,17 @@ int param_new(struct param_list *l, struct param **out, char *name, size_t rows,
               enum param_kind kind, enum optim optim, bool half, struct err *e) MUST_USE;
 void param_list_release(struct param_list *l);
 size_t param_count(const struct param_list *l); /* values of all */
-/* Norm of all gradients as one vector. */
-double param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op);
+/* Bytes between the list's memory and the process's own. */
+int param_read(const struct param_list *l, void *to, const void *from, size_t bytes,
+               struct err *e) MUST_USE;
+int param_write(const struct param_list *l, void *to, const void *from, size_t bytes,
+                struct err *e) MUST_USE;
+/* *at: the same values in the process's own memory: from itself, or a copy in *owned, free() it. */
+int param_view(const struct param_list *l, const void **at, void **owned, const void *from,
+               size_t bytes, struct err *e) MUST_USE;
+/* Norm of all gradients as one vector. Fails where a device failed since it was last asked. */
+int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op, double *norm,
+               struct err *e) MUST_USE;
 /* One step of the optimiser; gradients are zero after it. a->decay holds for what decays. */
 void param_step(const struct param_list *l, struct ctx *c, const struct train_ops *op,
                 enum optim optim, const struct adamw *a, uint64_t seed);

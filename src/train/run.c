@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "ops/backend.h"
 #include "train/log.h"
 #include "train/report.h"
 #include "train/save.h"
@@ -191,7 +192,7 @@ static void nearest_fit(const struct run *r, const struct net_cfg *asked, size_t
 /* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
 static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
 {
-    const size_t have = mem_available(), MiB = 1 << 20;
+    const size_t have = r->c->be->available(r->c), MiB = 1 << 20;
     const size_t rows = longest_rows(r);
     char hint[200];
     size_t all, less;
@@ -352,7 +353,8 @@ static int update(struct run *r, size_t step, struct train_step *s, struct err *
     const struct train_cfg *cfg = r->cfg;
     const struct param_list *params = net_params(r->net);
 
-    s->grad_norm = param_norm(params, r->c, r->op);
+    if (param_norm(params, r->c, r->op, &s->grad_norm, e))
+        return -1;
     if (!isfinite(s->grad_norm) || !isfinite(s->loss)) {
         char bad[120];
 
@@ -459,6 +461,8 @@ static int start(struct run *r, struct err *e)
     const struct train_cfg *cfg = r->cfg;
     struct net_cfg net = cfg->net;
 
+    net.reference =
+        cfg->task == TASK_KTO || (cfg->task == TASK_DPO && loss_needs_reference(cfg->loss.kind));
     if (model_open(&r->m, cfg->model, e) || quantise(r, e) || read_data(r, e))
         return -1;
     plan_init(&r->plan, &r->data, cfg);

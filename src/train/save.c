@@ -29,9 +29,10 @@ static struct tensor_view view_of(const struct param *p, enum enc enc)
     return t;
 }
 
-/* One parameter's values, or gradients, rows (of a vector: values) in the order of Hugging Face. */
-static int write_rows(struct st_writer *w, const struct param *p, bool gradients, enum enc enc,
-                      struct err *e)
+/* One parameter's values, or gradients, at `from`, rows (of a vector: values) in the order of
+ * Hugging Face. */
+static int write_rows(struct st_writer *w, const struct param *p, const void *from, bool half,
+                      enum enc enc, struct err *e)
 {
     const size_t n = p->rows == 1 ? p->cols : p->rows, cols = p->rows == 1 ? 1 : p->cols;
     const size_t bytes = cols * enc_table[enc].bytes;
@@ -42,10 +43,10 @@ static int write_rows(struct st_writer *w, const struct param *p, bool gradients
     for (size_t h = 0; rc == 0 && h < n; h++) {
         const size_t at = model_row(h, p->turn) * cols;
 
-        if (p->half && !gradients)
-            bf16_decode_row(x, p->half + at, cols);
+        if (half)
+            bf16_decode_row(x, (const uint16_t *)from + at, cols);
         else
-            memcpy(x, (gradients ? p->g : p->w) + at, cols * sizeof(*x));
+            memcpy(x, (const float *)from + at, cols * sizeof(*x));
         enc_table[enc].encode(row, x, cols);
         rc = st_write_data(w, row, bytes, e);
     }
@@ -65,8 +66,17 @@ static int write_params(const struct net *n, const char *path, enum enc enc, boo
     for (size_t i = 0; i < l->n; i++)
         t[i] = view_of(l->p[i], enc);
     rc = st_write_open(&w, path, t, l->n, "pt", e);
-    for (size_t i = 0; rc == 0 && i < l->n; i++)
-        rc = write_rows(&w, l->p[i], gradients, enc, e);
+    for (size_t i = 0; rc == 0 && i < l->n; i++) {
+        const struct param *p = l->p[i];
+        const bool half = p->half && !gradients;
+        const void *from = half ? (const void *)p->half : gradients ? p->g : p->w, *at;
+        void *owned;
+
+        rc = param_view(l, &at, &owned, from, p->rows * p->cols * (half ? 2 : sizeof(float)), e);
+        if (rc == 0)
+            rc = write_rows(&w, p, at, half, enc, e);
+        free(owned);
+    }
     if (rc == 0)
         rc = st_write_close(&w, e);
     free(t);

@@ -154,8 +154,16 @@ static int save_values(const struct param_list *l, const char *dir, struct err *
         t[i].shape[0] = k[i].n;
     }
     rc = st_write_open(&w, path, t, m, NULL, e);
-    for (size_t i = 0; rc == 0 && i < m; i++)
-        rc = st_write_data(&w, k[i].p, k[i].n * enc_table[k[i].enc].bytes, e);
+    for (size_t i = 0; rc == 0 && i < m; i++) {
+        const size_t bytes = k[i].n * enc_table[k[i].enc].bytes;
+        const void *at;
+        void *owned;
+
+        rc = param_view(l, &at, &owned, k[i].p, bytes, e);
+        if (rc == 0)
+            rc = st_write_data(&w, at, bytes, e);
+        free(owned);
+    }
     if (rc == 0)
         rc = st_write_close(&w, e);
     kept_free(k, m);
@@ -299,7 +307,8 @@ static int load(const struct param_list *l, const char *dir, json_t **state, str
                     path, k[i].name, k[i].n, enc_table[k[i].enc].name);
             goto done;
         }
-        memcpy(k[i].p, t->data, bytes);
+        if (param_write(l, k[i].p, t->data, bytes, e))
+            goto done;
     }
     *state = j;
     j = NULL;

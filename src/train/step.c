@@ -40,18 +40,17 @@ static int measure(struct net *n, const struct net_batch *b, bool learnt, double
 {
     float *nll = xmalloc((b->T + 1) * sizeof(*nll));
 
-    if (net_reserve(n, b->T, e)) {
-        free(nll);
-        return -1;
+    int rc = net_reserve(n, b->T, e);
+
+    if (rc == 0) {
+        net_adapters(n, learnt);
+        rc = net_forward(n, b, false, e) || net_loss(n, b, NULL, nll, e) ? -1 : 0;
+        net_adapters(n, true);
     }
-    net_adapters(n, learnt);
-    net_forward(n, b, false);
-    net_loss(n, b, NULL, nll);
-    net_adapters(n, true);
-    for (size_t i = 0; i < b->n_seq; i++)
+    for (size_t i = 0; rc == 0 && i < b->n_seq; i++)
         lp[i] = sequence_lp(b, nll, i);
     free(nll);
-    return 0;
+    return rc;
 }
 
 /* The reference's lp of each example, measured once. */
@@ -80,21 +79,22 @@ static int sft_batch(struct stepper *p, const struct net_batch *b, size_t asked,
                      struct err *e)
 {
     float *nll = xmalloc((2 * b->T + 1) * sizeof(*nll)), *coef = nll + b->T;
+    int rc = -1;
 
-    if (net_reserve(p->net, b->T, e)) {
-        free(nll);
-        return -1;
-    }
+    if (net_reserve(p->net, b->T, e))
+        goto done;
     for (size_t t = 0; t < b->T; t++)
         coef[t] = 1 / (float)asked;
     net_draw(p->net, p->batch);
-    net_forward(p->net, b, true);
-    net_loss(p->net, b, coef, nll);
+    if (net_forward(p->net, b, true, e) || net_loss(p->net, b, coef, nll, e))
+        goto done;
     net_backward(p->net, b);
     for (size_t t = 0; t < b->T; t++)
         *loss += (double)nll[t] / (double)asked;
+    rc = 0;
+done:
     free(nll);
-    return 0;
+    return rc;
 }
 
 /* ---- preference ---- */
@@ -223,15 +223,16 @@ static int preference_batch(struct stepper *p, const struct net_batch *b, const 
         net_reserve(p->net, b->T, e))
         goto done;
     net_draw(p->net, p->batch);
-    net_forward(p->net, b, true);
-    net_loss(p->net, b, NULL, nll);
+    if (net_forward(p->net, b, true, e) || net_loss(p->net, b, NULL, nll, e))
+        goto done;
     for (size_t i = 0; i < b->n_seq; i++)
         lp[i] = sequence_lp(b, nll, i);
     preference_loss(p, b, example, lp, kl, count, slope, s);
     for (size_t i = 0; i < b->n_seq; i++)
         for (int32_t t = b->cu[i]; t < b->cu[i + 1]; t++)
             coef[t] = (float)(-slope[i] / (double)count);
-    net_loss(p->net, b, coef, nll);
+    if (net_loss(p->net, b, coef, nll, e))
+        goto done;
     net_backward(p->net, b);
     rc = 0;
 done:

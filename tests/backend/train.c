@@ -20,7 +20,7 @@ static struct ctx *context(int threads, unsigned flags, enum compute compute)
 /* Four sequences, one of a single token, one longer than a block of queries. */
 static const int32_t cu[] = { 0, 5, 6, 23, 100 };
 enum { T = 100, H = 4, K = 2, HEAD = 20, Q = H * HEAD, KV = K * HEAD, D = 70, V = 131, F = 77 };
-static const struct attn_shape shape = { H, K, HEAD, cu, 4 };
+static const struct attn_shape shape = { H, K, HEAD, cu, 4, T, 77 };
 
 /* Everything that one pass over the table gives, one after another. */
 struct out {

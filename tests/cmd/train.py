@@ -7,42 +7,21 @@ import tempfile
 from trainkit import *  # noqa: F403
 
 def test_full(tmp, rows):
-    out = f"{tmp}/full"
-    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, "--batch-size", 4, "--lr", 1e-3,
-         "--weight-decay", 0.01, "--decay-norms", "--lr_scheduler_type=cosine", "--warmup_steps", 2,
-         "--max_steps", 20, "--dump-gradients", f"{tmp}/grad.safetensors", "--save-steps", 0)
-    follows(out, "full.json", PLAIN)
-    want, got = tensors(f"{DATA}/gradients.safetensors"), tensors(f"{tmp}/grad.safetensors")
-    for name, g in want.items():
-        assert far(got[name[len("grad."):]], g) < 1e-4, name
-    puna("inspect", out)
+    puna("inspect", run_full(tmp, rows))
 
 
 def test_lora(tmp, rows):
-    out = f"{tmp}/lora"
-    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, *FROM, "--batch-size", 4,
-         "--lr", 2e-3, "--max-steps", 20)
-    follows(out, "lora.json", PLAIN)
-    want, got = (tensors(f"{d}/adapter_model.safetensors") for d in (FINAL, out))
-    assert want.keys() == got.keys()
-    for name in want:
-        assert far(got[name], want[name]) < 1e-3, name
+    out = run_lora(tmp, rows)
     after = "tests/data/adapters/lora_after.safetensors"
     puna("logits", MODEL, "--ids", after, "-o", f"{tmp}/logits", "--adapter", out, "--dtype", "f32")
     assert far(tensors(f"{tmp}/logits")["logits"], tensors(after)["logits_adapter"]) < 1e-3
 
 
 def test_preference(tmp, pairs, judged):
-    args = [*COMMON, *FROM, "--lr", 5e-4, "--max-steps", 10, "--max-grad-norm", 0]
-    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/dpo", *args)
-    follows(f"{tmp}/dpo", "dpo.json", PAIRS)
-    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/ipo", *args, "--loss-type", "ipo")
-    follows(f"{tmp}/ipo", "ipo.json", PAIRS)
-    puna("kto", MODEL, "--train-file", judged, "-o", f"{tmp}/kto", *args, "--batch-size", 16)
-    follows(f"{tmp}/kto", "kto.json", PAIRS)
+    run_preference(tmp, pairs, judged)
     for kind in ("hinge", "robust", "apo_zero", "sigmoid_norm", "orpo", "simpo"):
         out = f"{tmp}/{kind}"
-        puna("dpo", MODEL, "--train-file", pairs, "-o", out, *args, "--loss-type", kind,
+        puna("dpo", MODEL, "--train-file", pairs, "-o", out, *PREFERENCE, "--loss-type", kind,
              "--label-smoothing", 0.1, "--max-steps", 3)
         losses = [r["loss"] for r in metrics(out)]
         assert losses[2] < losses[0], (kind, losses)
@@ -111,16 +90,9 @@ def test_refusals(tmp, rows, pairs):
 
 
 def main():
-    p = tensors(f"{DATA}/pref.safetensors")
-    cut = lambda a, n, i: list(a[i * n:(i + 1) * n])
     with tempfile.TemporaryDirectory() as tmp:
         rows = golden_rows(tmp)
-        pairs = [{"prompt": cut(p["prompt"], 16, i), "chosen": cut(p["chosen"], 24, i),
-                  "rejected": cut(p["rejected"], 24, i)} for i in range(8)]
-        judged = write_rows(f"{tmp}/judged.jsonl",
-                            [{"prompt": r["prompt"], "completion": r[k], "label": k == "chosen"}
-                             for k in ("chosen", "rejected") for r in pairs])
-        pairs = write_rows(f"{tmp}/pairs.jsonl", pairs)
+        pairs, judged = golden_pairs(tmp)
         test_full(tmp, rows)
         test_lora(tmp, rows)
         test_preference(tmp, pairs, judged)

@@ -88,3 +88,55 @@ def golden_rows(tmp):
     cut = lambda a, i: list(a[i * 64:(i + 1) * 64])
     return write_rows(f"{tmp}/rows.jsonl", [{"input_ids": cut(b["ids"], i),
                                              "labels": cut(b["labels"], i)} for i in range(80)])
+
+
+def run_full(tmp, rows, *more):
+    """A whole model as torch trained it."""
+    out = f"{tmp}/full"
+    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, "--batch-size", 4, "--lr", 1e-3,
+         "--weight-decay", 0.01, "--decay-norms", "--lr_scheduler_type=cosine", "--warmup_steps", 2,
+         "--max_steps", 20, "--dump-gradients", f"{tmp}/grad.safetensors", "--save-steps", 0, *more)
+    follows(out, "full.json", PLAIN)
+    want, got = tensors(f"{DATA}/gradients.safetensors"), tensors(f"{tmp}/grad.safetensors")
+    for name, g in want.items():
+        assert far(got[name[len("grad."):]], g) < 1e-4, name
+    return out
+
+
+def run_lora(tmp, rows, *more):
+    """An adapter as PEFT trained it."""
+    out = f"{tmp}/lora"
+    puna("sft", MODEL, "--train-file", rows, "-o", out, *COMMON, *FROM, "--batch-size", 4,
+         "--lr", 2e-3, "--max-steps", 20, *more)
+    follows(out, "lora.json", PLAIN)
+    want, got = (tensors(f"{d}/adapter_model.safetensors") for d in (FINAL, out))
+    assert want.keys() == got.keys()
+    for name in want:
+        assert far(got[name], want[name]) < 1e-3, name
+    return out
+
+
+PREFERENCE = [*COMMON, *FROM, "--lr", 5e-4, "--max-steps", 10, "--max-grad-norm", 0]
+
+
+def run_preference(tmp, pairs, judged, *more):
+    """DPO, IPO and KTO as torch has them."""
+    args = [*PREFERENCE, *more]
+    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/dpo", *args)
+    follows(f"{tmp}/dpo", "dpo.json", PAIRS)
+    puna("dpo", MODEL, "--train-file", pairs, "-o", f"{tmp}/ipo", *args, "--loss-type", "ipo")
+    follows(f"{tmp}/ipo", "ipo.json", PAIRS)
+    puna("kto", MODEL, "--train-file", judged, "-o", f"{tmp}/kto", *args, "--batch-size", 16)
+    follows(f"{tmp}/kto", "kto.json", PAIRS)
+
+
+def golden_pairs(tmp):
+    """Pairs and judged rows that the goldens were trained on: two files."""
+    p = tensors(f"{DATA}/pref.safetensors")
+    cut = lambda a, n, i: list(a[i * n:(i + 1) * n])
+    pairs = [{"prompt": cut(p["prompt"], 16, i), "chosen": cut(p["chosen"], 24, i),
+              "rejected": cut(p["rejected"], 24, i)} for i in range(8)]
+    judged = write_rows(f"{tmp}/judged.jsonl",
+                        [{"prompt": r["prompt"], "completion": r[k], "label": k == "chosen"}
+                         for k in ("chosen", "rejected") for r in pairs])
+    return write_rows(f"{tmp}/pairs.jsonl", pairs), judged

@@ -89,7 +89,10 @@ static void golden_at(const struct train_ops *op, int threads)
     json_array_foreach(json_object_get(j, "loss"), i, v)
     {
         const double want = json_number_value(v), got = loss_of(&b, b.coef);
-        const double norm = param_norm(l, b.c, op);
+        struct err e;
+        double norm;
+
+        OK(param_norm(l, b.c, op, &norm, &e), e);
         const double wanted = json_number_value(json_array_get(json_object_get(j, "grad_norm"), i));
 
         if (fabs(got - want) > 1e-4 * want || fabs(norm - wanted) > 1e-4 * wanted)

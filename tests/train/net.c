@@ -59,10 +59,11 @@ static void bed_release(struct bed *b)
 /* With dropout where it is on: the same bits go every time. */
 static double loss_of(struct bed *b, const float *coef)
 {
+    struct err e;
     double sum = 0;
 
-    net_forward(b->n, &b->b, true);
-    net_loss(b->n, &b->b, coef, b->nll);
+    OK(net_forward(b->n, &b->b, true, &e), e);
+    OK(net_loss(b->n, &b->b, coef, b->nll, &e), e);
     for (size_t t = 0; t < b->b.T; t++)
         sum += (double)b->coef[t] * (double)b->nll[t];
     return sum;

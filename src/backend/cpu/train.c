@@ -339,17 +339,12 @@ static void attn_run(struct ctx *c, struct attn_job *j)
 {
     struct cpu *b = c->backend;
     const struct attn_shape *s = j->s;
-    const size_t T = (size_t)s->cu[s->n_seq];
 
-    for (size_t i = 0; i < s->n_seq; i++) {
-        const size_t len = (size_t)(s->cu[i + 1] - s->cu[i]);
-
-        j->longest = len > j->longest ? len : j->longest;
-    }
+    j->longest = s->longest;
     j->c = c;
     j->room_n = attn_floats(s->hd, j->longest);
     j->room = room_get(&b->train_thread, (size_t)team_size(c->team) * j->room_n * sizeof(float));
-    cpu_share(c, attn_part, j, T * j->longest);
+    cpu_share(c, attn_part, j, s->T * j->longest);
 }
 
 static void attn_cpu_train(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
@@ -656,20 +651,53 @@ static size_t scratch_cpu(const struct ctx *c, const struct train_need *need)
     return copy * value + decoded + (size_t)team_size(c->team) * thread * sizeof(float);
 }
 
+/* ---- what moves values ---- */
+
+static void copy_cpu(struct ctx *c, float *y, const float *x, size_t n)
+{
+    (void)c;
+    memcpy(y, x, n * sizeof(*y));
+}
+
+static void zero_cpu(struct ctx *c, float *y, size_t n)
+{
+    (void)c;
+    memset(y, 0, n * sizeof(*y));
+}
+
+static void scatter_cpu(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
+                        size_t D)
+{
+    (void)c;
+    for (size_t i = 0; i < n; i++)
+        memcpy(y + (size_t)rows[i] * D, x + i * D, D * sizeof(*y));
+}
+
+static void noise_cpu(struct ctx *c, float *x, size_t n, uint64_t first, double by, uint64_t seed)
+{
+    (void)c;
+    for (size_t i = 0; i < n; i++)
+        x[i] += (float)((2 * rng_uniform(seed, first + i) - 1) * by);
+}
+
 const struct train_ops train_ops_cpu = {
     .adamw = adamw_cpu,
     .attn = attn_cpu_train,
     .attn_bwd = attn_bwd_cpu,
     .col_dot = col_dot_cpu,
     .col_scale = col_scale_cpu,
+    .copy = copy_cpu,
     .cross_entropy = cross_entropy_cpu,
     .dropout = dropout_cpu,
     .embed_bwd = embed_bwd_cpu,
     .linear_dx = linear_dx_cpu,
     .linear_fwd = linear_fwd_cpu,
+    .noise = noise_cpu,
     .product = product_cpu,
     .rmsnorm_bwd = rmsnorm_bwd_cpu,
+    .scatter = scatter_cpu,
     .scratch = scratch_cpu,
     .square_sum = square_sum_cpu,
     .swiglu_bwd = swiglu_bwd_cpu,
+    .zero = zero_cpu,
 };

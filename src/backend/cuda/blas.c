@@ -21,12 +21,13 @@
     F(cublasLtMatmulAlgoGetHeuristic)                                                              \
     F(cublasLtMatmul)
 
-enum { PLANS = 64, WORKSPACE = 32 << 20 };
+enum { PLANS = 128, WORKSPACE = 32 << 20, ALIGN = 256 };
 
 /* One shape of product, ready to run. */
 struct plan {
-    size_t rows, T, kp, ldy;
+    size_t rows, T, kp, ldy, ldw, ldx, align;
     enum blas_type type;
+    bool w_across, x_across;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
 };
@@ -38,7 +39,8 @@ struct blas {
 #undef F
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc[BLAS_TYPES];
-    bool f8; /* with a factor for each row of both */
+    cublasLtMatmulDesc_t across[4]; /* w_across + 2 x_across; 0 is desc */
+    bool f8;                        /* with a factor for each row of both */
     CUdeviceptr workspace;
     struct plan plan[PLANS];
     size_t n, next;
@@ -66,6 +68,9 @@ void blas_close(struct cuda *b)
     for (size_t i = 0; i < BLAS_TYPES; i++)
         if (l->desc[i])
             l->cublasLtMatmulDescDestroy(l->desc[i]);
+    for (size_t i = 1; i < ARRAY_LEN(l->across); i++)
+        if (l->across[i])
+            l->cublasLtMatmulDescDestroy(l->across[i]);
     if (l->handle)
         l->cublasLtDestroy(l->handle);
     if (l->workspace)
@@ -99,6 +104,23 @@ static bool describe(struct blas *l, enum blas_type type)
            set(l, type, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
 }
 
+/* Of float32 or 16 bits, one operand or both lying across. */
+static bool describe_across(struct blas *l)
+{
+    for (size_t i = 1; i < ARRAY_LEN(l->across); i++) {
+        const cublasOperation_t w = i & 1 ? CUBLAS_OP_N : CUBLAS_OP_T;
+        const cublasOperation_t x = i & 2 ? CUBLAS_OP_T : CUBLAS_OP_N;
+
+        if (l->cublasLtMatmulDescCreate(&l->across[i], CUBLAS_COMPUTE_32F, CUDA_R_32F) ||
+            l->cublasLtMatmulDescSetAttribute(l->across[i], CUBLASLT_MATMUL_DESC_TRANSA, &w,
+                                              sizeof(w)) ||
+            l->cublasLtMatmulDescSetAttribute(l->across[i], CUBLASLT_MATMUL_DESC_TRANSB, &x,
+                                              sizeof(x)))
+            return false;
+    }
+    return true;
+}
+
 /* Rows' own factors came with CUDA 12.9, for Hopper and later. */
 static bool describe_f8(struct blas *l)
 {
@@ -124,7 +146,7 @@ struct blas *blas_open(struct cuda *b)
     b->blas = l;
     if (l->lib && symbols(l) && l->cublasLtCreate(&l->handle) == CUBLAS_STATUS_SUCCESS &&
         describe(l, BLAS_BF16) && describe(l, BLAS_F16) && describe(l, BLAS_F32) &&
-        b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
+        describe_across(l) && b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
         l->f8 = b->hopper && describe_f8(l);
         return l;
     }
@@ -141,6 +163,28 @@ bool blas_has_f8(const struct cuda *b)
     return b->blas && b->blas->f8;
 }
 
+static cublasLtMatmulDesc_t desc_of(const struct blas *l, const struct plan *p)
+{
+    const size_t i = (size_t)p->w_across + 2 * (size_t)p->x_across;
+
+    return i ? l->across[i] : l->desc[p->type];
+}
+
+/* Where operands begin; a library's own allocations would be at multiples of 256. */
+static bool set_align(const struct blas *l, cublasLtMatmulPreference_t pref, size_t align)
+{
+    static const cublasLtMatmulPreferenceAttributes_t which[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
+    };
+    const uint32_t n = (uint32_t)align;
+
+    for (size_t i = 0; align < ALIGN && i < ARRAY_LEN(which); i++)
+        if (l->cublasLtMatmulPreferenceSetAttribute(pref, which[i], &n, sizeof(n)))
+            return false;
+    return true;
+}
+
 /* Column-major to cuBLAS: y^T [rows, T] = W [rows, kp] x^T [kp, T]. */
 static bool plan_make(const struct blas *l, struct plan *p)
 {
@@ -152,14 +196,17 @@ static bool plan_make(const struct blas *l, struct plan *p)
     cublasLtMatmulHeuristicResult_t found;
     int n = 0;
     const bool ok =
-        l->cublasLtMatrixLayoutCreate(&p->w, type, p->kp, p->rows, (int64_t)p->kp) == 0 &&
-        l->cublasLtMatrixLayoutCreate(&p->x, type, p->kp, p->T, (int64_t)p->kp) == 0 &&
+        l->cublasLtMatrixLayoutCreate(&p->w, type, p->w_across ? p->rows : p->kp,
+                                      p->w_across ? p->kp : p->rows, (int64_t)p->ldw) == 0 &&
+        l->cublasLtMatrixLayoutCreate(&p->x, type, p->x_across ? p->T : p->kp,
+                                      p->x_across ? p->kp : p->T, (int64_t)p->ldx) == 0 &&
         l->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, p->rows, p->T, (int64_t)p->ldy) == 0 &&
         l->cublasLtMatmulPreferenceCreate(&pref) == 0 &&
         l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                 &most, sizeof(most)) == 0 &&
-        l->cublasLtMatmulAlgoGetHeuristic(l->handle, l->desc[p->type], p->w, p->x, p->y, p->y, pref,
-                                          1, &found, &n) == 0 &&
+        set_align(l, pref, p->align) &&
+        l->cublasLtMatmulAlgoGetHeuristic(l->handle, desc_of(l, p), p->w, p->x, p->y, p->y, pref, 1,
+                                          &found, &n) == 0 &&
         n == 1;
 
     if (pref)
@@ -171,11 +218,16 @@ static bool plan_make(const struct blas *l, struct plan *p)
 
 static struct plan *plan_for(struct blas *l, const struct blas_product *o)
 {
+    const uintptr_t bits = (uintptr_t)o->w | (uintptr_t)o->x | (uintptr_t)o->y;
+    const size_t low = (size_t)(bits & (~bits + 1)), align = o->by && low < ALIGN ? low : ALIGN;
+    const size_t ldw = o->ldw ? o->ldw : o->kp, ldx = o->ldx ? o->ldx : o->kp;
+
     for (size_t i = 0; i < l->n; i++) {
         struct plan *p = &l->plan[i];
 
         if (p->rows == o->rows && p->T == o->T && p->kp == o->kp && p->ldy == o->ldy &&
-            p->type == o->type)
+            p->type == o->type && p->ldw == ldw && p->ldx == ldx && p->align == align &&
+            p->w_across == o->w_across && p->x_across == o->x_across)
             return p;
     }
     struct plan *p = &l->plan[l->next];
@@ -184,7 +236,16 @@ static struct plan *plan_for(struct blas *l, const struct blas_product *o)
         l->n++;
     l->next = (l->next + 1) % PLANS;
     plan_release(l, p);
-    *p = (struct plan){ .rows = o->rows, .T = o->T, .kp = o->kp, .ldy = o->ldy, .type = o->type };
+    *p = (struct plan){ .rows = o->rows,
+                        .T = o->T,
+                        .kp = o->kp,
+                        .ldy = o->ldy,
+                        .ldw = ldw,
+                        .ldx = ldx,
+                        .align = align,
+                        .type = o->type,
+                        .w_across = o->w_across,
+                        .x_across = o->x_across };
     if (plan_make(l, p))
         return p;
     plan_release(l, p);
@@ -194,7 +255,7 @@ static struct plan *plan_for(struct blas *l, const struct blas_product *o)
 bool blas_run(struct cuda *b, const struct blas_product *o)
 {
     struct blas *l = b->blas;
-    const float one = 1, beta = o->add ? 1 : 0;
+    const float one = 1, *const by = o->by ? o->by : &one, beta = o->add ? 1 : 0;
     const void *const w = (const void *)(uintptr_t)o->w, *const x = (const void *)(uintptr_t)o->x;
 
     program_flush(b);
@@ -209,9 +270,9 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
         l->f8 &= o->type != BLAS_F8; /* it would not the next time either */
         return false;
     }
-    const cublasStatus_t rc = l->cublasLtMatmul(
-        l->handle, l->desc[o->type], &one, w, p->w, x, p->x, &beta, o->y, p->y, o->y, p->y,
-        &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
+    const cublasStatus_t rc =
+        l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta, o->y, p->y, o->y,
+                          p->y, &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
 
     return cuda_ok(b, rc == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN,
                    "cuBLASLt product");

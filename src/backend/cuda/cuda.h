@@ -5,10 +5,12 @@
 #define PUNA_BACKEND_CUDA_CUDA_H
 
 #include "ops/backend.h"
+#include "ops/train.h"
 
 /* A context on the first GPU. ERR_HARDWARE with the reason: no kernels in this program, no driver,
  * no device, one too old. Free it through c->be; after everything that lives in its memory. */
 int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e) MUST_USE;
+extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA */
 /* Kernels that no GPU has run yet, and that are not used unless asked for: by a call, before
  * anything is computed, or by PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {

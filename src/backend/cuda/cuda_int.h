@@ -28,6 +28,7 @@
     F(cuMemFreeHost)                                                                               \
     F(cuMemcpyHtoDAsync)                                                                           \
     F(cuMemcpyDtoHAsync)                                                                           \
+    F(cuMemcpyDtoDAsync)                                                                           \
     F(cuMemsetD8Async)                                                                             \
     F(cuStreamCreate)                                                                              \
     F(cuStreamDestroy)                                                                             \
@@ -116,7 +117,27 @@ struct driver {
     F(flash, flash_f16_64)                                                                         \
     F(flash, flash_f16_128)                                                                        \
     F(flash, flash_f8_64)                                                                          \
-    F(flash, flash_f8_128)
+    F(flash, flash_f8_128)                                                                         \
+    F(train, train_half)                                                                           \
+    F(train, train_decode)                                                                         \
+    F(train, train_order)                                                                          \
+    F(train, train_product)                                                                        \
+    F(train, train_scatter)                                                                        \
+    F(train, train_embed)                                                                          \
+    F(train, train_norm)                                                                           \
+    F(train, train_norm_w)                                                                         \
+    F(train, train_add_rows)                                                                       \
+    F(train, train_swiglu)                                                                         \
+    F(train, train_entropy)                                                                        \
+    F(train, train_dropout)                                                                        \
+    F(train, train_noise)                                                                          \
+    F(train, train_adamw)                                                                          \
+    F(train, train_squares)                                                                        \
+    F(train, train_squares_all)                                                                    \
+    F(train, train_attn)                                                                           \
+    F(train, train_attn_dot)                                                                       \
+    F(train, train_attn_dq)                                                                        \
+    F(train, train_attn_dkv)
 
 enum kernel {
 #define F(file, name) KERN_##name,
@@ -146,7 +167,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 9,
+    MODULES = 10,
     PROGRAM_PHASES = 1024
 };
 
@@ -198,6 +219,15 @@ struct program {
     void *pin;
     size_t at;
 };
+
+/* Training: values that were rounded to bf16, and where from (train.c). */
+struct train_half {
+    struct gpu_room room;
+    const float *x; /* NULL = nothing */
+    size_t lines, len, ld;
+    uint64_t used; /* when */
+};
+enum { TRAIN_HALVES = 4 }; /* an input lives through a matrix and its pair */
 
 struct blas; /* blas.c */
 
@@ -283,6 +313,10 @@ struct cuda {
         size_t T;
         const struct weight *w;
     } have8;
+
+    struct train_half half[TRAIN_HALVES];
+    uint64_t half_turn;
+    struct gpu_room ordered, sums; /* of training: columns in order; sums of parts */
 };
 
 /* A weight on the device. */
@@ -332,11 +366,17 @@ void cuda_forget(struct cuda *b); /* every recording */
 int cuda_heads(struct ctx *c, const struct pick_ask *ask, size_t n, size_t V, struct pick_list *out,
                struct err *e) MUST_USE;
 int cuda_row(struct ctx *c, size_t row, size_t V, float *out, struct err *e) MUST_USE;
+void cuda_adopt(struct ctx *c, struct weight *w);
+int cuda_settle(struct ctx *c, struct err *e) MUST_USE;
+void cuda_train_forget(struct cuda *b); /* what was rounded */
+const struct dev_weight *cuda_placed(const struct weight *w);
+/* Rows r .. r + n of a weight as bf16 [n][kp], to b->dequant, which has room for whole tiles; r a
+ * multiple of a tile. */
+void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n);
 
 extern const struct ops ops_cuda;
 
-/* y [T][rows] (+)= x [T][kp] w [rows][kp]^T, both of one type, rows kp apart; y float32, ldy apart.
- */
+/* y [T][rows] (+)= by x [T][kp] w [rows][kp]^T, both of one type; y float32, ldy apart. */
 enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_F32, BLAS_TYPES };
 struct blas_product {
     float *y;
@@ -344,6 +384,9 @@ struct blas_product {
     CUdeviceptr w, x, w_scale, x_scale; /* E4M3: float32 factors [rows], [T] */
     enum blas_type type;
     bool add;
+    size_t ldw, ldx;         /* from row to row; 0 = kp */
+    bool w_across, x_across; /* lies as [kp][rows], [kp][T]; not E4M3 */
+    const float *by; /* NULL = 1, and operands begin at multiples of 256 bytes or nearly so */
 };
 struct blas *blas_open(struct cuda *b);
 void blas_close(struct cuda *b);

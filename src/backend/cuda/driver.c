@@ -23,6 +23,7 @@ EMBED(pack);
 EMBED(pick);
 EMBED(small);
 EMBED(stream);
+EMBED(train);
 EMBED(wide);
 
 enum {
@@ -34,6 +35,7 @@ enum {
     FILE_pick,
     FILE_small,
     FILE_stream,
+    FILE_train,
     FILE_wide
 };
 
@@ -114,6 +116,7 @@ void cuda_release(struct ctx *c, void *p, size_t n)
     b->d.cuCtxSetCurrent(b->context);
     cuda_run(b, false);
     cuda_forget(b); /* a recording may use it */
+    cuda_train_forget(b);
     b->d.cuStreamSynchronize(b->stream);
     b->d.cuMemFree((CUdeviceptr)(uintptr_t)p);
 }
@@ -150,6 +153,7 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
 
     cuda_run(b, false);
     b->have.x = NULL;
+    cuda_train_forget(b);
     for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES, i = b->pin_next;
 
@@ -221,7 +225,7 @@ static void free_cuda(struct ctx *c)
     struct cuda *b = of(c);
     struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16[0],  &b->x16[1],
                                        &b->ss[0], &b->ss[1],   &b->x8,     &b->rounded, &b->part,
-                                       &b->done,  &b->dequant, &b->picks };
+                                       &b->done,  &b->dequant, &b->picks,  &b->ordered, &b->sums };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -234,6 +238,9 @@ static void free_cuda(struct ctx *c)
         for (size_t i = 0; i < ARRAY_LEN(rooms); i++)
             if (rooms[i]->p)
                 b->d.cuMemFree(rooms[i]->p);
+        for (size_t i = 0; i < TRAIN_HALVES; i++)
+            if (b->half[i].room.p)
+                b->d.cuMemFree(b->half[i].room.p);
         for (size_t i = 0; i < 2; i++) {
             if (b->pin[i])
                 b->d.cuMemFreeHost(b->pin[i]);
@@ -257,8 +264,9 @@ static void free_cuda(struct ctx *c)
 #define COMMON                                                                                     \
     .name = "cuda", .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,           \
     .download = cuda_download, .place = cuda_place, .unplace = cuda_unplace,                       \
-    .placed_size = cuda_placed_size, .place_away = cuda_place_away, .enter = cuda_enter,           \
-    .leave = cuda_leave, .available = available_cuda, .free = free_cuda
+    .placed_size = cuda_placed_size, .place_away = cuda_place_away, .adopt = cuda_adopt,           \
+    .settle = cuda_settle, .enter = cuda_enter, .leave = cuda_leave, .available = available_cuda,  \
+    .free = free_cuda
 static const struct backend backend_cuda = { COMMON };
 static const struct backend backend_picking = { COMMON, .pick = cuda_heads, .row = cuda_row };
 #undef COMMON
@@ -319,9 +327,9 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn,   cuda_encoder, cuda_flash,
-                                         cuda_linear, cuda_pack,    cuda_pick,
-                                         cuda_small,  cuda_stream,  cuda_wide };
+    const void *const image[MODULES] = { cuda_attn,  cuda_encoder, cuda_flash, cuda_linear,
+                                         cuda_pack,  cuda_pick,    cuda_small, cuda_stream,
+                                         cuda_train, cuda_wide };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 

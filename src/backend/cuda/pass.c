@@ -256,6 +256,15 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
     return c->failed ? give_up(c, e) : 0;
 }
 
+int cuda_settle(struct ctx *ctx, struct err *e)
+{
+    struct cuda *c = ctx->backend;
+
+    cuda_run(c, false);
+    cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "training");
+    return c->failed ? give_up(c, e) : 0;
+}
+
 /* ---- heads of rows of logits ---- */
 
 int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,

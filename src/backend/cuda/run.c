@@ -22,7 +22,7 @@ static size_t over(size_t a, size_t b)
     return (a + b - 1) / b;
 }
 
-static const struct dev_weight *placed(const struct weight *w)
+const struct dev_weight *cuda_placed(const struct weight *w)
 {
     if (!w->placed)
         BUG("%s is not on the device", w->name);
@@ -112,7 +112,7 @@ static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
 static enum route route_of(const struct cuda *b, const struct weight *w, size_t T)
 {
     enum { FEWEST = 8 }; /* rows from which widening all of a weight pays */
-    const struct dev_weight *d = placed(w);
+    const struct dev_weight *d = cuda_placed(w);
 
     if (b->ctx.compute == COMPUTE_F32 || d->enc == DEV_ENC_F32)
         return ROUTE_PLAIN;
@@ -125,7 +125,7 @@ static enum route route_of(const struct cuda *b, const struct weight *w, size_t 
 
 static struct inputs inputs_of(const struct cuda *b, const struct weight *w, size_t T)
 {
-    const struct dev_weight *d = placed(w);
+    const struct dev_weight *d = cuda_placed(w);
     const bool library = route_of(b, w, T) == ROUTE_LIBRARY;
     const bool half = d->kind == DEV_B16 || (library && d->kind != DEV_H16);
 
@@ -293,7 +293,7 @@ static struct stream_args stream_of(struct cuda *b, const struct linear_out *out
                              .D = (int)out[0].w->cols };
 
     for (size_t i = 0; i < n; i++) {
-        a.out[i] = (struct dev_out){ *placed(out[i].w), out[i].y, a.tiles };
+        a.out[i] = (struct dev_out){ *cuda_placed(out[i].w), out[i].y, a.tiles };
         a.tiles += (int)over(out[i].w->rows, DEV_TILE);
     }
     if (b->have.x && b->have.scaled) {
@@ -307,7 +307,7 @@ static struct stream_args stream_of(struct cuda *b, const struct linear_out *out
 /* More rows than a block takes go in turns. */
 static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
 {
-    const size_t kp = (size_t)placed(out[0].w)->kp;
+    const size_t kp = (size_t)cuda_placed(out[0].w)->kp;
 
     for (size_t t = 0; t < T; t += DEV_STREAM_ROWS) {
         const size_t rows = T - t < DEV_STREAM_ROWS ? T - t : DEV_STREAM_ROWS;
@@ -326,7 +326,7 @@ static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_
  * weights and the device alone. */
 static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
 {
-    const struct dev_weight *d = placed(out[0].w);
+    const struct dev_weight *d = cuda_placed(out[0].w);
     struct wide_args a = { .s = stream_of(b, out, n, T, add) };
     const size_t records = (size_t)d->kp / record_cols(d);
     const size_t groups = over((size_t)a.s.tiles, WIDE_WARPS);
@@ -363,7 +363,7 @@ static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t 
 static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
                        bool add, const struct inputs *in)
 {
-    const struct dev_weight *w = placed(out->w);
+    const struct dev_weight *w = cuda_placed(out->w);
     const enum act act = out->w->p.act;
 
     if (w->kind != DEV_F8 || w->n_groups != 1 || !in->act ||
@@ -392,8 +392,7 @@ static bool library_f8(struct cuda *b, const struct linear_out *out, const float
     return blas_run(b, &p);
 }
 
-/* Rows r .. r + n of a weight as bf16, to b->dequant. */
-static void widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
+void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
 {
     const size_t kp = (size_t)w->kp;
     int first = (int)r, tile = (int)(r / DEV_TILE);
@@ -406,7 +405,7 @@ static void widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n
     if (w->kind == DEV_F8)
         cuda_launch(b, KERN_widen_f8, over(kp / 16, 128), n, 1, 128,
                     (void *[]){ &b->dequant.p, &copy, &first });
-    else if (w->kind == DEV_RAW)
+    else if (w->kind == DEV_RAW || w->kind == DEV_H16)
         cuda_launch(b, KERN_dequant, over(kp / 32, 128), n, 1, 128,
                     (void *[]){ &b->dequant.p, &copy, &first });
     else
@@ -418,7 +417,7 @@ static void widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n
 static bool library(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
                     bool add, const struct inputs *in)
 {
-    const struct dev_weight *w = placed(out->w);
+    const struct dev_weight *w = cuda_placed(out->w);
     const size_t kp = (size_t)w->kp, rows = out->w->rows;
     size_t slice = ((size_t)128 << 20) / (kp * 2);
 
@@ -446,7 +445,7 @@ static bool library(struct cuda *b, const struct linear_out *out, const float *x
     for (size_t r = 0; r < rows; r += slice) {
         p.rows = rows - r < slice ? rows - r : slice;
         p.y = out->y + r;
-        widen(b, w, r, p.rows);
+        cuda_widen(b, w, r, p.rows);
         if (!blas_run(b, &p)) {
             if (r) /* a part is there: nothing can be begun again */
                 cuda_ok(b, CUDA_ERROR_NOT_SUPPORTED, "cuBLASLt product");
@@ -464,7 +463,7 @@ static void product(struct cuda *b, const struct linear_out *out, const float *x
     float *y = out->y;
 
     cuda_launch(b, KERN_product, over(out->w->rows, 8), over(T, 4), 1, THREADS,
-                (void *[]){ &y, (void *)(uintptr_t)placed(out->w), &from, &t, &plus });
+                (void *[]){ &y, (void *)(uintptr_t)cuda_placed(out->w), &from, &t, &plus });
 }
 
 /* The outputs of o from number i on that go along with it; how many they are. */
@@ -480,14 +479,14 @@ static size_t some(struct cuda *b, const struct op *o, size_t i)
     if (route == ROUTE_LIBRARY) {
         if (library(b, out, o->x, o->T, o->add, &in))
             return 1;
-        route = placed(out->w)->kind == DEV_RAW ? ROUTE_PLAIN : ROUTE_STREAM;
+        route = cuda_placed(out->w)->kind == DEV_RAW ? ROUTE_PLAIN : ROUTE_STREAM;
     }
     if (route == ROUTE_PLAIN) {
         product(b, out, o->x, o->T, o->add, &in);
         return 1;
     }
     while (i + n < o->n && route_of(b, out[n].w, o->T) == route &&
-           same_stream(placed(out[0].w), placed(out[n].w)) &&
+           same_stream(cuda_placed(out[0].w), cuda_placed(out[n].w)) &&
            same_inputs(b, out[0].w, out[n].w, o->T))
         n++;
     if (!prepare(b, &in, out->w, o->x, o->T))
@@ -524,7 +523,7 @@ static bool gated(struct cuda *b, size_t i)
     const size_t n = s->T * s->D;
 
     if (!next || !takes_copy(b, next, &mode, &kp) || (size_t)kp != s->D || g->rows != u->rows ||
-        !same_stream(placed(g), placed(u)) || !same_inputs(b, g, u, o->T) ||
+        !same_stream(cuda_placed(g), cuda_placed(u)) || !same_inputs(b, g, u, o->T) ||
         !dead(b, i + 3, s->y, n) || (s->y != s->x && !dead(b, i + 2, s->x, n)) ||
         !dead(b, i + 2, s->u, n) || !prepare(b, &in, g, o->x, o->T) ||
         !cuda_room(b, next16(b), n * sizeof(uint16_t)))
@@ -748,7 +747,7 @@ static void affine(struct cuda *b, const struct op *o)
 {
     enum { FEWEST = 8 };
     const struct linear_out *out = &o->out[0];
-    const struct dev_weight *w = placed(out->w);
+    const struct dev_weight *w = cuda_placed(out->w);
     const struct inputs none = { 0 };
     const struct blas_product p = { .y = out->y,
                                     .ldy = out->w->rows,
@@ -825,7 +824,7 @@ static void small(struct cuda *b, size_t i)
         break;
     case OP_EMBED:
         cuda_launch(b, KERN_embed, o->T, 1, 1, 128,
-                    (void *[]){ &y, (void *)(uintptr_t)placed(o->out[0].w), &o->ids });
+                    (void *[]){ &y, (void *)(uintptr_t)cuda_placed(o->out[0].w), &o->ids });
         break;
     case OP_GATHER:
         cuda_launch(b, KERN_gather, over(o->D, THREADS), o->T, 1, THREADS,

@@ -1,0 +1,510 @@
+/* train.c - the training table on the GPU. Products go through cuBLASLt: inputs are rounded to bf16
+ * in scratch of their own, matrices that are not bf16 are decoded a part at a time. Where cuBLASLt
+ * cannot, train.cu does them. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_int.h"
+#include "backend/cuda/train_dev.h"
+
+enum {
+    THREADS = 256,
+    LINES = 65535,        /* the second axis of a grid */
+    PART_BYTES = 64 << 20 /* of a matrix, decoded */
+};
+
+static size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static float *floats(const struct gpu_room *r)
+{
+    return (float *)(uintptr_t)r->p;
+}
+
+/* ---- what is known of memory ---- */
+
+void cuda_train_forget(struct cuda *b)
+{
+    for (size_t i = 0; i < TRAIN_HALVES; i++)
+        b->half[i].x = NULL;
+}
+
+/* What was noted before is launched; with `all` what was rounded before counts no longer. */
+static struct cuda *begin(struct ctx *c, bool all)
+{
+    struct cuda *b = c->backend;
+
+    if (b->n_op || all)
+        cuda_train_forget(b);
+    cuda_run(b, false);
+    b->have.x = NULL;
+    return b;
+}
+
+/* y [n] has other values now. */
+static void wrote(struct cuda *b, const float *y, size_t n)
+{
+    for (size_t i = 0; i < TRAIN_HALVES; i++) {
+        struct train_half *h = &b->half[i];
+
+        if (h->x && h->x < y + n && h->x + (h->lines - 1) * h->ld + h->len > y)
+            h->x = NULL;
+    }
+}
+
+/* ---- operands ---- */
+
+/* Element (i, j) at i * rs + j * cs of p, float32 or bf16; one of the strides is 1. */
+struct operand {
+    CUdeviceptr p;
+    size_t rs, cs;
+    bool half;
+};
+
+/* Values in bf16: those of `lines` lines of len values, `to` apart. */
+static void launch_half(struct cuda *b, CUdeviceptr y, const float *x, size_t lines, size_t len,
+                        size_t ld, size_t to)
+{
+    int len_int = (int)len, to_int = (int)to;
+
+    cuda_launch(b, KERN_train_half, over(to, THREADS), lines < LINES ? lines : LINES, 1, THREADS,
+                (void *[]){ &y, &x, &lines, &len_int, &ld, &to_int });
+}
+
+/* a [R, C], float32, in bf16: what was rounded last is often wanted again. */
+static bool rounded(struct cuda *b, struct operand *o, const struct mat *a, size_t R, size_t C)
+{
+    const bool rows = a->cs == 1;
+    const size_t lines = rows ? R : C, len = rows ? C : R, ld = rows ? a->rs : a->cs;
+    const size_t to = over(len, 8) * 8; /* lines begin at multiples of 16 bytes */
+    struct train_half *h = &b->half[0];
+
+    for (size_t i = 0; i < TRAIN_HALVES; i++) {
+        struct train_half *k = &b->half[i];
+
+        if (k->x == a->p && k->lines == lines && k->len == len && (k->ld == ld || lines == 1)) {
+            h = k;
+            break;
+        }
+        if (k->used < h->used)
+            h = k;
+    }
+    if (h->x != a->p || h->lines != lines || h->len != len || (h->ld != ld && lines != 1)) {
+        h->x = NULL;
+        if (!cuda_room(b, &h->room, lines * to * sizeof(uint16_t)))
+            return false;
+        launch_half(b, h->room.p, a->p, lines, len, ld, to);
+        h->x = a->p;
+        h->lines = lines;
+        h->len = len;
+        h->ld = ld;
+    }
+    h->used = ++b->half_turn;
+    *o = (struct operand){ h->room.p, rows ? to : 1, rows ? 1 : to, true };
+    return !b->failed;
+}
+
+static bool operand_of(struct cuda *b, struct operand *o, const struct mat *a, size_t R, size_t C)
+{
+    *o = (struct operand){ (CUdeviceptr)(uintptr_t)a->p, a->rs, a->cs, false };
+    return b->ctx.compute == COMPUTE_BF16 ? rounded(b, o, a, R, C) : !b->failed;
+}
+
+/* Rows r .. r + *n of W, [n, cols] at multiples of *ld: all of them where it lies, or a part
+ * decoded or rounded. */
+static bool weight_part(struct cuda *b, const struct weight *w, size_t r, size_t *n,
+                        struct operand *o)
+{
+    const struct dev_weight *d = cuda_placed(w);
+    const bool half = b->ctx.compute == COMPUTE_BF16, raw = d->kind == DEV_RAW;
+    const size_t kp = (size_t)d->kp, cols = w->cols, each = half ? sizeof(uint16_t) : sizeof(float);
+    const CUdeviceptr q = (CUdeviceptr)(uintptr_t)d->q + r * d->row_bytes;
+    size_t part = PART_BYTES / (kp * each) / 128 * 128;
+
+    *n = w->rows - r;
+    if (half && d->kind == DEV_B16) {
+        *o = (struct operand){ (CUdeviceptr)(uintptr_t)d->q + r * kp * each, kp, 1, true };
+        return true;
+    }
+    if (raw && d->enc == (half ? DEV_ENC_BF16 : DEV_ENC_F32)) {
+        *o = (struct operand){ q, cols, 1, half };
+        return true;
+    }
+    part = part < 128 ? 128 : part > LINES ? LINES / 128 * 128 : part;
+    *n = *n < part ? *n : part;
+    if (!cuda_room(b, &b->dequant, over(*n, DEV_TILE) * DEV_TILE * kp * each))
+        return false;
+    if (!half) {
+        int first = (int)r;
+
+        cuda_launch(b, KERN_train_decode, over(cols, 32 * 128), *n, 1, 128,
+                    (void *[]){ &b->dequant.p, (void *)(uintptr_t)d, &first });
+        *o = (struct operand){ b->dequant.p, cols, 1, false };
+    } else if (raw && d->enc == DEV_ENC_F32) {
+        launch_half(b, b->dequant.p, (const float *)(uintptr_t)q, *n, cols, cols, kp);
+        *o = (struct operand){ b->dequant.p, kp, 1, true };
+    } else {
+        cuda_widen(b, d, r, *n);
+        *o = (struct operand){ b->dequant.p, kp, 1, true };
+    }
+    if (half && d->order) {
+        int cols_int = (int)cols, kp_int = (int)kp;
+
+        if (!cuda_room(b, &b->ordered, *n * kp * each))
+            return false;
+        cuda_launch(b, KERN_train_order, over(cols, 128), *n, 1, 128,
+                    (void *[]){ &b->ordered.p, &b->dequant.p, (void *)(uintptr_t)&d->order,
+                                &cols_int, &kp_int });
+        o->p = b->ordered.p;
+    }
+    return !b->failed;
+}
+
+/* ---- products ---- */
+
+struct size3 {
+    size_t M, N, K;
+};
+
+/* From line to line of an operand [R, C]; a single line may say anything. */
+static size_t apart(struct operand o, size_t R, size_t C)
+{
+    const size_t ld = o.cs == 1 ? o.rs : o.cs, len = o.cs == 1 ? C : R;
+
+    return ld < len ? len : ld;
+}
+
+/* c[M, N], ldc apart, = or += by a b. */
+static void multiply(struct cuda *b, float *c, size_t ldc, struct size3 z, struct operand x,
+                     struct operand y, float by, bool add)
+{
+    const struct blas_product p = { .y = c,
+                                    .ldy = ldc,
+                                    .rows = z.N,
+                                    .T = z.M,
+                                    .kp = z.K,
+                                    .w = y.p,
+                                    .x = x.p,
+                                    .ldw = apart(y, z.K, z.N),
+                                    .ldx = apart(x, z.M, z.K),
+                                    .w_across = y.cs == 1,
+                                    .x_across = x.cs != 1,
+                                    .by = &by,
+                                    .type = x.half ? BLAS_BF16 : BLAS_F32,
+                                    .add = add };
+    struct train_product_args a = { .c = c,
+                                    .a = (const void *)(uintptr_t)x.p,
+                                    .b = (const void *)(uintptr_t)y.p,
+                                    .ldc = ldc,
+                                    .M = z.M,
+                                    .N = z.N,
+                                    .K = z.K,
+                                    .a_rs = x.rs,
+                                    .a_cs = x.cs,
+                                    .b_rs = y.rs,
+                                    .b_cs = y.cs,
+                                    .by = by,
+                                    .add = add,
+                                    .half = x.half };
+
+    if (b->failed || z.M == 0 || z.N == 0 || (b->blas && blas_run(b, &p)) || b->failed)
+        return;
+    for (size_t i = 0; i < z.M; i += (size_t)32 * LINES) { /* a grid's second axis */
+        const size_t left = z.M - i, m = left < (size_t)32 * LINES ? left : (size_t)32 * LINES;
+        const size_t each = x.half ? sizeof(uint16_t) : sizeof(float);
+
+        a.M = m;
+        a.c = c + i * ldc;
+        a.a = (const void *)(uintptr_t)(x.p + i * x.rs * each);
+        cuda_launch(b, KERN_train_product, over(z.N, 32), over(m, 32), 1, THREADS,
+                    (void *[]){ &a });
+    }
+}
+
+static void product_cuda(struct ctx *ctx, const struct product *p)
+{
+    struct cuda *b = begin(ctx, false);
+    struct operand x, y;
+
+    if (operand_of(b, &x, &p->a, p->M, p->K) && operand_of(b, &y, &p->b, p->K, p->N))
+        multiply(b, p->c, p->N, (struct size3){ p->M, p->N, p->K }, x, y, p->by, p->add);
+    wrote(b, p->c, p->M * p->N);
+}
+
+static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, const float *x,
+                            size_t T, bool add)
+{
+    struct cuda *b = begin(c, false);
+    const struct mat a = { x, w->cols, 1 };
+    struct operand left, part;
+
+    for (size_t r = 0, n; r < w->rows; r += n) {
+        if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->cols))
+            return;
+        const struct operand across = { part.p, 1, part.rs, part.half };
+
+        multiply(b, y + r, w->rows, (struct size3){ T, n, w->cols }, left, across, 1, add);
+    }
+    wrote(b, y, T * w->rows);
+}
+
+static void linear_dx_cuda(struct ctx *c, float *dx, const struct weight *w, const float *dy,
+                           size_t T)
+{
+    struct cuda *b = begin(c, false);
+    const struct mat a = { dy, w->rows, 1 };
+    struct operand left, part;
+
+    for (size_t r = 0, n; r < w->rows; r += n) {
+        if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->rows))
+            return;
+        left.p += r * (left.half ? sizeof(uint16_t) : sizeof(float));
+        multiply(b, dx, w->cols, (struct size3){ T, w->cols, n }, left, part, 1, true);
+    }
+    wrote(b, dx, T * w->cols);
+}
+
+/* ---- attention ---- */
+
+static struct train_attn_args attn_args_of(const struct attn_shape *s)
+{
+    return (struct train_attn_args){ .cu = s->cu,
+                                     .n_seq = (int)s->n_seq,
+                                     .H = (int)s->H,
+                                     .K = (int)s->K,
+                                     .hd = (int)s->hd,
+                                     .scale = (float)(1 / sqrt((double)s->hd)) };
+}
+
+/* Tiles of all sequences, and a few too many: how long each is the device knows. */
+static size_t tiles_of(const struct attn_shape *s, size_t tile)
+{
+    return s->T / tile + s->n_seq;
+}
+
+static bool head_fits(struct cuda *b, const struct attn_shape *s)
+{
+    if (s->hd <= TRAIN_HEAD)
+        return !b->failed;
+    if (!b->failed)
+        err_set(&b->fault, ERR_HARDWARE,
+                "heads of %zu values: training on the GPU takes up to %d; use --device cpu", s->hd,
+                (int)TRAIN_HEAD);
+    b->failed = true;
+    return false;
+}
+
+static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
+                      const float *q, const float *k, const float *v)
+{
+    struct cuda *b = begin(c, true);
+    struct train_attn_args a = attn_args_of(s);
+
+    a.o = o;
+    a.lse = lse;
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    if (head_fits(b, s))
+        cuda_launch(b, KERN_train_attn, tiles_of(s, 16), s->H, 1, THREADS, (void *[]){ &a });
+}
+
+static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
+                          const struct attn_shape *s, const float *q, const float *k,
+                          const float *v, const float *o, const float *lse)
+{
+    struct cuda *b = begin(c, true);
+    struct train_attn_args a = attn_args_of(s);
+    size_t n = s->T * s->H;
+    int hd = (int)s->hd;
+
+    if (!head_fits(b, s) || !cuda_room(b, &b->sums, n * sizeof(float)))
+        return;
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    a.dy = dy;
+    a.lse = (float *)(uintptr_t)lse;
+    a.dots = floats(&b->sums);
+    cuda_launch(b, KERN_train_attn_dot, over(n, 8), 1, 1, THREADS,
+                (void *[]){ &b->sums.p, &dy, &o, &n, &hd });
+    cuda_launch(b, KERN_train_attn_dq, tiles_of(s, 16), s->H, 1, THREADS, (void *[]){ &a });
+    cuda_launch(b, KERN_train_attn_dkv, tiles_of(s, 16), s->K, 1, THREADS, (void *[]){ &a });
+}
+
+/* ---- rows ---- */
+
+static void cross_entropy_cuda(struct ctx *c, float *nll, float *z, const int32_t *label,
+                               const float *coef, size_t T, size_t V)
+{
+    struct cuda *b = begin(c, true);
+    int v = (int)V;
+
+    cuda_launch(b, KERN_train_entropy, T, 1, 1, 512, (void *[]){ &nll, &z, &label, &coef, &v });
+}
+
+static void scatter_cuda(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
+                         size_t D)
+{
+    struct cuda *b = begin(c, true);
+    int d = (int)D;
+
+    cuda_launch(b, KERN_train_scatter, over(D, THREADS), n, 1, THREADS,
+                (void *[]){ &y, &x, &rows, &d });
+}
+
+static void embed_bwd_cuda(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
+                           size_t D)
+{
+    struct cuda *b = begin(c, true);
+    int t = (int)T, d = (int)D;
+
+    cuda_launch(b, KERN_train_embed, T, 1, 1, THREADS, (void *[]){ &dw, &dy, &ids, &t, &d });
+}
+
+static void rmsnorm_bwd_cuda(struct ctx *c, float *dx, float *dw, const float *dy, const float *x,
+                             const float *w, size_t T, size_t D, float eps)
+{
+    enum { ROWS = 64 }; /* summed by one thread */
+    struct cuda *b = begin(c, true);
+    const size_t chunks = over(T, ROWS);
+    int t = (int)T, d = (int)D, n = (int)chunks, per = ROWS;
+
+    if (!cuda_room(b, &b->sums, (T + chunks * D) * sizeof(float)))
+        return;
+    float *r = floats(&b->sums), *part = r + T;
+
+    cuda_launch(b, KERN_train_norm, T, 1, 1, THREADS, (void *[]){ &dx, &r, &dy, &x, &w, &d, &eps });
+    if (!dw)
+        return;
+    cuda_launch(b, KERN_train_norm_w, over(D, 128), chunks, 1, 128,
+                (void *[]){ &part, &dy, &x, &r, &t, &d, &per });
+    cuda_launch(b, KERN_train_add_rows, over(D, 128), 1, 1, 128, (void *[]){ &dw, &part, &n, &d });
+}
+
+static void swiglu_bwd_cuda(struct ctx *c, float *dg, float *du, const float *dh, const float *g,
+                            const float *u, size_t T, size_t F)
+{
+    struct cuda *b = begin(c, true);
+    size_t n = T * F;
+
+    cuda_launch(b, KERN_train_swiglu, over(n, THREADS), 1, 1, THREADS,
+                (void *[]){ &dg, &du, &dh, &g, &u, &n });
+}
+
+static void dropout_cuda(struct ctx *c, float *y, const float *x, size_t n, float p, uint64_t seed,
+                         bool add)
+{
+    struct cuda *b = begin(c, false);
+    int plus = add;
+
+    cuda_launch(b, KERN_train_dropout, over(n, 4 * THREADS), 1, 1, THREADS,
+                (void *[]){ &y, &x, &n, &p, &seed, &plus });
+    wrote(b, y, n);
+}
+
+static void noise_cuda(struct ctx *c, float *x, size_t n, uint64_t first, double by, uint64_t seed)
+{
+    struct cuda *b = begin(c, true);
+
+    cuda_launch(b, KERN_train_noise, over(n, THREADS), 1, 1, THREADS,
+                (void *[]){ &x, &n, &first, &by, &seed });
+}
+
+static void copy_cuda(struct ctx *c, float *y, const float *x, size_t n)
+{
+    struct cuda *b = begin(c, false);
+
+    if (!b->failed && n)
+        cuda_ok(b,
+                b->d.cuMemcpyDtoDAsync((CUdeviceptr)(uintptr_t)y, (CUdeviceptr)(uintptr_t)x,
+                                       n * sizeof(float), b->stream),
+                "copy");
+    wrote(b, y, n);
+}
+
+static void zero_cuda(struct ctx *c, float *y, size_t n)
+{
+    struct cuda *b = begin(c, false);
+
+    if (!b->failed && n)
+        cuda_ok(b, b->d.cuMemsetD8Async((CUdeviceptr)(uintptr_t)y, 0, n * sizeof(float), b->stream),
+                "zeros");
+    wrote(b, y, n);
+}
+
+/* ---- the optimiser ---- */
+
+static void adamw_cuda(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
+                       const float *g, size_t n)
+{
+    struct cuda *b = begin(c, true);
+    const double grow = 1 / (1 - pow((double)a->beta1, (double)a->step));
+    struct train_adamw_args k = { .beta1 = a->beta1,
+                                  .rest1 = (float)(1 - (double)a->beta1),
+                                  .beta2 = a->beta2,
+                                  .rest2 = (float)(1 - (double)a->beta2),
+                                  .lr = (float)((double)a->lr * grow),
+                                  .grow2 =
+                                      (float)(1 / (1 - pow((double)a->beta2, (double)a->step))),
+                                  .keep = 1 - a->lr * a->decay,
+                                  .eps = a->eps,
+                                  .clip = a->clip };
+
+    cuda_launch(b, KERN_train_adamw, over(n, THREADS), 1, 1, THREADS,
+                (void *[]){ &w, &m, &v, &g, &n, &k });
+}
+
+static void square_sum_cuda(struct ctx *c, double *out, const float *x, size_t n)
+{
+    enum { PART = 1 << 14 };
+    struct cuda *b = begin(c, false);
+    const size_t parts = over(n, PART);
+    int per = PART, count = (int)parts;
+
+    if (!cuda_room(b, &b->sums, (parts + 1) * sizeof(double)))
+        return;
+    cuda_launch(b, KERN_train_squares, parts, 1, 1, THREADS,
+                (void *[]){ &b->sums.p, &x, &n, &per });
+    cuda_launch(b, KERN_train_squares_all, 1, 1, 1, THREADS,
+                (void *[]){ &out, &b->sums.p, &count });
+}
+
+/* Rooms are a quarter larger than what was asked for: two parts of decoded matrices, inputs in
+ * bf16, sums of attention (as many heads as a row is wide at most) and of norms. */
+static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
+{
+    const size_t half = c->compute == COMPUTE_BF16 ? sizeof(uint16_t) : 0;
+    const size_t inputs =
+        TRAIN_HALVES * half *
+        (need->T * need->wide > need->rows * need->cols ? need->T * need->wide
+                                                        : need->rows * need->cols);
+    const size_t sums = need->T * (need->wide / need->hd + need->wide / 16) * sizeof(float);
+
+    return (2 * (size_t)PART_BYTES + inputs + sums) / 4 * 5;
+}
+
+const struct train_ops train_ops_cuda = {
+    .adamw = adamw_cuda,
+    .attn = attn_cuda,
+    .attn_bwd = attn_bwd_cuda,
+    .copy = copy_cuda,
+    .cross_entropy = cross_entropy_cuda,
+    .dropout = dropout_cuda,
+    .embed_bwd = embed_bwd_cuda,
+    .linear_dx = linear_dx_cuda,
+    .linear_fwd = linear_fwd_cuda,
+    .noise = noise_cuda,
+    .product = product_cuda,
+    .rmsnorm_bwd = rmsnorm_bwd_cuda,
+    .scatter = scatter_cuda,
+    .scratch = scratch_cuda,
+    .square_sum = square_sum_cuda,
+    .swiglu_bwd = swiglu_bwd_cuda,
+    .zero = zero_cuda,
+};

@@ -1,0 +1,470 @@
+/* Training on the GPU: every op of train.def against the scalar truth on awkward shapes, in float32
+ * and bf16, and the same bits twice. Skipped, and counted as skipped, where there is no GPU. */
+#include <math.h>
+
+#include "backend/cuda/cuda.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "planes.h"
+#include "support.h"
+
+static const char *why_not; /* NULL = there is a GPU */
+static int misses;          /* of one test: all are shown before it fails */
+
+static void near(const float *got, const float *want, size_t n, double limit, const char *what)
+{
+    const double e = rel_error(got, want, n);
+
+    if (!(e <= limit) && ++misses <= 30)
+        print_error("%s: relative error %g\n", what, e);
+}
+
+static void settle(void)
+{
+    const int n = misses;
+
+    misses = 0;
+    if (n)
+        fail_msg("%d checks failed", n);
+}
+
+static struct ctx *context(enum compute compute)
+{
+    struct ctx *c = NULL;
+    struct err e;
+
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+    OK(cuda_ctx_new(&c, compute, &e), e);
+    return c;
+}
+
+/* n floats here and there. */
+struct pair {
+    float *h, *d;
+    size_t n;
+};
+
+static void up(struct ctx *c, const struct pair *p)
+{
+    struct err e;
+
+    OK(c->be->upload(c, p->d, p->h, p->n * sizeof(float), &e), e);
+}
+
+/* What the device has, free() it. */
+static float *down(struct ctx *c, const struct pair *p)
+{
+    float *got = xmalloc((p->n + 1) * sizeof(*got));
+    struct err e;
+
+    OK(c->be->settle(c, &e), e);
+    OK(c->be->download(c, got, p->d, p->n * sizeof(float), &e), e);
+    return got;
+}
+
+static struct pair pair_new(struct ctx *c, size_t n, uint64_t seed)
+{
+    struct pair p = { .h = random_floats(n, seed), .n = n };
+    struct err e;
+    void *d;
+
+    OK(c->be->alloc(c, &d, n * sizeof(float), "test", &e), e);
+    p.d = d;
+    up(c, &p);
+    return p;
+}
+
+static void pair_free(struct ctx *c, struct pair *p)
+{
+    c->be->release(c, p->d, 0);
+    free(p->h);
+}
+
+/* Ints on the device. */
+static int32_t *ints(struct ctx *c, const int32_t *p, size_t n)
+{
+    struct err e;
+    void *d;
+
+    OK(c->be->alloc(c, &d, n * sizeof(*p), "test", &e), e);
+    OK(c->be->upload(c, d, p, n * sizeof(*p), &e), e);
+    return d;
+}
+
+/* What ref made of p's host copy against what the device made of its own; then both are as ref
+ * says. */
+static void check(struct ctx *c, struct pair *p, double limit, const char *what)
+{
+    float *got = down(c, p);
+
+    near(got, p->h, p->n, limit, what);
+    free(got);
+    up(c, p);
+}
+
+/* ---- products ---- */
+
+static const struct train_ops *const ref = &train_ops_ref, *const op = &train_ops_cuda;
+
+/* One of the eight ways of operands: a across, b across, added. */
+static void one_product(struct ctx *c, struct ctx *host, size_t M, size_t N, size_t K, int way)
+{
+    struct pair x = pair_new(c, M * K + 5, 1), y = pair_new(c, K * N + 5, 2);
+    struct pair z = pair_new(c, M * N, 3);
+    const size_t off = way & 1; /* not where memory begins */
+    struct product p = { .M = M, .N = N, .K = K, .by = 0.5f, .add = way & 4 };
+    char what[80];
+
+    p.a = way & 1 ? (struct mat){ NULL, 1, M } : (struct mat){ NULL, K, 1 };
+    p.b = way & 2 ? (struct mat){ NULL, 1, K } : (struct mat){ NULL, N, 1 };
+    p.c = z.h, p.a.p = x.h + off, p.b.p = y.h;
+    ref->product(host, &p);
+    p.c = z.d, p.a.p = x.d + off, p.b.p = y.d;
+    op->product(c, &p);
+    snprintf(what, sizeof(what), "product %zu x %zu x %zu, way %d, compute %d", M, N, K, way,
+             (int)c->compute);
+    check(c, &z, 1e-5, what);
+    pair_free(c, &x);
+    pair_free(c, &y);
+    pair_free(c, &z);
+}
+
+static void products(void **state)
+{
+    static const size_t shapes[][3] = { { 1, 1, 1 },    { 1, 7, 3 },    { 33, 1, 40 },
+                                        { 17, 33, 65 }, { 64, 16, 96 }, { 70, 131, 77 } };
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32), host = { .compute = c->compute };
+
+        for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
+            for (int way = 0; way < 8; way++)
+                one_product(c, &host, shapes[i][0], shapes[i][1], shapes[i][2], way);
+        c->be->free(c);
+    }
+    settle();
+}
+
+/* Both passes of a matrix; rounded: by how much the packed layout's scales differ from the file's.
+ */
+static void one_linear(struct ctx *c, struct ctx *host, struct weight *w, size_t T, double limit)
+{
+    struct pair x = pair_new(c, T * w->cols, 1), y = pair_new(c, T * w->rows, 2);
+    char what[120];
+
+    for (int add = 0; add < 2; add++) {
+        ref->linear_fwd(host, y.h, w, x.h, T, add);
+        op->linear_fwd(c, y.d, w, x.d, T, add);
+        snprintf(what, sizeof(what), "%s %zu x %zu, T %zu, add %d, compute %d", w->name, w->rows,
+                 w->cols, T, add, (int)c->compute);
+        check(c, &y, limit, what);
+    }
+    ref->linear_dx(host, x.h, w, y.h, T);
+    op->linear_dx(c, x.d, w, y.d, T);
+    snprintf(what, sizeof(what), "%s %zu x %zu, T %zu, backward, compute %d", w->name, w->rows,
+             w->cols, T, (int)c->compute);
+    check(c, &x, limit, what);
+    pair_free(c, &x);
+    pair_free(c, &y);
+}
+
+static void both_linear(struct ctx *c, struct weight *w, double limit)
+{
+    struct ctx host = { .compute = c->compute };
+    struct err e;
+
+    OK(c->be->place(c, w, &e), e);
+    one_linear(c, &host, w, 1, limit);
+    one_linear(c, &host, w, 70, limit);
+    c->be->unplace(c, w);
+}
+
+static void linears(void **state)
+{
+    static const enum enc encs[] = { ENC_F32, ENC_F16, ENC_BF16, ENC_Q4_0, ENC_Q8_0 };
+    static const size_t shape[][2] = { { 24, 96 }, { 200, 288 }, { 200, 576 }, { 130, 512 } };
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32);
+
+        for (size_t s = 0; s < ARRAY_LEN(shape); s++) {
+            const size_t rows = shape[s][0], cols = shape[s][1];
+
+            for (size_t i = 0; i < ARRAY_LEN(encs); i++) {
+                const struct enc_info *info = &enc_table[encs[i]];
+                float *x = random_floats(rows * cols, 9);
+                uint8_t *p = xmalloc(rows * cols * 4);
+                struct weight w = { .enc = encs[i],
+                                    .rows = rows,
+                                    .cols = cols,
+                                    .data = p,
+                                    .row_bytes = cols / info->block * info->bytes,
+                                    .name = info->name };
+
+                if (info->encode) {
+                    info->encode(p, x, rows * cols);
+                    both_linear(c, &w, k ? 3e-3 : 1e-5);
+                }
+                free(x);
+                free(p);
+            }
+            for (size_t i = 0; i < plane_kinds_n; i++) {
+                struct planes_owned o;
+                struct weight w = planes_new(&plane_kinds[i], rows, cols, &o);
+
+                both_linear(c, &w, k ? 6e-3 : 1e-5);
+                planes_release(&o);
+            }
+        }
+        c->be->free(c);
+    }
+    settle();
+}
+
+/* A matrix that learns: it lies on the device as it is. */
+static void adopted(void **state)
+{
+    struct ctx *c = context(COMPUTE_BF16), host = { .compute = COMPUTE_BF16 };
+    struct pair m = pair_new(c, 70 * 50, 4), y = pair_new(c, 3 * 50, 5);
+    struct weight w = { .enc = ENC_F32, .rows = 70, .cols = 50, .row_bytes = 200, .name = "own" };
+    struct weight there = w;
+    int32_t ids[] = { 69, 0, 3 }, *dids = ints(c, ids, 3);
+
+    (void)state;
+    w.data = m.h;
+    there.data = m.d;
+    c->be->adopt(c, &there);
+    ops_ref.embed(NULL, y.h, &w, ids, 3);
+    c->op->embed(c, y.d, &there, dids, 3);
+    check(c, &y, 0, "rows of a matrix that learns");
+    for (int i = 0; i < 2; i++) { /* the second time it has other values */
+        struct pair x = pair_new(c, 9 * 50, 6), z = pair_new(c, 9 * 70, 7);
+
+        ref->linear_fwd(&host, z.h, &w, x.h, 9, false);
+        op->linear_fwd(c, z.d, &there, x.d, 9, false);
+        check(c, &z, 1e-5, "a matrix that learns");
+        m.h[5] += 9;
+        up(c, &m);
+        pair_free(c, &x);
+        pair_free(c, &z);
+    }
+    c->be->unplace(c, &there);
+    c->be->release(c, dids, 0);
+    pair_free(c, &m);
+    pair_free(c, &y);
+    c->be->free(c);
+    settle();
+}
+
+/* ---- attention ---- */
+
+static void one_attention(struct ctx *c, size_t H, size_t K, size_t hd, const int32_t *cu,
+                          size_t n_seq)
+{
+    const size_t T = (size_t)cu[n_seq], nq = T * H * hd, nk = T * K * hd;
+    struct attn_shape s = { .H = H, .K = K, .hd = hd, .cu = cu, .n_seq = n_seq, .T = T };
+    struct pair q = pair_new(c, nq, 1), k = pair_new(c, nk, 2), v = pair_new(c, nk, 3);
+    struct pair dy = pair_new(c, nq, 4), o = pair_new(c, nq, 5), lse = pair_new(c, T * H, 6);
+    struct pair dq = pair_new(c, nq, 7), dk = pair_new(c, nk, 8), dv = pair_new(c, nk, 9);
+    struct pair *const all[] = { &q, &k, &v, &dy, &o, &lse, &dq, &dk, &dv };
+    struct attn_shape there = s;
+    int32_t *dcu = ints(c, cu, n_seq + 1);
+    struct ctx host = { .compute = c->compute };
+    const double limit = c->compute == COMPUTE_BF16 ? 2e-2 : 3e-6;
+    char what[80];
+
+    for (size_t i = 0; i < n_seq; i++)
+        s.longest =
+            (size_t)(cu[i + 1] - cu[i]) > s.longest ? (size_t)(cu[i + 1] - cu[i]) : s.longest;
+    there = s;
+    there.cu = dcu;
+    ref->attn(&host, o.h, lse.h, &s, q.h, k.h, v.h);
+    op->attn(c, o.d, lse.d, &there, q.d, k.d, v.d);
+    snprintf(what, sizeof(what), "attention %zu/%zu heads of %zu, %zu rows, compute %d", H, K, hd,
+             T, (int)c->compute);
+    check(c, &o, limit, what);
+    check(c, &lse, limit, "log of its sums");
+    ref->attn_bwd(&host, dq.h, dk.h, dv.h, dy.h, &s, q.h, k.h, v.h, o.h, lse.h);
+    op->attn_bwd(c, dq.d, dk.d, dv.d, dy.d, &there, q.d, k.d, v.d, o.d, lse.d);
+    float *first = down(c, &dk);
+
+    op->attn_bwd(c, dq.d, dk.d, dv.d, dy.d, &there, q.d, k.d, v.d, o.d, lse.d);
+    float *second = down(c, &dk);
+
+    assert_memory_equal(first, second, nk * sizeof(float));
+    snprintf(what, sizeof(what), "its gradient, %zu/%zu heads of %zu, %zu rows, compute %d", H, K,
+             hd, T, (int)c->compute);
+    if (T > 1 || c->compute == COMPUTE_F32) { /* of one row they are nothing but rounding */
+        check(c, &dq, limit, what);
+        check(c, &dk, limit, what);
+    }
+    check(c, &dv, limit, what);
+    free(first);
+    free(second);
+    c->be->release(c, dcu, 0);
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        pair_free(c, all[i]);
+}
+
+static void attention(void **state)
+{
+    static const int32_t a[] = { 0, 5, 6, 23, 100 }, b[] = { 0, 1 }, d[] = { 0, 130, 131, 200 };
+    static const size_t heads[][3] = { { 4, 2, 20 }, { 3, 3, 7 }, { 9, 3, 64 }, { 8, 1, 128 } };
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32);
+
+        for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
+            const size_t H = heads[i][0], K = heads[i][1], hd = heads[i][2];
+
+            one_attention(c, H, K, hd, a, 4);
+            one_attention(c, H, K, hd, b, 1);
+            one_attention(c, H, K, hd, d, 3);
+        }
+        c->be->free(c);
+    }
+    settle();
+}
+
+/* ---- rows ---- */
+
+static void one_rows(struct ctx *c, size_t T, size_t D)
+{
+    const size_t n = T * D;
+    struct pair x = pair_new(c, n, 1), y = pair_new(c, n, 2), g = pair_new(c, n, 3);
+    struct pair w = pair_new(c, D, 4), dw = pair_new(c, D, 5), nll = pair_new(c, T, 6);
+    struct pair coef = pair_new(c, T, 7), table = pair_new(c, 37 * D, 8), z = pair_new(c, n, 9);
+    struct pair *const all[] = { &x, &y, &g, &w, &dw, &nll, &coef, &table, &z };
+    int32_t *ids = xcalloc(2 * T, sizeof(*ids)), *label = ids + T;
+
+    for (size_t t = 0; t < T; t++) {
+        ids[t] = (int32_t)(t * 7 % 37 % (t % 3 ? 5 : 37)); /* some often */
+        label[t] = (int32_t)(t * 31 % D);
+    }
+    int32_t *dids = ints(c, ids, 2 * T), *dlabel = dids + T;
+
+    ref->rmsnorm_bwd(NULL, x.h, dw.h, y.h, g.h, w.h, T, D, 1e-5f);
+    op->rmsnorm_bwd(c, x.d, dw.d, y.d, g.d, w.d, T, D, 1e-5f);
+    check(c, &x, 2e-6, "norm backward");
+    check(c, &dw, 2e-6, "norm backward, weight");
+    ref->rmsnorm_bwd(NULL, x.h, NULL, y.h, g.h, w.h, T, D, 1e-5f);
+    op->rmsnorm_bwd(c, x.d, NULL, y.d, g.d, w.d, T, D, 1e-5f);
+    check(c, &x, 2e-6, "norm backward, frozen weight");
+    ref->swiglu_bwd(NULL, x.h, y.h, g.h, x.h, y.h, T, D);
+    op->swiglu_bwd(c, x.d, y.d, g.d, x.d, y.d, T, D);
+    check(c, &x, 2e-6, "swiglu backward, gate");
+    check(c, &y, 2e-6, "swiglu backward, up");
+    ref->embed_bwd(NULL, table.h, g.h, ids, T, D);
+    op->embed_bwd(c, table.d, g.d, dids, T, D);
+    check(c, &table, 2e-6, "embedding backward");
+    for (int grad = 0; grad < 2; grad++) {
+        ref->cross_entropy(NULL, nll.h, z.h, label, grad ? coef.h : NULL, T, D);
+        op->cross_entropy(c, nll.d, z.d, dlabel, grad ? coef.d : NULL, T, D);
+        check(c, &nll, 2e-6, "loss");
+    }
+    check(c, &z, 2e-6, "loss backward");
+    ref->dropout(NULL, x.h, y.h, n, 0.3f, 5, false);
+    op->dropout(c, x.d, y.d, n, 0.3f, 5, false);
+    ref->dropout(NULL, x.h, g.h, n, 0.4f, 6, true);
+    op->dropout(c, x.d, g.d, n, 0.4f, 6, true);
+    check(c, &x, 2e-7, "dropout");
+    ref->noise(NULL, x.h, n, 77, 0.25, 3);
+    op->noise(c, x.d, n, 77, 0.25, 3);
+    check(c, &x, 2e-7, "noise");
+    for (size_t t = 0; t < T; t++)
+        label[t] = (int32_t)(T - 1 - t);
+    struct err e;
+
+    OK(c->be->upload(c, dlabel, label, T * sizeof(*label), &e), e);
+    ref->scatter(NULL, y.h, x.h, label, T, D);
+    op->scatter(c, y.d, x.d, dlabel, T, D);
+    check(c, &y, 0, "scatter");
+    ref->copy(NULL, y.h, x.h, n);
+    op->copy(c, y.d, x.d, n);
+    ref->zero(NULL, x.h, n - 1);
+    op->zero(c, x.d, n - 1);
+    check(c, &y, 0, "copy");
+    check(c, &x, 0, "zero");
+    c->be->release(c, dids, 0);
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        pair_free(c, all[i]);
+    free(ids);
+}
+
+static void rows(void **state)
+{
+    static const size_t shape[][2] = { { 1, 1 },     { 3, 17 },   { 5, 1500 },
+                                       { 130, 131 }, { 300, 64 }, { 2, 4096 } };
+    struct ctx *c = context(COMPUTE_F32);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(shape); i++)
+        one_rows(c, shape[i][0], shape[i][1]);
+    c->be->free(c);
+    settle();
+}
+
+static void optimiser(void **state)
+{
+    static const size_t n[] = { 1, 255, 16385, 100000 };
+    struct ctx *c = context(COMPUTE_F32);
+    struct err e;
+    void *sum;
+
+    (void)state;
+    OK(c->be->alloc(c, &sum, sizeof(double), "test", &e), e);
+    for (size_t i = 0; i < ARRAY_LEN(n); i++) {
+        struct pair w = pair_new(c, n[i], 1), m = pair_new(c, n[i], 2), v = pair_new(c, n[i], 3);
+        struct pair g = pair_new(c, n[i], 4);
+        const struct adamw a = { 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.5f, 3 };
+        double want, got;
+
+        for (size_t k = 0; k < n[i]; k++)
+            v.h[k] = fabsf(v.h[k]);
+        up(c, &v);
+        ref->square_sum(NULL, &want, g.h, n[i]);
+        op->square_sum(c, sum, g.d, n[i]);
+        OK(c->be->download(c, &got, sum, sizeof(got), &e), e);
+        assert_true(fabs(got - want) <= 1e-12 * want);
+        ref->adamw(NULL, &a, w.h, m.h, v.h, g.h, n[i]);
+        op->adamw(c, &a, w.d, m.d, v.d, g.d, n[i]);
+        check(c, &w, 1e-6, "adamw");
+        check(c, &m, 1e-6, "first moment");
+        check(c, &v, 1e-6, "second moment");
+        pair_free(c, &w);
+        pair_free(c, &m);
+        pair_free(c, &v);
+        pair_free(c, &g);
+    }
+    c->be->release(c, sum, 0);
+    c->be->free(c);
+    settle();
+}
+
+static int ask(void **state)
+{
+    static struct err e;
+    struct ctx *c;
+
+    (void)state;
+    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
+        why_not = e.msg;
+    else
+        c->be->free(c);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(products), cmocka_unit_test(linears),
+                                        cmocka_unit_test(adopted),  cmocka_unit_test(attention),
+                                        cmocka_unit_test(rows),     cmocka_unit_test(optimiser) };
+
+    return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);
+}
