@@ -4,45 +4,13 @@
 #include <math.h>
 
 #include "backend/cpu/cpu.h"
-#include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/turn.h"
 #include "model/deberta.h"
 #include "planes.h"
-#include "support.h"
+#include "support_gpu.h"
 #include "support_model.h"
-
-static const char *why_not; /* NULL = there is a GPU */
-static int misses;          /* of one test: all are shown before it fails */
-
-#define MISS(...)                                                                                  \
-    do {                                                                                           \
-        if (++misses <= 30)                                                                        \
-            print_error(__VA_ARGS__);                                                              \
-    } while (0)
-
-static void settle(void)
-{
-    const int n = misses;
-
-    misses = 0;
-    if (n)
-        fail_msg("%d checks failed", n);
-}
-
-static struct ctx *context(enum compute compute)
-{
-    struct ctx *c = NULL;
-    struct err e;
-
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
-    OK(cuda_ctx_new(&c, compute, &e), e);
-    return c;
-}
 
 static void *to_gpu(struct ctx *c, const void *p, size_t n)
 {
@@ -220,7 +188,7 @@ static void products(enum compute compute, unsigned tries)
 {
     static const enum enc encs[] = { ENC_F32,  ENC_F16,  ENC_BF16, ENC_Q4_0, ENC_Q4_1, ENC_Q5_0,
                                      ENC_Q5_1, ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K };
-    struct ctx *c = context(compute);
+    struct ctx *c = gpu_context(compute);
 
     cuda_try(c, tries);
     for (size_t k = 0; k < ARRAY_LEN(encs); k++)
@@ -249,7 +217,7 @@ static void products(enum compute compute, unsigned tries)
                 planes_release(&o);
             }
     c->be->free(c);
-    settle();
+    gpu_settle();
 }
 
 static void products_auto(void **state)
@@ -335,7 +303,7 @@ static void check_rows(struct ctx *c, size_t T, size_t D)
 static void rows(void **state)
 {
     static const size_t T[] = { 1, 3, 40 }, D[] = { 1, 2, 17, 64, 576, 1500, 4096 };
-    struct ctx *c = context(COMPUTE_AUTO);
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(T); i++)
@@ -423,7 +391,7 @@ static void attention(void **state)
                                        { 16, 2, 80 }, { 16, 1, 128 }, { 4, 2, 256 } };
     static const size_t rows_len[][2] = { { 1, 1 },    { 1, 65 },    { 3, 3 },    { 2, 700 },
                                           { 33, 130 }, { 100, 300 }, { 130, 130 } };
-    struct ctx *c = context(COMPUTE_AUTO);
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(encs); i++)
@@ -432,7 +400,7 @@ static void attention(void **state)
                 check_attention(c, encs[i], heads[h][0], heads[h][1], heads[h][2], rows_len[r][0],
                                 rows_len[r][1]);
     c->be->free(c);
-    settle();
+    gpu_settle();
 }
 
 /* ---- whole models ---- */
@@ -448,10 +416,7 @@ static struct session *open_on(struct engine **g, const char *path, enum compute
     struct session *s;
     struct err e;
 
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
+    gpu_or_skip();
     OK(engine_open(g, path, &o, &e), e);
     OK(session_new(&s, *g, ctx, &e), e);
     return s;
@@ -505,7 +470,7 @@ static void tiny(void **state)
         session_free(s);
         engine_close(g);
     }
-    settle();
+    gpu_settle();
 }
 
 /* tiny's golden tokens by `step` at a time, into got [2 * ROWS, V]. */
@@ -552,7 +517,7 @@ static void fp8_cache(void **state)
     free(exact);
     o.kv = "fp8";
     o.device = "cuda";
-    for (int k = 0; k < 2 && !why_not; k++) {
+    for (int k = 0; k < 2 && gpu_there(); k++) {
         o.compute = k ? COMPUTE_AUTO : COMPUTE_F32;
         OK(engine_open(&g, data_path("tiny-llama31"), &o, &e), e);
         OK(session_new(&s, g, 256, &e), e);
@@ -569,11 +534,8 @@ static void fp8_cache(void **state)
     free(want);
     free(got);
     free(ids);
-    settle();
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
+    gpu_settle();
+    gpu_or_skip();
 }
 
 /* Heads of rows of logits that stay on the device, and whole rows. */
@@ -583,7 +545,7 @@ static void heads(void **state)
     static const int32_t zero[N], want[N] = { 0, 1, 2, 3, 4 };
     static const int32_t *const table[] = { zero };
     static const size_t vocabs[] = { 1, 70, 257, 1000, 49152 };
-    struct ctx *c = context(COMPUTE_AUTO);
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
 
     (void)state;
     cuda_try(c, CUDA_TRY_PICK);
@@ -637,7 +599,7 @@ static void heads(void **state)
         free(mask);
     }
     c->be->free(c);
-    settle();
+    gpu_settle();
 }
 
 /* A model of which some layers wait in host memory, as engine_open makes one where there is no
@@ -699,13 +661,10 @@ static void offload_of(const char *path, enum compute compute)
 static void offload(void **state)
 {
     (void)state;
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
+    gpu_or_skip();
     offload_of(data_path("tiny-llama31"), COMPUTE_F32);
     offload_of(data_path("tiny-llama31"), COMPUTE_AUTO);
-    settle();
+    gpu_settle();
 }
 
 /* Quantised checkpoints, and the default model when it is there, against the CPU in float32. */
@@ -749,17 +708,14 @@ static void quantised(void **state)
                                          "fbgemm-fp8", "gptq",     "gptq-actorder", "gptq-asym" };
 
     (void)state;
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
+    gpu_or_skip();
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char *path = quantised_new(names[i]);
 
         beside_cpu(path, 5e-2);
         quantised_free(path);
     }
-    settle();
+    gpu_settle();
 }
 
 /* The ops of encoders against ref: 1.. of n queries, heads of hd. */
@@ -821,7 +777,7 @@ static void check_encoder(struct ctx *c, size_t rows, size_t n, size_t hd)
 /* Their ops, and a small Prompt Guard beside the CPU, often enough to be recorded. */
 static void encoder(void **state)
 {
-    struct ctx *c = context(COMPUTE_AUTO), *host;
+    struct ctx *c = gpu_context(COMPUTE_AUTO), *host;
     struct deberta *m, *truth;
     float logits[DEBERTA_LABELS], want[DEBERTA_LABELS];
     static float hidden[4 * 64 * 48], hidden_want[4 * 64 * 48];
@@ -853,20 +809,7 @@ static void encoder(void **state)
     deberta_close(truth);
     cpu_ctx_free(host);
     c->be->free(c);
-    settle();
-}
-
-static int ask(void **state)
-{
-    static struct err e;
-    struct ctx *c;
-
-    (void)state;
-    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
-        why_not = e.msg;
-    else
-        c->be->free(c);
-    return 0;
+    gpu_settle();
 }
 
 int main(void)
@@ -880,5 +823,5 @@ int main(void)
         cmocka_unit_test(offload),       cmocka_unit_test(heads),
     };
 
-    return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);
+    return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
 }

@@ -2,43 +2,17 @@
  * and bf16, and the same bits twice. Skipped, and counted as skipped, where there is no GPU. */
 #include <math.h>
 
-#include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "planes.h"
-#include "support.h"
-
-static const char *why_not; /* NULL = there is a GPU */
-static int misses;          /* of one test: all are shown before it fails */
+#include "support_gpu.h"
 
 static void near(const float *got, const float *want, size_t n, double limit, const char *what)
 {
     const double e = rel_error(got, want, n);
 
-    if (!(e <= limit) && ++misses <= 30)
-        print_error("%s: relative error %g\n", what, e);
-}
-
-static void settle(void)
-{
-    const int n = misses;
-
-    misses = 0;
-    if (n)
-        fail_msg("%d checks failed", n);
-}
-
-static struct ctx *context(enum compute compute)
-{
-    struct ctx *c = NULL;
-    struct err e;
-
-    if (why_not) {
-        print_message("not run: %s\n", why_not);
-        skip();
-    }
-    OK(cuda_ctx_new(&c, compute, &e), e);
-    return c;
+    if (!(e <= limit))
+        MISS("%s: relative error %g\n", what, e);
 }
 
 /* n floats here and there. */
@@ -139,14 +113,15 @@ static void products(void **state)
 
     (void)state;
     for (int k = 0; k < 2; k++) {
-        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32), host = { .compute = c->compute };
+        struct ctx *c = gpu_context(k ? COMPUTE_BF16 : COMPUTE_F32),
+                   host = { .compute = c->compute };
 
         for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
             for (int way = 0; way < 8; way++)
                 one_product(c, &host, shapes[i][0], shapes[i][1], shapes[i][2], way);
         c->be->free(c);
     }
-    settle();
+    gpu_settle();
 }
 
 /* Both passes of a matrix; rounded: by how much the packed layout's scales differ from the file's.
@@ -190,7 +165,7 @@ static void linears(void **state)
 
     (void)state;
     for (int k = 0; k < 2; k++) {
-        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32);
+        struct ctx *c = gpu_context(k ? COMPUTE_BF16 : COMPUTE_F32);
 
         for (size_t s = 0; s < ARRAY_LEN(shape); s++) {
             const size_t rows = shape[s][0], cols = shape[s][1];
@@ -223,13 +198,13 @@ static void linears(void **state)
         }
         c->be->free(c);
     }
-    settle();
+    gpu_settle();
 }
 
 /* A matrix that learns: it lies on the device as it is. */
 static void adopted(void **state)
 {
-    struct ctx *c = context(COMPUTE_BF16), host = { .compute = COMPUTE_BF16 };
+    struct ctx *c = gpu_context(COMPUTE_BF16), host = { .compute = COMPUTE_BF16 };
     struct pair m = pair_new(c, 70 * 50, 4), y = pair_new(c, 3 * 50, 5);
     struct weight w = { .enc = ENC_F32, .rows = 70, .cols = 50, .row_bytes = 200, .name = "own" };
     struct weight there = w;
@@ -258,7 +233,7 @@ static void adopted(void **state)
     pair_free(c, &m);
     pair_free(c, &y);
     c->be->free(c);
-    settle();
+    gpu_settle();
 }
 
 /* ---- attention ---- */
@@ -318,7 +293,7 @@ static void attention(void **state)
 
     (void)state;
     for (int k = 0; k < 2; k++) {
-        struct ctx *c = context(k ? COMPUTE_BF16 : COMPUTE_F32);
+        struct ctx *c = gpu_context(k ? COMPUTE_BF16 : COMPUTE_F32);
 
         for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
             const size_t H = heads[i][0], K = heads[i][1], hd = heads[i][2];
@@ -329,7 +304,7 @@ static void attention(void **state)
         }
         c->be->free(c);
     }
-    settle();
+    gpu_settle();
 }
 
 /* ---- rows ---- */
@@ -401,19 +376,19 @@ static void rows(void **state)
 {
     static const size_t shape[][2] = { { 1, 1 },     { 3, 17 },   { 5, 1500 },
                                        { 130, 131 }, { 300, 64 }, { 2, 4096 } };
-    struct ctx *c = context(COMPUTE_F32);
+    struct ctx *c = gpu_context(COMPUTE_F32);
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(shape); i++)
         one_rows(c, shape[i][0], shape[i][1]);
     c->be->free(c);
-    settle();
+    gpu_settle();
 }
 
 static void optimiser(void **state)
 {
     static const size_t n[] = { 1, 255, 16385, 100000 };
-    struct ctx *c = context(COMPUTE_F32);
+    struct ctx *c = gpu_context(COMPUTE_F32);
     struct err e;
     void *sum;
 
@@ -444,20 +419,7 @@ static void optimiser(void **state)
     }
     c->be->release(c, sum, 0);
     c->be->free(c);
-    settle();
-}
-
-static int ask(void **state)
-{
-    static struct err e;
-    struct ctx *c;
-
-    (void)state;
-    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
-        why_not = e.msg;
-    else
-        c->be->free(c);
-    return 0;
+    gpu_settle();
 }
 
 int main(void)
@@ -466,5 +428,5 @@ int main(void)
                                         cmocka_unit_test(adopted),  cmocka_unit_test(attention),
                                         cmocka_unit_test(rows),     cmocka_unit_test(optimiser) };
 
-    return cmocka_run_group_tests_name(__FILE__, tests, ask, NULL);
+    return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
 }

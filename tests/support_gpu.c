@@ -1,0 +1,54 @@
+#include "support_gpu.h"
+
+static const char *why_not; /* NULL = there is a GPU */
+static int misses;
+
+int gpu_ask(void **state)
+{
+    static struct err e;
+    struct ctx *c;
+
+    (void)state;
+    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
+        why_not = e.msg;
+    else
+        c->be->free(c);
+    return 0;
+}
+
+bool gpu_there(void)
+{
+    return !why_not;
+}
+
+void gpu_or_skip(void)
+{
+    if (why_not) {
+        print_message("not run: %s\n", why_not);
+        skip();
+    }
+}
+
+struct ctx *gpu_context(enum compute compute)
+{
+    struct ctx *c = NULL;
+    struct err e;
+
+    gpu_or_skip();
+    OK(cuda_ctx_new(&c, compute, &e), e);
+    return c;
+}
+
+bool gpu_missed(void)
+{
+    return ++misses <= 30;
+}
+
+void gpu_settle(void)
+{
+    const int n = misses;
+
+    misses = 0;
+    if (n)
+        fail_msg("%d checks failed", n);
+}

@@ -1,0 +1,25 @@
+/* support_gpu.h - tests on a GPU: skipped, with the reason, where there is none. */
+#ifndef PUNA_TESTS_SUPPORT_GPU_H
+#define PUNA_TESTS_SUPPORT_GPU_H
+
+#include "backend/cuda/cuda.h"
+#include "support.h"
+
+/* Set up of a group: asks once whether there is a GPU. */
+int gpu_ask(void **state);
+bool gpu_there(void);
+/* Ends the test as skipped where there is no GPU. */
+void gpu_or_skip(void);
+/* A context on the GPU, to be freed by its backend; gpu_or_skip where there is none. */
+struct ctx *gpu_context(enum compute compute);
+
+/* One check of a test went wrong: its first 30 are shown before gpu_settle fails the test. */
+#define MISS(...)                                                                                  \
+    do {                                                                                           \
+        if (gpu_missed())                                                                          \
+            print_error(__VA_ARGS__);                                                              \
+    } while (0)
+bool gpu_missed(void);
+void gpu_settle(void);
+
+#endif
