@@ -3,7 +3,7 @@
 
     bench/make_model.py SHAPE TYPE OUT.gguf [--tokenizer tokenizer.model] [--layers N] [--seed N]
 
-    SHAPE  1b, 3b, 8b (Llama 3.2 1B and 3B, Llama 3.1 8B), or tiny
+    SHAPE  1b, 3b, 8b, 70b (Llama 3.2 1B and 3B, Llama 3.1 8B and 70B), or tiny
     TYPE   bf16, q8_0, q4_0, q4_1, q4_k_m; 4-bit types keep the output matrix in q6_k, as is usual,
            and q4_k_m half of attn_v and ffn_down too, as llama.cpp's mix does
 
@@ -27,6 +27,7 @@ SHAPES = {
     "1b": (2048, 8192, 16, 32, 8, 64, True, 32),
     "3b": (3072, 8192, 28, 24, 8, 128, True, 32),
     "8b": (4096, 14336, 32, 32, 8, 128, False, 8),
+    "70b": (8192, 28672, 80, 64, 8, 128, False, 8),
     "tiny": (512, 1536, 4, 8, 4, 64, True, 8),
 }
 # values and bytes per block, GGUF's number, {offset in the block: the float16 there}
