@@ -108,8 +108,9 @@ CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/
               src/base/num.h src/ops/pick.h src/format/enc/enc.def
 
 TRAIN_DEPS := src/backend/cuda/train_dev.h src/base/rng.h
-$(BUILD)/cuda/train.fatbin: CUDA_DEPS += $(TRAIN_DEPS)
-$(BUILD)/cuda/train.fatbin: $(TRAIN_DEPS)
+TRAIN_FAT  := $(BUILD)/cuda/train.fatbin $(BUILD)/cuda/train_attn.fatbin
+$(TRAIN_FAT): CUDA_DEPS += $(TRAIN_DEPS)
+$(TRAIN_FAT): $(TRAIN_DEPS)
 
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)

@@ -409,8 +409,20 @@ static int open_device(struct ctx **c, const struct train_ops **op, const struct
         return -1;
     }
     fprintf(stderr, "computing on the GPU: %s\n", cuda_ctx_name(*c));
+    (*c)->half = compute == COMPUTE_BF16;
     *op = &train_ops_cuda;
     return 0;
+}
+
+/* Operations a second of products, measured now; 0 = not to be had. */
+static double peak_of(struct ctx *c, unsigned flags, bool half)
+{
+    struct cuda_ceilings top;
+    struct err why;
+
+    if (ctx_on_host(c))
+        return ceiling_products(c->team, flags, half, 8);
+    return half && cuda_ceiling(c, &top, &why) == 0 ? top.bf16 : 0;
 }
 
 int train_command(enum train_task task, const struct train_opts *o, struct err *e)
@@ -452,8 +464,8 @@ int train_command(enum train_task task, const struct train_opts *o, struct err *
     team_pin(pin_from_name(o->pin));
     if (check_base(o, path, e) == 0 &&
         open_device(&c, &op, o, flags, t.bf16 ? COMPUTE_BF16 : COMPUTE_F32, e) == 0) {
-        if (!o->quiet && ctx_on_host(c))
-            t.peak = ceiling_products(c->team, flags, t.bf16, 8);
+        if (!o->quiet)
+            t.peak = peak_of(c, flags, t.bf16);
         rc = train_run(&t, c, op, e);
         c->be->free(c);
     }

@@ -38,6 +38,9 @@ struct backend {
     void (*unplace)(struct ctx *c, struct weight *w);
     /* Bytes that place would take; NULL = those of the file. */
     size_t (*placed_size)(const struct ctx *c, const struct weight *w);
+    /* The same for a weight of which ops look up rows and no more: it may stay in memory of the
+     * host that the device can read. NULL where the host's memory is the device's. */
+    int (*place_rows)(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
     /* The n matrices of a layer, in the order in which passes use them, to memory of the host, from
      * where they pass through the device while what comes before them computes. Layers are used in
      * the order of the calls. NULL where the host's memory is the device's. */

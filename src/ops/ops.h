@@ -76,6 +76,9 @@ struct ctx {
     const struct backend *be;
     struct team *team;
     enum compute compute;
+    /* Activations are bf16: those that training's operations and embed, gather, rmsnorm, rope and
+     * swiglu read and write. Of a device, where nobody but operations follows their pointers. */
+    bool half;
     void *backend; /* the backend's own scratch */
 };
 

@@ -4,17 +4,21 @@
  * Contract of every backend: the same inputs give the same bits at any number of threads. Products
  * follow ctx.compute: COMPUTE_F32 keeps float32, COMPUTE_BF16 rounds what is multiplied to bf16;
  * sums are float32. COMPUTE_AUTO counts as COMPUTE_F32 here: no rule for activations is followed.
+ * What passes between operations is float32, or bf16 where ctx.half: what is not said to be float32
+ * (parameters, their gradients, log-sums, losses) then has two bytes behind its float pointer.
  *
  * The gradient of rope is rope at the negated positions. */
 #ifndef PUNA_OPS_TRAIN_H
 #define PUNA_OPS_TRAIN_H
 
+#include "format/enc/bnb_encode.h"
 #include "ops/ops.h"
 
 /* An operand: element (i, j) is at p[i * rs + j * cs]; one of the strides is 1. */
 struct mat {
     const float *p;
     size_t rs, cs;
+    bool act; /* activations: bf16 where ctx.half */
 };
 
 struct product {
@@ -23,7 +27,14 @@ struct product {
     struct mat a, b; /* [M, K], [K, N] */
     float by;
     bool add;
+    bool act; /* c are activations */
 };
+
+/* Bytes of an activation. */
+static inline size_t act_bytes(const struct ctx *c)
+{
+    return c->half ? sizeof(uint16_t) : sizeof(float);
+}
 
 /* Sequences laid end to end: sequence s is rows cu[s] .. cu[s + 1]; none sees another. */
 struct attn_shape {
@@ -38,6 +49,27 @@ struct adamw {
     float clip;   /* factor of every gradient */
     int64_t step; /* from 1 */
 };
+
+/* Values that learn, n of them: float32 at w, or bf16 at half, rounded at random
+ * (adamw_round_at_random). Moments: float32 at m and v, or codes of bitsandbytes' maps in blocks of
+ * 256, with and without a sign, and each block's largest magnitude. Of each pair one is NULL. */
+enum { ADAMW_BLOCK = 256 };
+struct adamw_packed {
+    float *w;
+    uint16_t *half;
+    const float *g;
+    float *m, *v;
+    uint8_t *m_code, *v_code;
+    float *m_max, *v_max;
+    const struct bnb_map *map; /* [2] */
+    size_t n;
+    uint64_t seed;
+};
+
+/* n values to bf16, up with the probability of what is cut off: four values share 64 random bits,
+ * those of a step's values `at` on, a multiple of 4. */
+void adamw_round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, int64_t step,
+                           size_t at);
 
 /* What the largest pass of a run asks of a backend beside its arguments. */
 struct train_need {

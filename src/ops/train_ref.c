@@ -24,6 +24,55 @@ static void adamw_ref(struct ctx *c, const struct adamw *a, float *w, float *m, 
     }
 }
 
+void adamw_round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, int64_t step,
+                           size_t at)
+{
+    const uint64_t first = (uint64_t)step << 36 | at / 4;
+    uint64_t bits = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (i % 4 == 0)
+            bits = rng_u64(seed, first + i / 4);
+        const uint32_t u = f32_bits(x[i]);
+
+        to[i] =
+            isfinite(x[i]) ? (uint16_t)((u + (uint32_t)(bits & 0xffff)) >> 16) : f32_to_bf16(x[i]);
+        bits >>= 16;
+    }
+}
+
+/* Moments at .. at + n as they are kept, to or from m. */
+static void moments(float *m, float *kept, uint8_t *code, float *max, const struct bnb_map *map,
+                    size_t at, size_t n, bool store)
+{
+    if (kept && store)
+        memcpy(kept + at, m, n * sizeof(*m));
+    else if (kept)
+        memcpy(m, kept + at, n * sizeof(*m));
+    else if (store)
+        max[at / ADAMW_BLOCK] = bnb_encode8(code + at, map, m, n);
+    for (size_t i = 0; i < n && !kept && !store; i++)
+        m[i] = map->map[code[at + i]] * max[at / ADAMW_BLOCK];
+}
+
+static void adamw_packed_ref(struct ctx *c, const struct adamw *a, const struct adamw_packed *p)
+{
+    for (size_t at = 0; at < p->n; at += ADAMW_BLOCK) {
+        const size_t n = p->n - at < ADAMW_BLOCK ? p->n - at : ADAMW_BLOCK;
+        float m[ADAMW_BLOCK], v[ADAMW_BLOCK], room[ADAMW_BLOCK], *w = p->half ? room : p->w + at;
+
+        for (size_t i = 0; p->half && i < n; i++)
+            w[i] = bf16_to_f32(p->half[at + i]);
+        moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, false);
+        moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, false);
+        adamw_ref(c, a, w, m, v, p->g + at, n);
+        moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, true);
+        moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, true);
+        if (p->half)
+            adamw_round_at_random(p->half + at, w, n, p->seed, a->step, at);
+    }
+}
+
 /* Where head h of row t lies in a matrix of `heads` heads. */
 static size_t head_at(const struct attn_shape *s, size_t t, size_t heads, size_t h)
 {
@@ -121,16 +170,16 @@ static void attn_bwd_ref(struct ctx *c, float *dq, float *dk, float *dv, const f
     }
 }
 
-static void copy_ref(struct ctx *c, float *y, const float *x, size_t n)
+static void copy_ref(struct ctx *c, void *y, const void *x, size_t bytes)
 {
     (void)c;
-    memcpy(y, x, n * sizeof(*y));
+    memcpy(y, x, bytes);
 }
 
-static void zero_ref(struct ctx *c, float *y, size_t n)
+static void zero_ref(struct ctx *c, void *y, size_t bytes)
 {
     (void)c;
-    memset(y, 0, n * sizeof(*y));
+    memset(y, 0, bytes);
 }
 
 static void scatter_ref(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
@@ -234,17 +283,17 @@ static float *decoded(const struct weight *w)
 }
 
 static void linear_dx_ref(struct ctx *c, float *dx, const struct weight *w, const float *dy,
-                          size_t T)
+                          size_t T, bool add)
 {
     float *full = decoded(w);
     const struct product p = { .c = dx,
                                .M = T,
                                .N = w->cols,
                                .K = w->rows,
-                               .a = { dy, w->rows, 1 },
-                               .b = { full, w->cols, 1 },
+                               .a = { .p = dy, .rs = w->rows, .cs = 1 },
+                               .b = { .p = full, .rs = w->cols, .cs = 1 },
                                .by = 1,
-                               .add = true };
+                               .add = add };
 
     product_ref(c, &p);
     free(full);
@@ -258,8 +307,8 @@ static void linear_fwd_ref(struct ctx *c, float *y, const struct weight *w, cons
                                .M = T,
                                .N = w->rows,
                                .K = w->cols,
-                               .a = { x, w->cols, 1 },
-                               .b = { full, 1, w->cols },
+                               .a = { .p = x, .rs = w->cols, .cs = 1 },
+                               .b = { .p = full, .rs = 1, .cs = w->cols },
                                .by = 1,
                                .add = add };
 

@@ -31,41 +31,44 @@ static struct sizes sizes_of(const struct net *n, size_t T)
                            .r = n->cfg.full ? 0 : n->cfg.rank };
 }
 
-/* The next `count` floats, at a multiple of 64 bytes; p NULL only counts. */
-static float *take(float *base, size_t *at, size_t count)
+/* The next `count` values of `each` bytes, at a multiple of 64; base NULL only counts. */
+static void *take(char *base, size_t *at, size_t count, size_t each)
 {
-    float *p = base ? base + *at : NULL;
+    char *p = base ? base + *at : NULL;
 
-    *at += (count + 15) / 16 * 16;
+    *at += (count * each + 63) / 64 * 64;
     return p;
 }
 
-static void take_layer(struct net_saved *s, const struct net *n, const struct sizes *z, float *base,
+static void take_layer(struct net_saved *s, const struct net *n, const struct sizes *z, char *base,
                        size_t *at)
 {
-    s->q = take(base, at, z->T * z->Q);
-    s->k = take(base, at, z->T * z->KV);
-    s->v = take(base, at, z->T * z->KV);
-    s->o = take(base, at, z->T * z->Q);
-    s->lse = take(base, at, z->T * z->H);
-    s->x2 = take(base, at, z->T * z->D);
-    s->g = take(base, at, z->T * z->F);
-    s->u = take(base, at, z->T * z->F);
+    const size_t each = act_bytes(n->c);
+
+    s->q = take(base, at, z->T * z->Q, each);
+    s->k = take(base, at, z->T * z->KV, each);
+    s->v = take(base, at, z->T * z->KV, each);
+    s->o = take(base, at, z->T * z->Q, each);
+    s->lse = take(base, at, z->T * z->H, sizeof(float));
+    s->x2 = take(base, at, z->T * z->D, each);
+    s->g = take(base, at, z->T * z->F, each);
+    s->u = take(base, at, z->T * z->F, each);
     for (size_t i = 0; i < NET_MATS; i++)
-        s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r) : NULL;
+        s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r, each) : NULL;
 }
 
-static size_t loss_rows(size_t V)
+static size_t loss_rows(const struct net *n, size_t V)
 {
-    const size_t most = LOSS_BYTES / sizeof(float) / V;
+    const size_t most = LOSS_BYTES / act_bytes(n->c) / V;
 
     return most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
 }
 
-/* Lays everything out; n->saved NULL only counts. Returns floats. */
-static size_t lay_out(struct net *n, size_t T, float *base)
+/* Lays everything out; base NULL only counts. Returns bytes. */
+static size_t lay_out(struct net *n, size_t T, char *base)
 {
     const struct sizes z = sizes_of(n, T);
+    const size_t each = act_bytes(n->c);
     const size_t wide = z.F > z.Q ? z.F : z.Q, widest = wide > z.D ? wide : z.D;
     struct net_saved shared = { 0 }, none;
     size_t at = 0;
@@ -76,40 +79,33 @@ static size_t lay_out(struct net *n, size_t T, float *base)
         struct net_saved *s = base ? &n->saved[l] : &none;
 
         *s = shared;
-        s->x = take(base, &at, T * z.D);
+        s->x = take(base, &at, T * z.D, each);
         if (!n->cfg.recompute)
             take_layer(s, n, &z, base, &at);
     }
-    float *const common[] = { take(base, &at, T * z.D),  take(base, &at, T * z.D),
-                              take(base, &at, T * z.D),  take(base, &at, T * z.D),
-                              take(base, &at, T * z.F),  take(base, &at, T * widest),
-                              take(base, &at, T * z.Q),  take(base, &at, T * z.KV),
-                              take(base, &at, T * z.KV), take(base, &at, T * z.r) };
+    const struct {
+        float **to;
+        size_t values;
+    } common[] = { { &n->x, z.D },   { &n->n, z.D },     { &n->dx, z.D }, { &n->dn, z.D },
+                   { &n->h, z.F },   { &n->dh, widest }, { &n->dq, z.Q }, { &n->dk, z.KV },
+                   { &n->dv, z.KV }, { &n->dlow, z.r } };
 
-    n->x = common[0];
-    n->n = common[1];
-    n->dx = common[2];
-    n->dn = common[3];
-    n->h = common[4];
-    n->dh = common[5];
-    n->dq = common[6];
-    n->dk = common[7];
-    n->dv = common[8];
-    n->dlow = common[9];
-    n->loss_rows = loss_rows(z.V);
+    for (size_t i = 0; i < ARRAY_LEN(common); i++)
+        *common[i].to = take(base, &at, T * common[i].values, each);
+    n->loss_rows = loss_rows(n, z.V);
     const size_t live = T < n->loss_rows ? T : n->loss_rows;
 
     const bool head = n->cfg.targets & NET_HEAD;
     const size_t most_out = head && live * z.V > T * widest ? live * z.V : T * widest;
 
-    n->drop = n->cfg.dropout > 0 ? take(base, &at, T * widest) : NULL;
-    n->whole = n->cfg.dora ? take(base, &at, most_out) : NULL;
-    n->dwhole = n->cfg.dora ? take(base, &at, most_out) : NULL;
-    n->embed_low = n->cfg.targets & NET_EMBED ? take(base, &at, T * z.r) : NULL;
-    n->head_low = head ? take(base, &at, live * z.r) : NULL;
-    n->logits = take(base, &at, live * z.V);
-    n->rows = take(base, &at, live * z.D);
-    n->drows = take(base, &at, live * z.D);
+    n->drop = n->cfg.dropout > 0 ? take(base, &at, T * widest, each) : NULL;
+    n->whole = n->cfg.dora ? take(base, &at, most_out, each) : NULL;
+    n->dwhole = n->cfg.dora ? take(base, &at, most_out, each) : NULL;
+    n->embed_low = n->cfg.targets & NET_EMBED ? take(base, &at, T * z.r, each) : NULL;
+    n->head_low = head ? take(base, &at, live * z.r, each) : NULL;
+    n->logits = take(base, &at, live * z.V, each);
+    n->rows = take(base, &at, live * z.D, each);
+    n->drows = take(base, &at, live * z.D, each);
     return at;
 }
 
@@ -117,7 +113,7 @@ static size_t slab_bytes(const struct net *n, size_t T)
 {
     struct net count = *n;
 
-    return lay_out(&count, T, NULL) * sizeof(float);
+    return lay_out(&count, T, NULL);
 }
 
 static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, bool embedding,
@@ -141,7 +137,7 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
     const size_t a = z.D > z.F ? z.D : z.F, wide = a > z.Q ? a : z.Q;
     const struct train_need need = { .T = T,
                                      .wide = wide,
-                                     .rows = learns ? loss_rows(z.V) : 0,
+                                     .rows = learns ? loss_rows(n, z.V) : 0,
                                      .cols = learns ? z.V : 0,
                                      .hd = (size_t)n->m->hp->head_dim,
                                      .encoded = (enc != ENC_BF16 && enc != ENC_F32) ||
@@ -166,15 +162,16 @@ static size_t device_bytes(const struct net *n, const struct ctx *c)
             bytes += c->be->placed_size(c, all[i]);
     }
     if (!n->cfg.full || n->cfg.reference)
-        bytes +=
-            c->be->placed_size(c, &m->embed) + (m->hp->tied ? 0 : c->be->placed_size(c, &m->head));
+        bytes += c->be->placed_size(c, m->hp->tied ? &m->embed : &m->head);
     return bytes;
 }
 
 size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct train_ops *op,
                      const struct net_cfg *cfg, size_t T)
 {
-    struct net n = { .m = (struct model *)(uintptr_t)m, .cfg = *cfg };
+    struct net n = { .m = (struct model *)(uintptr_t)m,
+                     .c = (struct ctx *)(uintptr_t)c,
+                     .cfg = *cfg };
     size_t learn = 0;
 
     if (cfg->full)
@@ -209,14 +206,15 @@ size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct tr
            (ctx_on_host(c) ? 0 : device_bytes(&n, c));
 }
 
+/* A device's copies of a batch's arrays, and of what its loss reads and writes. */
 static int reserve_arrays(struct net *n, size_t T, struct err *e)
 {
-    const size_t bytes = (4 * T + 1) * sizeof(int32_t);
+    const size_t words = (4 * T + 1) + 4 * T;
     void *p;
 
     n->c->be->release(n->c, n->ints, 0);
     n->ints = NULL;
-    if (n->c->be->alloc(n->c, &p, bytes, "a batch", e))
+    if (n->c->be->alloc(n->c, &p, words * sizeof(int32_t), "a batch", e))
         return -1;
     n->ints = p;
     return 0;
@@ -248,20 +246,41 @@ int net_reserve(struct net *n, size_t T, struct err *e)
 
 /* ---- matrices ---- */
 
+/* Activations, and parameters, as operands. */
 static struct mat rows(const float *p, size_t ld)
 {
-    return (struct mat){ p, ld, 1 };
+    return (struct mat){ .p = p, .rs = ld, .cs = 1, .act = true };
 }
 
 static struct mat cols(const float *p, size_t ld)
 {
-    return (struct mat){ p, 1, ld };
+    return (struct mat){ .p = p, .rs = 1, .cs = ld, .act = true };
 }
 
+static struct mat own_rows(const float *p, size_t ld)
+{
+    return (struct mat){ .p = p, .rs = ld, .cs = 1 };
+}
+
+static struct mat own_cols(const float *p, size_t ld)
+{
+    return (struct mat){ .p = p, .rs = 1, .cs = ld };
+}
+
+/* Activations c. */
 static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struct mat a,
                     struct mat b, float by, bool add)
 {
-    const struct product p = { c, M, N, K, a, b, by, add };
+    const struct product p = { c, M, N, K, a, b, by, add, true };
+
+    n->op->product(n->c, &p);
+}
+
+/* A parameter's gradient [M, N] += by a b. */
+static void gradient(struct net *n, struct param *of, size_t M, size_t N, size_t K, struct mat a,
+                     struct mat b, float by)
+{
+    const struct product p = { of->g, M, N, K, a, b, by, true, false };
 
     n->op->product(n->c, &p);
 }
@@ -286,7 +305,7 @@ static void pair_low(struct net *n, const struct net_mat *m, const float *x, flo
 {
     const size_t in = m->w.cols;
 
-    product(n, low, T, m->a->rows, in, rows(seen(n, m, x, T), in), cols(m->a->w, in), 1, false);
+    product(n, low, T, m->a->rows, in, rows(seen(n, m, x, T), in), own_cols(m->a->w, in), 1, false);
 }
 
 /* y[T, rows] = or += x W^T + scale low B^T */
@@ -296,7 +315,7 @@ static void pair_out(struct net *n, const struct net_mat *m, float *y, const flo
     const size_t r = m->a->rows;
 
     n->op->linear_fwd(n->c, y, &m->w, x, T, add);
-    product(n, y, T, m->w.rows, r, rows(low, r), cols(m->b->w, r), n->scale, true);
+    product(n, y, T, m->w.rows, r, rows(low, r), own_cols(m->b->w, r), n->scale, true);
 }
 
 /* y = or += W x + (gain - 1) W d + gain scale B A d; d is in n->drop, A d in low */
@@ -308,7 +327,7 @@ static void dora_drop_fwd(struct net *n, const struct net_mat *m, float *y, cons
     n->op->linear_fwd(n->c, y, &m->w, x, T, add);
     n->op->linear_fwd(n->c, n->whole, &m->w, n->drop, T, false);
     n->op->col_scale(n->c, y, n->whole, m->gain_less, T, out, true);
-    product(n, n->whole, T, out, r, rows(low, r), cols(m->b->w, r), n->scale, false);
+    product(n, n->whole, T, out, r, rows(low, r), own_cols(m->b->w, r), n->scale, false);
     n->op->col_scale(n->c, y, n->whole, m->gain, T, out, true);
 }
 
@@ -330,16 +349,16 @@ static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const floa
         n->op->col_scale(n->c, y, add ? n->whole : y, m->gain, T, m->w.rows, add);
 }
 
-/* Gradients of m's parameters, and dx += that of x; dx NULL = nothing below learns. */
+/* Gradients of m's parameters, and dx = or += that of x; dx NULL = nothing below learns. */
 static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const float *dy,
-                    const float *x, const float *low, size_t T)
+                    const float *x, const float *low, size_t T, bool add)
 {
     const size_t in = m->w.cols, out = m->w.rows;
     const bool drop = n->cfg.dropout > 0;
     const float *below = dy; /* of what dropout does not reach */
 
     if (m->own)
-        product(n, m->own->g, out, in, T, cols(dy, out), rows(x, in), 1, true);
+        gradient(n, m->own, out, in, T, cols(dy, out), rows(x, in), 1);
     if (m->mag) {
         pair_out(n, m, n->whole, seen(n, m, x, T), low, T, false);
         n->op->col_dot(n->c, m->mag->g, dy, n->whole, m->length, T, out);
@@ -350,19 +369,19 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
         below = drop ? below : dy;
     }
     if (dx)
-        n->op->linear_dx(n->c, dx, &m->w, below, T);
+        n->op->linear_dx(n->c, dx, &m->w, below, T, add);
     if (!m->a)
         return;
     const size_t r = m->a->rows;
 
-    product(n, n->dlow, T, r, out, rows(dy, out), rows(m->b->w, r), n->scale, false);
-    product(n, m->b->g, out, r, T, cols(dy, out), rows(low, r), n->scale, true);
-    product(n, m->a->g, r, in, T, cols(n->dlow, r), rows(seen(n, m, x, T), in), 1, true);
+    product(n, n->dlow, T, r, out, rows(dy, out), own_rows(m->b->w, r), n->scale, false);
+    gradient(n, m->b, out, r, T, cols(dy, out), rows(low, r), n->scale);
+    gradient(n, m->a, r, in, T, cols(n->dlow, r), rows(seen(n, m, x, T), in), 1);
     if (!dx)
         return;
-    product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), rows(m->a->w, in), 1, !drop);
+    product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), own_rows(m->a->w, in), 1, !drop);
     if (drop && m->mag)
-        n->op->linear_dx(n->c, n->drop, &m->w, n->whole, T);
+        n->op->linear_dx(n->c, n->drop, &m->w, n->whole, T, true);
     if (drop)
         n->op->dropout(n->c, dx, n->drop, T * in, (float)n->cfg.dropout, drawn(n, m), true);
 }
@@ -377,7 +396,7 @@ void net_dora_gain(struct net *n, struct net_mat *m)
 
     n->c->compute = COMPUTE_F32; /* a length is wanted to the last bits, whatever products are in */
     n->op->linear_fwd(n->c, aw, &m->w, m->a->w, r, false);
-    product(n, aa, r, r, in, rows(m->a->w, in), cols(m->a->w, in), 1, false);
+    product(n, aa, r, r, in, own_rows(m->a->w, in), own_cols(m->a->w, in), 1, false);
     n->c->compute = compute;
     for (size_t o = 0; o < out; o++) {
         const float *b = m->b->w + o * r;
@@ -454,7 +473,7 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
     n->c->op->rope(n->c, s->q, shape.H, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->c->op->rope(n->c, s->k, shape.K, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->op->attn(n->c, s->o, s->lse, &shape, s->q, s->k, s->v);
-    n->op->copy(n->c, s->x2, s->x, T * D);
+    n->op->copy(n->c, s->x2, s->x, T * D * act_bytes(n->c));
     mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, true);
     norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->base_norm[2 * l + 1], T);
     mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, false);
@@ -466,7 +485,7 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
         pair_low(n, &w->down, n->h, s->low[6], T);
         return;
     }
-    n->op->copy(n->c, y, s->x2, T * D);
+    n->op->copy(n->c, y, s->x2, T * D * act_bytes(n->c));
     mat_fwd(n, &w->down, y, n->h, s->low[6], T, true);
 }
 
@@ -477,35 +496,31 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     const struct net_layer *w = &n->layer[l];
     const struct hparams *hp = n->m->hp;
     const struct attn_shape shape = shape_of(n, b);
-    const size_t T = b->T, D = (size_t)hp->dim, F = (size_t)hp->ffn, Q = shape.H * shape.hd;
+    const size_t T = b->T, D = (size_t)hp->dim, F = (size_t)hp->ffn;
     const float eps = (float)hp->eps;
     const bool turned = hp->rope.interleaved;
 
     n->c->op->swiglu(n->c, n->h, s->g, s->u, T, F);
-    n->op->zero(n->c, n->dh, T * F);
-    mat_bwd(n, &w->down, n->dh, n->dx, n->h, s->low[6], T);
+    mat_bwd(n, &w->down, n->dh, n->dx, n->h, s->low[6], T, false);
     n->op->swiglu_bwd(n->c, s->g, s->u, n->dh, s->g, s->u, T, F);
     norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
-    n->op->zero(n->c, n->dn, T * D);
-    mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T);
-    mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T);
+    mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T, false);
+    mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T, true);
     n->op->rmsnorm_bwd(n->c, n->dx, w->own_ffn_norm ? w->own_ffn_norm->g : NULL, n->dn, s->x2,
                        w->ffn_norm, T, D, eps);
 
     float *dy = n->dh; /* [T, Q] fits, or lay_out makes it */
 
-    n->op->zero(n->c, dy, T * Q);
-    mat_bwd(n, &w->o, dy, n->dx, s->o, s->low[3], T);
+    mat_bwd(n, &w->o, dy, n->dx, s->o, s->low[3], T, false);
     n->op->attn_bwd(n->c, n->dq, n->dk, n->dv, dy, &shape, s->q, s->k, s->v, s->o, s->lse);
     n->c->op->rope(n->c, n->dq, shape.H, shape.hd, n->at.back, n->inv_freq, turned, T);
     n->c->op->rope(n->c, n->dk, shape.K, shape.hd, n->at.back, n->inv_freq, turned, T);
     norm_fwd(n, n->n, s->x, w->attn_norm, T);
-    n->op->zero(n->c, n->dn, T * D);
     float *dn = below ? n->dn : NULL;
 
-    mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T);
-    mat_bwd(n, &w->k, dn, n->dk, n->n, s->low[1], T);
-    mat_bwd(n, &w->v, dn, n->dv, n->n, s->low[2], T);
+    mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T, false);
+    mat_bwd(n, &w->k, dn, n->dk, n->n, s->low[1], T, true);
+    mat_bwd(n, &w->v, dn, n->dv, n->n, s->low[2], T, true);
     if (below)
         n->op->rmsnorm_bwd(n->c, n->dx, w->own_attn_norm ? w->own_attn_norm->g : NULL, n->dn, s->x,
                            w->attn_norm, T, D, eps);
@@ -528,7 +543,9 @@ static void noise(struct net *n, const struct net_batch *b, float *x)
         const size_t len = (size_t)(b->cu[s + 1] - b->cu[s]);
         const size_t at = (size_t)b->cu[s] * D;
 
-        n->op->noise(n->c, x + at, len * D, at, n->cfg.neftune / sqrt((double)(len * D)), seed);
+        float *to = (float *)(void *)((char *)x + at * act_bytes(n->c));
+
+        n->op->noise(n->c, to, len * D, at, n->cfg.neftune / sqrt((double)(len * D)), seed);
     }
 }
 
@@ -541,7 +558,7 @@ static void embed_pair_fwd(struct net *n, const struct net_batch *b, float *x)
     for (size_t t = 0; t < b->T; t++)
         for (size_t k = 0; k < r; k++)
             n->embed_low[t * r + k] = a->w[k * V + (size_t)b->ids[t]];
-    product(n, x, b->T, D, r, rows(n->embed_low, r), cols(n->embed.b->w, r), n->scale, true);
+    product(n, x, b->T, D, r, rows(n->embed_low, r), own_cols(n->embed.b->w, r), n->scale, true);
 }
 
 /* From dx, the gradient of the embedding's rows; embed_low is still there. */
@@ -550,8 +567,8 @@ static void embed_pair_bwd(struct net *n, const struct net_batch *b)
     struct param *a = n->embed.a;
     const size_t T = b->T, r = a->rows, V = a->cols, D = n->embed.b->rows;
 
-    product(n, n->dlow, T, r, D, rows(n->dx, D), rows(n->embed.b->w, r), n->scale, false);
-    product(n, n->embed.b->g, D, r, T, cols(n->dx, D), rows(n->embed_low, r), n->scale, true);
+    product(n, n->dlow, T, r, D, rows(n->dx, D), own_rows(n->embed.b->w, r), n->scale, false);
+    gradient(n, n->embed.b, D, r, T, cols(n->dx, D), rows(n->embed_low, r), n->scale);
     for (size_t t = 0; t < T; t++)
         for (size_t k = 0; k < r; k++)
             a->g[k * V + (size_t)b->ids[t]] += n->dlow[t * r + k];
@@ -637,98 +654,96 @@ static void dft_after(float *dz, float *nll, size_t m, size_t V)
     }
 }
 
-/* Rows of the loss whose logits exist together. */
-struct part {
+/* Rows that have a target: number, label, coefficient, and their loss. */
+struct asked {
     size_t m;
-    int32_t at[LOSS_ROWS], label[LOSS_ROWS];
-    float by[LOSS_ROWS], nll[LOSS_ROWS];
+    int32_t *rows, *label; /* [m] each */
+    float *by, *nll;
 };
 
-/* The same where ops read and write it. */
-struct part_at {
-    const int32_t *rows, *label;
-    const float *by;
-    float *nll;
-};
-
-static int take_part(struct net *n, struct part *p, struct part_at *at, struct err *e)
+static struct asked asked_of(int32_t *words, size_t each)
 {
-    if (ctx_on_host(n->c)) {
-        *at = (struct part_at){ p->at, p->label, p->by, p->nll };
-        return 0;
-    }
-    *at = (struct part_at){ n->rows_at, n->label_at, n->coef_at, n->nll_at };
-    return param_write(&n->params, n->rows_at, p->at, p->m * sizeof(*p->at), e) ||
-                   param_write(&n->params, n->label_at, p->label, p->m * sizeof(*p->label), e) ||
-                   param_write(&n->params, n->coef_at, p->by, p->m * sizeof(*p->by), e)
-               ? -1
-               : 0;
+    float *const f = (float *)(void *)(words + 2 * each);
+
+    return (struct asked){ .rows = words, .label = words + each, .by = f, .nll = f + each };
 }
 
-static int part_loss(struct net *n, struct part *p, bool grad, struct err *e)
+/* To where ops read and write them. */
+static int take_asked(struct net *n, struct asked *at, const struct asked *all, struct err *e)
 {
-    const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab, m = p->m;
+    *at = *all;
+    if (ctx_on_host(n->c))
+        return 0;
+    *at = asked_of(n->ints + 4 * n->max_T + 1, all->m);
+    return param_write(&n->params, at->rows, all->rows, 3 * all->m * sizeof(int32_t), e);
+}
+
+/* Rows i .. i + m of `at`; those of `all` are the same in the process's own memory. */
+static void part_loss(struct net *n, const struct asked *at, const struct asked *all, size_t i,
+                      size_t m, bool grad)
+{
+    const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
     const double smooth = grad ? n->cfg.smoothing : 0; /* these on the CPU alone: net_build.c */
     double apart[LOSS_ROWS];
-    struct part_at at;
 
-    if (take_part(n, p, &at, e))
-        return -1;
-    n->c->op->gather(n->c, n->n, n->x, at.rows, m, D); /* rows of x */
+    n->c->op->gather(n->c, n->n, n->x, at->rows + i, m, D); /* rows of x */
     norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->base_norm[2 * n->m->hp->layers], m);
     mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
     if (smooth > 0)
-        smooth_before(n->logits, p->label, m, V, apart);
-    n->op->cross_entropy(n->c, at.nll, n->logits, at.label, grad ? at.by : NULL, m, V);
+        smooth_before(n->logits, all->label + i, m, V, apart);
+    n->op->cross_entropy(n->c, at->nll + i, n->logits, at->label + i, grad ? at->by + i : NULL, m,
+                         V);
     if (smooth > 0)
-        smooth_after(n->logits, p->nll, p->label, p->by, m, V, smooth, apart);
+        smooth_after(n->logits, all->nll + i, all->label + i, all->by + i, m, V, smooth, apart);
     if (grad && n->cfg.dft)
-        dft_after(n->logits, p->nll, m, V);
-    if (grad) {
-        float *dn = n->drows, *dx = n->dn;
+        dft_after(n->logits, all->nll + i, m, V);
+    if (!grad)
+        return;
+    float *dn = n->drows, *dx = n->dn;
 
-        n->op->zero(n->c, dn, m * D);
-        n->op->zero(n->c, dx, m * D);
-        mat_bwd(n, &n->head, dn, n->logits, n->rows, n->head_low, m);
-        n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
-                           (float)n->m->hp->eps);
-        n->op->scatter(n->c, n->dx, dx, at.rows, m, D);
-    }
-    if (ctx_on_host(n->c))
-        return 0;
-    return n->c->be->settle(n->c, e) ||
-                   param_read(&n->params, p->nll, at.nll, m * sizeof(*p->nll), e)
-               ? -1
-               : 0;
+    n->op->zero(n->c, dx, m * D * act_bytes(n->c));
+    mat_bwd(n, &n->head, dn, n->logits, n->rows, n->head_low, m, false);
+    n->op->rmsnorm_bwd(n->c, dx, n->own_norm ? n->own_norm->g : NULL, dn, n->n, n->norm, m, D,
+                       (float)n->m->hp->eps);
+    n->op->scatter(n->c, n->dx, dx, at->rows + i, m, D);
 }
 
 int net_loss(struct net *n, const struct net_batch *b, const float *coef, float *nll, struct err *e)
 {
     const size_t L = (size_t)n->m->hp->layers;
-    size_t part = 0;
-    struct part p;
+    int32_t *words = xmalloc((4 * b->T + 1) * sizeof(*words));
+    size_t m = 0, part = 0;
+    int rc = -1;
 
     memset(nll, 0, b->T * sizeof(*nll));
-    if (coef)
-        n->op->zero(n->c, n->dx, b->T * (size_t)n->m->hp->dim);
-    for (size_t t = 0; t < b->T;) {
-        p.m = 0;
-        for (; t < b->T && p.m < n->loss_rows; t++) {
-            if (b->target[t] < 0)
-                continue;
-            p.at[p.m] = (int32_t)t;
-            p.label[p.m] = b->target[t];
-            p.by[p.m++] = coef ? coef[t] : 0;
-        }
-        if (p.m == 0)
-            break;
-        n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
-        if (part_loss(n, &p, coef, e))
-            return -1;
-        for (size_t i = 0; i < p.m; i++)
-            nll[p.at[i]] = p.nll[i];
+    for (size_t t = 0; t < b->T; t++)
+        m += b->target[t] >= 0;
+    struct asked all = asked_of(words, m), at;
+
+    for (size_t t = 0; t < b->T; t++) {
+        if (b->target[t] < 0)
+            continue;
+        all.rows[all.m] = (int32_t)t;
+        all.label[all.m] = b->target[t];
+        all.by[all.m++] = coef ? coef[t] : 0;
     }
-    return 0;
+    if (take_asked(n, &at, &all, e))
+        goto done;
+    if (coef)
+        n->op->zero(n->c, n->dx, b->T * (size_t)n->m->hp->dim * act_bytes(n->c));
+    for (size_t i = 0; i < m; i += n->loss_rows) {
+        n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
+        part_loss(n, &at, &all, i, m - i < n->loss_rows ? m - i : n->loss_rows, coef);
+    }
+    if (!ctx_on_host(n->c) && (n->c->be->settle(n->c, e) ||
+                               param_read(&n->params, all.nll, at.nll, m * sizeof(*all.nll), e)))
+        goto done;
+    for (size_t i = 0; i < m; i++)
+        nll[all.rows[i]] = all.nll[i];
+    rc = 0;
+done:
+    free(words);
+    return rc;
 }
 
 void net_backward(struct net *n, const struct net_batch *b)

@@ -1,8 +1,9 @@
 /* net.h - a model in training: which of its matrices learn and how, the forward pass that keeps
  * what the backward pass needs, and the backward pass, written by hand under it.
  *
- * Activations and everything that learns are float32; what is multiplied is rounded as the context
- * says (ops/train.h). Frozen matrices stay in the encoding of their file. */
+ * Everything that learns is float32, and so are activations but where the context has them in bf16;
+ * what is multiplied is rounded as the context says (ops/train.h). Frozen matrices stay in the
+ * encoding of their file. */
 #ifndef PUNA_TRAIN_NET_H
 #define PUNA_TRAIN_NET_H
 

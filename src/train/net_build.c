@@ -65,8 +65,8 @@ static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w,
     struct param *p = to->own;
     const enum enc enc = p->half ? ENC_BF16 : ENC_F32;
     const size_t bytes = w->cols * enc_table[enc].bytes;
-    float *row = xmalloc((w->cols + 1) * sizeof(*row));
-    uint8_t *code = xmalloc(OWN_ROWS * bytes + 1);
+    float *row;
+    uint8_t *code;
     int rc = 0;
 
     to->w = (struct weight){ .enc = enc,
@@ -75,6 +75,10 @@ static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w,
                              .data = p->half ? (void *)p->half : (void *)p->w,
                              .row_bytes = bytes,
                              .name = w->name };
+    if (w->enc == enc && w->row_bytes == bytes)
+        return param_write(&n->params, (void *)(uintptr_t)to->w.data, w->data, w->rows * bytes, e);
+    row = xmalloc((w->cols + 1) * sizeof(*row));
+    code = xmalloc(OWN_ROWS * bytes + 1);
     for (size_t r = 0; rc == 0 && r < w->rows; r += OWN_ROWS) {
         const size_t m = w->rows - r < OWN_ROWS ? w->rows - r : OWN_ROWS;
 
@@ -114,7 +118,7 @@ static int own_norm(struct param **own, const float **norm, struct net *n, char 
 
     if (learn(own, n, name, 1, D, PARAM_SMALL, e))
         return -1;
-    n->op->copy(n->c, (*own)->w, *norm, D);
+    n->op->copy(n->c, (*own)->w, *norm, D * sizeof(float));
     *norm = (*own)->w;
     return 0;
 }
@@ -372,13 +376,12 @@ static int build_saved(struct net *n, const struct lora *from, struct err *e)
 static int check_device(const struct net *n, struct err *e)
 {
     const struct net_cfg *c = &n->cfg;
-    const char *what = c->dora                       ? "DoRA (--use-dora)"
-                       : c->optim != OPTIMISER_ADAMW ? optim_names[c->optim]
-                       : c->stochastic               ? "--stochastic-rounding"
-                       : c->smoothing > 0            ? "--label-smoothing-factor"
-                       : c->dft                      ? "--loss-type dft"
-                       : c->targets & NET_EMBED      ? "LoRA of embed_tokens"
-                                                     : NULL;
+    const char *what = c->dora                           ? "DoRA (--use-dora)"
+                       : c->optim == OPTIMISER_ADAFACTOR ? optim_names[c->optim]
+                       : c->smoothing > 0                ? "--label-smoothing-factor"
+                       : c->dft                          ? "--loss-type dft"
+                       : c->targets & NET_EMBED          ? "LoRA of embed_tokens"
+                                                         : NULL;
 
     if (ctx_on_host(n->c) || !what)
         return 0;
@@ -457,15 +460,17 @@ static int build_vectors(struct net *n, struct err *e)
 
 /* A matrix on the device: what learns lies there, what is frozen, or the reference's, goes there.
  */
-static int place_mat(struct net *n, struct net_mat *m, struct err *e)
+static int place_mat(struct net *n, struct net_mat *m, bool looked_up, struct err *e)
 {
+    const struct backend *be = n->c->be;
+
     if (m->own) {
-        n->c->be->adopt(n->c, &m->w);
+        be->adopt(n->c, &m->w);
         m->adopted = true;
     }
     if (m->own && !n->cfg.reference)
         return 0;
-    if (n->c->be->place(n->c, &m->base, e))
+    if (looked_up ? be->place_rows(n->c, &m->base, e) : be->place(n->c, &m->base, e))
         return -1;
     m->placed = true;
     if (!m->own)
@@ -477,19 +482,12 @@ static int place_all(struct net *n, struct err *e)
 {
     struct net_mat *embed = &n->embed, *head = &n->head;
     const bool shared = head->own && head->own == embed->own;
-    void *p;
 
-    if (n->c->be->alloc(n->c, &p, 4 * LOSS_ROWS * sizeof(float), "the loss of a part", e))
-        return -1;
-    n->coef_at = p;
-    n->nll_at = n->coef_at + LOSS_ROWS;
-    n->rows_at = (int32_t *)(void *)(n->nll_at + LOSS_ROWS);
-    n->label_at = n->rows_at + LOSS_ROWS;
     for (int64_t l = 0; l < n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++)
-            if (place_mat(n, net_layer_mat(&n->layer[l], i), e))
+            if (place_mat(n, net_layer_mat(&n->layer[l], i), false, e))
                 return -1;
-    if (place_mat(n, embed, e))
+    if (place_mat(n, embed, !n->m->hp->tied, e))
         return -1;
     if (shared) {
         *head = *embed;
@@ -497,7 +495,7 @@ static int place_all(struct net *n, struct err *e)
         return 0;
     }
     if (!n->m->hp->tied || head->own || !embed->placed)
-        return place_mat(n, head, e);
+        return place_mat(n, head, false, e);
     head->w = head->base = embed->base;
     return 0;
 }
@@ -579,7 +577,6 @@ void net_free(struct net *n)
     n->c->be->release(n->c, n->slab, n->slab_bytes);
     n->c->be->release(n->c, n->vectors, n->vector_bytes);
     n->c->be->release(n->c, n->ints, 0);
-    n->c->be->release(n->c, n->coef_at, 0);
     free(n);
 }
 

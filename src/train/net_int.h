@@ -33,10 +33,8 @@ struct net {
     float *slab;
     size_t slab_bytes, max_T;
     struct net_batch at; /* the batch's arrays where ops read them; target is the caller's */
-    int32_t *ints;       /* on a device: [4 max_T + 1], what `at` points to there */
-    /* on a device: of a part of the loss, where ops read and write it */
-    int32_t *rows_at, *label_at; /* [loss_rows] */
-    float *coef_at, *nll_at;
+    int32_t *ints;       /* on a device: [4 max_T + 1], what `at` points to there, and [4 max_T] of
+                            the loss */
     float *x, *n, *h, *dx, *dn, *dh, *dq, *dk, *dv, *dlow; /* x: what the last norm sees */
     float *drop, *whole, *dwhole;                          /* [T, widest] with dropout; with DoRA */
     float *embed_low, *head_low;  /* [T, rank], [loss_rows, rank]: inputs of the B of those pairs */

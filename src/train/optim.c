@@ -11,7 +11,7 @@
 #include "format/enc/bnb_encode.h"
 
 enum {
-    BLOCK = 256,
+    BLOCK = ADAMW_BLOCK,
     LEAST = 4096, /* values from which on moments take 8 bits */
     CHUNK = 4096, /* values that a thread takes at a time */
 };
@@ -81,22 +81,6 @@ struct job {
     atomic_size_t next;
 };
 
-/* Up with the probability of what is cut off: four values share 64 random bits. */
-static void round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, uint64_t at)
-{
-    uint64_t bits = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        if (i % 4 == 0)
-            bits = rng_u64(seed, at + i / 4);
-        const uint32_t u = f32_bits(x[i]);
-
-        to[i] =
-            isfinite(x[i]) ? (uint16_t)((u + (uint32_t)(bits & 0xffff)) >> 16) : f32_to_bf16(x[i]);
-        bits >>= 16;
-    }
-}
-
 static void eight_bits(const struct job *j, float *w, size_t at, size_t n)
 {
     const struct optim_part *part = j->p->part;
@@ -134,7 +118,7 @@ static void chunk(const struct job *j, size_t at, size_t n)
         j->op->adamw(j->c, j->a, w, (float *)p->part[0].p + at, (float *)p->part[1].p + at,
                      p->g + at, n);
     if (p->half)
-        round_at_random(p->half + at, w, n, j->seed, (uint64_t)j->a->step << 36 | at / 4);
+        adamw_round_at_random(p->half + at, w, n, j->seed, j->a->step, at);
 }
 
 static void chunks(void *arg, int me, int n)
@@ -216,6 +200,27 @@ static void adafactor(struct job *j)
     free(u);
 }
 
+/* Where the backend does it itself. */
+static void packed(const struct job *j)
+{
+    const struct optim_param *p = j->p;
+    const bool codes = p->part[0].enc == ENC_U8;
+    const struct adamw_packed k = { .w = p->w,
+                                    .half = p->half,
+                                    .g = p->g,
+                                    .m = codes ? NULL : p->part[0].p,
+                                    .v = codes ? NULL : p->part[1].p,
+                                    .m_code = codes ? p->part[0].p : NULL,
+                                    .v_code = codes ? p->part[1].p : NULL,
+                                    .m_max = codes ? p->part[2].p : NULL,
+                                    .v_max = codes ? p->part[3].p : NULL,
+                                    .map = j->map,
+                                    .n = j->n,
+                                    .seed = j->seed };
+
+    j->op->adamw_packed(j->c, j->a, &k);
+}
+
 void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, const struct adamw *a,
                 struct optim_param *p, uint64_t seed)
 {
@@ -224,13 +229,14 @@ void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, cons
 
     if (kind == OPTIMISER_ADAFACTOR) {
         adafactor(&j);
-    } else if (p->part[0].enc == ENC_U8) {
+    } else if (p->part[0].enc == ENC_U8 || p->half) {
         bnb_map_init(&map[0], true);
         bnb_map_init(&map[1], false);
         j.map = map;
-        all_chunks(&j);
-    } else if (p->half) {
-        all_chunks(&j);
+        if (op->adamw_packed)
+            packed(&j);
+        else
+            all_chunks(&j);
     } else {
         op->adamw(c, a, p->w, p->part[0].p, p->part[1].p, p->g, j.n);
     }

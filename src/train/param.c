@@ -149,6 +149,6 @@ void param_step(const struct param_list *l, struct ctx *c, const struct train_op
         own.decay = p->decay ? a->decay : 0;
         memcpy(o.part, p->part, sizeof(o.part));
         optim_step(c, op, optim, &own, &o, rng_u64(seed, i));
-        op->zero(c, p->g, p->rows * p->cols);
+        op->zero(c, p->g, p->rows * p->cols * sizeof(float));
     }
 }

@@ -31,7 +31,8 @@ struct run {
     double *eval_ref; /* the reference's log-probabilities of eval */
     struct progress at;
     size_t warmup;
-    size_t planned; /* bytes of activations and of what learns */
+    size_t planned; /* bytes of activations and of what learns; on a device of weights too */
+    size_t had;     /* bytes that a device had before */
     struct log log;
     double mean, square; /* of the losses so far, the newer ones weigh more */
     size_t losses;
@@ -197,6 +198,7 @@ static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
     char hint[200];
     size_t all, less;
 
+    r->had = have;
     all = net_bytes_for(r->m, r->c, r->op, cfg, rows);
     cfg->recompute = true;
     less = net_bytes_for(r->m, r->c, r->op, cfg, rows);
@@ -511,8 +513,12 @@ int train_run(const struct train_cfg *cfg, struct ctx *c, const struct train_ops
     if (rc == 0)
         rc = report_write(cfg->output_dir, state, e);
     json_decref(state);
-    train_note(cfg, "memory: %zu MiB at most with the model; %zu MiB were planned beside it",
-               mem_peak_rss() >> 20, r.planned >> 20);
+    if (ctx_on_host(c))
+        train_note(cfg, "memory: %zu MiB at most with the model; %zu MiB were planned beside it",
+                   mem_peak_rss() >> 20, r.planned >> 20);
+    else
+        train_note(cfg, "memory of the GPU: %zu MiB of the %zu MiB that were planned",
+                   (r.had - c->be->available(c)) >> 20, r.planned >> 20);
 done:
     if (log_close(&r.log, rc == 0, rc == 0 ? e : NULL) && rc == 0)
         rc = -1;

@@ -56,13 +56,13 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->embed_bwd(c, r->dw, x, ids, T, D);
     op->linear_fwd(c, r->y, &wt, x, T, false);
     op->linear_fwd(c, r->y, &wt, x + 11, T, true);
-    op->linear_dx(c, r->dx, &wt, x, T);
+    op->linear_dx(c, r->dx, &wt, x, T, true);
     struct weight odd = wt; /* rows of which every other one starts within a word */
 
     odd.cols = D - 1;
     odd.row_bytes = odd.cols * enc_table[enc].bytes;
     op->linear_fwd(c, r->odd, &odd, x, T, false);
-    op->linear_dx(c, r->dodd, &odd, x, T);
+    op->linear_dx(c, r->dodd, &odd, x, T, false);
     op->rmsnorm_bwd(c, r->ny, r->nw, x, x + 500, w, T, D, 1e-5f);
     op->swiglu_bwd(c, r->dg, r->du, x, x + 3, x + 9, T, F);
     memcpy(r->w, w, sizeof(r->w));
@@ -70,9 +70,30 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     for (int i = 0; i < D; i++)
         r->v[i] = fabsf(w[200 + i]);
     op->adamw(c, &a, r->w, r->m, r->v, x, D);
-    const struct product nn = { r->tn, T, V, D, { x, D, 1 }, { x + 5, V, 1 }, 0.5f, false };
-    const struct product tn = { r->nt, F, D, T - 1, { x, 1, F }, { x + 5, D, 1 }, 2, true };
-    const struct product tt = { r->tt, 16, F, D - 1, { x, 1, 16 }, { x + 5, 1, D }, 1, false };
+    const struct product nn = { .c = r->tn,
+                                .M = T,
+                                .N = V,
+                                .K = D,
+                                .a = { .p = x, .rs = D, .cs = 1 },
+                                .b = { .p = x + 5, .rs = V, .cs = 1 },
+                                .by = 0.5f,
+                                .add = false };
+    const struct product tn = { .c = r->nt,
+                                .M = F,
+                                .N = D,
+                                .K = T - 1,
+                                .a = { .p = x, .rs = 1, .cs = F },
+                                .b = { .p = x + 5, .rs = D, .cs = 1 },
+                                .by = 2,
+                                .add = true };
+    const struct product tt = { .c = r->tt,
+                                .M = 16,
+                                .N = F,
+                                .K = D - 1,
+                                .a = { .p = x, .rs = 1, .cs = 16 },
+                                .b = { .p = x + 5, .rs = 1, .cs = D },
+                                .by = 1,
+                                .add = false };
 
     op->product(c, &nn);
     op->product(c, &tn);
@@ -232,7 +253,14 @@ static void test_long_products(void **state)
     float *a = random_floats(M * LONG, 3), *b = random_floats(N * LONG, 4);
     float want[M * N], got[M * N];
     struct ctx *c = context(2, cpu_flags(), COMPUTE_BF16);
-    const struct product p = { want, M, N, LONG, { a, LONG, 1 }, { b, 1, LONG }, 1, false };
+    const struct product p = { .c = want,
+                               .M = M,
+                               .N = N,
+                               .K = LONG,
+                               .a = { .p = a, .rs = LONG, .cs = 1 },
+                               .b = { .p = b, .rs = 1, .cs = LONG },
+                               .by = 1,
+                               .add = false };
     struct product g = p;
 
     (void)state;
@@ -280,8 +308,8 @@ static void test_decoded(void **state)
             memset(dgot, 0, sizeof(dgot));
             train_ops_ref.linear_fwd(c, want, &wt, x, TOKENS, false);
             train_ops_cpu.linear_fwd(c, got, &wt, x, TOKENS, false);
-            train_ops_ref.linear_dx(c, dwant, &wt, x, TOKENS);
-            train_ops_cpu.linear_dx(c, dgot, &wt, x, TOKENS);
+            train_ops_ref.linear_dx(c, dwant, &wt, x, TOKENS, true);
+            train_ops_cpu.linear_dx(c, dgot, &wt, x, TOKENS, true);
             if (rel_error(got, want, TOKENS * ROWS) > 1e-4 ||
                 rel_error(dgot, dwant, TOKENS * COLS) > 1e-4)
                 fail_msg("%s, %s: %g and %g off", isa[i], enc->name,

@@ -30,8 +30,7 @@ def test_beside_cpu(tmp, rows):
 
 def test_refusals(tmp, rows):
     args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r", "--max-steps", 1, *CUDA]
-    for more, name in ((["--use-peft", "--use-dora"], "DoRA"), (["--optim", "adamw_8bit"], "adamw_8bit"),
-                       (["--optim", "adafactor"], "adafactor")):
+    for more, name in ((["--use-peft", "--use-dora"], "DoRA"), (["--optim", "adafactor"], "adafactor")):
         puna(*args, *more, fails=f"{name}")
         puna(*args, *more, fails="on the CPU only")
 

@@ -148,7 +148,7 @@ static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, cons
 }
 
 static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, const float *dy,
-                          size_t T)
+                          size_t T, bool add)
 {
     for (size_t r = 0, n; r < w->rows; r += n) {
         const struct operand o = rows_of(c, w, r, false, &n);
@@ -162,7 +162,7 @@ static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, cons
                                      .a = { .p = dy + r, .rs = w->rows, .cs = 1 },
                                      .b = o,
                                      .by = 1,
-                                     .add = true };
+                                     .add = add || r > 0 };
 
         gemm_run(c, &g);
     }
@@ -653,16 +653,16 @@ static size_t scratch_cpu(const struct ctx *c, const struct train_need *need)
 
 /* ---- what moves values ---- */
 
-static void copy_cpu(struct ctx *c, float *y, const float *x, size_t n)
+static void copy_cpu(struct ctx *c, void *y, const void *x, size_t bytes)
 {
     (void)c;
-    memcpy(y, x, n * sizeof(*y));
+    memcpy(y, x, bytes);
 }
 
-static void zero_cpu(struct ctx *c, float *y, size_t n)
+static void zero_cpu(struct ctx *c, void *y, size_t bytes)
 {
     (void)c;
-    memset(y, 0, n * sizeof(*y));
+    memset(y, 0, bytes);
 }
 
 static void scatter_cpu(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,

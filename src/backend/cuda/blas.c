@@ -27,7 +27,7 @@ enum { PLANS = 128, WORKSPACE = 32 << 20, ALIGN = 256 };
 struct plan {
     size_t rows, T, kp, ldy, ldw, ldx, align;
     enum blas_type type;
-    bool w_across, x_across;
+    bool w_across, x_across, half_y;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
 };
@@ -200,7 +200,8 @@ static bool plan_make(const struct blas *l, struct plan *p)
                                       p->w_across ? p->kp : p->rows, (int64_t)p->ldw) == 0 &&
         l->cublasLtMatrixLayoutCreate(&p->x, type, p->x_across ? p->T : p->kp,
                                       p->x_across ? p->kp : p->T, (int64_t)p->ldx) == 0 &&
-        l->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, p->rows, p->T, (int64_t)p->ldy) == 0 &&
+        l->cublasLtMatrixLayoutCreate(&p->y, p->half_y ? CUDA_R_16BF : CUDA_R_32F, p->rows, p->T,
+                                      (int64_t)p->ldy) == 0 &&
         l->cublasLtMatmulPreferenceCreate(&pref) == 0 &&
         l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                 &most, sizeof(most)) == 0 &&
@@ -227,7 +228,7 @@ static struct plan *plan_for(struct blas *l, const struct blas_product *o)
 
         if (p->rows == o->rows && p->T == o->T && p->kp == o->kp && p->ldy == o->ldy &&
             p->type == o->type && p->ldw == ldw && p->ldx == ldx && p->align == align &&
-            p->w_across == o->w_across && p->x_across == o->x_across)
+            p->w_across == o->w_across && p->x_across == o->x_across && p->half_y == o->half_y)
             return p;
     }
     struct plan *p = &l->plan[l->next];
@@ -245,7 +246,8 @@ static struct plan *plan_for(struct blas *l, const struct blas_product *o)
                         .align = align,
                         .type = o->type,
                         .w_across = o->w_across,
-                        .x_across = o->x_across };
+                        .x_across = o->x_across,
+                        .half_y = o->half_y };
     if (plan_make(l, p))
         return p;
     plan_release(l, p);

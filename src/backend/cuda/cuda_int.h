@@ -62,6 +62,7 @@ struct driver {
 /* Kernels, by the .cu file that has them. */
 #define CUDA_PROGRAMS(F, c) F(stream, program_##c##_1) F(stream, program_##c##_2)
 #define CUDA_ATTNS(F, e)    F(attn, attn_##e##_1) F(attn, attn_##e##_4) F(attn, attn_##e##_8)
+#define CUDA_BOTH(F, name)  F(train, name##_f32) F(train, name##_b16)
 #define CUDA_KERNELS(F)                                                                            \
     F(small, embed)                                                                                \
     F(small, gather)                                                                               \
@@ -122,22 +123,34 @@ struct driver {
     F(train, train_decode)                                                                         \
     F(train, train_order)                                                                          \
     F(train, train_product)                                                                        \
-    F(train, train_scatter)                                                                        \
-    F(train, train_embed)                                                                          \
-    F(train, train_norm)                                                                           \
-    F(train, train_norm_w)                                                                         \
+    F(train, train_lookup)                                                                         \
+    F(train, train_gather)                                                                         \
+    F(train, train_rmsnorm)                                                                        \
+    F(train, train_rope)                                                                           \
+    F(train, train_gate)                                                                           \
     F(train, train_add_rows)                                                                       \
-    F(train, train_swiglu)                                                                         \
-    F(train, train_entropy)                                                                        \
-    F(train, train_dropout)                                                                        \
-    F(train, train_noise)                                                                          \
+    F(train, train_adamw_packed)                                                                   \
     F(train, train_adamw)                                                                          \
     F(train, train_squares)                                                                        \
     F(train, train_squares_all)                                                                    \
-    F(train, train_attn)                                                                           \
-    F(train, train_attn_dot)                                                                       \
-    F(train, train_attn_dq)                                                                        \
-    F(train, train_attn_dkv)
+    CUDA_BOTH(F, train_scatter)                                                                    \
+    CUDA_BOTH(F, train_embed)                                                                      \
+    CUDA_BOTH(F, train_norm)                                                                       \
+    CUDA_BOTH(F, train_norm_w)                                                                     \
+    CUDA_BOTH(F, train_swiglu)                                                                     \
+    CUDA_BOTH(F, train_entropy)                                                                    \
+    CUDA_BOTH(F, train_dropout)                                                                    \
+    CUDA_BOTH(F, train_noise)                                                                      \
+    CUDA_BOTH(F, train_attn)                                                                       \
+    CUDA_BOTH(F, train_attn_dot)                                                                   \
+    CUDA_BOTH(F, train_attn_dq)                                                                    \
+    CUDA_BOTH(F, train_attn_dkv)                                                                   \
+    F(train_attn, train_attn_fwd_64)                                                               \
+    F(train_attn, train_attn_fwd_128)                                                              \
+    F(train_attn, train_attn_bwd_q_64)                                                             \
+    F(train_attn, train_attn_bwd_q_128)                                                            \
+    F(train_attn, train_attn_bwd_kv_64)                                                            \
+    F(train_attn, train_attn_bwd_kv_128)
 
 enum kernel {
 #define F(file, name) KERN_##name,
@@ -167,7 +180,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 10,
+    MODULES = 11,
     PROGRAM_PHASES = 1024
 };
 
@@ -325,6 +338,7 @@ struct placed {
     CUdeviceptr mem[8]; /* nothing for one that is away: it has a part of a buffer */
     size_t bytes[8];
     size_t n_mem;
+    void *host;  /* pinned: of one that is looked up by rows, in place of mem */
     size_t away; /* the number of its layer in struct away, and one; 0 = it stays on the device */
 };
 
@@ -352,6 +366,7 @@ int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct er
 int cuda_place(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
 void cuda_unplace(struct ctx *c, struct weight *w);
 size_t cuda_placed_size(const struct ctx *c, const struct weight *w);
+int cuda_place_rows(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
 int cuda_place_away(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
 /* Before an op is launched: its weights are on the device. After: those that are not needed again
  * make room for the next. */
@@ -376,14 +391,14 @@ void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n);
 
 extern const struct ops ops_cuda;
 
-/* y [T][rows] (+)= by x [T][kp] w [rows][kp]^T, both of one type; y float32, ldy apart. */
+/* y [T][rows] (+)= by x [T][kp] w [rows][kp]^T, both of one type; y float32 or bf16, ldy apart. */
 enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_F32, BLAS_TYPES };
 struct blas_product {
     float *y;
     size_t ldy, rows, T, kp;
     CUdeviceptr w, x, w_scale, x_scale; /* E4M3: float32 factors [rows], [T] */
     enum blas_type type;
-    bool add;
+    bool add, half_y;
     size_t ldw, ldx;         /* from row to row; 0 = kp */
     bool w_across, x_across; /* lies as [kp][rows], [kp][T]; not E4M3 */
     const float *by; /* NULL = 1, and operands begin at multiples of 256 bytes or nearly so */

@@ -24,6 +24,7 @@ EMBED(pick);
 EMBED(small);
 EMBED(stream);
 EMBED(train);
+EMBED(train_attn);
 EMBED(wide);
 
 enum {
@@ -36,6 +37,7 @@ enum {
     FILE_small,
     FILE_stream,
     FILE_train,
+    FILE_train_attn,
     FILE_wide
 };
 
@@ -264,9 +266,9 @@ static void free_cuda(struct ctx *c)
 #define COMMON                                                                                     \
     .name = "cuda", .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,           \
     .download = cuda_download, .place = cuda_place, .unplace = cuda_unplace,                       \
-    .placed_size = cuda_placed_size, .place_away = cuda_place_away, .adopt = cuda_adopt,           \
-    .settle = cuda_settle, .enter = cuda_enter, .leave = cuda_leave, .available = available_cuda,  \
-    .free = free_cuda
+    .placed_size = cuda_placed_size, .place_rows = cuda_place_rows, .place_away = cuda_place_away, \
+    .adopt = cuda_adopt, .settle = cuda_settle, .enter = cuda_enter, .leave = cuda_leave,          \
+    .available = available_cuda, .free = free_cuda
 static const struct backend backend_cuda = { COMMON };
 static const struct backend backend_picking = { COMMON, .pick = cuda_heads, .row = cuda_row };
 #undef COMMON
@@ -327,9 +329,9 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn,  cuda_encoder, cuda_flash, cuda_linear,
-                                         cuda_pack,  cuda_pick,    cuda_small, cuda_stream,
-                                         cuda_train, cuda_wide };
+    const void *const image[MODULES] = { cuda_attn,  cuda_encoder,    cuda_flash, cuda_linear,
+                                         cuda_pack,  cuda_pick,       cuda_small, cuda_stream,
+                                         cuda_train, cuda_train_attn, cuda_wide };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
@@ -339,7 +341,7 @@ static int open_kernels(struct cuda *b, struct err *e)
         rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
         if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
-            kernels[i].file == FILE_wide)
+            kernels[i].file == FILE_wide || kernels[i].file == FILE_train_attn)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
     if (rc == 0)

@@ -12,39 +12,6 @@
 
 enum { WARPS = 8, ROWS = 128 };
 
-template <bool BF16> __device__ static inline uint32_t pair16(float a, float b)
-{
-    if constexpr (BF16) {
-        const __nv_bfloat162 p = __floats2bfloat162_rn(a, b);
-
-        return *(const uint32_t *)&p;
-    } else {
-        const __half2 p = __floats2half2_rn(a, b);
-
-        return *(const uint32_t *)&p;
-    }
-}
-
-template <bool TRANS> __device__ static inline void load_matrices(uint32_t r[4], uint32_t at)
-{
-    if (TRANS)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(at)
-                     : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(at)
-                     : "memory");
-}
-
-/* 16 bytes number `chunk` of a row of shared memory: neighbouring rows are in other banks. */
-template <int SIZE> __device__ static inline uint32_t place(int row, int chunk)
-{
-    return (row * (SIZE / 8) + (chunk ^ (row & 7))) * 16;
-}
-
 /* Block number `block` of the cache, keys or values of one head, to shared memory; E4M3 as it lies. */
 template <int SIZE, bool F8>
 __device__ static inline void fetch(uint32_t to, const uint8_t *from, size_t block, int K, int kh)

@@ -1,6 +1,9 @@
-/* mma.cuh - 16 x 16 by 16 x 8 on the tensor cores, float32 sums. */
+/* mma.cuh - 16 x 16 by 16 x 8 on the tensor cores, float32 sums, and how its operands come out of
+ * shared memory. */
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <stdint.h>
 
 /* c += a b; bf16 or f16 */
@@ -17,4 +20,39 @@ __device__ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, 
                      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Two values in 16 bits, the first in the lower half. */
+template <bool BF16> __device__ static inline uint32_t pair16(float a, float b)
+{
+    if constexpr (BF16) {
+        const __nv_bfloat162 p = __floats2bfloat162_rn(a, b);
+
+        return *(const uint32_t *)&p;
+    } else {
+        const __half2 p = __floats2half2_rn(a, b);
+
+        return *(const uint32_t *)&p;
+    }
+}
+
+/* Four 8 x 8 matrices of 16-bit values; `at` is where the lane's row of 16 bytes begins. */
+template <bool TRANS> __device__ static inline void load_matrices(uint32_t r[4], uint32_t at)
+{
+    if (TRANS)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+}
+
+/* 16 bytes number `chunk` of a row of shared memory: neighbouring rows are in other banks. */
+template <int SIZE> __device__ static inline uint32_t place(int row, int chunk)
+{
+    return (row * (SIZE / 8) + (chunk ^ (row & 7))) * 16;
 }

@@ -88,6 +88,14 @@ static void drop(struct ctx *c, struct placed *d)
     for (size_t i = 0; i < d->n_mem; i++)
         cuda_release(c, (void *)(uintptr_t)d->mem[i], 0);
     d->n_mem = 0;
+    if (d->host) {
+        struct cuda *b = c->backend;
+
+        b->d.cuCtxSetCurrent(b->context);
+        b->d.cuStreamSynchronize(b->stream);
+        b->d.cuMemFreeHost(d->host);
+        d->host = NULL;
+    }
 }
 
 static int keep(struct ctx *c, struct placed *d, const uint8_t **at, size_t n, const char *what,
@@ -411,6 +419,33 @@ done:
         drop(c, d);
     free(d);
     return rc;
+}
+
+int cuda_place_rows(struct ctx *c, struct weight *w, struct err *e)
+{
+    struct cuda *b = c->backend;
+    struct placed *d;
+    size_t n[PLANES];
+    void *host = NULL;
+
+    plane_sizes(n, w);
+    if (w->p.scale || w->p.zero || w->p.map || w->p.group_of || w->rows > INT32_MAX / 2 ||
+        w->cols > INT32_MAX / 2)
+        return cuda_place(c, w, e);
+    b->d.cuCtxSetCurrent(b->context);
+    if (b->d.cuMemAllocHost(&host, n[PLANE_DATA] ? n[PLANE_DATA] : 1))
+        return cuda_place(c, w, e); /* so much cannot be pinned */
+    for (size_t at = 0; at < n[PLANE_DATA]; at += PIN_BYTES) {
+        const size_t k = n[PLANE_DATA] - at < PIN_BYTES ? n[PLANE_DATA] - at : PIN_BYTES;
+
+        memcpy((uint8_t *)host + at, (const uint8_t *)w->data + at, k);
+        map_forget((const uint8_t *)w->data + at, k);
+    }
+    d = xcalloc(1, sizeof(*d));
+    d->w = raw_form(w);
+    d->w.q = d->host = host;
+    w->placed = d;
+    return 0;
 }
 
 void cuda_unplace(struct ctx *c, struct weight *w)

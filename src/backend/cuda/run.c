@@ -801,6 +801,39 @@ static void attention_rel(struct cuda *b, const struct op *o)
 
 /* ---- one op ---- */
 
+/* The ops that training shares, where activations are bf16 (train.cu); false: not one of them. */
+static bool halves(struct cuda *b, struct op *o)
+{
+    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved;
+    size_t n = o->T * o->D;
+    float *y = o->y;
+
+    switch (o->kind) {
+    case OP_EMBED:
+        cuda_launch(b, KERN_train_lookup, o->T, 1, 1, 128,
+                    (void *[]){ &y, (void *)(uintptr_t)cuda_placed(o->out[0].w), &o->ids });
+        return true;
+    case OP_GATHER:
+        cuda_launch(b, KERN_train_gather, over(o->D, o->D % 8 ? THREADS : 8 * THREADS), o->T, 1,
+                    THREADS, (void *[]){ &y, &o->x, &o->ids, &d });
+        return true;
+    case OP_RMSNORM:
+        cuda_launch(b, KERN_train_rmsnorm, o->T, 1, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &d, &o->by });
+        return true;
+    case OP_ROPE:
+        cuda_launch_with(b, KERN_train_rope, o->T, 1, 1, 128, o->hd / 2 * 2 * sizeof(float),
+                         (void *[]){ &y, &h, &hd, &o->ids, &o->u, &inter });
+        return true;
+    case OP_SWIGLU:
+        cuda_launch(b, KERN_train_gate, over(n, n % 8 ? THREADS : 8 * THREADS), 1, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &n });
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void small(struct cuda *b, size_t i)
 {
     struct op *o = &b->op[i];
@@ -808,6 +841,8 @@ static void small(struct cuda *b, size_t i)
     float *y = o->y;
     struct copy16 copy;
 
+    if (b->ctx.half && halves(b, o))
+        return;
     switch (o->kind) {
     case OP_AFFINE:
         affine(b, o);

@@ -1,6 +1,6 @@
-/* train.c - the training table on the GPU. Products go through cuBLASLt: inputs are rounded to bf16
- * in scratch of their own, matrices that are not bf16 are decoded a part at a time. Where cuBLASLt
- * cannot, train.cu does them. */
+/* train.c - the training table on the GPU. Products go through cuBLASLt: activations in bf16 as
+ * they lie, float32 inputs rounded to bf16 in scratch of their own, matrices that are not bf16
+ * decoded a part at a time. Where cuBLASLt cannot, train.cu does them. */
 #include <math.h>
 #include <string.h>
 
@@ -31,12 +31,13 @@ void cuda_train_forget(struct cuda *b)
         b->half[i].x = NULL;
 }
 
-/* What was noted before is launched; with `all` what was rounded before counts no longer. */
+/* What was noted before is launched; with `all` what was rounded before counts no longer, unless
+ * nothing but parameters is rounded, of which an op that writes some says so itself. */
 static struct cuda *begin(struct ctx *c, bool all)
 {
     struct cuda *b = c->backend;
 
-    if (b->n_op || all)
+    if (!c->half && (b->n_op || all))
         cuda_train_forget(b);
     cuda_run(b, false);
     b->have.x = NULL;
@@ -52,6 +53,18 @@ static void wrote(struct cuda *b, const float *y, size_t n)
         if (h->x && h->x < y + n && h->x + (h->lines - 1) * h->ld + h->len > y)
             h->x = NULL;
     }
+}
+
+/* The kernel for float32 activations, or the one for bf16 behind it. */
+static enum kernel of_both(const struct cuda *b, enum kernel f32)
+{
+    return (enum kernel)((int)f32 + b->ctx.half);
+}
+
+/* Blocks for n values of activations, eight at a time where they can be. */
+static size_t blocks_of(size_t n)
+{
+    return over(n, n % 8 ? THREADS : 8 * THREADS);
 }
 
 /* ---- operands ---- */
@@ -108,7 +121,11 @@ static bool rounded(struct cuda *b, struct operand *o, const struct mat *a, size
 
 static bool operand_of(struct cuda *b, struct operand *o, const struct mat *a, size_t R, size_t C)
 {
-    *o = (struct operand){ (CUdeviceptr)(uintptr_t)a->p, a->rs, a->cs, false };
+    const bool half = b->ctx.half && a->act;
+
+    *o = (struct operand){ (CUdeviceptr)(uintptr_t)a->p, a->rs, a->cs, half };
+    if (half)
+        return !b->failed;
     return b->ctx.compute == COMPUTE_BF16 ? rounded(b, o, a, R, C) : !b->failed;
 }
 
@@ -176,12 +193,26 @@ static size_t apart(struct operand o, size_t R, size_t C)
     return ld < len ? len : ld;
 }
 
-/* c[M, N], ldc apart, = or += by a b. */
-static void multiply(struct cuda *b, float *c, size_t ldc, struct size3 z, struct operand x,
+/* Where products go: values ldc apart. */
+struct target {
+    float *p;
+    size_t ld;
+    bool half;
+};
+
+/* Values i on. */
+static float *from_value(const struct target *c, size_t i)
+{
+    return (float *)(uintptr_t)((CUdeviceptr)(uintptr_t)c->p + i * (c->half ? 2 : sizeof(float)));
+}
+
+/* c[M, N] = or += by a b. */
+static void multiply(struct cuda *b, struct target c, struct size3 z, struct operand x,
                      struct operand y, float by, bool add)
 {
-    const struct blas_product p = { .y = c,
-                                    .ldy = ldc,
+    const struct blas_product p = { .y = c.p,
+                                    .ldy = c.ld,
+                                    .half_y = c.half,
                                     .rows = z.N,
                                     .T = z.M,
                                     .kp = z.K,
@@ -194,10 +225,10 @@ static void multiply(struct cuda *b, float *c, size_t ldc, struct size3 z, struc
                                     .by = &by,
                                     .type = x.half ? BLAS_BF16 : BLAS_F32,
                                     .add = add };
-    struct train_product_args a = { .c = c,
+    struct train_product_args a = { .c = c.p,
                                     .a = (const void *)(uintptr_t)x.p,
                                     .b = (const void *)(uintptr_t)y.p,
-                                    .ldc = ldc,
+                                    .ldc = c.ld,
                                     .M = z.M,
                                     .N = z.N,
                                     .K = z.K,
@@ -207,7 +238,8 @@ static void multiply(struct cuda *b, float *c, size_t ldc, struct size3 z, struc
                                     .b_cs = y.cs,
                                     .by = by,
                                     .add = add,
-                                    .half = x.half };
+                                    .half = x.half,
+                                    .half_c = c.half };
 
     if (b->failed || z.M == 0 || z.N == 0 || (b->blas && blas_run(b, &p)) || b->failed)
         return;
@@ -216,7 +248,7 @@ static void multiply(struct cuda *b, float *c, size_t ldc, struct size3 z, struc
         const size_t each = x.half ? sizeof(uint16_t) : sizeof(float);
 
         a.M = m;
-        a.c = c + i * ldc;
+        a.c = from_value(&c, i * c.ld);
         a.a = (const void *)(uintptr_t)(x.p + i * x.rs * each);
         cuda_launch(b, KERN_train_product, over(z.N, 32), over(m, 32), 1, THREADS,
                     (void *[]){ &a });
@@ -229,7 +261,8 @@ static void product_cuda(struct ctx *ctx, const struct product *p)
     struct operand x, y;
 
     if (operand_of(b, &x, &p->a, p->M, p->K) && operand_of(b, &y, &p->b, p->K, p->N))
-        multiply(b, p->c, p->N, (struct size3){ p->M, p->N, p->K }, x, y, p->by, p->add);
+        multiply(b, (struct target){ p->c, p->N, p->act && ctx->half },
+                 (struct size3){ p->M, p->N, p->K }, x, y, p->by, p->add);
     wrote(b, p->c, p->M * p->N);
 }
 
@@ -237,7 +270,8 @@ static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, con
                             size_t T, bool add)
 {
     struct cuda *b = begin(c, false);
-    const struct mat a = { x, w->cols, 1 };
+    const struct mat a = { .p = x, .rs = w->cols, .cs = 1, .act = true };
+    const struct target to = { y, w->rows, c->half };
     struct operand left, part;
 
     for (size_t r = 0, n; r < w->rows; r += n) {
@@ -245,23 +279,25 @@ static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, con
             return;
         const struct operand across = { part.p, 1, part.rs, part.half };
 
-        multiply(b, y + r, w->rows, (struct size3){ T, n, w->cols }, left, across, 1, add);
+        multiply(b, (struct target){ from_value(&to, r), to.ld, to.half },
+                 (struct size3){ T, n, w->cols }, left, across, 1, add);
     }
     wrote(b, y, T * w->rows);
 }
 
 static void linear_dx_cuda(struct ctx *c, float *dx, const struct weight *w, const float *dy,
-                           size_t T)
+                           size_t T, bool add)
 {
     struct cuda *b = begin(c, false);
-    const struct mat a = { dy, w->rows, 1 };
+    const struct mat a = { .p = dy, .rs = w->rows, .cs = 1, .act = true };
+    const struct target to = { dx, w->cols, c->half };
     struct operand left, part;
 
     for (size_t r = 0, n; r < w->rows; r += n) {
         if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->rows))
             return;
         left.p += r * (left.half ? sizeof(uint16_t) : sizeof(float));
-        multiply(b, dx, w->cols, (struct size3){ T, w->cols, n }, left, part, 1, true);
+        multiply(b, to, (struct size3){ T, w->cols, n }, left, part, 1, add || r > 0);
     }
     wrote(b, dx, T * w->cols);
 }
@@ -296,6 +332,12 @@ static bool head_fits(struct cuda *b, const struct attn_shape *s)
     return false;
 }
 
+/* Whether train_attn.cu has kernels for these. */
+static bool on_tensor_cores(const struct cuda *b, const struct attn_shape *s)
+{
+    return b->ctx.half && (s->hd == 64 || s->hd == 128);
+}
+
 static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
                       const float *q, const float *k, const float *v)
 {
@@ -307,8 +349,13 @@ static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_sha
     a.q = q;
     a.k = k;
     a.v = v;
-    if (head_fits(b, s))
-        cuda_launch(b, KERN_train_attn, tiles_of(s, 16), s->H, 1, THREADS, (void *[]){ &a });
+    if (on_tensor_cores(b, s))
+        cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_fwd_64 : KERN_train_attn_fwd_128,
+                         tiles_of(s, TRAIN_ATTN_ROWS), s->H, 1, THREADS, TRAIN_ATTN_SHARED(s->hd),
+                         (void *[]){ &a });
+    else if (head_fits(b, s))
+        cuda_launch(b, of_both(b, KERN_train_attn_f32), tiles_of(s, 16), s->H, 1, THREADS,
+                    (void *[]){ &a });
 }
 
 static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
@@ -331,10 +378,22 @@ static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const 
     a.dy = dy;
     a.lse = (float *)(uintptr_t)lse;
     a.dots = floats(&b->sums);
-    cuda_launch(b, KERN_train_attn_dot, over(n, 8), 1, 1, THREADS,
+    if (on_tensor_cores(b, s)) {
+        const size_t tiles = tiles_of(s, TRAIN_ATTN_ROWS);
+
+        a.o = (void *)(uintptr_t)o;
+        cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_q_64 : KERN_train_attn_bwd_q_128,
+                         tiles, s->H, 1, THREADS, TRAIN_ATTN_SHARED(s->hd), (void *[]){ &a });
+        cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_kv_64 : KERN_train_attn_bwd_kv_128,
+                         tiles, s->K, 1, THREADS, TRAIN_ATTN_SHARED_KV(s->hd), (void *[]){ &a });
+        return;
+    }
+    cuda_launch(b, of_both(b, KERN_train_attn_dot_f32), over(n, 8), 1, 1, THREADS,
                 (void *[]){ &b->sums.p, &dy, &o, &n, &hd });
-    cuda_launch(b, KERN_train_attn_dq, tiles_of(s, 16), s->H, 1, THREADS, (void *[]){ &a });
-    cuda_launch(b, KERN_train_attn_dkv, tiles_of(s, 16), s->K, 1, THREADS, (void *[]){ &a });
+    cuda_launch(b, of_both(b, KERN_train_attn_dq_f32), tiles_of(s, 16), s->H, 1, THREADS,
+                (void *[]){ &a });
+    cuda_launch(b, of_both(b, KERN_train_attn_dkv_f32), tiles_of(s, 16), s->K, 1, THREADS,
+                (void *[]){ &a });
 }
 
 /* ---- rows ---- */
@@ -345,7 +404,8 @@ static void cross_entropy_cuda(struct ctx *c, float *nll, float *z, const int32_
     struct cuda *b = begin(c, true);
     int v = (int)V;
 
-    cuda_launch(b, KERN_train_entropy, T, 1, 1, 512, (void *[]){ &nll, &z, &label, &coef, &v });
+    cuda_launch(b, of_both(b, KERN_train_entropy_f32), T, 1, 1, 512,
+                (void *[]){ &nll, &z, &label, &coef, &v });
 }
 
 static void scatter_cuda(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
@@ -354,8 +414,8 @@ static void scatter_cuda(struct ctx *c, float *y, const float *x, const int32_t 
     struct cuda *b = begin(c, true);
     int d = (int)D;
 
-    cuda_launch(b, KERN_train_scatter, over(D, THREADS), n, 1, THREADS,
-                (void *[]){ &y, &x, &rows, &d });
+    cuda_launch(b, of_both(b, KERN_train_scatter_f32), over(D, D % 8 ? THREADS : 8 * THREADS), n, 1,
+                THREADS, (void *[]){ &y, &x, &rows, &d });
 }
 
 static void embed_bwd_cuda(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
@@ -364,7 +424,8 @@ static void embed_bwd_cuda(struct ctx *c, float *dw, const float *dy, const int3
     struct cuda *b = begin(c, true);
     int t = (int)T, d = (int)D;
 
-    cuda_launch(b, KERN_train_embed, T, 1, 1, THREADS, (void *[]){ &dw, &dy, &ids, &t, &d });
+    cuda_launch(b, of_both(b, KERN_train_embed_f32), T, 1, 1, THREADS,
+                (void *[]){ &dw, &dy, &ids, &t, &d });
 }
 
 static void rmsnorm_bwd_cuda(struct ctx *c, float *dx, float *dw, const float *dy, const float *x,
@@ -379,10 +440,11 @@ static void rmsnorm_bwd_cuda(struct ctx *c, float *dx, float *dw, const float *d
         return;
     float *r = floats(&b->sums), *part = r + T;
 
-    cuda_launch(b, KERN_train_norm, T, 1, 1, THREADS, (void *[]){ &dx, &r, &dy, &x, &w, &d, &eps });
+    cuda_launch(b, of_both(b, KERN_train_norm_f32), T, 1, 1, THREADS,
+                (void *[]){ &dx, &r, &dy, &x, &w, &d, &eps });
     if (!dw)
         return;
-    cuda_launch(b, KERN_train_norm_w, over(D, 128), chunks, 1, 128,
+    cuda_launch(b, of_both(b, KERN_train_norm_w_f32), over(D, 128), chunks, 1, 128,
                 (void *[]){ &part, &dy, &x, &r, &t, &d, &per });
     cuda_launch(b, KERN_train_add_rows, over(D, 128), 1, 1, 128, (void *[]){ &dw, &part, &n, &d });
 }
@@ -393,7 +455,7 @@ static void swiglu_bwd_cuda(struct ctx *c, float *dg, float *du, const float *dh
     struct cuda *b = begin(c, true);
     size_t n = T * F;
 
-    cuda_launch(b, KERN_train_swiglu, over(n, THREADS), 1, 1, THREADS,
+    cuda_launch(b, of_both(b, KERN_train_swiglu_f32), blocks_of(n), 1, 1, THREADS,
                 (void *[]){ &dg, &du, &dh, &g, &u, &n });
 }
 
@@ -403,7 +465,7 @@ static void dropout_cuda(struct ctx *c, float *y, const float *x, size_t n, floa
     struct cuda *b = begin(c, false);
     int plus = add;
 
-    cuda_launch(b, KERN_train_dropout, over(n, 4 * THREADS), 1, 1, THREADS,
+    cuda_launch(b, of_both(b, KERN_train_dropout_f32), over(n, 4 * THREADS), 1, 1, THREADS,
                 (void *[]){ &y, &x, &n, &p, &seed, &plus });
     wrote(b, y, n);
 }
@@ -412,52 +474,84 @@ static void noise_cuda(struct ctx *c, float *x, size_t n, uint64_t first, double
 {
     struct cuda *b = begin(c, true);
 
-    cuda_launch(b, KERN_train_noise, over(n, THREADS), 1, 1, THREADS,
+    cuda_launch(b, of_both(b, KERN_train_noise_f32), over(n, THREADS), 1, 1, THREADS,
                 (void *[]){ &x, &n, &first, &by, &seed });
 }
 
-static void copy_cuda(struct ctx *c, float *y, const float *x, size_t n)
+static void copy_cuda(struct ctx *c, void *y, const void *x, size_t bytes)
 {
     struct cuda *b = begin(c, false);
 
-    if (!b->failed && n)
+    if (!b->failed && bytes)
         cuda_ok(b,
-                b->d.cuMemcpyDtoDAsync((CUdeviceptr)(uintptr_t)y, (CUdeviceptr)(uintptr_t)x,
-                                       n * sizeof(float), b->stream),
+                b->d.cuMemcpyDtoDAsync((CUdeviceptr)(uintptr_t)y, (CUdeviceptr)(uintptr_t)x, bytes,
+                                       b->stream),
                 "copy");
-    wrote(b, y, n);
+    wrote(b, y, bytes / sizeof(float));
 }
 
-static void zero_cuda(struct ctx *c, float *y, size_t n)
+static void zero_cuda(struct ctx *c, void *y, size_t bytes)
 {
     struct cuda *b = begin(c, false);
 
-    if (!b->failed && n)
-        cuda_ok(b, b->d.cuMemsetD8Async((CUdeviceptr)(uintptr_t)y, 0, n * sizeof(float), b->stream),
-                "zeros");
-    wrote(b, y, n);
+    if (!b->failed && bytes)
+        cuda_ok(b, b->d.cuMemsetD8Async((CUdeviceptr)(uintptr_t)y, 0, bytes, b->stream), "zeros");
+    wrote(b, y, bytes / sizeof(float));
 }
 
 /* ---- the optimiser ---- */
+
+static struct train_adamw_args adamw_args_of(const struct adamw *a)
+{
+    const double grow = 1 / (1 - pow((double)a->beta1, (double)a->step));
+
+    return (struct train_adamw_args){
+        .beta1 = a->beta1,
+        .rest1 = (float)(1 - (double)a->beta1),
+        .beta2 = a->beta2,
+        .rest2 = (float)(1 - (double)a->beta2),
+        .lr = (float)((double)a->lr * grow),
+        .grow2 = (float)(1 / (1 - pow((double)a->beta2, (double)a->step))),
+        .keep = 1 - a->lr * a->decay,
+        .eps = a->eps,
+        .clip = a->clip,
+    };
+}
 
 static void adamw_cuda(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
                        const float *g, size_t n)
 {
     struct cuda *b = begin(c, true);
-    const double grow = 1 / (1 - pow((double)a->beta1, (double)a->step));
-    struct train_adamw_args k = { .beta1 = a->beta1,
-                                  .rest1 = (float)(1 - (double)a->beta1),
-                                  .beta2 = a->beta2,
-                                  .rest2 = (float)(1 - (double)a->beta2),
-                                  .lr = (float)((double)a->lr * grow),
-                                  .grow2 =
-                                      (float)(1 / (1 - pow((double)a->beta2, (double)a->step))),
-                                  .keep = 1 - a->lr * a->decay,
-                                  .eps = a->eps,
-                                  .clip = a->clip };
+    struct train_adamw_args k = adamw_args_of(a);
 
     cuda_launch(b, KERN_train_adamw, over(n, THREADS), 1, 1, THREADS,
                 (void *[]){ &w, &m, &v, &g, &n, &k });
+    wrote(b, w, n);
+}
+
+static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct adamw_packed *p)
+{
+    struct cuda *b = begin(c, true);
+    struct train_packed_args k = { .w = p->w,
+                                   .m = p->m,
+                                   .v = p->v,
+                                   .m_max = p->m_max,
+                                   .v_max = p->v_max,
+                                   .half = p->half,
+                                   .m_code = p->m_code,
+                                   .v_code = p->v_code,
+                                   .g = p->g,
+                                   .n = p->n,
+                                   .seed = p->seed,
+                                   .first = (uint64_t)a->step << 36,
+                                   .a = adamw_args_of(a) };
+
+    for (size_t i = 0; i < 2; i++)
+        memcpy(k.map[i], p->map[i].map, sizeof(k.map[i]));
+    cuda_launch(b, KERN_train_adamw_packed, over(over(p->n, TRAIN_ADAMW_BLOCK), THREADS / 32), 1, 1,
+                THREADS, (void *[]){ &k });
+    if (p->w)
+        wrote(b, p->w, p->n);
 }
 
 static void square_sum_cuda(struct ctx *c, double *out, const float *x, size_t n)
@@ -491,6 +585,7 @@ static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
 
 const struct train_ops train_ops_cuda = {
     .adamw = adamw_cuda,
+    .adamw_packed = adamw_packed_cuda,
     .attn = attn_cuda,
     .attn_bwd = attn_bwd_cuda,
     .copy = copy_cuda,

@@ -1,5 +1,8 @@
 /* train.cu - training (ops/train.def): gradients, the optimiser, and attention over rows that lie end
- * to end. Every sum has one owner and one order: no atomics, the same bits each time. */
+ * to end. Every sum has one owner and one order: no atomics, the same bits each time.
+ *
+ * Activations are float32 or bf16: a kernel of both is a template, NAME_f32 and NAME_b16. */
+#include "backend/cuda/train_act.cuh"
 #include "backend/cuda/train_dev.h"
 #include "backend/cuda/unit.cuh"
 #include "base/rng.h"
@@ -78,6 +81,11 @@ extern "C" __global__ void train_order(uint16_t *y, const uint16_t *x, const int
         y[(size_t)blockIdx.y * kp + order[k]] = x[(size_t)blockIdx.y * kp + k];
 }
 
+template <class T> __device__ static inline void put_sum(T *c, float v, bool add)
+{
+    put(c, v + (add ? get(c) : 0));
+}
+
 /* c[M, N], ldc apart, = or += by a b, where cuBLASLt cannot: tiles of 32 x 32. Operands are bf16 where
  * `half`. grid: (columns / 32, rows / 32), 256 threads */
 extern "C" __global__ void train_product(const __grid_constant__ train_product_args a)
@@ -114,28 +122,73 @@ extern "C" __global__ void train_product(const __grid_constant__ train_product_a
     for (int e = 0; e < EACH; e++) {
         const size_t i = i0 + y + e * (N / EACH), j = j0 + x;
 
-        if (i < a.M && j < a.N) {
-            float *c = a.c + i * a.ldc + j;
-
-            *c = sum[e] * a.by + (a.add ? *c : 0);
-        }
+        if (i >= a.M || j >= a.N)
+            continue;
+        if (a.half_c)
+            put_sum((uint16_t *)a.c + i * a.ldc + j, sum[e] * a.by, a.add);
+        else
+            put_sum((float *)a.c + i * a.ldc + j, sum[e] * a.by, a.add);
     }
 }
 
 /* ---- rows ---- */
 
-/* y[rows[i]] = x[i]. grid: (D / 256, rows) */
-extern "C" __global__ void train_scatter(float *y, const float *x, const int32_t *rows, int D)
-{
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+/* Rows of D values eight at a time where they can be. */
+#define BY_EIGHT(D, call)                                                                          \
+    if ((D) % 8 == 0) {                                                                            \
+        enum { N = 8 };                                                                            \
+        call;                                                                                      \
+    } else {                                                                                       \
+        enum { N = 1 };                                                                            \
+        call;                                                                                      \
+    }
 
-    if (i < D)
-        y[(size_t)rows[blockIdx.y] * D + i] = x[(size_t)blockIdx.y * D + i];
+/* Row ids[t] of a weight. grid: rows */
+extern "C" __global__ void train_lookup(uint16_t *y, dev_weight w, const int32_t *ids)
+{
+    const size_t t = blockIdx.x, r = ids[t];
+
+    for (int u = threadIdx.x; u * UNIT < w.cols; u += blockDim.x) {
+        float v[UNIT];
+
+        unit_decode(v, w, r, u);
+#pragma unroll
+        for (int k = 0; k < UNIT; k++)
+            if (u * UNIT + k < w.cols)
+                put(y + t * w.cols + u * UNIT + k, v[k]);
+    }
+}
+
+/* y[to] = x[from] of rows whose numbers are in `to`, or in `from`; NULL = the block's own. grid: (D / 8
+ * / 256, rows) or more */
+template <class T, int N>
+__device__ static inline void move_row(T *y, const T *x, const int32_t *to, const int32_t *from, int D)
+{
+    const size_t t = blockIdx.y, into = to ? to[t] : t, out = from ? from[t] : t;
+    const int i = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+    float v[N];
+
+    if (i >= D)
+        return;
+    load_n(v, x + out * D + i);
+    store_n(y + into * D + i, v);
+}
+
+template <class T> __device__ static inline void scatter(T *y, const T *x, const int32_t *rows, int D)
+{
+    BY_EIGHT(D, (move_row<T, N>(y, x, rows, NULL, D)));
+}
+BOTH(train_scatter, scatter, (T * y, const T *x, const int32_t *rows, int D), (y, x, rows, D))
+
+extern "C" __global__ void train_gather(uint16_t *y, const uint16_t *x, const int32_t *rows, int D)
+{
+    BY_EIGHT(D, (move_row<uint16_t, N>(y, x, NULL, rows, D)));
 }
 
 /* dw[ids[t]] += dy[t]: the first row of an id owns all of them, in the order of t. grid: rows, 256
  * threads */
-extern "C" __global__ void train_embed(float *dw, const float *dy, const int32_t *ids, int T, int D)
+template <class T>
+__device__ static inline void embed_bwd(float *dw, const T *dy, const int32_t *ids, int rows, int D)
 {
     enum { N = 256 };
     __shared__ int same[N];
@@ -148,8 +201,8 @@ extern "C" __global__ void train_embed(float *dw, const float *dy, const int32_t
         before |= ids[j] == id;
     if (__syncthreads_or(before))
         return;
-    for (int j = t; j < T; j += N) {
-        const int n = min(N, T - j);
+    for (int j = t; j < rows; j += N) {
+        const int n = min((int)N, rows - j);
 
         __syncthreads();
         if (threadIdx.x < n)
@@ -159,48 +212,108 @@ extern "C" __global__ void train_embed(float *dw, const float *dy, const int32_t
             if (!same[k])
                 continue;
             for (int i = threadIdx.x; i < D; i += N)
-                dw[(size_t)id * D + i] += dy[(size_t)(j + k) * D + i];
+                dw[(size_t)id * D + i] += get(dy + (size_t)(j + k) * D + i);
         }
     }
 }
+BOTH(train_embed, embed_bwd, (float *dw, const T *dy, const int32_t *ids, int rows, int D),
+     (dw, dy, ids, rows, D))
 
-/* dx += r (dy w - x r^2 / D sum(dy w x)), and r. grid: rows */
-extern "C" __global__ void train_norm(float *dx, float *r_out, const float *dy, const float *x,
-                                      const float *w, int D, float eps)
+/* y = x / sqrt(mean(x^2) + eps) w. grid: rows */
+template <int N>
+__device__ static inline void norm_fwd(uint16_t *y, const uint16_t *x, const float *w, int D, float eps)
 {
     __shared__ float room[WARP];
     const size_t at = (size_t)blockIdx.x * D;
-    float xx = 0, dx_x = 0;
+    float xx = 0, v[N], u[N];
 
-    for (int i = threadIdx.x; i < D; i += blockDim.x) {
-        const float v = x[at + i];
+    for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
+        load_n(v, x + at + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            xx += v[k] * v[k];
+    }
+    const float r = 1 / sqrtf(block_all<false>(xx, room) / (float)D + eps);
 
-        xx += v * v;
-        dx_x += dy[at + i] * w[i] * v;
+    for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
+        load_n(v, x + at + i);
+        load_n(u, w + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] *= u[k] * r;
+        store_n(y + at + i, v);
+    }
+}
+
+extern "C" __global__ void train_rmsnorm(uint16_t *y, const uint16_t *x, const float *w, int D, float eps)
+{
+    BY_EIGHT(D, (norm_fwd<N>(y, x, w, D, eps)));
+}
+
+/* dx += r (dy w - x r^2 / D sum(dy w x)), and r. grid: rows */
+template <class T, int N>
+__device__ static inline void norm_row(T *dx, float *r_out, const T *dy, const T *x, const float *w,
+                                       int D, float eps)
+{
+    __shared__ float room[WARP];
+    const size_t at = (size_t)blockIdx.x * D;
+    float xx = 0, dx_x = 0, vx[N], vy[N], vw[N], vd[N];
+
+    for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
+        load_n(vx, x + at + i);
+        load_n(vy, dy + at + i);
+        load_n(vw, w + i);
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            xx += vx[k] * vx[k];
+            dx_x += vy[k] * vw[k] * vx[k];
+        }
     }
     xx = block_all<false>(xx, room);
     dx_x = block_all<false>(dx_x, room);
     const float r = 1 / sqrtf(xx / (float)D + eps), by = r * r * r / (float)D * dx_x;
 
-    for (int i = threadIdx.x; i < D; i += blockDim.x)
-        dx[at + i] += r * (dy[at + i] * w[i]) - by * x[at + i];
+    for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
+        load_n(vx, x + at + i);
+        load_n(vy, dy + at + i);
+        load_n(vw, w + i);
+        load_n(vd, dx + at + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            vd[k] += r * (vy[k] * vw[k]) - by * vx[k];
+        store_n(dx + at + i, vd);
+    }
     if (threadIdx.x == 0)
         r_out[blockIdx.x] = r;
 }
 
+template <class T>
+__device__ static inline void norm_bwd(T *dx, float *r_out, const T *dy, const T *x, const float *w,
+                                       int D, float eps)
+{
+    BY_EIGHT(D, (norm_row<T, N>(dx, r_out, dy, x, w, D, eps)));
+}
+BOTH(train_norm, norm_bwd,
+     (T * dx, float *r_out, const T *dy, const T *x, const float *w, int D, float eps),
+     (dx, r_out, dy, x, w, D, eps))
+
 /* part[chunk][i] = sum of dy x r over `per` rows. grid: (columns / 128, chunks), 128 threads */
-extern "C" __global__ void train_norm_w(float *part, const float *dy, const float *x, const float *r,
-                                        int T, int D, int per)
+template <class T>
+__device__ static inline void norm_w(float *part, const T *dy, const T *x, const float *r, int rows,
+                                     int D, int per)
 {
     const int i = blockIdx.x * blockDim.x + threadIdx.x, t0 = blockIdx.y * per;
     float s = 0;
 
     if (i >= D)
         return;
-    for (int t = t0; t < min(t0 + per, T); t++)
-        s += dy[(size_t)t * D + i] * x[(size_t)t * D + i] * r[t];
+    for (int t = t0; t < min(t0 + per, rows); t++)
+        s += get(dy + (size_t)t * D + i) * get(x + (size_t)t * D + i) * r[t];
     part[(size_t)blockIdx.y * D + i] = s;
 }
+BOTH(train_norm_w, norm_w,
+     (float *part, const T *dy, const T *x, const float *r, int rows, int D, int per),
+     (part, dy, x, r, rows, D, per))
 
 /* y[i] += the sum of n rows. grid: columns / 128 */
 extern "C" __global__ void train_add_rows(float *y, const float *part, int n, int D)
@@ -215,51 +328,136 @@ extern "C" __global__ void train_add_rows(float *y, const float *part, int n, in
     y[i] += s;
 }
 
-/* h = silu(g) u. */
-extern "C" __global__ void train_swiglu(float *dg, float *du, const float *dh, const float *g,
-                                        const float *u, size_t n)
+/* Every head of a row turned by its position; the angle is the float32 product. grid: rows, 128
+ * threads; shared memory: two floats for each of hd / 2 */
+extern "C" __global__ void train_rope(uint16_t *x, int heads, int hd, const int32_t *pos,
+                                      const float *inv_freq, int interleaved)
 {
-    const size_t i = thread_of_grid();
+    extern __shared__ float2 turn[];
+    const int half = hd / 2;
+
+    for (int i = threadIdx.x; i < half; i += blockDim.x)
+        sincosf((float)pos[blockIdx.x] * inv_freq[i], &turn[i].y, &turn[i].x);
+    __syncthreads();
+    x += (size_t)blockIdx.x * heads * hd;
+    for (int n = threadIdx.x; n < heads * half; n += blockDim.x) {
+        const int h = n / half, i = n % half;
+        uint16_t *lo = x + h * hd + (interleaved ? 2 * i : i), *hi = lo + (interleaved ? 1 : half);
+        const float a = get(lo), b = get(hi);
+
+        put(lo, a * turn[i].x - b * turn[i].y);
+        put(hi, b * turn[i].x + a * turn[i].y);
+    }
+}
+
+/* h = silu(g) u. grid: n / 8 / 256 or n / 256 */
+template <int N>
+__device__ static inline void gate(uint16_t *h, const uint16_t *g, const uint16_t *u, size_t n)
+{
+    const size_t i = thread_of_grid() * N;
+    float a[N], b[N];
 
     if (i >= n)
         return;
-    const float a = g[i], b = u[i], d = dh[i], s = 1 / (1 + expf(-a));
-
-    dg[i] = d * b * s * (1 + a * (1 - s));
-    du[i] = d * a * s;
+    load_n(a, g + i);
+    load_n(b, u + i);
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        a[k] = a[k] / (1 + expf(-a[k])) * b[k];
+    store_n(h + i, a);
 }
 
+extern "C" __global__ void train_gate(uint16_t *h, const uint16_t *g, const uint16_t *u, size_t n)
+{
+    BY_EIGHT(n, (gate<N>(h, g, u, n)));
+}
+
+/* Gradients of h = silu(g) u. grid: n / 8 / 256 or n / 256 */
+template <class T, int N>
+__device__ static inline void gate_bwd(T *dg, T *du, const T *dh, const T *g, const T *u, size_t n)
+{
+    const size_t i = thread_of_grid() * N;
+    float a[N], b[N], d[N];
+
+    if (i >= n)
+        return;
+    load_n(a, g + i);
+    load_n(b, u + i);
+    load_n(d, dh + i);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const float s = 1 / (1 + expf(-a[k]));
+
+        b[k] *= d[k] * s * (1 + a[k] * (1 - s));
+        d[k] *= a[k] * s;
+    }
+    store_n(dg + i, b);
+    store_n(du + i, d);
+}
+
+template <class T>
+__device__ static inline void swiglu_bwd(T *dg, T *du, const T *dh, const T *g, const T *u, size_t n)
+{
+    BY_EIGHT(n, (gate_bwd<T, N>(dg, du, dh, g, u, n)));
+}
+BOTH(train_swiglu, swiglu_bwd, (T * dg, T *du, const T *dh, const T *g, const T *u, size_t n),
+     (dg, du, dh, g, u, n))
+
 /* nll, and the gradient in z's place where coef is given. grid: rows, 512 threads */
-extern "C" __global__ void train_entropy(float *nll, float *z, const int32_t *label,
-                                         const float *coef, int V)
+template <class T, int N>
+__device__ static inline void entropy_row(float *nll, T *z, const int32_t *label, const float *coef,
+                                          int V)
 {
     __shared__ float room[WARP];
     const int t = blockIdx.x;
-    float max = -INFINITY, sum = 0;
+    float max = -INFINITY, sum = 0, v[N];
 
     const int own = label[t];
 
     z += (size_t)t * V;
-    for (int i = threadIdx.x; i < V; i += blockDim.x)
-        max = fmaxf(max, z[i]);
-    max = block_all<true>(max, room);
-    for (int i = threadIdx.x; i < V; i += blockDim.x)
-        sum += expf(z[i] - max);
-    sum = block_all<false>(sum, room);
+    for (int i = threadIdx.x * N; i < V; i += blockDim.x * N) { /* as if all before it were summed */
+        float top = max;
+
+        load_n(v, z + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            top = fmaxf(top, v[k]);
+        sum *= top > max ? expf(max - top) : 1;
+        max = top;
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            sum += top == -INFINITY ? 0 : expf(v[k] - top);
+    }
+    const float all = block_all<true>(max, room);
+
+    sum = block_all<false>(max == -INFINITY ? 0 : sum * expf(max - all), room);
     if (threadIdx.x == 0)
-        nll[t] = max - z[own] + logf(sum);
+        nll[t] = all - get(z + own) + logf(sum);
     if (!coef)
         return;
     __syncthreads(); /* z[own] is read */
-    const float c = coef[t];
+    const float c = coef[t], by = c / sum;
 
-    for (int i = threadIdx.x; i < V; i += blockDim.x)
-        z[i] = c * (expf(z[i] - max) / sum - (i == own ? 1.0f : 0.0f));
+    for (int i = threadIdx.x * N; i < V; i += blockDim.x * N) {
+        load_n(v, z + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = by * expf(v[k] - all) - (i + k == own ? c : 0);
+        store_n(z + i, v);
+    }
 }
 
+template <class T>
+__device__ static inline void entropy(float *nll, T *z, const int32_t *label, const float *coef, int V)
+{
+    BY_EIGHT(V, (entropy_row<T, N>(nll, z, label, coef, V)));
+}
+BOTH(train_entropy, entropy, (float *nll, T *z, const int32_t *label, const float *coef, int V),
+     (nll, z, label, coef, V))
+
 /* Four values share 64 random bits. grid: n / 4 / 256 */
-extern "C" __global__ void train_dropout(float *y, const float *x, size_t n, float p, uint64_t seed,
-                                         int add)
+template <class T>
+__device__ static inline void dropout(T *y, const T *x, size_t n, float p, uint64_t seed, int add)
 {
     const size_t u = thread_of_grid();
 
@@ -271,19 +469,35 @@ extern "C" __global__ void train_dropout(float *y, const float *x, size_t n, flo
         const size_t i = 4 * u + k;
         const float b = (float)(bits >> 16 * k & 0xffff);
 
-        y[i] = (add ? y[i] : 0) + (b < p * 65536 ? 0 : x[i] / (1 - p));
+        put(y + i, (add ? get(y + i) : 0) + (b < p * 65536 ? 0 : get(x + i) / (1 - p)));
     }
 }
+BOTH(train_dropout, dropout, (T * y, const T *x, size_t n, float p, uint64_t seed, int add),
+     (y, x, n, p, seed, add))
 
-extern "C" __global__ void train_noise(float *x, size_t n, uint64_t first, double by, uint64_t seed)
+template <class T>
+__device__ static inline void noise(T *x, size_t n, uint64_t first, double by, uint64_t seed)
 {
     const size_t i = thread_of_grid();
 
     if (i < n)
-        x[i] += (float)((2 * ((double)(rng_philox(seed, first + i) >> 11) * 0x1p-53) - 1) * by);
+        put(x + i, get(x + i) + (float)((2 * ((double)(rng_philox(seed, first + i) >> 11) * 0x1p-53) -
+                                         1) *
+                                        by));
 }
+BOTH(train_noise, noise, (T * x, size_t n, uint64_t first, double by, uint64_t seed),
+     (x, n, first, by, seed))
 
 /* ---- the optimiser ---- */
+
+__device__ static inline float adamw_one(const train_adamw_args &a, float w, float &m, float &v, float g)
+{
+    const float x = g * a.clip;
+
+    m = a.beta1 * m + a.rest1 * x;
+    v = a.beta2 * v + a.rest2 * x * x;
+    return w * a.keep - a.lr * m / (sqrtf(v * a.grow2) + a.eps);
+}
 
 extern "C" __global__ void train_adamw(float *w, float *m, float *v, const float *g, size_t n,
                                        const __grid_constant__ train_adamw_args a)
@@ -292,12 +506,137 @@ extern "C" __global__ void train_adamw(float *w, float *m, float *v, const float
 
     if (i >= n)
         return;
-    const float x = g[i] * a.clip, mi = a.beta1 * m[i] + a.rest1 * x,
-                vi = a.beta2 * v[i] + a.rest2 * x * x;
+    float mi = m[i], vi = v[i];
 
+    w[i] = adamw_one(a, w[i], mi, vi, g[i]);
     m[i] = mi;
     v[i] = vi;
-    w[i] = w[i] * a.keep - a.lr * mi / (sqrtf(vi * a.grow2) + a.eps);
+}
+
+enum { EACH_LANE = TRAIN_ADAMW_BLOCK / WARP };
+
+/* The lane's n moments of a block, from codes and the block's largest magnitude. */
+__device__ static inline void moments_from(float m[EACH_LANE], const uint8_t *code, float max,
+                                           const float *map, int n)
+{
+    __align__(8) uint8_t c[EACH_LANE];
+
+    if (n == EACH_LANE)
+        *(uint2 *)c = *(const uint2 *)code;
+    else
+        for (int k = 0; k < n; k++)
+            c[k] = code[k];
+#pragma unroll
+    for (int k = 0; k < EACH_LANE; k++)
+        m[k] = k < n ? map[c[k]] * max : 0;
+}
+
+/* Back: bnb_encode8 of a block, one warp. Returns its largest magnitude. */
+__device__ static inline float moments_to(uint8_t *code, const float m[EACH_LANE], const float *bound,
+                                          int n)
+{
+    __align__(8) uint8_t c[EACH_LANE];
+    float max = 0;
+
+#pragma unroll
+    for (int k = 0; k < EACH_LANE; k++)
+        max = fmaxf(max, fabsf(m[k])); /* past the end they are zero */
+    max = warp_max(max);
+    const float by = 1 / fmaxf(max, 1e-38f);
+
+#pragma unroll
+    for (int k = 0; k < EACH_LANE; k++) {
+        const float v = m[k] * by;
+        int lo = 0;
+
+#pragma unroll
+        for (int half = 128; half; half /= 2)
+            lo += bound[lo + half - 1] < v ? half : 0;
+        c[k] = (uint8_t)lo;
+    }
+    if (n == EACH_LANE)
+        *(uint2 *)code = *(const uint2 *)c;
+    else
+        for (int k = 0; k < n; k++)
+            code[k] = c[k];
+    return max;
+}
+
+/* A warp has a block of 256 values, a lane eight neighbours. grid: blocks / 8, 256 threads */
+extern "C" __global__ void train_adamw_packed(const __grid_constant__ train_packed_args p)
+{
+    __shared__ float map[2][256], bound[2][256];
+    const size_t block = thread_of_grid() / WARP;
+    const size_t at = block * TRAIN_ADAMW_BLOCK + threadIdx.x % WARP * EACH_LANE;
+    float m[EACH_LANE], v[EACH_LANE], w[EACH_LANE], g[EACH_LANE];
+
+    if (p.m_code) {
+        const int i = threadIdx.x; /* of 256 */
+
+        for (int k = 0; k < 2; k++) {
+            map[k][i] = p.map[k][i];
+            bound[k][i] = i < 255 ? (p.map[k][i] + p.map[k][i + 1]) / 2 : INFINITY;
+        }
+        __syncthreads();
+    }
+    if (block * TRAIN_ADAMW_BLOCK >= p.n)
+        return;
+    const int n = at >= p.n ? 0 : (int)min((unsigned long long)EACH_LANE, p.n - at);
+
+    if (n == EACH_LANE) {
+        load_n(g, p.g + at);
+        if (p.half)
+            load_n(w, p.half + at);
+        else
+            load_n(w, p.w + at);
+    } else {
+        for (int k = 0; k < EACH_LANE; k++) {
+            g[k] = k < n ? p.g[at + k] : 0;
+            w[k] = k >= n ? 0 : p.half ? get(p.half + at + k) : p.w[at + k];
+        }
+    }
+    if (p.m_code) {
+        moments_from(m, p.m_code + at, p.m_max[block], map[0], n);
+        moments_from(v, p.v_code + at, p.v_max[block], map[1], n);
+    } else {
+        for (int k = 0; k < EACH_LANE; k++)
+            m[k] = k < n ? p.m[at + k] : 0, v[k] = k < n ? p.v[at + k] : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < EACH_LANE; k++)
+        w[k] = adamw_one(p.a, w[k], m[k], v[k], g[k]);
+    if (p.m_code) {
+        const float m_max = moments_to(p.m_code + at, m, bound[0], n);
+        const float v_max = moments_to(p.v_code + at, v, bound[1], n);
+
+        if (threadIdx.x % WARP == 0)
+            p.m_max[block] = m_max, p.v_max[block] = v_max;
+    } else {
+        for (int k = 0; k < n; k++)
+            p.m[at + k] = m[k], p.v[at + k] = v[k];
+    }
+    if (!p.half) {
+        for (int k = 0; k < n; k++)
+            p.w[at + k] = w[k];
+        return;
+    }
+    __align__(16) uint16_t to[EACH_LANE];
+
+#pragma unroll
+    for (int k = 0; k < EACH_LANE; k += 4) { /* up with the probability of what is cut off */
+        uint64_t bits = rng_philox(p.seed, p.first + (at + k) / 4);
+
+#pragma unroll
+        for (int i = 0; i < 4; i++, bits >>= 16)
+            to[k + i] = isfinite(w[k + i])
+                            ? (uint16_t)((__float_as_uint(w[k + i]) + (uint32_t)(bits & 0xffff)) >> 16)
+                            : f32_to_bf16(w[k + i]);
+    }
+    if (n == EACH_LANE)
+        *(uint4 *)(p.half + at) = *(const uint4 *)to;
+    else
+        for (int k = 0; k < n; k++)
+            p.half[at + k] = to[k];
 }
 
 enum { SQUARES = 256 };
@@ -340,7 +679,8 @@ extern "C" __global__ void train_squares_all(double *out, const double *part, in
         *out = s;
 }
 
-/* ---- attention: 16 queries by 16 keys at a time, float32; thread (r, c) = (query, key) ---- */
+/* ---- attention that train_attn.cu does not do: 16 queries by 16 keys at a time, in float32; thread
+ * (r, c) = (query, key) ---- */
 
 enum { TILE = 16, HEAD = TRAIN_HEAD, EACH = HEAD / TILE };
 
@@ -365,13 +705,16 @@ __device__ static inline bool find_tile(const train_attn_args &a, int i, int *t0
 }
 
 /* n rows of head h from t on, zeros after them. */
-__device__ static inline void load(tile_rows to, const float *p, int t, int n, int heads, int h,
+template <class T>
+__device__ static inline void load(tile_rows to, const void *from, int t, int n, int heads, int h,
                                    int hd)
 {
+    const T *p = (const T *)from;
+
     for (int i = threadIdx.x; i < TILE * hd; i += TILE * TILE) {
         const int r = i / hd, d = i % hd;
 
-        to[r][d] = r < n ? p[((size_t)(t + r) * heads + h) * hd + d] : 0;
+        to[r][d] = r < n ? get(p + ((size_t)(t + r) * heads + h) * hd + d) : 0;
     }
 }
 
@@ -396,7 +739,7 @@ template <bool MAX> __device__ static inline float row_all(float v)
 }
 
 /* grid: (tiles, H), 256 threads */
-extern "C" __global__ void train_attn(const __grid_constant__ train_attn_args a)
+template <class T> __device__ static inline void attn(const train_attn_args &a)
 {
     __shared__ tile_rows q, k, v;
     __shared__ float p[TILE][TILE + 1];
@@ -408,11 +751,11 @@ extern "C" __global__ void train_attn(const __grid_constant__ train_attn_args a)
         return;
     const int n = min(TILE, len - at);
 
-    load(q, a.q, t0 + at, n, a.H, h, a.hd);
+    load<T>(q, a.q, t0 + at, n, a.H, h, a.hd);
     for (int j = 0; j < at + n; j += TILE) {
         __syncthreads();
-        load(k, a.k, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
-        load(v, a.v, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
+        load<T>(k, a.k, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
+        load<T>(v, a.v, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
         __syncthreads();
         const bool live = r < n && j + c <= at + r;
         const float s = live ? dot(q[r], k[c], a.hd) * a.scale : -INFINITY;
@@ -441,15 +784,16 @@ extern "C" __global__ void train_attn(const __grid_constant__ train_attn_args a)
 #pragma unroll
     for (int m = 0; m < EACH; m++)
         if (c + m * TILE < a.hd)
-            a.o[row * a.hd + c + m * TILE] = o[m] / sum;
+            put((T *)a.o + row * a.hd + c + m * TILE, o[m] / sum);
     if (c == 0)
         a.lse[row] = max + logf(sum);
 }
+BOTH(train_attn, attn, (const __grid_constant__ train_attn_args a), (a))
 
 /* What a row's probabilities give times their gradients: dy . o, by row and head. A warp has one.
  * grid: T H / 8, 256 threads */
-extern "C" __global__ void train_attn_dot(float *dots, const float *dy, const float *o, size_t n,
-                                          int hd)
+template <class T>
+__device__ static inline void attn_dot(float *dots, const T *dy, const T *o, size_t n, int hd)
 {
     const size_t i = (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     float s = 0;
@@ -457,14 +801,16 @@ extern "C" __global__ void train_attn_dot(float *dots, const float *dy, const fl
     if (i >= n)
         return;
     for (int d = threadIdx.x % WARP; d < hd; d += WARP)
-        s += dy[i * hd + d] * o[i * hd + d];
+        s += get(dy + i * hd + d) * get(o + i * hd + d);
     s = warp_sum(s);
     if (threadIdx.x % WARP == 0)
         dots[i] = s;
 }
+BOTH(train_attn_dot, attn_dot, (float *dots, const T *dy, const T *o, size_t n, int hd),
+     (dots, dy, o, n, hd))
 
 /* grid: (tiles of queries, H), 256 threads */
-extern "C" __global__ void train_attn_dq(const __grid_constant__ train_attn_args a)
+template <class T> __device__ static inline void attn_dq(const train_attn_args &a)
 {
     __shared__ tile_rows q, dy, k, v;
     __shared__ float ds[TILE][TILE + 1];
@@ -478,12 +824,12 @@ extern "C" __global__ void train_attn_dq(const __grid_constant__ train_attn_args
     const size_t row = (size_t)(t0 + at + r) * a.H + h;
     const float lse = r < n ? a.lse[row] : 0, less = r < n ? a.dots[row] : 0;
 
-    load(q, a.q, t0 + at, n, a.H, h, a.hd);
-    load(dy, a.dy, t0 + at, n, a.H, h, a.hd);
+    load<T>(q, a.q, t0 + at, n, a.H, h, a.hd);
+    load<T>(dy, a.dy, t0 + at, n, a.H, h, a.hd);
     for (int j = 0; j < at + n; j += TILE) {
         __syncthreads();
-        load(k, a.k, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
-        load(v, a.v, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
+        load<T>(k, a.k, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
+        load<T>(v, a.v, t0 + j, min(TILE, len - j), a.K, kh, a.hd);
         __syncthreads();
         const bool live = r < n && j + c <= at + r;
         const float e = live ? expf(dot(q[r], k[c], a.hd) * a.scale - lse) : 0;
@@ -503,12 +849,13 @@ extern "C" __global__ void train_attn_dq(const __grid_constant__ train_attn_args
 #pragma unroll
     for (int m = 0; m < EACH; m++)
         if (r < n && c + m * TILE < a.hd)
-            a.dq[row * a.hd + c + m * TILE] = dq[m];
+            put((T *)a.dq + row * a.hd + c + m * TILE, dq[m]);
 }
+BOTH(train_attn_dq, attn_dq, (const __grid_constant__ train_attn_args a), (a))
 
 /* Of one kv head: its query heads one after the other, their tiles in order. Sums belong to thread
  * (key, column). grid: (tiles of keys, K), 256 threads */
-extern "C" __global__ void train_attn_dkv(const __grid_constant__ train_attn_args a)
+template <class T> __device__ static inline void attn_dkv(const train_attn_args &a)
 {
     __shared__ tile_rows q, dy, k, v;
     __shared__ float p[TILE][TILE + 1], ds[TILE][TILE + 1];
@@ -520,8 +867,8 @@ extern "C" __global__ void train_attn_dkv(const __grid_constant__ train_attn_arg
         return;
     const int n = min(TILE, len - at);
 
-    load(k, a.k, t0 + at, n, a.K, kh, a.hd);
-    load(v, a.v, t0 + at, n, a.K, kh, a.hd);
+    load<T>(k, a.k, t0 + at, n, a.K, kh, a.hd);
+    load<T>(v, a.v, t0 + at, n, a.K, kh, a.hd);
     for (int h = kh * group; h < (kh + 1) * group; h++)
         for (int i = at; i < len; i += TILE) {
             const int rows = min(TILE, len - i);
@@ -529,8 +876,8 @@ extern "C" __global__ void train_attn_dkv(const __grid_constant__ train_attn_arg
             const size_t row = (size_t)(t0 + i + r) * a.H + h;
 
             __syncthreads();
-            load(q, a.q, t0 + i, rows, a.H, h, a.hd);
-            load(dy, a.dy, t0 + i, rows, a.H, h, a.hd);
+            load<T>(q, a.q, t0 + i, rows, a.H, h, a.hd);
+            load<T>(dy, a.dy, t0 + i, rows, a.H, h, a.hd);
             __syncthreads();
             const float e = live ? expf(dot(q[r], k[c], a.hd) * a.scale - a.lse[row]) : 0;
             const float less = live ? a.dots[row] : 0;
@@ -555,7 +902,8 @@ extern "C" __global__ void train_attn_dkv(const __grid_constant__ train_attn_arg
         if (r < n && c + m * TILE < a.hd) {
             const size_t to = ((size_t)(t0 + at + r) * a.K + kh) * a.hd + c + m * TILE;
 
-            a.dk[to] = dk[m];
-            a.dv[to] = dv[m];
+            put((T *)a.dk + to, dk[m]);
+            put((T *)a.dv + to, dv[m]);
         }
 }
+BOTH(train_attn_dkv, attn_dkv, (const __grid_constant__ train_attn_args a), (a))

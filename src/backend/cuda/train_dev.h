@@ -6,19 +6,26 @@
 
 enum { TRAIN_HEAD = 128 /* the largest head */ };
 
+/* train_attn.cu: rows of a block; shared memory of its kernels, two times 64 rows of two matrices,
+ * and for dk and dv 128 rows of two more. */
+enum { TRAIN_ATTN_ROWS = 128 };
+#define TRAIN_ATTN_SHARED(hd)    (4 * 64 * (hd)*2)
+#define TRAIN_ATTN_SHARED_KV(hd) (TRAIN_ATTN_SHARED(hd) + 2 * TRAIN_ATTN_ROWS * (hd)*2)
+
 /* c[M, N], ldc apart, = or += by a b; element (i, j) of an operand is at i * rs + j * cs. */
 struct train_product_args {
-    float *c;
+    void *c;
     const void *a, *b;
     unsigned long long ldc, M, N, K, a_rs, a_cs, b_rs, b_cs;
     float by;
-    int add, half; /* half: operands are bf16, else float32 */
+    int add, half, half_c; /* half: operands are bf16, else float32; half_c: c is */
 };
 
 /* Sequences end to end (struct attn_shape); the first row of arrays is the batch's first. */
 struct train_attn_args {
-    float *o, *lse, *dq, *dk, *dv;
-    const float *q, *k, *v, *dy, *dots; /* dots: [T, H] of dy and o */
+    void *o, *dq, *dk, *dv; /* activations */
+    const void *q, *k, *v, *dy;
+    float *lse, *dots; /* [T, H]; dots: of dy and o */
     const int32_t *cu;
     int n_seq, H, K, hd;
     float scale;
@@ -28,6 +35,18 @@ struct train_attn_args {
  */
 struct train_adamw_args {
     float beta1, rest1, beta2, rest2, lr, grow2, keep, eps, clip;
+};
+
+/* struct adamw_packed (ops/train.h): of each pair of pointers one is NULL. */
+enum { TRAIN_ADAMW_BLOCK = 256 };
+struct train_packed_args {
+    float *w, *m, *v, *m_max, *v_max;
+    uint16_t *half;
+    uint8_t *m_code, *v_code;
+    const float *g;
+    unsigned long long n, seed, first; /* first: of the step's random numbers */
+    float map[2][256];
+    struct train_adamw_args a;
 };
 
 #endif
