@@ -7,10 +7,10 @@
 #include "ops/train.h"
 
 enum cpu_flag {
-    CPU_AVX2 = 1,         /* AVX2, FMA, F16C */
-    CPU_AVX512 = 2,       /* F, BW, DQ, VL, VNNI */
+    CPU_AVX2 = 1,   /* AVX2, FMA, F16C */
+    CPU_AVX512 = 2, /* F, BW, DQ, VL, VNNI */
     CPU_AVX512_BF16 = 4,
-    CPU_AMX = 8,          /* AMX-TILE, AMX-BF16, AMX-INT8, and permission from the kernel */
+    CPU_AMX = 8, /* AMX-TILE, AMX-BF16, AMX-INT8, and permission from the kernel */
 };
 
 /* What this machine can run; PUNA has no environment switch for it, callers mask. */

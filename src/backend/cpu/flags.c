@@ -161,6 +161,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     if (!(flags & CPU_AVX512_BF16))
         return;
     cpu_kern_avx512_bf16(k);
+    cpu_kern_linear_avx512_bf16(k);
     cpu_kern_exact_avx512_bf16(k);
     if (!(flags & CPU_AMX))
         return;

@@ -94,8 +94,8 @@ typedef void unpack_planes_fn(struct group *p, const struct weight *w, size_t r0
 /* y [n, cols] = rows r0 .. r0+n of w; n <= 8, r0 a multiple of 8. */
 typedef void decode_planes_fn(float *y, const struct weight *w, size_t r0, size_t n);
 
-/* Weights that were put in an order of the kernels' own (placed_avx512.c): sixteen rows are a unit
- * of as many bytes as they have in the file. */
+/* Weights that were put in an order of the kernels' own (placed_avx512.c, linear_avx512_bf16.c):
+ * sixteen rows are a unit of as many bytes as they have in the file. */
 struct placed_kern {
     /* of G groups of sixteen rows; or, for encodings with planes, groups g0 .. g0+ng of rows r0 ..
      * r0+16 from a panel of them, with all scales where g0 is 0 */
@@ -103,7 +103,7 @@ struct placed_kern {
     void (*pack_planes)(uint8_t *unit, const struct group *p, const struct weight *w, size_t r0,
                         size_t g0, size_t ng);
     /* acc[T][16] = a unit of w times rows t0 .. t0+T of x, all groups, with the bits of unpack and
-     * dot */
+     * dot; NULL for bf16, of which dot_bf16 takes either order */
     void (*dot)(float *acc, const uint8_t *unit, const struct weight *w, const struct q8 *x,
                 size_t t0, size_t T);
     size_t most; /* tokens for which it is faster than a panel */
@@ -267,9 +267,10 @@ struct cpu_kern {
     void (*dot_f32)(float *y, size_t ys, const float *w, size_t ws, size_t R, const float *x,
                     size_t T, size_t n, bool add);
     size_t bf16_rows; /* the most that dot_bf16 takes, a multiple of LANES */
-    /* the same on bf16 rows, x as pack_bf16 makes it; NULL = none */
-    void (*dot_bf16)(float *y, size_t ys, const uint8_t *w, size_t ws, size_t R, const bf16 *x,
-                     size_t xs, size_t T, size_t n, bool add);
+    /* the same for rows r0 .. r0+R of w, of bf16 (of w.placed, if any), r0 a multiple of LANES, x
+     * as pack_bf16 makes it; NULL = none */
+    void (*dot_bf16)(float *y, size_t ys, const struct weight *w, size_t r0, size_t R,
+                     const bf16 *x, size_t xs, size_t T, bool add);
     size_t bf16_tokens; /* that pack_bf16 takes together */
     /* x [T, n] rounded, zeros behind the values, in T (up to a multiple of bf16_tokens) rows of xs
      * values, a multiple of 32; sixteen such rows may hold tiles instead */
@@ -337,6 +338,7 @@ void cpu_kern_row_floats_avx512(struct cpu_kern *k);
 void cpu_kern_placed_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
+void cpu_kern_linear_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_exact_avx512(struct cpu_kern *k);
 void cpu_kern_exact_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);

@@ -188,9 +188,11 @@ static void put(float *y, size_t ys, const float (*c)[FOUR][TILE], size_t m, siz
     }
 }
 
-static void dot_bf16(float *y, size_t ys, const uint8_t *w, size_t ws, size_t R, const bf16 *x,
-                     size_t xs, size_t T, size_t n, bool add)
+static void dot_bf16(float *y, size_t ys, const struct weight *of, size_t r0, size_t R,
+                     const bf16 *x, size_t xs, size_t T, bool add)
 {
+    const size_t ws = of->row_bytes, n = of->cols;
+    const uint8_t *w = (const uint8_t *)of->data + r0 * ws;
     _Alignas(64) uint8_t room[FOUR * DEPTH * 2 * SIDE];
     _Alignas(64) float c[TOKENS / SIDE][FOUR][TILE];
     const bool as_is = T <= FEW * SIDE && R % SIDE == 0;
@@ -322,4 +324,5 @@ void cpu_kern_amx(struct cpu_kern *k)
     k->bf16_rows = FOUR * LANES;
     k->pack_bf16 = pack_bf16;
     k->bf16_tokens = SIDE;
+    k->placed[ENC_BF16] = (struct placed_kern){ 0 }; /* tiles are read in the file's order */
 }

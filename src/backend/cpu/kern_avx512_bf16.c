@@ -2,83 +2,7 @@
 #include <string.h>
 
 #include "backend/cpu/kern.h"
-
-enum { AHEAD = 1 << 15 }; /* bytes between the rows after these and those to fetch */
-
-/* n <= 32 values, zeros behind */
-static inline __m512bh part(const uint8_t *p, size_t n)
-{
-    const __mmask32 m = n >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
-
-    return (__m512bh)_mm512_maskz_loadu_epi16(m, p);
-}
-
-/* R rows times S tokens, R and S known to the compiler */
-static inline __attribute__((always_inline)) void tile(float *y, size_t ys, const uint8_t *w,
-                                                       size_t ws, const bf16 *x, size_t xs,
-                                                       size_t n, bool add, const int R, const int S)
-{
-    __m512 acc[4][4];
-
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-        for (int s = 0; s < S; s++)
-            acc[r][s] = _mm512_setzero_ps();
-    for (size_t i = 0; i < n; i += 32) {
-        __m512bh xv[4];
-
-        /* one token waits for memory: the rows after these come in one long stream */
-        for (size_t r = 0; S == 1 && r < (size_t)R; r++)
-            _mm_prefetch((const char *)(w + (size_t)R * (ws + 2 * i) + 64 * r + AHEAD),
-                         _MM_HINT_T1);
-
-#pragma GCC unroll 4
-        for (int s = 0; s < S; s++)
-            xv[s] = (__m512bh)_mm512_loadu_si512(x + (size_t)s * xs + i);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            const uint8_t *p = w + (size_t)r * ws + 2 * i;
-            const __m512bh wv = n - i >= 32 ? (__m512bh)_mm512_loadu_si512(p) : part(p, n - i);
-
-#pragma GCC unroll 4
-            for (int s = 0; s < S; s++)
-                acc[r][s] = _mm512_dpbf16_ps(acc[r][s], wv, xv[s]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-        for (int s = 0; s < S; s++) {
-            float *at = y + (size_t)s * ys + r;
-
-            *at = _mm512_reduce_add_ps(acc[r][s]) + (add ? *at : 0);
-        }
-    }
-}
-
-static void dot_bf16(float *y, size_t ys, const uint8_t *w, size_t ws, size_t R, const bf16 *x,
-                     size_t xs, size_t T, size_t n, bool add)
-{
-    for (size_t t = 0; t < T;) {
-        const size_t S = T - t >= 4 ? 4 : 1;
-        size_t r = 0;
-
-        for (; r + 4 <= R; r += 4) {
-            if (S == 4)
-                tile(y + t * ys + r, ys, w + r * ws, ws, x + t * xs, xs, n, add, 4, 4);
-            else
-                tile(y + t * ys + r, ys, w + r * ws, ws, x + t * xs, xs, n, add, 4, 1);
-        }
-        for (; r < R; r++) {
-            if (S == 4)
-                tile(y + t * ys + r, ys, w + r * ws, ws, x + t * xs, xs, n, add, 1, 4);
-            else
-                tile(y + t * ys + r, ys, w + r * ws, ws, x + t * xs, xs, n, add, 1, 1);
-        }
-        t += S;
-    }
-}
+#include "backend/cpu/turn_avx512.inc"
 
 /* R rows by 32 columns, as gemm_tile of train.inc, on pairs */
 INLINE void gemm_tile(const struct gemm *g, const size_t ars, const size_t acs, const int R)
@@ -182,37 +106,6 @@ static void to_bf16(bf16 *y, const float *x, size_t n)
     }
 }
 
-/* 16 words of 16 lanes, turned */
-static inline void turn(__m512i w[16])
-{
-    __m512i t[16];
-
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) { /* quarter q of t[i + c]: words i .. i+3 of lane 4q + c */
-        const __m512i p = _mm512_unpacklo_epi32(w[i], w[i + 1]);
-        const __m512i q = _mm512_unpacklo_epi32(w[i + 2], w[i + 3]);
-        const __m512i r = _mm512_unpackhi_epi32(w[i], w[i + 1]);
-        const __m512i s = _mm512_unpackhi_epi32(w[i + 2], w[i + 3]);
-
-        t[i] = _mm512_unpacklo_epi64(p, q);
-        t[i + 1] = _mm512_unpackhi_epi64(p, q);
-        t[i + 2] = _mm512_unpacklo_epi64(r, s);
-        t[i + 3] = _mm512_unpackhi_epi64(r, s);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        const __m512i p = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x44);
-        const __m512i q = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x44);
-        const __m512i r = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xEE);
-        const __m512i s = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xEE);
-
-        w[c] = _mm512_shuffle_i32x4(p, q, 0x88);
-        w[4 + c] = _mm512_shuffle_i32x4(p, q, 0xDD);
-        w[8 + c] = _mm512_shuffle_i32x4(r, s, 0x88);
-        w[12 + c] = _mm512_shuffle_i32x4(r, s, 0xDD);
-    }
-}
-
 /* d code + m of codes `low` and `high` of sixteen rows, a word each */
 static inline __m512i two_values(__m512i low, __m512i high, __m512 d, __m512 m)
 {
@@ -268,8 +161,6 @@ static void pack_bf16(bf16 *to, size_t xs, const float *x, size_t T, size_t n)
 
 void cpu_kern_avx512_bf16(struct cpu_kern *k)
 {
-    k->dot_bf16 = dot_bf16;
-    k->bf16_rows = LANES;
     k->pack_bf16 = pack_bf16;
     k->bf16_tokens = 1;
     k->gemm_bf16 = gemm_bf16;

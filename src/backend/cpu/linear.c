@@ -281,8 +281,7 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
         unit_q8(j, o, r0, R, mem);
         break;
     case PATH_BF16:
-        j->b->k.dot_bf16(o->y + r0, o->w->rows, (const uint8_t *)o->w->data + r0 * o->w->row_bytes,
-                         o->w->row_bytes, R, j->xb, j->xbs, j->T, j->K, j->add);
+        j->b->k.dot_bf16(o->y + r0, o->w->rows, o->w, r0, R, j->xb, j->xbs, j->T, j->add);
         break;
     case PATH_F32:
         unit_floats(j, o, j->x, r0, R, mem);

@@ -117,6 +117,8 @@ static bool places(const struct ctx *c, const struct weight *w)
 
     if (w->placed || !w->data || c->compute != COMPUTE_AUTO || w->rows % LANES)
         return false;
+    if (w->enc == ENC_BF16)
+        return b->k.placed[ENC_BF16].pack && w->cols % GROUP == 0;
     return linear_exact(&b->k, c->compute, w) ||
            (w->p.act == ACT_KEEP && b->k.placed[w->enc].dot && linear_unpacks(&b->k, w));
 }
