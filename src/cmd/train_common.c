@@ -325,7 +325,7 @@ static int fill(struct train_cfg *t, enum train_task task, const struct train_op
                  .decay_norms = o->decay_norms,
                  .init = o->adapter_init,
                  .seed = (uint64_t)o->seed,
-                 .recompute = o->gradient_checkpointing },
+                 .recompute = o->gradient_checkpointing ? NET_ALL : 0 },
         .quantise = o->load_in_4bit || o->load_in_8bit,
         .qlora = { .kind = o->load_in_8bit                    ? QLORA_INT8
                            : o->bnb_4bit_quant_type[0] == 'f' ? QLORA_FP4

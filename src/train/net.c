@@ -80,7 +80,7 @@ static size_t lay_out(struct net *n, size_t T, char *base)
 
         *s = shared;
         s->x = take(base, &at, T * z.D, each);
-        if (!n->cfg.recompute)
+        if (l >= n->cfg.recompute)
             take_layer(s, n, &z, base, &at);
     }
     const struct {
@@ -276,12 +276,13 @@ static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struc
     n->op->product(n->c, &p);
 }
 
-/* A parameter's gradient [M, N] += by a b. */
+/* A parameter's gradient [M, N] += by a b, or = where nothing came yet. */
 static void gradient(struct net *n, struct param *of, size_t M, size_t N, size_t K, struct mat a,
                      struct mat b, float by)
 {
-    const struct product p = { of->g, M, N, K, a, b, by, true, false };
+    const struct product p = { of->g, M, N, K, a, b, by, !of->fresh, false };
 
+    of->fresh = false;
     n->op->product(n->c, &p);
 }
 
@@ -752,7 +753,7 @@ void net_backward(struct net *n, const struct net_batch *b)
     const bool below = n->embed.own || n->embed.a || n->layer[0].own_attn_norm;
 
     for (size_t l = L; l-- > 0;) {
-        if (n->cfg.recompute)
+        if (l < n->cfg.recompute)
             layer_fwd(n, b, l, &n->saved[l], NULL);
         layer_bwd(n, b, l, &n->saved[l], l > 0 || below);
     }

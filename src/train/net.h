@@ -42,6 +42,7 @@ enum { NET_SAVES = 5 };
 extern const char
     *const net_save_names[NET_SAVES]; /* "embed_tokens" … as modules_to_save has them */
 
+enum { NET_ALL = 1 << 30 };
 struct net_cfg {
     bool full;        /* everything learns; else pairs beside `targets` */
     unsigned targets; /* bit i: net_target_names[i] */
@@ -60,7 +61,8 @@ struct net_cfg {
     bool decay_norms; /* weight decay reaches norms too */
     const char *init; /* adapter to go on with; NULL = A random, B zero */
     uint64_t seed;
-    bool recompute; /* keep a layer's input alone and compute the rest again */
+    size_t recompute; /* so many of the first layers keep their input alone, and compute the rest
+                         again; NET_ALL = each */
 };
 
 /* Sequences laid end to end. target[t] is what row t should predict, -1 = not asked. */

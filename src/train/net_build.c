@@ -75,6 +75,7 @@ static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w,
                              .data = p->half ? (void *)p->half : (void *)p->w,
                              .row_bytes = bytes,
                              .name = w->name };
+    p->overwritten = kind == PARAM_MATRIX; /* an embedding's rows are added to */
     if (w->enc == enc && w->row_bytes == bytes)
         return param_write(&n->params, (void *)(uintptr_t)to->w.data, w->data, w->rows * bytes, e);
     row = xmalloc((w->cols + 1) * sizeof(*row));

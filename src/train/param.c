@@ -120,8 +120,14 @@ int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops
         rc = c->be->alloc(c, &there, (l->n + 1) * sizeof(*each), "norms of gradients", e);
         to = there;
     }
-    for (size_t i = 0; rc == 0 && i < l->n; i++)
-        op->square_sum(c, to + i, l->p[i]->g, l->p[i]->rows * l->p[i]->cols);
+    for (size_t i = 0; rc == 0 && i < l->n; i++) {
+        struct param *p = l->p[i];
+
+        if (p->fresh) /* nothing came */
+            op->zero(c, p->g, p->rows * p->cols * sizeof(float));
+        p->fresh = false;
+        op->square_sum(c, to + i, p->g, p->rows * p->cols);
+    }
     if (rc == 0 && !ctx_on_host(c) &&
         (c->be->settle(c, e) || c->be->download(c, each, to, l->n * sizeof(*each), e)))
         rc = -1;
@@ -149,6 +155,8 @@ void param_step(const struct param_list *l, struct ctx *c, const struct train_op
         own.decay = p->decay ? a->decay : 0;
         memcpy(o.part, p->part, sizeof(o.part));
         optim_step(c, op, optim, &own, &o, rng_u64(seed, i));
-        op->zero(c, p->g, p->rows * p->cols * sizeof(float));
+        p->fresh = p->overwritten;
+        if (!p->fresh)
+            op->zero(c, p->g, p->rows * p->cols * sizeof(float));
     }
 }

@@ -16,6 +16,9 @@ struct param {
     size_t n_part;
     void *mem; /* all of it; owned */
     size_t bytes;
+    /* g of such a one is not cleared after a step: what comes first next overwrites it. That this
+     * is still to come, fresh says. */
+    bool overwritten, fresh;
     bool decay;  /* weight decay applies */
     size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
                     order of GGUF and Meta, MODEL.md); 0 = the same */
@@ -46,7 +49,7 @@ int param_view(const struct param_list *l, const void **at, void **owned, const 
 /* Norm of all gradients as one vector. Fails where a device failed since it was last asked. */
 int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op, double *norm,
                struct err *e) MUST_USE;
-/* One step of the optimiser; gradients are zero after it. a->decay holds for what decays. */
+/* One step of the optimiser; gradients count as zero after it. a->decay holds for what decays. */
 void param_step(const struct param_list *l, struct ctx *c, const struct train_ops *op,
                 enum optim optim, const struct adamw *a, uint64_t seed);
 

@@ -161,7 +161,7 @@ static void nearest_fit(const struct run *r, const struct net_cfg *asked, size_t
     struct net_cfg cfg = *asked;
     size_t low = 0, high = t->batch; /* low fits (0: not known to), high does not */
 
-    cfg.recompute = true;
+    cfg.recompute = NET_ALL;
     while (high - low > 1) {
         const size_t mid = low + (high - low) / 2;
 
@@ -190,7 +190,8 @@ static void nearest_fit(const struct run *r, const struct net_cfg *asked, size_t
                  net_bytes_for(r->m, r->c, r->op, &cfg, 1) >> 20);
 }
 
-/* Chooses recomputation where all activations do not fit, and refuses what fits neither way. */
+/* Chooses how many layers are computed again where not all activations fit, as few as possible, and
+ * refuses what fits in no way. */
 static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
 {
     const size_t have = r->c->be->available(r->c), MiB = 1 << 20;
@@ -200,19 +201,29 @@ static int plan_memory(struct run *r, struct net_cfg *cfg, struct err *e)
 
     r->had = have;
     all = net_bytes_for(r->m, r->c, r->op, cfg, rows);
-    cfg->recompute = true;
+    cfg->recompute = NET_ALL;
     less = net_bytes_for(r->m, r->c, r->op, cfg, rows);
-    cfg->recompute = r->cfg->force_recompute;
+    cfg->recompute = r->cfg->force_recompute ? NET_ALL : 0;
     r->planned = cfg->recompute ? less : all;
     if (!have)
         return 0;
     if (!cfg->recompute && all > have && less <= have) {
-        cfg->recompute = true;
-        r->planned = less;
+        const size_t layers = (size_t)r->m->hp->layers;
+        size_t low = 0, high = layers; /* low do not fit, high do */
+
+        while (high - low > 1) {
+            const size_t mid = low + (high - low) / 2;
+
+            cfg->recompute = mid;
+            *(net_bytes_for(r->m, r->c, r->op, cfg, rows) <= have ? &high : &low) = mid;
+        }
+        cfg->recompute = high;
+        r->planned = net_bytes_for(r->m, r->c, r->op, cfg, rows);
         train_note(
             r->cfg,
-            "activations are computed again (--gradient-checkpointing): %zu MiB in place of %zu",
-            less / MiB, all / MiB);
+            "activations of %zu of %zu layers are computed again (--gradient-checkpointing: of "
+            "all): %zu MiB in place of %zu",
+            high, layers, r->planned / MiB, all / MiB);
     }
     if (r->planned <= have)
         return 0;

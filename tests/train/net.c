@@ -152,7 +152,7 @@ static void gradients(void **state)
     c.smoothing = 0;
     c.dropout = 0.3;
     check(path, "LoRA with dropout", &c);
-    c.recompute = true;
+    c.recompute = 1;
     check(path, "LoRA with dropout, made again", &c);
     c = (struct net_cfg){ .targets = ALL & ~NET_EMBED,
                           .rank = 3,
