@@ -71,6 +71,17 @@ struct adamw_packed {
 void adamw_round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, int64_t step,
                            size_t at);
 
+/* |W + scale B A|^2 of a row is |w|^2 + 2 scale b . (A w) + scale^2 b . (A A^T b): no matrix of W's
+ * size. float32 throughout. */
+struct dora {
+    const float *mag, *b, *squares;   /* [out], B [out, r], [out] |row of W|^2 */
+    const float *aw, *aa;             /* A W^T [r, out], A A^T [r, r] */
+    float *gain, *gain_less, *length; /* [out] length = 1 / |row|, gain = mag length, gain - 1 */
+    size_t out, r;
+    float scale;
+};
+void train_dora_gain(struct ctx *c, const struct dora *d); /* where memory is the process's own */
+
 /* What the largest pass of a run asks of a backend beside its arguments. */
 struct train_need {
     size_t T, wide;    /* rows, and the longest side of the matrices that they meet */

@@ -229,6 +229,33 @@ static void col_dot_ref(struct ctx *c, float *d, const float *x, const float *y,
     }
 }
 
+void train_dora_gain(struct ctx *c, const struct dora *d)
+{
+    const double s = (double)d->scale;
+
+    (void)c;
+    for (size_t o = 0; o < d->out; o++) {
+        const float *b = d->b + o * d->r;
+        double sum = (double)d->squares[o];
+
+        for (size_t k = 0; k < d->r; k++) {
+            double square = 0;
+
+            for (size_t j = 0; j < d->r; j++)
+                square += (double)b[j] * (double)d->aa[k * d->r + j];
+            sum += (double)b[k] * (2 * s * (double)d->aw[k * d->out + o] + s * s * square);
+        }
+        d->length[o] = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+        d->gain[o] = d->mag[o] * d->length[o];
+        d->gain_less[o] = d->gain[o] - 1;
+    }
+}
+
+static void dora_gain_ref(struct ctx *c, const struct dora *d)
+{
+    train_dora_gain(c, d);
+}
+
 static void col_scale_ref(struct ctx *c, float *y, const float *x, const float *by, size_t T,
                           size_t N, bool add)
 {

@@ -387,34 +387,36 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
         n->op->dropout(n->c, dx, n->drop, T * in, (float)n->cfg.dropout, drawn(n, m), true);
 }
 
-/* |W + s B A|^2 of a row is |w|^2 + 2 s b . (A w) + s^2 b . (A A^T b): no matrix of W's size. */
 void net_dora_gain(struct net *n, struct net_mat *m)
 {
     const size_t r = m->a->rows, in = m->w.cols, out = m->w.rows;
+    float *const aw = n->dora, *const aa = aw + r * out;
     const enum compute compute = n->c->compute;
-    float *aw = xmalloc((r * out + r * r) * sizeof(*aw)), *aa = aw + r * out;
-    const double s = (double)n->scale;
+    const bool half = n->c->half;
+    const struct mat rows_of_a = own_rows(m->a->w, in), cols_of_a = own_cols(m->a->w, in);
+    const struct product square = {
+        .c = aa, .M = r, .N = r, .K = in, .a = rows_of_a, .b = cols_of_a, .by = 1
+    };
+    const struct dora d = { .mag = m->mag->w,
+                            .b = m->b->w,
+                            .squares = m->squares,
+                            .aw = aw,
+                            .aa = aa,
+                            .gain = m->gain,
+                            .gain_less = m->gain_less,
+                            .length = m->length,
+                            .out = out,
+                            .r = r,
+                            .scale = n->scale };
 
-    n->c->compute = COMPUTE_F32; /* a length is wanted to the last bits, whatever products are in */
+    /* a length is wanted to the last bits, whatever products are in */
+    n->c->compute = COMPUTE_F32;
+    n->c->half = false;
     n->op->linear_fwd(n->c, aw, &m->w, m->a->w, r, false);
-    product(n, aa, r, r, in, own_rows(m->a->w, in), own_cols(m->a->w, in), 1, false);
+    n->op->product(n->c, &square);
+    n->op->dora_gain(n->c, &d);
     n->c->compute = compute;
-    for (size_t o = 0; o < out; o++) {
-        const float *b = m->b->w + o * r;
-        double sum = (double)m->squares[o];
-
-        for (size_t k = 0; k < r; k++) {
-            double square = 0;
-
-            for (size_t j = 0; j < r; j++)
-                square += (double)b[j] * (double)aa[k * r + j];
-            sum += (double)b[k] * (2 * s * (double)aw[k * out + o] + s * s * square);
-        }
-        m->length[o] = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
-        m->gain[o] = m->mag->w[o] * m->length[o];
-        m->gain_less[o] = m->gain[o] - 1;
-    }
-    free(aw);
+    n->c->half = half;
 }
 
 void net_changed(struct net *n)

@@ -22,7 +22,8 @@ struct net_mat {
     struct param *mag;       /* [out] */
     float *gain, *gain_less; /* [out] gain, gain - 1 */
     float *length, *squares; /* [out] length: gain / mag; squares: |row of W|^2; all four owned as
-                                one block at gain */
+                                one block at gain, where ops read them */
+    bool mag_is_gain;        /* mag holds an adapter's gains, not yet magnitudes */
     bool adopted, placed;    /* on a device: w, base have something to give back there */
 };
 

@@ -252,34 +252,85 @@ static int build_dora(struct net *n, struct net_mat *m, const char *module, size
                       const struct lora_pair *from, struct err *e)
 {
     const size_t out = m->w.rows, in = m->w.cols;
-    float *row;
+    const bool given = from && from->gain;
+    float *row, *squares, *mag;
+    void *p;
+    int rc;
 
     if (learn(&m->mag, n, xasprintf("base_model.model.%s.lora_magnitude_vector", module), 1, out,
               PARAM_SMALL, e))
         return -1;
     m->mag->decay = n->cfg.decay_norms;
     m->mag->turn = turn;
-    m->gain = xcalloc(4 * out, sizeof(float));
+    if (n->c->be->alloc(n->c, &p, 4 * out * sizeof(float), "gains", e))
+        return -1;
+    m->gain = p;
     m->gain_less = m->gain + out;
     m->length = m->gain + 2 * out;
     m->squares = m->gain + 3 * out;
-    row = xmalloc((in + 1) * sizeof(*row));
+    row = xmalloc((in + 2 * out + 1) * sizeof(*row));
+    squares = row + in;
+    mag = squares + out;
     for (size_t r = 0; r < out; r++) {
         double s = 0;
 
         weight_decode_row(row, &m->w, r);
         for (size_t k = 0; k < in; k++)
             s += (double)row[k] * (double)row[k];
-        m->squares[r] = (float)s;
-        m->mag->w[r] = (float)sqrt(s);
+        squares[r] = (float)s;
+        mag[r] = given ? from->gain[r] : (float)sqrt(s);
     }
+    m->mag_is_gain = given;
+    rc = param_write(&n->params, m->squares, squares, out * sizeof(float), e) ||
+                 param_write(&n->params, m->mag->w, mag, out * sizeof(float), e)
+             ? -1
+             : 0;
     free(row);
-    if (!from || !from->gain)
-        return 0;
+    return rc;
+}
+
+/* Where the adapter to go on with gave gains: the magnitudes that they stand for. */
+static int dora_magnitude(struct net *n, struct net_mat *m, struct err *e)
+{
+    const size_t out = m->w.rows, bytes = out * sizeof(float);
+    float *mag = xmalloc((2 * out + 1) * sizeof(*mag)), *length = mag + out;
+    int rc = -1;
+
     net_dora_gain(n, m);
+    if ((!ctx_on_host(n->c) && n->c->be->settle(n->c, e)) ||
+        param_read(&n->params, mag, m->mag->w, bytes, e) ||
+        param_read(&n->params, length, m->length, bytes, e))
+        goto done;
     for (size_t r = 0; r < out; r++)
-        m->mag->w[r] = m->length[r] > 0 ? from->gain[r] / m->length[r] : 0;
-    return 0;
+        mag[r] = length[r] > 0 ? mag[r] / length[r] : 0;
+    rc = param_write(&n->params, m->mag->w, mag, bytes, e);
+done:
+    free(mag);
+    return rc;
+}
+
+/* What gains are made in, and magnitudes from given ones: matrices are where ops find them. */
+static int start_dora(struct net *n, struct err *e)
+{
+    const struct hparams *hp = n->m->hp;
+    const size_t Q = (size_t)(hp->heads * hp->head_dim), F = (size_t)hp->ffn, D = (size_t)hp->dim;
+    const size_t head = n->cfg.targets & NET_HEAD ? (size_t)hp->vocab : 0;
+    const size_t a = F > Q ? F : Q, c = D > head ? D : head, widest = a > c ? a : c;
+    const size_t r = n->cfg.rank;
+    void *p;
+
+    n->dora_bytes = r * (widest + r) * sizeof(float);
+    if (n->c->be->alloc(n->c, &p, n->dora_bytes, "lengths of rows", e))
+        return -1;
+    n->dora = p;
+    for (int64_t l = 0; l < hp->layers; l++)
+        for (size_t i = 0; i < NET_MATS; i++) {
+            struct net_mat *m = net_layer_mat(&n->layer[l], i);
+
+            if (m->mag && m->mag_is_gain && dora_magnitude(n, m, e))
+                return -1;
+        }
+    return n->head.mag && n->head.mag_is_gain ? dora_magnitude(n, &n->head, e) : 0;
 }
 
 /* The pair of a linear layer, from the adapter's where p is not NULL. */
@@ -377,12 +428,11 @@ static int build_saved(struct net *n, const struct lora *from, struct err *e)
 static int check_device(const struct net *n, struct err *e)
 {
     const struct net_cfg *c = &n->cfg;
-    const char *what = c->dora                           ? "DoRA (--use-dora)"
-                       : c->optim == OPTIMISER_ADAFACTOR ? optim_names[c->optim]
-                       : c->smoothing > 0                ? "--label-smoothing-factor"
-                       : c->dft                          ? "--loss-type dft"
-                       : c->targets & NET_EMBED          ? "LoRA of embed_tokens"
-                                                         : NULL;
+    const char *what = c->optim == OPTIMISER_ADAFACTOR ? optim_names[c->optim]
+                       : c->smoothing > 0              ? "--label-smoothing-factor"
+                       : c->dft                        ? "--loss-type dft"
+                       : c->targets & NET_EMBED        ? "LoRA of embed_tokens"
+                                                       : NULL;
 
     if (ctx_on_host(n->c) || !what)
         return 0;
@@ -550,13 +600,18 @@ int net_new(struct net **out, struct model *m, struct ctx *c, const struct train
     n->adapters = true;
     if (cfg->full)
         n->cfg.targets = 0;
-    if (check_device(n, e) || net_build(n, e)) {
+    if (check_device(n, e) || net_build(n, e) || (n->cfg.dora && start_dora(n, e))) {
         net_free(n);
         return -1;
     }
     net_changed(n);
     *out = n;
     return 0;
+}
+
+static void release_gain(struct net *n, struct net_mat *m)
+{
+    n->c->be->release(n->c, m->gain, 4 * m->w.rows * sizeof(float));
 }
 
 void net_free(struct net *n)
@@ -566,11 +621,12 @@ void net_free(struct net *n)
     for (int64_t l = 0; n->layer && l < n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++) {
             unplace(n, net_layer_mat(&n->layer[l], i));
-            free(net_layer_mat(&n->layer[l], i)->gain);
+            release_gain(n, net_layer_mat(&n->layer[l], i));
         }
     unplace(n, &n->embed);
     unplace(n, &n->head);
-    free(n->head.gain);
+    release_gain(n, &n->head);
+    n->c->be->release(n->c, n->dora, n->dora_bytes);
     param_list_release(&n->params);
     free(n->layer);
     free(n->saved);

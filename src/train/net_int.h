@@ -28,6 +28,8 @@ struct net {
     bool adapters, learning; /* learning: a pass whose gradients are wanted */
     uint64_t batch;
     float scale;
+    float *dora; /* with DoRA: [rank, longest side + rank], A W^T and A A^T of a matrix at a time */
+    size_t dora_bytes;
     /* room for max_T rows */
     struct net_saved *saved; /* [L] */
     float *slab;

@@ -380,6 +380,14 @@ static void one_rows(struct ctx *c, size_t T, size_t D)
     ref->rmsnorm_bwd(NULL, x.h, NULL, y.h, g.h, w.h, T, D, 1e-5f);
     op->rmsnorm_bwd(c, x.d, NULL, y.d, g.d, w.d, T, D, 1e-5f);
     check(c, &x, exact, "norm backward, frozen weight");
+    ref->col_dot(NULL, dw.h, x.h, g.h, w.h, T, D);
+    op->col_dot(c, dw.d, x.d, g.d, w.d, T, D);
+    check(c, &dw, 2e-6, "dots of columns");
+    for (int add = 0; add < 2; add++) {
+        ref->col_scale(NULL, x.h, add ? g.h : x.h, w.h, T, D, add);
+        op->col_scale(c, x.d, add ? g.d : x.d, w.d, T, D, add);
+        check(c, &x, exact, "scaled columns");
+    }
     ref->swiglu_bwd(NULL, x.h, y.h, g.h, x.h, y.h, T, D);
     op->swiglu_bwd(c, x.d, y.d, g.d, x.d, y.d, T, D);
     check(c, &x, exact, "swiglu backward, gate");
@@ -419,6 +427,30 @@ static void one_rows(struct ctx *c, size_t T, size_t D)
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         pair_free(c, all[i]);
     free(ids);
+}
+
+static void one_dora(struct ctx *c, size_t out, size_t r)
+{
+    struct pair mag = floats_new(c, out, 1), b = floats_new(c, out * r, 2);
+    struct pair squares = floats_new(c, out, 3), aw = floats_new(c, r * out, 4);
+    struct pair aa = floats_new(c, r * r, 5), gain = floats_new(c, 3 * out, 6);
+    struct dora here = { mag.h, b.h, squares.h, aw.h, aa.h, gain.h, gain.h + out, gain.h + 2 * out,
+                         out,   r,   0.5f };
+    struct dora there = { mag.d, b.d, squares.d, aw.d, aa.d, gain.d, gain.d + out, gain.d + 2 * out,
+                          out,   r,   0.5f };
+
+    for (size_t i = 0; i < out; i++)
+        squares.h[i] = 100 + fabsf(squares.h[i]);
+    up(c, &squares);
+    ref->dora_gain(NULL, &here);
+    op->dora_gain(c, &there);
+    check(c, &gain, 1e-6, "gains of DoRA");
+    pair_free(c, &mag);
+    pair_free(c, &b);
+    pair_free(c, &squares);
+    pair_free(c, &aw);
+    pair_free(c, &aa);
+    pair_free(c, &gain);
 }
 
 /* What training takes from ops.h. */
@@ -486,6 +518,7 @@ static void rows(void **state)
         for (size_t i = 0; i < ARRAY_LEN(shape); i++) {
             one_rows(c, shape[i][0], shape[i][1]);
             shared_rows(c, shape[i][0], shape[i][1]);
+            one_dora(c, shape[i][1], 1 + i);
         }
         c->be->free(c);
     }

@@ -16,7 +16,7 @@ def test_beside_cpu(tmp, rows):
             "--lora-r", 4, "--lora-dropout", 0.1, "--neftune-noise-alpha", 2, "--max-steps", 6,
             "--batch-size", 3, "--gradient-accumulation-steps", 2, "--lr", 1e-3, "--save-steps", 3,
             "--logging-steps", 1, "--quiet"]
-    for i, more in enumerate(([], ["--load-in-4bit"])):
+    for i, more in enumerate(([], ["--load-in-4bit"], ["--use-dora"])):
         cpu, one, two = (f"{tmp}/{name}{i}" for name in ("cpu", "one", "two"))
         puna(*args, *more, "-o", cpu)
         puna(*args, *more, "-o", one, *CUDA)
@@ -30,7 +30,7 @@ def test_beside_cpu(tmp, rows):
 
 def test_refusals(tmp, rows):
     args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r", "--max-steps", 1, *CUDA]
-    for more, name in ((["--use-peft", "--use-dora"], "DoRA"), (["--optim", "adafactor"], "adafactor")):
+    for more, name in ((["--label-smoothing-factor", 0.1], "smoothing"), (["--optim", "adafactor"], "adafactor")):
         puna(*args, *more, fails=f"{name}")
         puna(*args, *more, fails="on the CPU only")
 

@@ -688,6 +688,7 @@ const struct train_ops train_ops_cpu = {
     .col_scale = col_scale_cpu,
     .copy = copy_cpu,
     .cross_entropy = cross_entropy_cpu,
+    .dora_gain = train_dora_gain,
     .dropout = dropout_cpu,
     .embed_bwd = embed_bwd_cpu,
     .linear_dx = linear_dx_cpu,

@@ -133,10 +133,12 @@ struct driver {
     F(train, train_adamw)                                                                          \
     F(train, train_squares)                                                                        \
     F(train, train_squares_all)                                                                    \
+    F(train, train_dora)                                                                           \
+    CUDA_BOTH(F, train_col_scale)                                                                  \
     CUDA_BOTH(F, train_scatter)                                                                    \
     CUDA_BOTH(F, train_embed)                                                                      \
     CUDA_BOTH(F, train_norm)                                                                       \
-    CUDA_BOTH(F, train_norm_w)                                                                     \
+    CUDA_BOTH(F, train_dot_rows)                                                                   \
     CUDA_BOTH(F, train_swiglu)                                                                     \
     CUDA_BOTH(F, train_entropy)                                                                    \
     CUDA_BOTH(F, train_dropout)                                                                    \

@@ -428,25 +428,64 @@ static void embed_bwd_cuda(struct ctx *c, float *dw, const float *dy, const int3
                 (void *[]){ &dw, &dy, &ids, &t, &d });
 }
 
+enum { SUM_ROWS = 64 }; /* summed by one thread */
+
+/* d[D] += by times the sum over rows of x y r; by, r NULL = 1. part: room for a row of each chunk.
+ */
+static void add_dots(struct cuda *b, float *d, const float *x, const float *y, const float *r,
+                     const float *by, float *part, size_t T, size_t D)
+{
+    const size_t chunks = over(T, SUM_ROWS);
+    int t = (int)T, cols = (int)D, n = (int)chunks, per = SUM_ROWS;
+
+    cuda_launch(b, of_both(b, KERN_train_dot_rows_f32), over(D, 128), chunks, 1, 128,
+                (void *[]){ &part, &x, &y, &r, &t, &cols, &per });
+    cuda_launch(b, KERN_train_add_rows, over(D, 128), 1, 1, 128,
+                (void *[]){ &d, &part, &by, &n, &cols });
+}
+
 static void rmsnorm_bwd_cuda(struct ctx *c, float *dx, float *dw, const float *dy, const float *x,
                              const float *w, size_t T, size_t D, float eps)
 {
-    enum { ROWS = 64 }; /* summed by one thread */
     struct cuda *b = begin(c, true);
-    const size_t chunks = over(T, ROWS);
-    int t = (int)T, d = (int)D, n = (int)chunks, per = ROWS;
+    int d = (int)D;
 
-    if (!cuda_room(b, &b->sums, (T + chunks * D) * sizeof(float)))
+    if (!cuda_room(b, &b->sums, (T + over(T, SUM_ROWS) * D) * sizeof(float)))
         return;
-    float *r = floats(&b->sums), *part = r + T;
+    float *r = floats(&b->sums);
 
     cuda_launch(b, of_both(b, KERN_train_norm_f32), T, 1, 1, THREADS,
                 (void *[]){ &dx, &r, &dy, &x, &w, &d, &eps });
-    if (!dw)
-        return;
-    cuda_launch(b, of_both(b, KERN_train_norm_w_f32), over(D, 128), chunks, 1, 128,
-                (void *[]){ &part, &dy, &x, &r, &t, &d, &per });
-    cuda_launch(b, KERN_train_add_rows, over(D, 128), 1, 1, 128, (void *[]){ &dw, &part, &n, &d });
+    if (dw)
+        add_dots(b, dw, dy, x, r, NULL, r + T, T, D);
+}
+
+static void col_dot_cuda(struct ctx *c, float *d, const float *x, const float *y, const float *by,
+                         size_t T, size_t N)
+{
+    struct cuda *b = begin(c, true);
+
+    if (cuda_room(b, &b->sums, over(T, SUM_ROWS) * N * sizeof(float)))
+        add_dots(b, d, x, y, NULL, by, floats(&b->sums), T, N);
+}
+
+static void col_scale_cuda(struct ctx *c, float *y, const float *x, const float *by, size_t T,
+                           size_t N, bool add)
+{
+    struct cuda *b = begin(c, true);
+    int d = (int)N, plus = add;
+
+    cuda_launch(b, of_both(b, KERN_train_col_scale_f32), over(N, N % 8 ? THREADS : 8 * THREADS), T,
+                1, THREADS, (void *[]){ &y, &x, &by, &d, &plus });
+}
+
+static void dora_gain_cuda(struct ctx *c, const struct dora *d)
+{
+    struct cuda *b = begin(c, true);
+    struct train_dora_args a = { d->mag,       d->b,      d->squares, d->aw,     d->aa,   d->gain,
+                                 d->gain_less, d->length, d->out,     (int)d->r, d->scale };
+
+    cuda_launch(b, KERN_train_dora, over(d->out, 128), 1, 1, 128, (void *[]){ &a });
 }
 
 static void swiglu_bwd_cuda(struct ctx *c, float *dg, float *du, const float *dh, const float *g,
@@ -588,8 +627,11 @@ const struct train_ops train_ops_cuda = {
     .adamw_packed = adamw_packed_cuda,
     .attn = attn_cuda,
     .attn_bwd = attn_bwd_cuda,
+    .col_dot = col_dot_cuda,
+    .col_scale = col_scale_cuda,
     .copy = copy_cuda,
     .cross_entropy = cross_entropy_cuda,
+    .dora_gain = dora_gain_cuda,
     .dropout = dropout_cuda,
     .embed_bwd = embed_bwd_cuda,
     .linear_dx = linear_dx_cuda,

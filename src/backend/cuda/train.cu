@@ -297,10 +297,11 @@ BOTH(train_norm, norm_bwd,
      (T * dx, float *r_out, const T *dy, const T *x, const float *w, int D, float eps),
      (dx, r_out, dy, x, w, D, eps))
 
-/* part[chunk][i] = sum of dy x r over `per` rows. grid: (columns / 128, chunks), 128 threads */
+/* part[chunk][i] = sum of x y r over `per` rows; r NULL: of x y. grid: (columns / 128, chunks), 128
+ * threads */
 template <class T>
-__device__ static inline void norm_w(float *part, const T *dy, const T *x, const float *r, int rows,
-                                     int D, int per)
+__device__ static inline void dot_rows(float *part, const T *x, const T *y, const float *r, int rows,
+                                       int D, int per)
 {
     const int i = blockIdx.x * blockDim.x + threadIdx.x, t0 = blockIdx.y * per;
     float s = 0;
@@ -308,15 +309,15 @@ __device__ static inline void norm_w(float *part, const T *dy, const T *x, const
     if (i >= D)
         return;
     for (int t = t0; t < min(t0 + per, rows); t++)
-        s += get(dy + (size_t)t * D + i) * get(x + (size_t)t * D + i) * r[t];
+        s += get(x + (size_t)t * D + i) * get(y + (size_t)t * D + i) * (r ? r[t] : 1);
     part[(size_t)blockIdx.y * D + i] = s;
 }
-BOTH(train_norm_w, norm_w,
-     (float *part, const T *dy, const T *x, const float *r, int rows, int D, int per),
-     (part, dy, x, r, rows, D, per))
+BOTH(train_dot_rows, dot_rows,
+     (float *part, const T *x, const T *y, const float *r, int rows, int D, int per),
+     (part, x, y, r, rows, D, per))
 
-/* y[i] += the sum of n rows. grid: columns / 128 */
-extern "C" __global__ void train_add_rows(float *y, const float *part, int n, int D)
+/* y[i] += by[i] times the sum of n rows; by NULL = 1. grid: columns / 128 */
+extern "C" __global__ void train_add_rows(float *y, const float *part, const float *by, int n, int D)
 {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     float s = 0;
@@ -325,7 +326,60 @@ extern "C" __global__ void train_add_rows(float *y, const float *part, int n, in
         return;
     for (int k = 0; k < n; k++)
         s += part[(size_t)k * D + i];
-    y[i] += s;
+    y[i] += s * (by ? by[i] : 1);
+}
+
+/* y = or += x by. grid: (columns / 8 / 256 or columns / 256, rows) */
+template <class T, int N>
+__device__ static inline void scale_row(T *y, const T *x, const float *by, int D, int add)
+{
+    const int i = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+    const size_t at = (size_t)blockIdx.y * D + i;
+    float v[N], f[N], w[N] = {};
+
+    if (i >= D)
+        return;
+    load_n(v, x + at);
+    load_n(f, by + i);
+    if (add)
+        load_n(w, y + at);
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        v[k] = v[k] * f[k] + w[k];
+    store_n(y + at, v);
+}
+
+template <class T>
+__device__ static inline void col_scale(T *y, const T *x, const float *by, int D, int add)
+{
+    BY_EIGHT(D, (scale_row<T, N>(y, x, by, D, add)));
+}
+BOTH(train_col_scale, col_scale, (T * y, const T *x, const float *by, int D, int add),
+     (y, x, by, D, add))
+
+/* struct dora (ops/train.h), a thread for each row. grid: rows / 128, 128 threads */
+extern "C" __global__ void train_dora(const __grid_constant__ train_dora_args d)
+{
+    const size_t o = thread_of_grid();
+
+    if (o >= d.out)
+        return;
+    const float *b = d.b + o * d.r;
+    double sum = d.squares[o];
+
+    for (int k = 0; k < d.r; k++) {
+        double square = 0;
+
+        for (int j = 0; j < d.r; j++)
+            square += (double)b[j] * (double)d.aa[k * d.r + j];
+        sum += (double)b[k] *
+               (2 * (double)d.scale * (double)d.aw[k * d.out + o] + (double)d.scale * d.scale * square);
+    }
+    const float length = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+
+    d.length[o] = length;
+    d.gain[o] = d.mag[o] * length;
+    d.gain_less[o] = d.gain[o] - 1;
 }
 
 /* Every head of a row turned by its position; the angle is the float32 product. grid: rows, 128

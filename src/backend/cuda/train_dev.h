@@ -31,6 +31,15 @@ struct train_attn_args {
     float scale;
 };
 
+/* struct dora (ops/train.h) */
+struct train_dora_args {
+    const float *mag, *b, *squares, *aw, *aa;
+    float *gain, *gain_less, *length;
+    unsigned long long out;
+    int r;
+    float scale;
+};
+
 /* struct adamw with what follows from it: rest = 1 - beta, lr / (1 - beta1^t), 1 / (1 - beta2^t).
  */
 struct train_adamw_args {
