@@ -492,6 +492,12 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
     mat_fwd(n, &w->down, y, n->h, s->low[6], T, true);
 }
 
+/* Whether a backward pass through m asks for its input. */
+static bool learns(const struct net_mat *m)
+{
+    return m->own || m->a;
+}
+
 /* n->dx: gradient of the layer's output, becomes that of its input. below: whether it is wanted. */
 static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const struct net_saved *s,
                       bool below)
@@ -503,10 +509,12 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     const float eps = (float)hp->eps;
     const bool turned = hp->rope.interleaved;
 
-    n->c->op->swiglu(n->c, n->h, s->g, s->u, T, F);
+    if (learns(&w->down))
+        n->c->op->swiglu(n->c, n->h, s->g, s->u, T, F);
     mat_bwd(n, &w->down, n->dh, n->dx, n->h, s->low[6], T, false);
     n->op->swiglu_bwd(n->c, s->g, s->u, n->dh, s->g, s->u, T, F);
-    norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
+    if (learns(&w->gate) || learns(&w->up))
+        norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
     mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T, false);
     mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T, true);
     n->op->rmsnorm_bwd(n->c, n->dx, w->own_ffn_norm ? w->own_ffn_norm->g : NULL, n->dn, s->x2,
@@ -518,7 +526,8 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     n->op->attn_bwd(n->c, n->dq, n->dk, n->dv, dy, &shape, s->q, s->k, s->v, s->o, s->lse);
     n->c->op->rope(n->c, n->dq, shape.H, shape.hd, n->at.back, n->inv_freq, turned, T);
     n->c->op->rope(n->c, n->dk, shape.K, shape.hd, n->at.back, n->inv_freq, turned, T);
-    norm_fwd(n, n->n, s->x, w->attn_norm, T);
+    if (learns(&w->q) || learns(&w->k) || learns(&w->v))
+        norm_fwd(n, n->n, s->x, w->attn_norm, T);
     float *dn = below ? n->dn : NULL;
 
     mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T, false);
