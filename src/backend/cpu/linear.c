@@ -8,6 +8,8 @@
 
 enum {
     PANEL_T = 256,   /* tokens whose sums (32 KiB) and rows stay near while a panel is used */
+    PLACED_T = 16,   /* tokens whose sums, and where they go, stay near while a unit is used */
+    PUT_AHEAD = 16,  /* tokens between the sums that are stored and where the next will go */
     DECODED = 8,     /* rows decoded to float32 at a time */
     ALONE = 1 << 15, /* multiply-adds below which waking the team costs more than it brings */
     COLUMNS = 64,    /* units that a kernel over columns sweeps at least: 512 bytes of AWQ's rows */
@@ -120,11 +122,24 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* y[16] = or += acc[16]; known to be apart, so that compilers make vectors of it */
+static inline void put_unit(float *restrict y, const float *restrict acc, bool add)
+{
+    if (!add)
+        memcpy(y, acc, LANES * sizeof(*y));
+    for (size_t r = 0; add && r < LANES; r++)
+        y[r] += acc[r];
+}
+
 static void put_rows(const struct job *j, const struct linear_out *o, size_t t, size_t r0, size_t R,
                      const float *acc)
 {
     float *y = o->y + t * o->w->rows + r0;
 
+    if (R == LANES) {
+        put_unit(y, acc, j->add);
+        return;
+    }
     for (size_t r = 0; r < R; r++)
         y[r] = acc[r] + (j->add ? y[r] : 0);
 }
@@ -154,9 +169,11 @@ static void unit_placed(const struct job *j, const struct linear_out *o, size_t 
     const struct placed_kern *p = &j->b->k.placed[o->w->enc];
 
     for (size_t r = r0; r < r0 + R; r += LANES) {
-        for (size_t t0 = 0; t0 < j->T; t0 += PANEL_T) {
-            const size_t T = smaller(j->T - t0, PANEL_T);
+        for (size_t t0 = 0; t0 < j->T; t0 += PLACED_T) {
+            const size_t T = smaller(j->T - t0, PLACED_T);
 
+            for (size_t t = 0; t < T; t++) /* far apart: nothing else fetches them */
+                __builtin_prefetch(o->y + (t0 + t) * o->w->rows + r, 1);
             p->dot(acc, unit_at(o->w, r), o->w, &j->x8, t0, T);
             for (size_t t = 0; t < T; t++)
                 put_rows(j, o, t0 + t, r, LANES, acc + t * LANES);
@@ -209,12 +226,14 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
             }
             dot[k->codes[w->enc]][k->offset[w->enc]](acc, rest, panel, P, ng, &j->x8, g, t0, T);
         }
-        for (size_t i = 0; i < n; i++)
-            acc[i] += rest[i];
-        for (size_t i = 0; i < P; i++)
-            for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < n; i += LANES)
+            put_unit(acc + i, rest + i, true);
+        for (size_t t = 0; t < T; t++) {
+            __builtin_prefetch(o->y + (t0 + smaller(t + PUT_AHEAD, T - 1)) * o->w->rows + r0, 1);
+            for (size_t i = 0; i < P; i++)
                 put_rows(j, o, t0 + t, r0 + i * LANES, smaller(R - i * LANES, LANES),
                          acc + (i * T + t) * LANES);
+        }
     }
 }
 
