@@ -68,9 +68,12 @@ flags_of    = $(ISA_$(call isa_of,$1)) \
               $(if $(SAN),$(if $(findstring kern_avx2,$1),-O2),$(if $(findstring backend/cpu,$1),-O3)) \
               $(if $(findstring backend/cuda,$1),$(CUDA_C))
 
+# GPU kernels on the emulated device (below): not written for g++'s warnings, fibers not for sanitizers.
+EMU_CXX := g++ -std=c++17 -O2 -g -fPIC -fno-extern-tls-init -fno-strict-aliasing -w -D_GNU_SOURCE -ffp-contract=off
+
 # Every object depends on this file, which changes when the flags do.
 FLAGS := $(BUILD)/flags
-FLAGS_NOW := $(CC) $(CFLAGS) $(INCLUDE) $(LIBS) $(ISA_amx) $(CUDA_C)
+FLAGS_NOW := $(CC) $(CFLAGS) $(INCLUDE) $(LIBS) $(ISA_amx) $(CUDA_C) $(EMU_CXX)
 ifneq ($(PKG_LIBS),)
 ifneq ($(file <$(FLAGS)),$(FLAGS_NOW))
 $(shell mkdir -p $(BUILD))
@@ -149,9 +152,46 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS) -lcmocka
 .SECONDARY:
 
+# ---- the GPU's tests without one: tests/backend/cuda_host/device.h says what that shows ----
+
+EMU      := $(BUILD)/tests/cuda_host
+EMU_DIR  := tests/backend/cuda_host
+EMU_CU   := attn encoder flash linear pack pick small train train_attn wide
+EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
+            $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
+
+$(EMU)/fatbins: $(wildcard src/backend/cuda/*.cu)
+	@mkdir -p $(@D)
+	$(Q)for f in $(basename $(notdir $^)); do : >$(EMU)/$$f.fatbin; done; touch $@
+$(EMU)/%.o: src/backend/cuda/%.c $(FLAGS) $(EMU)/fatbins
+	$(Q)$(CC) $(CFLAGS) -DPUNA_CUDA='"$(abspath $(EMU))"' -I$(EMU_DIR) $(INCLUDE) -MMD -MP -c $< -o $@
+$(EMU)/cublas.o: $(EMU_DIR)/cublas.c $(FLAGS) $(EMU)/fatbins
+	$(Q)$(CC) $(CFLAGS) -DPUNA_CUDA='"$(abspath $(EMU))"' -I$(EMU_DIR) $(INCLUDE) -MMD -MP -c $< -o $@
+# FILE NAME of every kernel; training's come in pairs, each in a namespace of its own (train_act.cuh).
+$(EMU)/kernels: src/backend/cuda/cuda_int.h $(FLAGS)
+	@mkdir -p $(@D)
+	$(Q)printf '#include "%s"\n#define F(file, name) KERNEL file name\nCUDA_KERNELS(F)\n' $< | \
+	    $(CC) -E -P $(LANG_C) -DPUNA_CUDA -I$(EMU_DIR) $(INCLUDE) - | \
+	    grep -o 'KERNEL [a-z_]* [a-z_0-9]*' | cut -d ' ' -f 2,3 >$@
+$(EMU)/cu_%.o: $(EMU_DIR)/kernels.cpp $(EMU)/kernels
+	$(Q)sed -n 's/^$* \(.*\)_f32$$/using namespace of_\1;/p; s/^$* \(.*_b16\)$$/using namespace of_\1;/p' \
+	    $(EMU)/kernels | grep '^using namespace of_train' >$(EMU)/$*.list || :
+	$(Q)sed -n 's/^$* \(.*\)/LIST(\1)/p' $(EMU)/kernels >>$(EMU)/$*.list
+	$(Q)$(EMU_CXX) -I$(EMU_DIR) -Isrc -DSOURCE='"backend/cuda/$*.cu"' -DKERNELS='"$(EMU)/$*.list"' -I. \
+	    -MMD -MP -c $< -o $@
+$(EMU)/device.o: $(EMU_DIR)/device.cpp $(FLAGS)
+	@mkdir -p $(@D)
+	$(Q)$(EMU_CXX) -I$(EMU_DIR) -Isrc -MMD -MP -c $< -o $@
+$(EMU)/libcuda.so.1: $(EMU)/device.o $(EMU_CU:%=$(EMU)/cu_%.o)
+	$(Q)g++ -shared -Wl,-z,defs -o $@ $^
+$(EMU)/cuda $(EMU)/cuda_train: $(EMU)/%: $(BUILD)/obj/tests/backend/%.o $(EMU_OBJ) $(TESTLIB) \
+                                $(BUILD)/libpuna.a $(EMU)/libcuda.so.1
+	$(if $(V),,@echo "  TEST  $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS) -lcmocka
+
 .PHONY: tests test
 tests: $(TESTBIN)
-test: all tests
+test: all tests $(EMU)/cuda $(EMU)/cuda_train
 	$(Q)script/run-tests $(BUILD)
 
 # Fails where there is no GPU: `make test` says there that these were not run.
@@ -250,4 +290,5 @@ size:
 help:
 	@sed -n 's/^#   //p' Makefile
 
--include $(OBJ:.o=.d) $(FUZZOBJ:.o=.d) $(TESTBIN:$(BUILD)/tests/%=$(BUILD)/obj/tests/%.d) $(TESTLIB:.o=.d)
+-include $(OBJ:.o=.d) $(FUZZOBJ:.o=.d) $(TESTBIN:$(BUILD)/tests/%=$(BUILD)/obj/tests/%.d) $(TESTLIB:.o=.d) \
+         $(wildcard $(EMU)/*.d)

@@ -1,6 +1,7 @@
 #include "support_gpu.h"
 
 static const char *why_not; /* NULL = there is a GPU */
+static bool emulated;
 static int misses;
 
 int gpu_ask(void **state)
@@ -11,8 +12,10 @@ int gpu_ask(void **state)
     (void)state;
     if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
         why_not = e.msg;
-    else
+    else {
+        emulated = strstr(cuda_ctx_name(c), "emulated") != NULL;
         c->be->free(c);
+    }
     return 0;
 }
 
@@ -27,6 +30,25 @@ void gpu_or_skip(void)
         print_message("not run: %s\n", why_not);
         skip();
     }
+}
+
+bool gpu_emulated(void)
+{
+    return emulated;
+}
+
+void gpu_real_or_skip(void)
+{
+    gpu_or_skip();
+    if (emulated) {
+        print_message("not run: it needs what the emulated device has not\n");
+        skip();
+    }
+}
+
+size_t gpu_some(size_t n, size_t some)
+{
+    return emulated && some < n ? some : n;
 }
 
 struct ctx *gpu_context(enum compute compute)

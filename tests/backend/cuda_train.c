@@ -208,13 +208,13 @@ static void both_linear(struct ctx *c, struct weight *w, double limit)
 static void linears(void **state)
 {
     static const enum enc encs[] = { ENC_F32, ENC_F16, ENC_BF16, ENC_Q4_0, ENC_Q8_0 };
-    static const size_t shape[][2] = { { 24, 96 }, { 200, 288 }, { 200, 576 }, { 136, 512 } };
+    static const size_t shape[][2] = { { 24, 96 }, { 136, 512 }, { 200, 288 }, { 200, 576 } };
 
     (void)state;
     for (int k = 0; k < WAYS; k++) {
         struct ctx *c = way_of(k);
 
-        for (size_t s = 0; s < ARRAY_LEN(shape); s++) {
+        for (size_t s = 0; s < gpu_some(ARRAY_LEN(shape), 2); s++) {
             const size_t rows = shape[s][0], cols = shape[s][1];
 
             for (size_t i = 0; i < ARRAY_LEN(encs); i++) {
@@ -347,7 +347,8 @@ static void attention(void **state)
 
             one_attention(c, H, K, hd, a, 4);
             one_attention(c, H, K, hd, b, 1);
-            one_attention(c, H, K, hd, d, 3);
+            if (!gpu_emulated()) /* which has no time for it */
+                one_attention(c, H, K, hd, d, 3);
         }
         c->be->free(c);
     }

@@ -21,10 +21,14 @@ __device__ static inline uint32_t h2_fma(uint32_t a, uint32_t b, uint32_t c)
 /* (a & mask) | 0x6400 twice, which is one instruction where neither constant is an immediate. */
 __device__ static inline uint32_t in_1024(uint32_t a, uint32_t mask)
 {
+#ifdef __CUDA_ARCH__
     uint32_t r;
 
     asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(a), "r"(mask), "r"(0x64006400));
     return r;
+#else
+    return (a & mask) | 0x64006400;
+#endif
 }
 
 __device__ static inline uint32_t word_of(const uint4 &v, int i)

@@ -1,0 +1,84 @@
+/* kernels.cpp - SOURCE, a .cu file of src/backend/cuda, as host code, and KERNELS, which the
+ * Makefile makes, its kernels by name. */
+#include "device.h"
+
+/* PTX of these is replaced; nothing in the headers that define them uses them. */
+#define copy_async    ptx_copy_async
+#define copy_async8   ptx_copy_async8
+#define copy_commit   ptx_copy_commit
+#define copy_wait     ptx_copy_wait
+#define load_matrices ptx_load_matrices
+#define mma           ptx_mma
+#include "backend/cuda/mma.cuh"
+#include "backend/cuda/unit.cuh"
+#undef copy_async
+#undef copy_async8
+#undef copy_commit
+#undef copy_wait
+#undef load_matrices
+#undef mma
+
+static inline void copy_async(uint32_t to, const void *from)
+{
+    copy_begin(to, from, 16);
+}
+
+static inline void copy_async8(uint32_t to, const void *from)
+{
+    copy_begin(to, from, 8);
+}
+
+template <int N> static inline void copy_wait()
+{
+    copy_wait_for(N);
+}
+
+/* c += a b, 16 x 16 by 16 x 8 (PTX ISA, mma.m16n8k16): lane 4 g + q has of a rows g and g + 8,
+ * columns 2 q and 2 q + 8 as pairs; of b those rows of column g; of c rows g and g + 8, columns 2 q
+ * and 2 q + 1. */
+template <bool BF16>
+static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    const uint32_t mine[] = { a[0], a[1], a[2], a[3], b0, b1 };
+    const lane_words *all = warp_meet(mine, 6);
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
+    const auto half = [](uint32_t pair, int k) {
+        const uint16_t h = (uint16_t)(k % 2 ? pair >> 16 : pair);
+
+        return BF16 ? bf16_to_f32(h) : f16_to_f32(h);
+    };
+
+    for (int i = 0; i < 4; i++) {
+        double s = c[i];
+
+        for (int k = 0; k < 16; k++)
+            s += (double)half(all[g * 4 + k % 8 / 2][i / 2 + k / 8 * 2], k) *
+                 half(all[(2 * q + i % 2) * 4 + k % 8 / 2][4 + k / 8], k);
+        c[i] = (float)s;
+    }
+}
+
+/* ldmatrix.x4: matrix m has its rows where lanes 8 m .. 8 m + 7 say; lane 4 g + q gets columns 2 q
+ * and 2 q + 1 of row g of each, or of its transpose. */
+template <bool TRANS> static inline void load_matrices(uint32_t r[4], uint32_t at)
+{
+    const lane_words *all = warp_meet(&at, 1);
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
+
+    for (int m = 0; m < 4; m++) {
+        uint16_t two[2];
+
+        for (int e = 0; e < 2; e++)
+            two[e] = ((const uint16_t *)shared_at(
+                all[8 * m + (TRANS ? 2 * q + e : g)][0]))[TRANS ? g : 2 * q + e];
+        r[m] = two[0] | (uint32_t)two[1] << 16;
+    }
+    __syncwarp(); /* nobody writes there before all have read */
+}
+
+#include SOURCE
+
+#define LIST(name)                                                                                 \
+    static const kernel_listed listed_##name(#name,                                                \
+                                             [](void **args) { return kernel_bind(name, args); });
+#include KERNELS
