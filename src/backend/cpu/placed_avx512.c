@@ -42,7 +42,11 @@ enum {
     /* bytes that are asked for before their use: enough for lines that the hardware has brought to
      * the second-level cache; from 512 on slower, for lines that come from memory occupy the few
      * places of the first level */
-    LEAD = 256
+    LEAD = 256,
+    /* the same of three tokens and more, whose arithmetic leaves these places free: a batch of 8 in
+     * Q4_0, one thread, 98 ms with 256, 84 with 768, 80 with 1536, 75 with 3072, 76 with 6144; two
+     * tokens are 3 % faster without */
+    LEAD_MANY = 3072,
 };
 
 /* Stand for all encodings with planes whose codes have as many bits. */
@@ -345,8 +349,9 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
         __m512i w[8];
         uint64_t more = 0;
 
-        for (size_t i = 0; S == 1 && i < l.code; i += 64)
-            _mm_prefetch((const char *)u + l.codes + g * l.code + LEAD + i, _MM_HINT_T0);
+        for (size_t i = 0; S != 2 && i < l.code; i += 64)
+            _mm_prefetch((const char *)u + l.codes + g * l.code + (S > 2 ? LEAD_MANY : LEAD) + i,
+                         _MM_HINT_T0);
         lines(w, u, &l, g, enc);
         scales(&s, u, of, g, enc);
 #pragma GCC unroll 2
