@@ -37,6 +37,7 @@ struct job {
     size_t cached;                 /* of the prompt, found in the prefix cache at first admission */
     bool active, told;             /* in the batch; SCHED_PROMPT was sent */
     bool over;                     /* its last event was sent: to be freed */
+    bool untold;                   /* its last token's event waits for the next pass to begin */
     size_t shown;                  /* bytes of result.text sent */
     struct score *score;           /* [n_prompt - 1], of which n_scored are known; owned */
     struct top_logprob *score_top; /* owned */

@@ -22,10 +22,35 @@ static void event_text(struct job *j, struct sched_event *ev)
     j->shown = j->answer.shown;
 }
 
+static void tell_token(struct job *j, bool last)
+{
+    const size_t i = j->result.ids.n - 1, k = j->gen.top_logprobs;
+    struct sched_event ev = { .kind = SCHED_TOKEN, .id = j->result.ids.p[i], .last = last };
+
+    if (j->result.logprob)
+        ev.logprob = j->result.logprob[i];
+    if (j->result.top)
+        ev.top = j->result.top + i * k;
+    if (j->result.watched)
+        ev.watched = j->result.watched + i * j->gen.n_watch;
+    event_text(j, &ev);
+    j->r.on_event(j->r.arg, &ev);
+}
+
+/* The event that was put off. */
+static void tell_late(struct job *j)
+{
+    if (!j->untold)
+        return;
+    j->untold = false;
+    tell_token(j, false);
+}
+
 void job_finish(struct sched *s, struct job *j, enum finish finish)
 {
     struct sched_event ev = { .kind = SCHED_DONE, .finish = finish, .embedding = j->embedding };
 
+    tell_late(j);
     j->result.finish = finish;
     answer_end(&j->answer);
     ev.stop_id = finish == FINISH_STOP ? j->result.stop_id : -1;
@@ -45,6 +70,7 @@ void job_fail(struct sched *s, struct job *j, const struct err *e)
 {
     const struct sched_event ev = { .kind = SCHED_FAILED, .err = e };
 
+    tell_late(j);
     kvpool_release(s->pool, &j->kv);
     draft_leave(s->draft, &j->drafts);
     j->over = true;
@@ -107,6 +133,7 @@ static void step_back(struct sched *s)
 {
     struct job *j = s->active[--s->n_active];
 
+    tell_late(j);
     kvpool_release(s->pool, &j->kv);
     draft_leave(s->draft, &j->drafts);
     j->done = j->n_pooled = 0;
@@ -478,6 +505,15 @@ static void deal(struct sched *s)
 
 /* ---- the pass ---- */
 
+/* What was put off, while the pass is computed. */
+static void tell_all_late(void *arg)
+{
+    struct sched *s = arg;
+
+    for (size_t i = 0; i < s->n_active; i++)
+        tell_late(s->active[i]);
+}
+
 static void lay_out(struct sched *s)
 {
     size_t row = 0, want = 0;
@@ -518,7 +554,9 @@ static void lay_out(struct sched *s)
                                .want = s->want,
                                .n_want = want,
                                .lora = adapted ? s->lora : NULL,
-                               .hidden = pooled ? s->hidden : NULL };
+                               .hidden = pooled ? s->hidden : NULL,
+                               .meanwhile = tell_all_late,
+                               .arg = s };
     BUG_ON(row > s->g->chunk || want > s->max_want);
 }
 
@@ -533,21 +571,6 @@ static void tell_prompt(struct job *j)
 
     j->told = true;
     j->result.cached = j->cached;
-    j->r.on_event(j->r.arg, &ev);
-}
-
-static void tell_token(struct job *j, bool last)
-{
-    const size_t i = j->result.ids.n - 1, k = j->gen.top_logprobs;
-    struct sched_event ev = { .kind = SCHED_TOKEN, .id = j->result.ids.p[i], .last = last };
-
-    if (j->result.logprob)
-        ev.logprob = j->result.logprob[i];
-    if (j->result.top)
-        ev.top = j->result.top + i * k;
-    if (j->result.watched)
-        ev.watched = j->result.watched + i * j->gen.n_watch;
-    event_text(j, &ev);
     j->r.on_event(j->r.arg, &ev);
 }
 
@@ -566,7 +589,8 @@ static int row_at(struct sched *s, const float **out, size_t i, struct err *e)
     return 0;
 }
 
-/* Tokens out of j's logits: one, and one more for each guess that proves right. */
+/* Tokens out of j's logits: one, and one more for each guess that proves right. Where a device
+ * computes, the last one's event is put off until it does that again. */
 static void take(struct sched *s, struct job *j)
 {
     const size_t first = j->first_want + j->n_score;
@@ -583,8 +607,13 @@ static void take(struct sched *s, struct job *j)
             break;
         taken++;
         j->done = j->answer.all.n - 1;
-        tell_token(j, rc == 0);
-        if (rc == 0 || k == j->n_guess || j->answer.all.p[j->answer.all.n - 1] != j->guess[k])
+        const bool more =
+            rc > 0 && k < j->n_guess && j->answer.all.p[j->answer.all.n - 1] == j->guess[k];
+
+        j->untold = rc > 0 && !more && s->have;
+        if (!j->untold)
+            tell_token(j, rc == 0);
+        if (!more)
             break;
         right++;
     }
@@ -779,8 +808,10 @@ void sched_step(struct sched *s)
     if (s->n_active == 0)
         return;
     lay_out(s);
-    if (s->batch.T == 0)
+    if (s->batch.T == 0) {
+        tell_all_late(s);
         return;
+    }
     const double began = sched_now();
 
     struct err e;
@@ -789,6 +820,7 @@ void sched_step(struct sched *s)
     int rc = llama_forward(s->g->ctx, s->g->model, s->g->acts, &s->kv, &s->batch,
                            s->have ? NULL : s->logits, &e);
 
+    tell_all_late(s); /* a backend may have had no time */
     ahead_wait(s->ahead);
     if (rc == 0 && s->have)
         rc = take_heads(s, &e);

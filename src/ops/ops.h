@@ -65,6 +65,9 @@ struct batch {
     size_t n_want;
     const struct lora *const *lora; /* [n_seq] adapter of each sequence, NULL = none */
     float *hidden; /* receives the last hidden states, normalised, [T, D]; NULL = not asked for */
+    /* called with arg while a device computes the pass, where there is one; NULL = nothing to do */
+    void (*meanwhile)(void *arg);
+    void *arg;
 };
 
 struct ops;

@@ -248,6 +248,8 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
     c->rows = 0;
     if (c->recording)
         end_recording(c);
+    if (p->b->meanwhile)
+        p->b->meanwhile(p->b->arg);
     if (!c->failed && p->out)
         fetch(c, p->out, &c->logits, p->b->n_want * p->V);
     if (!c->failed && p->b->hidden)
