@@ -141,6 +141,8 @@ struct herd {
     int32_t *rows;         /* token, pos, slot, seq, want: [n] each */
     const int32_t **table; /* [n] */
     int32_t *block;        /* [n * blocks_each] */
+    struct pick_ask *ask;  /* of every row; NULL where logits come to the host as they are */
+    struct pick_list *head;
 };
 
 static int herd_new(struct herd *h, struct bench *b, size_t n, size_t tokens, struct err *e)
@@ -163,6 +165,12 @@ static int herd_new(struct herd *h, struct bench *b, size_t n, size_t tokens, st
         h->block[i] = (int32_t)i;
     for (size_t i = 0; i < n; i++)
         h->table[i] = h->block + i * h->blocks_each;
+    if (b->g->ctx->be->pick) {
+        h->ask = xcalloc(n, sizeof(*h->ask));
+        h->head = xcalloc(n, sizeof(*h->head));
+        for (size_t i = 0; i < n; i++)
+            h->ask[i].row = i;
+    }
     return 0;
 }
 
@@ -173,6 +181,8 @@ static void herd_release(struct herd *h)
     free(h->rows);
     free(h->table);
     free(h->block);
+    free(h->ask);
+    free(h->head);
 }
 
 static int herd_step(struct bench *b, struct herd *h, size_t position, struct err *e)
@@ -195,7 +205,14 @@ static int herd_step(struct bench *b, struct herd *h, size_t position, struct er
                                  .want = want,
                                  .n_want = h->n };
 
-    return llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, h->logits, e);
+    const struct ctx *c = b->g->ctx;
+
+    /* as the scheduler does: logits stay on a device that tells their heads */
+    if (llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, h->ask ? NULL : h->logits,
+                      e))
+        return -1;
+    return h->ask ? c->be->pick(b->g->ctx, h->ask, h->n, (size_t)b->g->model->hp->vocab, h->head, e)
+                  : 0;
 }
 
 /* Fills every sequence from position `first` up to `end`, as prompts would. */
