@@ -156,7 +156,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 
 EMU      := $(BUILD)/tests/cuda_host
 EMU_DIR  := tests/backend/cuda_host
-EMU_CU   := attn encoder flash linear pack pick small train train_attn wide
+EMU_CU   := attn decode encoder flash linear pack pick small train train_attn wide
 EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
             $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
 

@@ -254,6 +254,11 @@ static struct plan *plan_for(struct blas *l, const struct blas_product *o)
     return NULL;
 }
 
+bool blas_can(struct cuda *b, const struct blas_product *o)
+{
+    return plan_for(b->blas, o) != NULL;
+}
+
 bool blas_run(struct cuda *b, const struct blas_product *o)
 {
     struct blas *l = b->blas;
@@ -269,7 +274,7 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
     struct plan *p = plan_for(l, o);
 
     if (!p) {
-        l->f8 &= o->type != BLAS_F8; /* it would not the next time either */
+        l->f8 &= o->type != BLAS_F8 || o->half_y; /* it would not the next time either */
         return false;
     }
     const cublasStatus_t rc =

@@ -21,6 +21,24 @@ __device__ static inline float block_sum(float v)
     return v;
 }
 
+/* The largest of a block's values, none of which is negative, to all of its threads. */
+__device__ static inline float block_max(float v)
+{
+    __shared__ float part[WARP];
+    const int lane = threadIdx.x % WARP;
+
+    for (int d = WARP / 2; d; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    if (lane == 0)
+        part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    v = lane < blockDim.x / WARP ? part[lane] : 0;
+    for (int d = WARP / 2; d; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    __syncthreads();
+    return v;
+}
+
 /* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they wrote
  * is there; zero before and after. */
 __device__ static inline bool last_of(int *done, int splits)

@@ -15,7 +15,6 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
  * anything is computed, or by PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
     CUDA_TRY_WIDE = 1, /* "wide": products of 17 to 64 rows without widened copies of weights */
-    CUDA_TRY_PICK = 2, /* "pick": rows of logits stay on the device, their heads are made there */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -73,6 +73,8 @@ struct driver {
     F(small, kv_write)                                                                             \
     F(small, rope_kv)                                                                              \
     F(small, act)                                                                                  \
+    F(small, rows_f8)                                                                              \
+    F(small, gated)                                                                                \
     F(small, prep)                                                                                 \
     F(small, dequant)                                                                              \
     F(small, read_all)                                                                             \
@@ -113,6 +115,12 @@ struct driver {
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
     CUDA_ATTNS(F, f8)                                                                              \
+    F(decode, decode_bf16_64)                                                                      \
+    F(decode, decode_bf16_128)                                                                     \
+    F(decode, decode_f16_64)                                                                       \
+    F(decode, decode_f16_128)                                                                      \
+    F(decode, decode_f8_64)                                                                        \
+    F(decode, decode_f8_128)                                                                       \
     F(flash, flash_bf16_64)                                                                        \
     F(flash, flash_bf16_128)                                                                       \
     F(flash, flash_f16_64)                                                                         \
@@ -182,7 +190,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 11,
+    MODULES = 12,
     PROGRAM_PHASES = 1024
 };
 
@@ -290,7 +298,8 @@ struct cuda {
     size_t pin_next;
     CUevent pin_free[2];
     /* x16 and ss: the one that is read, and the one that is written next */
-    struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks;
+    struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks,
+        gate_up; /* both in bf16 */
 
     struct program prog;
     CUdeviceptr gate; /* of programs */
@@ -396,7 +405,7 @@ extern const struct ops ops_cuda;
 /* y [T][rows] (+)= by x [T][kp] w [rows][kp]^T, both of one type; y float32 or bf16, ldy apart. */
 enum blas_type { BLAS_BF16, BLAS_F16, BLAS_F8, BLAS_F32, BLAS_TYPES };
 struct blas_product {
-    float *y;
+    void *y;
     size_t ldy, rows, T, kp;
     CUdeviceptr w, x, w_scale, x_scale; /* E4M3: float32 factors [rows], [T] */
     enum blas_type type;
@@ -408,6 +417,7 @@ struct blas_product {
 struct blas *blas_open(struct cuda *b);
 void blas_close(struct cuda *b);
 /* false: cuBLASLt cannot. */
+bool blas_can(struct cuda *b, const struct blas_product *p);
 bool blas_run(struct cuda *b, const struct blas_product *p);
 bool blas_has_f8(const struct cuda *b);
 

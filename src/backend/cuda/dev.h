@@ -99,6 +99,7 @@ struct wide_args {
 
 enum prep_mode { PREP_BF16, PREP_F16 };
 
+enum { ROWS_F8_MOST = 8192 }; /* columns that rows_f8 keeps */
 struct act_args {
     float *y;      /* [T][cols]; each of the three may be NULL */
     uint16_t *y16; /* [T][kp] */
@@ -106,6 +107,17 @@ struct act_args {
     float *scales;
     const float *x;
     int T, cols, kp, mode16, act, group, bf16; /* act: enum act */
+    float bound, scale;
+};
+
+/* Gate and up in bf16 to the gated values, in 16 bits or as E4M3 with a scale for each row. */
+enum { GATED_MOST = 32768 }; /* columns that a block keeps */
+struct gated_args {
+    const uint16_t *g, *u; /* [T][F] */
+    uint16_t *y16;         /* [T][kp]; NULL: y8 */
+    uint8_t *y8;           /* [T][kp] */
+    float *scales;         /* [T] */
+    int F, kp, mode16, act;
     float bound, scale;
 };
 

@@ -16,6 +16,7 @@
             ".fatbin\"\n.byte 0\n.previous\n");                                                    \
     extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")))
 EMBED(attn);
+EMBED(decode);
 EMBED(encoder);
 EMBED(flash);
 EMBED(linear);
@@ -29,6 +30,7 @@ EMBED(wide);
 
 enum {
     FILE_attn,
+    FILE_decode,
     FILE_encoder,
     FILE_flash,
     FILE_linear,
@@ -225,9 +227,10 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16[0],  &b->x16[1],
-                                       &b->ss[0], &b->ss[1],   &b->x8,     &b->rounded, &b->part,
-                                       &b->done,  &b->dequant, &b->picks,  &b->ordered, &b->sums };
+    struct gpu_room *const rooms[] = { &b->batch,   &b->logits,  &b->hidden,  &b->x16[0],
+                                       &b->x16[1],  &b->ss[0],   &b->ss[1],   &b->x8,
+                                       &b->rounded, &b->part,    &b->done,    &b->dequant,
+                                       &b->picks,   &b->gate_up, &b->ordered, &b->sums };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -263,15 +266,26 @@ static void free_cuda(struct ctx *c)
     free(b);
 }
 
-#define COMMON                                                                                     \
-    .name = "cuda", .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,           \
-    .download = cuda_download, .place = cuda_place, .unplace = cuda_unplace,                       \
-    .placed_size = cuda_placed_size, .place_rows = cuda_place_rows, .place_away = cuda_place_away, \
-    .adopt = cuda_adopt, .settle = cuda_settle, .enter = cuda_enter, .leave = cuda_leave,          \
-    .available = available_cuda, .free = free_cuda
-static const struct backend backend_cuda = { COMMON };
-static const struct backend backend_picking = { COMMON, .pick = cuda_heads, .row = cuda_row };
-#undef COMMON
+static const struct backend backend_cuda = {
+    .name = "cuda",
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .place = cuda_place,
+    .unplace = cuda_unplace,
+    .placed_size = cuda_placed_size,
+    .place_rows = cuda_place_rows,
+    .place_away = cuda_place_away,
+    .adopt = cuda_adopt,
+    .settle = cuda_settle,
+    .enter = cuda_enter,
+    .leave = cuda_leave,
+    .pick = cuda_heads,
+    .row = cuda_row,
+    .available = available_cuda,
+    .free = free_cuda,
+};
 
 static int open_driver(struct cuda *b, struct err *e)
 {
@@ -329,9 +343,9 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn,  cuda_encoder,    cuda_flash, cuda_linear,
-                                         cuda_pack,  cuda_pick,       cuda_small, cuda_stream,
-                                         cuda_train, cuda_train_attn, cuda_wide };
+    const void *const image[MODULES] = { cuda_attn,   cuda_decode, cuda_encoder,    cuda_flash,
+                                         cuda_linear, cuda_pack,   cuda_pick,       cuda_small,
+                                         cuda_stream, cuda_train,  cuda_train_attn, cuda_wide };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
@@ -369,7 +383,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "pick", CUDA_TRY_PICK }, { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {
@@ -403,8 +417,6 @@ int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
 void cuda_try(struct ctx *c, unsigned what)
 {
     of(c)->tries |= what;
-    if (of(c)->tries & CUDA_TRY_PICK)
-        c->be = &backend_picking;
 }
 
 const char *cuda_ctx_name(const struct ctx *c)

@@ -56,3 +56,12 @@ template <int SIZE> __device__ static inline uint32_t place(int row, int chunk)
 {
     return (row * (SIZE / 8) + (chunk ^ (row & 7))) * 16;
 }
+
+/* A matrix of 8 x 8 values of 16 bits, two neighbours of a row in a lane, transposed. */
+__device__ static inline uint32_t transposed(uint32_t v)
+{
+    uint32_t r;
+
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
+    return r;
+}

@@ -360,34 +360,93 @@ static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t 
 /* ---- products of many rows: cuBLASLt ---- */
 
 /* E4M3 by E4M3, where the checkpoint's rule for inputs is that. */
-static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
-                       bool add, const struct inputs *in)
+static bool takes_f8(const struct cuda *b, const struct weight *w, const struct inputs *in)
+{
+    const enum act act = w->p.act;
+
+    return cuda_placed(w)->kind == DEV_F8 && cuda_placed(w)->n_groups == 1 && in->act &&
+           (act == ACT_F8_STATIC || (act == ACT_F8 && w->p.act_group >= w->cols)) && blas_has_f8(b);
+}
+
+/* x8 and the scales behind it. */
+static bool f8_room(struct cuda *b, struct act_args *a)
+{
+    const size_t T = (size_t)a->T, kp = (size_t)a->kp;
+
+    if (!cuda_room(b, &b->x8, T * (kp + sizeof(float))))
+        return false;
+    a->y8 = (uint8_t *)(uintptr_t)b->x8.p;
+    a->scales = (float *)(uintptr_t)(b->x8.p + T * kp);
+    return true;
+}
+
+/* x8 is x from now on, as w wants it. */
+static void have_f8(struct cuda *b, const float *x, size_t T, const struct weight *w)
+{
+    b->have8.x = x, b->have8.T = T, b->have8.w = w;
+}
+
+/* x in E4M3, or its norm with weights `norm`, which y receives too where it is not NULL. */
+static void rows_f8(struct cuda *b, struct act_args *a, const float *norm, float eps)
+{
+    cuda_launch(b, KERN_rows_f8, (size_t)a->T, 1, 1, 1024, (void *[]){ a, &norm, &eps });
+}
+
+static bool whole_rows(const struct act_args *a)
+{
+    return a->cols % 4 == 0 && a->kp <= ROWS_F8_MOST;
+}
+
+/* half: where y goes in bf16 instead; or NULL */
+static struct blas_product product_f8(const struct cuda *b, const struct linear_out *out, size_t T,
+                                      bool add, void *half)
 {
     const struct dev_weight *w = cuda_placed(out->w);
-    const enum act act = out->w->p.act;
+    const size_t kp = (size_t)w->kp;
 
-    if (w->kind != DEV_F8 || w->n_groups != 1 || !in->act ||
-        (act != ACT_F8_STATIC && (act != ACT_F8 || out->w->p.act_group < out->w->cols)) ||
-        !blas_has_f8(b) || !cuda_room(b, &b->x8, T * (in->kp + sizeof(float))))
-        return false;
+    return (struct blas_product){ .y = half ? half : out->y,
+                                  .half_y = half != NULL,
+                                  .ldy = out->w->rows,
+                                  .w = (CUdeviceptr)(uintptr_t)w->q,
+                                  .rows = out->w->rows,
+                                  .x = b->x8.p,
+                                  .T = T,
+                                  .kp = kp,
+                                  .type = BLAS_F8,
+                                  .add = add,
+                                  .w_scale = (CUdeviceptr)(uintptr_t)w->scale,
+                                  .x_scale = b->x8.p + T * kp };
+}
+
+/* Whether cuBLASLt has all products of o in E4M3, of one input. */
+static bool all_f8(struct cuda *b, const struct op *o)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        const struct inputs in = inputs_of(b, o->out[i].w, o->T);
+        const struct blas_product p = product_f8(b, &o->out[i], o->T, o->add, NULL);
+
+        if (!takes_f8(b, o->out[i].w, &in) || !weight_same_act(o->out[0].w, o->out[i].w) ||
+            !blas_can(b, &p))
+            return false;
+    }
+    return true;
+}
+
+static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
+                       bool add, const struct inputs *in, void *half)
+{
     struct act_args a = act_of(in, out->w, x, T);
-    const struct blas_product p = { .y = out->y,
-                                    .ldy = out->w->rows,
-                                    .w = (CUdeviceptr)(uintptr_t)w->q,
-                                    .rows = out->w->rows,
-                                    .x = b->x8.p,
-                                    .T = T,
-                                    .kp = in->kp,
-                                    .type = BLAS_F8,
-                                    .add = add,
-                                    .w_scale = (CUdeviceptr)(uintptr_t)w->scale,
-                                    .x_scale = b->x8.p + T * in->kp };
+
+    if (!takes_f8(b, out->w, in) || !f8_room(b, &a))
+        return false;
+    const struct blas_product p = product_f8(b, out, T, add, half);
 
     if (b->have8.x != x || b->have8.T != T || !weight_same_act(b->have8.w, out->w)) {
-        a.y8 = (uint8_t *)(uintptr_t)p.x;
-        a.scales = (float *)(uintptr_t)p.x_scale;
-        launch_act(b, &a);
-        b->have8.x = x, b->have8.T = T, b->have8.w = out->w;
+        if (whole_rows(&a))
+            rows_f8(b, &a, NULL, 0);
+        else
+            launch_act(b, &a);
+        have_f8(b, x, T, out->w);
     }
     return blas_run(b, &p);
 }
@@ -413,19 +472,21 @@ void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
                     THREADS, (void *[]){ &b->dequant.p, &copy, &tile });
 }
 
-/* What is neither bf16 nor f16 is widened first, a slice of rows at a time. */
+/* What is neither bf16 nor f16 is widened first, a slice of rows at a time. half as for library_f8.
+ */
 static bool library(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
-                    bool add, const struct inputs *in)
+                    bool add, const struct inputs *in, void *half)
 {
     const struct dev_weight *w = cuda_placed(out->w);
     const size_t kp = (size_t)w->kp, rows = out->w->rows;
     size_t slice = ((size_t)128 << 20) / (kp * 2);
 
-    if (library_f8(b, out, x, T, add, in))
+    if (library_f8(b, out, x, T, add, in, half))
         return true;
     if (!prepare(b, in, out->w, x, T))
         return false;
-    struct blas_product p = { .y = out->y,
+    struct blas_product p = { .y = half ? half : out->y,
+                              .half_y = half != NULL,
                               .ldy = rows,
                               .w = (CUdeviceptr)(uintptr_t)w->q,
                               .rows = rows,
@@ -444,7 +505,7 @@ static bool library(struct cuda *b, const struct linear_out *out, const float *x
     p.w = b->dequant.p;
     for (size_t r = 0; r < rows; r += slice) {
         p.rows = rows - r < slice ? rows - r : slice;
-        p.y = out->y + r;
+        p.y = half ? (void *)((uint16_t *)half + r) : (void *)(out->y + r);
         cuda_widen(b, w, r, p.rows);
         if (!blas_run(b, &p)) {
             if (r) /* a part is there: nothing can be begun again */
@@ -477,7 +538,7 @@ static size_t some(struct cuda *b, const struct op *o, size_t i)
     if (o->T > 65535 * 4 || out->w->rows == 0 || o->T == 0)
         return 1;
     if (route == ROUTE_LIBRARY) {
-        if (library(b, out, o->x, o->T, o->add, &in))
+        if (library(b, out, o->x, o->T, o->add, &in, NULL))
             return 1;
         route = cuda_placed(out->w)->kind == DEV_RAW ? ROUTE_PLAIN : ROUTE_STREAM;
     }
@@ -536,6 +597,101 @@ static bool gated(struct cuda *b, size_t i)
     a.kp16 = kp;
     program_stream(b, &a);
     have(b, s->y, s->T, kp, mode, false);
+    return true;
+}
+
+static bool is_library(const struct cuda *b, const struct op *o)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (route_of(b, o->out[i].w, o->T) != ROUTE_LIBRARY)
+            return false;
+    return o->kind == OP_LINEAR && o->n > 0 && o->T > 0;
+}
+
+/* Where the gated values go for the product o: in E4M3 or 16 bits; false: as they are. */
+static bool gated_for(struct cuda *b, const struct op *o, struct gated_args *a)
+{
+    const struct weight *w = o->out[0].w;
+    const struct inputs in = inputs_of(b, w, o->T);
+    struct act_args f = act_of(&in, w, o->x, o->T);
+
+    a->kp = (int)in.kp;
+    a->mode16 = in.mode;
+    a->act = f.act;
+    a->bound = f.bound;
+    a->scale = f.scale;
+    if (in.kp > GATED_MOST || o->n != 1)
+        return false;
+    if (takes_f8(b, w, &in)) {
+        if (!all_f8(b, o) || !f8_room(b, &f))
+            return false;
+        a->y8 = f.y8;
+        a->scales = f.scales;
+        return true;
+    }
+    if (!plain(&in) || !cuda_room(b, next16(b), o->T * in.kp * sizeof(uint16_t)))
+        return false;
+    a->y16 = (uint16_t *)(uintptr_t)next16(b)->p;
+    return true;
+}
+
+/* The same of many rows, through cuBLASLt: gate and up are in bf16 between, as reference libraries
+ * have them. */
+static bool gated_many(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *s = &b->op[i + 1];
+
+    if (i + 2 >= b->n_op || o->n != 2 || o->add || !is_library(b, o) || s->kind != OP_SWIGLU ||
+        s->x != o->out[0].y || s->u != o->out[1].y || s->T != o->T || s->D % 8)
+        return false;
+    const struct weight *w[] = { o->out[0].w, o->out[1].w };
+    const struct op *next = consumer(b, i + 1, s->y, s->T, s->D);
+    const size_t n = s->T * s->D;
+    struct gated_args a = { .F = (int)s->D };
+
+    if (!next || !is_library(b, next) || w[0]->rows != s->D || w[1]->rows != s->D ||
+        cuda_placed(w[0])->kind == DEV_H16 || cuda_placed(w[1])->kind == DEV_H16 ||
+        !dead(b, i + 3, s->y, n) || (s->y != s->x && !dead(b, i + 2, s->x, n)) ||
+        !dead(b, i + 2, s->u, n) || !cuda_room(b, &b->gate_up, 2 * n * sizeof(uint16_t)))
+        return false;
+    uint16_t *const half = (uint16_t *)(uintptr_t)b->gate_up.p;
+
+    for (size_t k = 0; k < 2; k++) {
+        const struct inputs in = inputs_of(b, w[k], o->T);
+
+        if (!library(b, &o->out[k], o->x, o->T, false, &in, half + k * n))
+            return false;
+    }
+    if (!gated_for(b, next, &a))
+        return false;
+    a.g = half;
+    a.u = half + n;
+    cuda_launch(b, KERN_gated, s->T, 1, 1, 1024, (void *[]){ &a });
+    if (a.y8)
+        have_f8(b, s->y, s->T, next->out[0].w);
+    else
+        have(b, s->y, s->T, a.kp, a.mode16, false);
+    return true;
+}
+
+/* A norm whose product takes E4M3. */
+static bool norm_f8(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i];
+    const struct op *next = o->kind == OP_RMSNORM ? consumer(b, i, o->y, o->T, o->D) : NULL;
+
+    if (!next || !is_library(b, next))
+        return false;
+    const struct weight *w = next->out[0].w;
+    const struct inputs in = inputs_of(b, w, o->T);
+    struct act_args a = act_of(&in, w, o->x, o->T);
+
+    if (!all_f8(b, next) || !whole_rows(&a) || !f8_room(b, &a))
+        return false;
+    a.y = dead(b, i + 2, o->y, o->T * o->D) ? NULL : o->y;
+    rows_f8(b, &a, o->u, o->by);
+    have_f8(b, o->y, o->T, w);
+    b->have.x = NULL;
     return true;
 }
 
@@ -630,6 +786,37 @@ static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size
     *splits = over(b->slots, *span);
 }
 
+/* Many rows on the tensor cores: for decode.cu. */
+static bool is_crowd(const struct cuda *b, const struct op *o)
+{
+    enum { HEADS = 8 }; /* of queries to a kv head */
+    const size_t hd = o->kv->head_dim;
+
+    return b->ctx.compute != COMPUTE_F32 && o->kv->enc != ENC_F32 && o->T > DEV_STREAM_ROWS &&
+           (hd == 64 || hd == 128) && o->H / o->kv->kv_heads <= HEADS;
+}
+
+static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
+{
+    static const enum kernel kern[][2] = {
+        [ENC_F16] = { KERN_decode_f16_64, KERN_decode_f16_128 },
+        [ENC_BF16] = { KERN_decode_bf16_64, KERN_decode_bf16_128 },
+        [ENC_F8_E4M3] = { KERN_decode_f8_64, KERN_decode_f8_128 },
+    };
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
+    size_t splits, span;
+
+    choose_splits(b, rows * K, 64 * b->sms, 256, &splits, &span);
+    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
+                       !cuda_room(b, &b->done, rows * K * sizeof(int))))
+        return;
+    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
+    a->done = (int *)(uintptr_t)b->done.p;
+    a->splits = (int)splits;
+    a->span = (int)span;
+    cuda_launch(b, kern[o->kv->enc][hd == 128], splits, K, rows, 128, (void *[]){ a });
+}
+
 /* Rows one by one: all, or those of the batch that are in no run. */
 static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
 {
@@ -646,6 +833,10 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
     size_t splits, span;
 
+    if (is_crowd(b, o)) {
+        attn_crowd(b, a, o, rows);
+        return;
+    }
     choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
                   &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
@@ -911,8 +1102,10 @@ void cuda_run(struct cuda *b, bool ending)
 
         away_enter(b, o);
         b->have8.x = i && b->have8.x && o->kind == OP_LINEAR ? b->have8.x : NULL;
-        if (gated(b, i) || normed(b, i)) {
+        if (gated(b, i) || gated_many(b, i) || normed(b, i)) {
             i += 2;
+        } else if (norm_f8(b, i)) {
+            i++;
         } else if ((n = rotated(b, i)) > 0) {
             i += n;
         } else if (o->kind == OP_LINEAR) {

@@ -227,6 +227,125 @@ extern "C" __global__ void act(act_args a)
     }
 }
 
+/* Four values in E4M3 of scale s, as act_round has them. */
+__device__ static inline uint32_t four_f8(const float *x, float s)
+{
+    uint32_t q = 0;
+
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        q |= (uint32_t)f32_to_f8_e4m3(x[k] / s) << 8 * k;
+    return q;
+}
+
+/* act for whole rows in E4M3 alone, of x or, with weights w, of its norm; at most ROWS_F8_MOST columns,
+ * a multiple of 4. y receives the norm too. grid: rows, 1024 threads */
+extern "C" __global__ void __launch_bounds__(1024) rows_f8(act_args a, const float *w, float eps)
+{
+    enum { STEP = 4 * 1024, KEPT = ROWS_F8_MOST / STEP };
+    const size_t t = blockIdx.x;
+    const int first = 4 * threadIdx.x;
+    float kept[KEPT][4], sum = 0, max = 0;
+
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const int i = first + k * STEP;
+        const float4 v =
+            i < a.cols ? *(const float4 *)(a.x + t * a.cols + i) : make_float4(0, 0, 0, 0);
+
+        kept[k][0] = v.x, kept[k][1] = v.y, kept[k][2] = v.z, kept[k][3] = v.w;
+        sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    if (w) {
+        const float r = 1 / sqrtf(block_sum(sum) / (float)a.cols + eps);
+
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) {
+            const int i = first + k * STEP;
+
+            if (i >= a.cols)
+                continue;
+            const float4 by = *(const float4 *)(w + i);
+
+            kept[k][0] *= by.x * r, kept[k][1] *= by.y * r;
+            kept[k][2] *= by.z * r, kept[k][3] *= by.w * r;
+            if (a.y)
+                *(float4 *)(a.y + t * a.cols + i) =
+                    make_float4(kept[k][0], kept[k][1], kept[k][2], kept[k][3]);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            max = fmaxf(max, fabsf(kept[k][j]));
+    const float s = act_scale(a.act, a.bound, a.scale, block_max(max));
+
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const int i = first + k * STEP;
+
+        if (i < a.kp)
+            *(uint32_t *)(a.y8 + t * a.kp + i) = i < a.cols ? four_f8(kept[k], s) : 0;
+    }
+    if (threadIdx.x == 0)
+        a.scales[t] = s;
+}
+
+/* grid: rows, 1024 threads; F is a multiple of 8 */
+extern "C" __global__ void __launch_bounds__(1024) gated(gated_args a)
+{
+    enum { PER = 8, STEP = PER * 1024, KEPT = GATED_MOST / STEP };
+    const size_t t = blockIdx.x;
+    float kept[KEPT][PER], max = 0;
+
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const int i = PER * threadIdx.x + k * STEP;
+
+        if (i >= a.F)
+            continue;
+        const uint4 g = *(const uint4 *)(a.g + t * a.F + i), u = *(const uint4 *)(a.u + t * a.F + i);
+        const uint32_t gs[4] = { g.x, g.y, g.z, g.w }, us[4] = { u.x, u.y, u.z, u.w };
+
+#pragma unroll
+        for (int j = 0; j < PER; j++) {
+            const float x = __uint_as_float(j % 2 ? gs[j / 2] & 0xFFFF0000 : gs[j / 2] << 16);
+            const float y = __uint_as_float(j % 2 ? us[j / 2] & 0xFFFF0000 : us[j / 2] << 16);
+
+            kept[k][j] = x / (1 + expf(-x)) * y;
+            max = fmaxf(max, fabsf(kept[k][j]));
+        }
+    }
+    const float s = a.y16 ? 1 : act_scale(a.act, a.bound, a.scale, block_max(max));
+
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const int i = PER * threadIdx.x + k * STEP;
+
+        if (i >= a.kp)
+            continue;
+        if (i >= a.F) { /* padding */
+#pragma unroll
+            for (int j = 0; j < PER; j++)
+                kept[k][j] = 0;
+        }
+        if (a.y16) {
+            uint32_t v[PER / 2];
+
+#pragma unroll
+            for (int j = 0; j < PER / 2; j++)
+                v[j] = to16(kept[k][2 * j], a.mode16) |
+                       (uint32_t)to16(kept[k][2 * j + 1], a.mode16) << 16;
+            *(uint4 *)(a.y16 + t * a.kp + i) = make_uint4(v[0], v[1], v[2], v[3]);
+        } else {
+            *(uint2 *)(a.y8 + t * a.kp + i) = make_uint2(four_f8(kept[k], s), four_f8(kept[k] + 4, s));
+        }
+    }
+    if (a.scales && threadIdx.x == 0)
+        a.scales[t] = s;
+}
+
 /* Inputs of a product in 16 bits, padded with zeros to kp. grid: (kp / 128, rows), 128 threads */
 extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, const int32_t *order,
                                 int mode)

@@ -30,6 +30,11 @@ bool blas_has_f8(const struct cuda *b)
     return b->hopper;
 }
 
+bool blas_can(struct cuda *b, const struct blas_product *p)
+{
+    return p->type != BLAS_F8 || b->hopper;
+}
+
 static float value(enum blas_type type, CUdeviceptr p, size_t i)
 {
     const void *at = (const void *)(uintptr_t)p;
@@ -76,7 +81,7 @@ static void product(const host_argument *raw)
         for (size_t t = 0; t < p->T; t++) {
             const size_t at = t * p->ldy + r;
             bf16 *half = (bf16 *)(void *)p->y + at;
-            float *y = p->y + at, s = 0;
+            float *y = (float *)p->y + at, s = 0;
 
             for (size_t k = 0; k < p->kp; k++)
                 s += w[k] * x[t * p->kp + k];

@@ -9,6 +9,7 @@
 #define copy_wait     ptx_copy_wait
 #define load_matrices ptx_load_matrices
 #define mma           ptx_mma
+#define transposed    ptx_transposed
 #include "backend/cuda/mma.cuh"
 #include "backend/cuda/unit.cuh"
 #undef copy_async
@@ -17,6 +18,7 @@
 #undef copy_wait
 #undef load_matrices
 #undef mma
+#undef transposed
 
 static inline void copy_async(uint32_t to, const void *from)
 {
@@ -74,6 +76,18 @@ template <bool TRANS> static inline void load_matrices(uint32_t r[4], uint32_t a
         r[m] = two[0] | (uint32_t)two[1] << 16;
     }
     __syncwarp(); /* nobody writes there before all have read */
+}
+
+/* movmatrix: lane 4 g + q has columns 2 q and 2 q + 1 of row g, and gets them of the transpose. */
+static inline uint32_t transposed(uint32_t v)
+{
+    const lane_words *all = warp_meet(&v, 1);
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
+    const auto at = [&](int row) { return all[4 * row + g / 2][0] >> g % 2 * 16 & 0xFFFF; };
+    const uint32_t r = at(2 * q) | at(2 * q + 1) << 16;
+
+    __syncwarp(); /* as for ldmatrix */
+    return r;
 }
 
 #include SOURCE
