@@ -46,11 +46,6 @@ void gpu_real_or_skip(void)
     }
 }
 
-size_t gpu_some(size_t n, size_t some)
-{
-    return emulated && some < n ? some : n;
-}
-
 struct ctx *gpu_context(enum compute compute)
 {
     struct ctx *c = NULL;

@@ -13,11 +13,10 @@ void gpu_or_skip(void);
 /* A context on the GPU, to be freed by its backend; gpu_or_skip where there is none. */
 struct ctx *gpu_context(enum compute compute);
 
-/* On an emulated device (backend/cuda_host): whether it is one, tests that it cannot do, and how
- * many of n cases it has time for. */
+/* Whether the device is an emulated one (backend/cuda_host). */
 bool gpu_emulated(void);
+/* Ends the test as skipped where it is. */
 void gpu_real_or_skip(void);
-size_t gpu_some(size_t n, size_t emulated);
 
 /* One check of a test went wrong: its first 30 are shown before gpu_settle fails the test. */
 #define MISS(...)                                                                                  \

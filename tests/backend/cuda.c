@@ -96,11 +96,12 @@ static void check_weight(struct ctx *c, struct weight *w)
      * rounded to the model's type as ref does. */
     const bool table = w->enc == ENC_NF4 || w->enc == ENC_FP4;
     const double fast = table ? 9e-3 : 6e-3, f32 = 1e-5;
+    const size_t wide = w->rows < 100 ? 40 : 17; /* on an emulated device */
     struct err e;
 
     OK(c->be->place(c, w, &e), e);
     for (size_t i = 0; i < ARRAY_LEN(T); i++)
-        if (!gpu_emulated() || (c->compute == COMPUTE_F32 ? T[i] < 9 : T[i] == 17 || T[i] == 40))
+        if (!gpu_emulated() || (c->compute == COMPUTE_F32 ? T[i] < 9 : T[i] == wide))
             check_linear(c, w, T[i], c->compute == COMPUTE_F32 ? f32 : fast);
     /* a row alone, as a table of embeddings has it */
     int32_t ids[] = { (int32_t)w->rows - 1, 0, (int32_t)w->rows / 2 };
@@ -211,6 +212,7 @@ static void products(enum compute compute, unsigned tries)
                 check_weight(c, &w);
                 /* with more padding than a quarter there is no packed form */
                 if (tries && enc_table[encs[k]].block > 1 &&
+                    (!gpu_emulated() || some_rows[r] == 24) &&
                     (some_cols[m] + 127) / 128 * 128 <= some_cols[m] * 5 / 4)
                     check_alone(c, &w);
                 free(owned);
@@ -529,7 +531,6 @@ static void fp8_cache(void **state)
     struct err e;
 
     (void)state;
-    gpu_real_or_skip();
     OK(engine_open(&g, data_path("tiny-llama31"), &o, &e), e);
     assert_int_equal(kv_from_name("fp8"), ENC_F8_E4M3);
     g->kv = ENC_F8_E4M3;
@@ -544,7 +545,7 @@ static void fp8_cache(void **state)
     free(exact);
     o.kv = "fp8";
     o.device = "cuda";
-    for (int k = 0; k < 2 && gpu_there(); k++) {
+    for (int k = 0; k < 2 && gpu_there() && !gpu_emulated(); k++) {
         o.compute = k ? COMPUTE_AUTO : COMPUTE_F32;
         OK(engine_open(&g, data_path("tiny-llama31"), &o, &e), e);
         OK(session_new(&s, g, 256, &e), e);
@@ -562,7 +563,7 @@ static void fp8_cache(void **state)
     free(got);
     free(ids);
     gpu_settle();
-    gpu_or_skip();
+    gpu_real_or_skip();
 }
 
 /* Heads of rows of logits that stay on the device, and whole rows. */

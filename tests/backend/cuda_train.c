@@ -214,8 +214,12 @@ static void linears(void **state)
     for (int k = 0; k < WAYS; k++) {
         struct ctx *c = way_of(k);
 
-        for (size_t s = 0; s < gpu_some(ARRAY_LEN(shape), 2); s++) {
+        for (size_t s = 0; s < ARRAY_LEN(shape); s++) {
             const size_t rows = shape[s][0], cols = shape[s][1];
+
+            /* an emulated device has time for one; what is packed comes with the second */
+            if (gpu_emulated() && s != (size_t)(k > 0))
+                continue;
 
             for (size_t i = 0; i < ARRAY_LEN(encs); i++) {
                 const struct enc_info *info = &enc_table[encs[i]];
