@@ -327,7 +327,7 @@ static void linear_dx_ref(struct ctx *c, float *dx, const struct weight *w, cons
 }
 
 static void linear_fwd_ref(struct ctx *c, float *y, const struct weight *w, const float *x,
-                           size_t T, bool add)
+                           size_t T, const float *to)
 {
     float *full = decoded(w);
     const struct product p = { .c = y,
@@ -337,8 +337,10 @@ static void linear_fwd_ref(struct ctx *c, float *y, const struct weight *w, cons
                                .a = { .p = x, .rs = w->cols, .cs = 1 },
                                .b = { .p = full, .rs = 1, .cs = w->cols },
                                .by = 1,
-                               .add = add };
+                               .add = to };
 
+    if (to && to != y)
+        memcpy(y, to, T * w->rows * sizeof(*y));
     product_ref(c, &p);
     free(full);
 }

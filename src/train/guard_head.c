@@ -87,7 +87,7 @@ static void affine(const struct guard_head *h, float *y, const struct param *w,
 
     for (size_t t = 0; t < n; t++)
         memcpy(y + t * w->rows, b->w, w->rows * sizeof(float));
-    h->op->linear_fwd(h->c, y, &m, x, n, true);
+    h->op->linear_fwd(h->c, y, &m, x, n, y);
 }
 
 /* Gradients of an affine map from that of its output. */

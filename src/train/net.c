@@ -309,45 +309,50 @@ static void pair_low(struct net *n, const struct net_mat *m, const float *x, flo
     product(n, low, T, m->a->rows, in, rows(seen(n, m, x, T), in), own_cols(m->a->w, in), 1, false);
 }
 
-/* y[T, rows] = or += x W^T + scale low B^T */
+/* y[T, rows] = to + x W^T + scale low B^T; `to` as linear_fwd has it */
 static void pair_out(struct net *n, const struct net_mat *m, float *y, const float *x,
-                     const float *low, size_t T, bool add)
+                     const float *low, size_t T, const float *to)
 {
     const size_t r = m->a->rows;
 
-    n->op->linear_fwd(n->c, y, &m->w, x, T, add);
+    n->op->linear_fwd(n->c, y, &m->w, x, T, to);
     product(n, y, T, m->w.rows, r, rows(low, r), own_cols(m->b->w, r), n->scale, true);
 }
 
-/* y = or += W x + (gain - 1) W d + gain scale B A d; d is in n->drop, A d in low */
+/* y = to + W x + (gain - 1) W d + gain scale B A d; d is in n->drop, A d in low */
 static void dora_drop_fwd(struct net *n, const struct net_mat *m, float *y, const float *x,
-                          const float *low, size_t T, bool add)
+                          const float *low, size_t T, const float *to)
 {
     const size_t r = m->a->rows, out = m->w.rows;
 
-    n->op->linear_fwd(n->c, y, &m->w, x, T, add);
-    n->op->linear_fwd(n->c, n->whole, &m->w, n->drop, T, false);
+    n->op->linear_fwd(n->c, y, &m->w, x, T, to);
+    n->op->linear_fwd(n->c, n->whole, &m->w, n->drop, T, NULL);
     n->op->col_scale(n->c, y, n->whole, m->gain_less, T, out, true);
     product(n, n->whole, T, out, r, rows(low, r), own_cols(m->b->w, r), n->scale, false);
     n->op->col_scale(n->c, y, n->whole, m->gain, T, out, true);
 }
 
-/* y[T, rows] = or += what m makes of x[T, cols] */
+/* y[T, rows] = to + what m makes of x[T, cols] */
 static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const float *x, float *low,
-                    size_t T, bool add)
+                    size_t T, const float *to)
 {
     if (!m->a || !n->adapters) {
-        n->op->linear_fwd(n->c, y, n->adapters ? &m->w : &m->base, x, T, add);
+        n->op->linear_fwd(n->c, y, n->adapters ? &m->w : &m->base, x, T, to);
         return;
     }
     pair_low(n, m, x, low, T);
     if (m->mag && n->learning && n->cfg.dropout > 0) {
-        dora_drop_fwd(n, m, y, x, low, T, add);
+        dora_drop_fwd(n, m, y, x, low, T, to);
         return;
     }
-    pair_out(n, m, m->mag && add ? n->whole : y, x, low, T, m->mag ? false : add);
-    if (m->mag)
-        n->op->col_scale(n->c, y, add ? n->whole : y, m->gain, T, m->w.rows, add);
+    if (!m->mag) {
+        pair_out(n, m, y, x, low, T, to);
+        return;
+    }
+    pair_out(n, m, to ? n->whole : y, x, low, T, NULL);
+    if (to && to != y)
+        n->op->copy(n->c, y, to, T * m->w.rows * act_bytes(n->c));
+    n->op->col_scale(n->c, y, to ? n->whole : y, m->gain, T, m->w.rows, to);
 }
 
 /* Gradients of m's parameters, and dx = or += that of x; dx NULL = nothing below learns. */
@@ -361,7 +366,7 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
     if (m->own)
         gradient(n, m->own, out, in, T, cols(dy, out), rows(x, in), 1);
     if (m->mag) {
-        pair_out(n, m, n->whole, seen(n, m, x, T), low, T, false);
+        pair_out(n, m, n->whole, seen(n, m, x, T), low, T, NULL);
         n->op->col_dot(n->c, m->mag->g, dy, n->whole, m->length, T, out);
         n->op->col_scale(n->c, n->dwhole, dy, m->gain, T, out, false);
         if (drop)
@@ -412,7 +417,7 @@ void net_dora_gain(struct net *n, struct net_mat *m)
     /* a length is wanted to the last bits, whatever products are in */
     n->c->compute = COMPUTE_F32;
     n->c->half = false;
-    n->op->linear_fwd(n->c, aw, &m->w, m->a->w, r, false);
+    n->op->linear_fwd(n->c, aw, &m->w, m->a->w, r, NULL);
     n->op->product(n->c, &square);
     n->op->dora_gain(n->c, &d);
     n->c->compute = compute;
@@ -466,21 +471,20 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
     const struct net_layer *w = &n->layer[l];
     const struct hparams *hp = n->m->hp;
     const struct attn_shape shape = shape_of(n, b);
-    const size_t T = b->T, D = (size_t)hp->dim;
+    const size_t T = b->T;
     const bool turned = hp->rope.interleaved;
 
     norm_fwd(n, n->n, s->x, n->adapters ? w->attn_norm : n->base_norm[2 * l], T);
-    mat_fwd(n, &w->q, s->q, n->n, s->low[0], T, false);
-    mat_fwd(n, &w->k, s->k, n->n, s->low[1], T, false);
-    mat_fwd(n, &w->v, s->v, n->n, s->low[2], T, false);
+    mat_fwd(n, &w->q, s->q, n->n, s->low[0], T, NULL);
+    mat_fwd(n, &w->k, s->k, n->n, s->low[1], T, NULL);
+    mat_fwd(n, &w->v, s->v, n->n, s->low[2], T, NULL);
     n->c->op->rope(n->c, s->q, shape.H, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->c->op->rope(n->c, s->k, shape.K, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->op->attn(n->c, s->o, s->lse, &shape, s->q, s->k, s->v);
-    n->op->copy(n->c, s->x2, s->x, T * D * act_bytes(n->c));
-    mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, true);
+    mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, s->x);
     norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->base_norm[2 * l + 1], T);
-    mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, false);
-    mat_fwd(n, &w->up, s->u, n->n, s->low[5], T, false);
+    mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, NULL);
+    mat_fwd(n, &w->up, s->u, n->n, s->low[5], T, NULL);
     if (!y && !s->low[6])
         return;
     n->c->op->swiglu(n->c, n->h, s->g, s->u, T, (size_t)hp->ffn);
@@ -488,8 +492,7 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
         pair_low(n, &w->down, n->h, s->low[6], T);
         return;
     }
-    n->op->copy(n->c, y, s->x2, T * D * act_bytes(n->c));
-    mat_fwd(n, &w->down, y, n->h, s->low[6], T, true);
+    mat_fwd(n, &w->down, y, n->h, s->low[6], T, s->x2);
 }
 
 /* Whether a backward pass through m asks for its input. */
@@ -700,7 +703,7 @@ static void part_loss(struct net *n, const struct asked *at, const struct asked 
 
     n->c->op->gather(n->c, n->n, n->x, at->rows + i, m, D); /* rows of x */
     norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->base_norm[2 * n->m->hp->layers], m);
-    mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, false);
+    mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, NULL);
     if (smooth > 0)
         smooth_before(n->logits, all->label + i, m, V, apart);
     n->op->cross_entropy(n->c, at->nll + i, n->logits, at->label + i, grad ? at->by + i : NULL, m,

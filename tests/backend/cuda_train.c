@@ -174,11 +174,12 @@ static void products(void **state)
 static void one_linear(struct ctx *c, struct ctx *host, struct weight *w, size_t T, double limit)
 {
     struct pair x = pair_new(c, T * w->cols, 1), y = pair_new(c, T * w->rows, 2);
+    struct pair z = pair_new(c, T * w->rows, 3);
     char what[120];
 
-    for (int add = 0; add < 2; add++) {
-        ref->linear_fwd(host, y.h, w, x.h, T, add);
-        op->linear_fwd(c, y.d, w, x.d, T, add);
+    for (int add = 0; add < 3; add++) { /* to nothing, to what is there, to something else */
+        ref->linear_fwd(host, y.h, w, x.h, T, add == 1 ? y.h : add ? z.h : NULL);
+        op->linear_fwd(c, y.d, w, x.d, T, add == 1 ? y.d : add ? z.d : NULL);
         snprintf(what, sizeof(what), "%s %zu x %zu, T %zu, add %d, compute %d", w->name, w->rows,
                  w->cols, T, add, (int)c->compute);
         check(c, &y, limit, what);
@@ -192,6 +193,7 @@ static void one_linear(struct ctx *c, struct ctx *host, struct weight *w, size_t
     }
     pair_free(c, &x);
     pair_free(c, &y);
+    pair_free(c, &z);
 }
 
 static void both_linear(struct ctx *c, struct weight *w, double limit)
@@ -271,8 +273,8 @@ static void adopted(void **state)
     for (int i = 0; i < 2; i++) { /* the second time it has other values */
         struct pair x = pair_new(c, 9 * 50, 6), z = pair_new(c, 9 * 70, 7);
 
-        ref->linear_fwd(&host, z.h, &w, x.h, 9, false);
-        op->linear_fwd(c, z.d, &there, x.d, 9, false);
+        ref->linear_fwd(&host, z.h, &w, x.h, 9, NULL);
+        op->linear_fwd(c, z.d, &there, x.d, 9, NULL);
         check(c, &z, 1e-5, "a matrix that learns");
         m.h[5] += 9;
         up(c, &m);

@@ -54,14 +54,14 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     memcpy(r->z, x + 100, sizeof(r->z));
     op->cross_entropy(c, r->nll, r->z, ids, x + 7, T, V);
     op->embed_bwd(c, r->dw, x, ids, T, D);
-    op->linear_fwd(c, r->y, &wt, x, T, false);
-    op->linear_fwd(c, r->y, &wt, x + 11, T, true);
+    op->linear_fwd(c, r->y, &wt, x, T, NULL);
+    op->linear_fwd(c, r->y, &wt, x + 11, T, r->y);
     op->linear_dx(c, r->dx, &wt, x, T, true);
     struct weight odd = wt; /* rows of which every other one starts within a word */
 
     odd.cols = D - 1;
     odd.row_bytes = odd.cols * enc_table[enc].bytes;
-    op->linear_fwd(c, r->odd, &odd, x, T, false);
+    op->linear_fwd(c, r->odd, &odd, x, T, NULL);
     op->linear_dx(c, r->dodd, &odd, x, T, false);
     op->rmsnorm_bwd(c, r->ny, r->nw, x, x + 500, w, T, D, 1e-5f);
     op->swiglu_bwd(c, r->dg, r->du, x, x + 3, x + 9, T, F);

@@ -142,9 +142,11 @@ void gemm_linear(struct ctx *c, float *y, const struct weight *w, const float *b
 }
 
 static void linear_fwd_cpu(struct ctx *c, float *y, const struct weight *w, const float *x,
-                           size_t T, bool add)
+                           size_t T, const float *to)
 {
-    gemm_linear(c, y, w, NULL, x, T, add, false);
+    if (to && to != y)
+        memcpy(y, to, T * w->rows * sizeof(*y));
+    gemm_linear(c, y, w, NULL, x, T, to, false);
 }
 
 static void linear_dx_cpu(struct ctx *c, float *dx, const struct weight *w, const float *dy,

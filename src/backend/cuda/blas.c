@@ -219,7 +219,7 @@ static bool plan_make(const struct blas *l, struct plan *p)
 
 static struct plan *plan_for(struct blas *l, const struct blas_product *o)
 {
-    const uintptr_t bits = (uintptr_t)o->w | (uintptr_t)o->x | (uintptr_t)o->y;
+    const uintptr_t bits = (uintptr_t)o->w | (uintptr_t)o->x | (uintptr_t)o->y | (uintptr_t)o->to;
     const size_t low = (size_t)(bits & (~bits + 1)), align = o->by && low < ALIGN ? low : ALIGN;
     const size_t ldw = o->ldw ? o->ldw : o->kp, ldx = o->ldx ? o->ldx : o->kp;
 
@@ -262,7 +262,8 @@ bool blas_can(struct cuda *b, const struct blas_product *o)
 bool blas_run(struct cuda *b, const struct blas_product *o)
 {
     struct blas *l = b->blas;
-    const float one = 1, *const by = o->by ? o->by : &one, beta = o->add ? 1 : 0;
+    const float one = 1, *const by = o->by ? o->by : &one, beta = o->add || o->to ? 1 : 0;
+    const float *const to = o->to ? o->to : o->y;
     const void *const w = (const void *)(uintptr_t)o->w, *const x = (const void *)(uintptr_t)o->x;
 
     program_flush(b);
@@ -278,7 +279,7 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
         return false;
     }
     const cublasStatus_t rc =
-        l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta, o->y, p->y, o->y,
+        l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta, to, p->y, o->y,
                           p->y, &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
 
     return cuda_ok(b, rc == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN,

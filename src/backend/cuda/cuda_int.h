@@ -409,7 +409,9 @@ struct blas_product {
     size_t ldy, rows, T, kp;
     CUdeviceptr w, x, w_scale, x_scale; /* E4M3: float32 factors [rows], [T] */
     enum blas_type type;
-    bool add, half_y;
+    bool half_y;
+    const float *to; /* what is added to, like y, or y; NULL = nothing; add is the same as y */
+    bool add;
     size_t ldw, ldx;         /* from row to row; 0 = kp */
     bool w_across, x_across; /* lies as [kp][rows], [kp][T]; not E4M3 */
     const float *by; /* NULL = 1, and operands begin at multiples of 256 bytes or nearly so */

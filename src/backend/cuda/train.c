@@ -193,22 +193,28 @@ static size_t apart(struct operand o, size_t R, size_t C)
     return ld < len ? len : ld;
 }
 
-/* Where products go: values ldc apart. */
+/* Where products go, and what they are added to, NULL = nothing: values ld apart. */
 struct target {
     float *p;
+    const float *to;
     size_t ld;
     bool half;
 };
 
 /* Values i on. */
-static float *from_value(const struct target *c, size_t i)
+static struct target from_value(const struct target *c, size_t i)
 {
-    return (float *)(uintptr_t)((CUdeviceptr)(uintptr_t)c->p + i * (c->half ? 2 : sizeof(float)));
+    const size_t at = i * (c->half ? sizeof(uint16_t) : sizeof(float));
+    struct target t = *c;
+
+    t.p = (float *)(uintptr_t)((CUdeviceptr)(uintptr_t)c->p + at);
+    t.to = c->to ? (float *)(uintptr_t)((CUdeviceptr)(uintptr_t)c->to + at) : NULL;
+    return t;
 }
 
-/* c[M, N] = or += by a b. */
+/* c[M, N] = c.to + by a b. */
 static void multiply(struct cuda *b, struct target c, struct size3 z, struct operand x,
-                     struct operand y, float by, bool add)
+                     struct operand y, float by)
 {
     const struct blas_product p = { .y = c.p,
                                     .ldy = c.ld,
@@ -224,7 +230,7 @@ static void multiply(struct cuda *b, struct target c, struct size3 z, struct ope
                                     .x_across = x.cs != 1,
                                     .by = &by,
                                     .type = x.half ? BLAS_BF16 : BLAS_F32,
-                                    .add = add };
+                                    .to = c.to };
     struct train_product_args a = { .c = c.p,
                                     .a = (const void *)(uintptr_t)x.p,
                                     .b = (const void *)(uintptr_t)y.p,
@@ -237,7 +243,7 @@ static void multiply(struct cuda *b, struct target c, struct size3 z, struct ope
                                     .b_rs = y.rs,
                                     .b_cs = y.cs,
                                     .by = by,
-                                    .add = add,
+                                    .to = c.to,
                                     .half = x.half,
                                     .half_c = c.half };
 
@@ -248,7 +254,10 @@ static void multiply(struct cuda *b, struct target c, struct size3 z, struct ope
         const size_t each = x.half ? sizeof(uint16_t) : sizeof(float);
 
         a.M = m;
-        a.c = from_value(&c, i * c.ld);
+        const struct target part = from_value(&c, i * c.ld);
+
+        a.c = part.p;
+        a.to = part.to;
         a.a = (const void *)(uintptr_t)(x.p + i * x.rs * each);
         cuda_launch(b, KERN_train_product, over(z.N, 32), over(m, 32), 1, THREADS,
                     (void *[]){ &a });
@@ -261,17 +270,17 @@ static void product_cuda(struct ctx *ctx, const struct product *p)
     struct operand x, y;
 
     if (operand_of(b, &x, &p->a, p->M, p->K) && operand_of(b, &y, &p->b, p->K, p->N))
-        multiply(b, (struct target){ p->c, p->N, p->act && ctx->half },
-                 (struct size3){ p->M, p->N, p->K }, x, y, p->by, p->add);
+        multiply(b, (struct target){ p->c, p->add ? p->c : NULL, p->N, p->act && ctx->half },
+                 (struct size3){ p->M, p->N, p->K }, x, y, p->by);
     wrote(b, p->c, p->M * p->N);
 }
 
 static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, const float *x,
-                            size_t T, bool add)
+                            size_t T, const float *to)
 {
     struct cuda *b = begin(c, false);
     const struct mat a = { .p = x, .rs = w->cols, .cs = 1, .act = true };
-    const struct target to = { y, w->rows, c->half };
+    const struct target into = { y, to, w->rows, c->half };
     struct operand left, part;
 
     for (size_t r = 0, n; r < w->rows; r += n) {
@@ -279,8 +288,7 @@ static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, con
             return;
         const struct operand across = { part.p, 1, part.rs, part.half };
 
-        multiply(b, (struct target){ from_value(&to, r), to.ld, to.half },
-                 (struct size3){ T, n, w->cols }, left, across, 1, add);
+        multiply(b, from_value(&into, r), (struct size3){ T, n, w->cols }, left, across, 1);
     }
     wrote(b, y, T * w->rows);
 }
@@ -290,14 +298,15 @@ static void linear_dx_cuda(struct ctx *c, float *dx, const struct weight *w, con
 {
     struct cuda *b = begin(c, false);
     const struct mat a = { .p = dy, .rs = w->rows, .cs = 1, .act = true };
-    const struct target to = { dx, w->cols, c->half };
+    struct target to = { dx, add ? dx : NULL, w->cols, c->half };
     struct operand left, part;
 
     for (size_t r = 0, n; r < w->rows; r += n) {
         if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->rows))
             return;
         left.p += r * (left.half ? sizeof(uint16_t) : sizeof(float));
-        multiply(b, to, (struct size3){ T, w->cols, n }, left, part, 1, add || r > 0);
+        multiply(b, to, (struct size3){ T, w->cols, n }, left, part, 1);
+        to.to = dx;
     }
     wrote(b, dx, T * w->cols);
 }

@@ -81,12 +81,13 @@ extern "C" __global__ void train_order(uint16_t *y, const uint16_t *x, const int
         y[(size_t)blockIdx.y * kp + order[k]] = x[(size_t)blockIdx.y * kp + k];
 }
 
-template <class T> __device__ static inline void put_sum(T *c, float v, bool add)
+template <class T>
+__device__ static inline void put_sum(void *c, const void *to, size_t at, float v)
 {
-    put(c, v + (add ? get(c) : 0));
+    put((T *)c + at, v + (to ? get((const T *)to + at) : 0));
 }
 
-/* c[M, N], ldc apart, = or += by a b, where cuBLASLt cannot: tiles of 32 x 32. Operands are bf16 where
+/* c[M, N] = to + by a b, where cuBLASLt cannot: tiles of 32 x 32. Operands are bf16 where
  * `half`. grid: (columns / 32, rows / 32), 256 threads */
 extern "C" __global__ void train_product(const __grid_constant__ train_product_args a)
 {
@@ -125,9 +126,9 @@ extern "C" __global__ void train_product(const __grid_constant__ train_product_a
         if (i >= a.M || j >= a.N)
             continue;
         if (a.half_c)
-            put_sum((uint16_t *)a.c + i * a.ldc + j, sum[e] * a.by, a.add);
+            put_sum<uint16_t>(a.c, a.to, i * a.ldc + j, sum[e] * a.by);
         else
-            put_sum((float *)a.c + i * a.ldc + j, sum[e] * a.by, a.add);
+            put_sum<float>(a.c, a.to, i * a.ldc + j, sum[e] * a.by);
     }
 }
 

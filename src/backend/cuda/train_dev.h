@@ -12,13 +12,14 @@ enum { TRAIN_ATTN_ROWS = 128 };
 #define TRAIN_ATTN_SHARED(hd)    (4 * 64 * (hd)*2)
 #define TRAIN_ATTN_SHARED_KV(hd) (TRAIN_ATTN_SHARED(hd) + 2 * TRAIN_ATTN_ROWS * (hd)*2)
 
-/* c[M, N], ldc apart, = or += by a b; element (i, j) of an operand is at i * rs + j * cs. */
+/* c[M, N] = to + by a b, both ldc apart, `to` like c or NULL; element (i, j) of an operand is at i
+ * * rs + j * cs. */
 struct train_product_args {
     void *c;
-    const void *a, *b;
+    const void *to, *a, *b;
     unsigned long long ldc, M, N, K, a_rs, a_cs, b_rs, b_cs;
     float by;
-    int add, half, half_c; /* half: operands are bf16, else float32; half_c: c is */
+    int half, half_c; /* half: operands are bf16, else float32; half_c: c is */
 };
 
 /* Sequences end to end (struct attn_shape); the first row of arrays is the batch's first. */
