@@ -106,9 +106,11 @@ void map_forget(const void *p, size_t n)
     if (from >= to)
         return;
     pthread_mutex_lock(&maps.lock);
-    if (n <= mapped_after((uintptr_t)p))
-        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    const bool mapped = n <= mapped_after((uintptr_t)p);
+
     pthread_mutex_unlock(&maps.lock);
+    if (mapped) /* and stays so while the caller reads it; several threads may be here */
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 int map_open(struct map *m, const char *path, struct err *e)

@@ -297,6 +297,7 @@ struct cuda {
     void *pin[2]; /* PIN_BYTES each, filled in turns: pin_next is the next one */
     size_t pin_next;
     CUevent pin_free[2];
+    struct team *loaders; /* that fill them, until there is something to compute; NULL = none yet */
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks,
         gate_up; /* both in bf16 */
@@ -373,6 +374,9 @@ void cuda_run(struct cuda *b, bool ending);
 int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err *e) MUST_USE;
 void cuda_release(struct ctx *c, void *p, size_t n);
 int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
+/* The same of a mapped file; forget: what was copied leaves this process's memory. */
+int cuda_send(struct ctx *c, void *to, const void *from, size_t n, bool forget,
+              struct err *e) MUST_USE;
 int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
 int cuda_place(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
 void cuda_unplace(struct ctx *c, struct weight *w);

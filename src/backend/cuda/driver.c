@@ -8,6 +8,7 @@
 
 #include "backend/cuda/cuda_int.h"
 #include "base/fault.h"
+#include "base/file.h"
 #include "base/mem.h"
 
 /* One fat binary for each .cu file. */
@@ -149,8 +150,42 @@ bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
     return cuda_ok(b, b->d.cuMemsetD8Async(r->p, 0, r->n, b->stream), "scratch");
 }
 
+/* What is copied into pinned memory. One thread would spend most of its time on the page faults of
+ * a mapped file. */
+struct piece {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t n;
+    bool forget;
+};
+
+static void copy_part(void *arg, int me, int n)
+{
+    const struct piece *p = arg;
+    size_t lo, hi;
+
+    team_part(p->n, 4096, me, n, &lo, &hi);
+    memcpy(p->to + lo, p->from + lo, hi - lo);
+    if (p->forget)
+        map_forget(p->from + lo, hi - lo);
+}
+
+static void copy_piece(struct cuda *b, struct piece *p)
+{
+    enum { THREADS = 8, LEAST = 1 << 20 /* bytes that are worth waking them */ };
+    const int n = team_default_size() < THREADS ? team_default_size() : THREADS;
+    struct err e;
+
+    if (p->n >= LEAST && !b->loaders && team_new(&b->loaders, n, &e))
+        b->loaders = NULL;
+    if (p->n >= LEAST && b->loaders)
+        team_run(b->loaders, copy_part, p);
+    else
+        copy_part(p, 0, 1);
+}
+
 /* Through two pinned buffers: one is filled while the other travels. */
-int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e)
+int cuda_send(struct ctx *c, void *to, const void *from, size_t n, bool forget, struct err *e)
 {
     struct cuda *b = of(c);
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
@@ -164,13 +199,18 @@ int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err 
         b->pin_next ^= 1;
 
         rc = b->d.cuEventSynchronize(b->pin_free[i]);
-        memcpy(b->pin[i], (const uint8_t *)from + at, k);
+        copy_piece(b, &(struct piece){ b->pin[i], (const uint8_t *)from + at, k, forget });
         if (rc == 0)
             rc = b->d.cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)to + at, b->pin[i], k, b->stream);
         if (rc == 0)
             rc = b->d.cuEventRecord(b->pin_free[i], b->stream);
     }
     return rc || fault_hit() ? cuda_fail(b, rc, "copy to the device", e) : 0;
+}
+
+int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e)
+{
+    return cuda_send(c, to, from, n, false, e);
 }
 
 int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct err *e)
@@ -259,6 +299,7 @@ static void free_cuda(struct ctx *c)
             b->d.cuStreamDestroy(b->stream);
         b->d.cuDevicePrimaryCtxRelease(b->device);
     }
+    team_free(b->loaders);
     team_free(b->ctx.team);
     free(b->runs);
     free(b->lone);

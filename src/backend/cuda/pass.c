@@ -179,6 +179,8 @@ int cuda_enter(struct ctx *ctx, struct pass *p, struct err *e)
     bool fresh;
 
     c->d.cuCtxSetCurrent(c->context);
+    team_free(c->loaders);
+    c->loaders = NULL;
     cuda_run(c, false);
     if (p->b->T > MOST_ROWS)
         return err_set(e, ERR_USAGE, "a pass of %zu rows: the GPU takes at most %d", p->b->T,

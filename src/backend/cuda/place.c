@@ -123,9 +123,8 @@ static int send(struct ctx *c, const uint8_t *to, const uint8_t *from, size_t n,
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES;
 
         map_ahead(from + at + AHEAD, PIN_BYTES); /* what follows in the file is mostly next */
-        if (cuda_upload(c, (void *)(uintptr_t)(to + at), from + at, k, e))
+        if (cuda_send(c, (void *)(uintptr_t)(to + at), from + at, k, true, e))
             return -1;
-        map_forget(from + at, k);
     }
     return 0;
 }
