@@ -80,16 +80,17 @@ static void product(const host_argument *raw)
         row(w, p->type, p->w, r, p->kp, ldw, p->w_across);
         for (size_t t = 0; t < p->T; t++) {
             const size_t at = t * p->ldy + r;
-            bf16 *half = (bf16 *)(void *)p->y + at;
-            float *y = (float *)p->y + at, s = 0;
+            const void *const to = p->to ? p->to : p->add ? p->y : NULL;
+            float s = 0;
 
             for (size_t k = 0; k < p->kp; k++)
                 s += w[k] * x[t * p->kp + k];
             s *= factor(p->w_scale, r) * factor(p->x_scale, t) * by;
             if (p->half_y)
-                *half = f32_to_bf16(p->add ? bf16_to_f32(*half) + s : s);
+                ((bf16 *)p->y)[at] =
+                    f32_to_bf16(s + (to ? bf16_to_f32(((const bf16 *)to)[at]) : 0));
             else
-                *y = p->add ? *y + s : s;
+                ((float *)p->y)[at] = s + (to ? ((const float *)to)[at] : 0);
         }
     }
     free(w);
