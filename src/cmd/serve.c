@@ -90,10 +90,10 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct serve_cfg, max_batch_prefill_tokens, "--max-num-batched-tokens", "N", "0",
               0, 1 << 16, "rows of a pass, prompts' and answers'; 0 = 512, on a GPU 2048",
               .rare = true),
-    OPT_RANGE(INT, struct serve_cfg, max_batch_size, "--parallel,--max-num-seqs", "N", "64", 1, 512,
-              "answers at a time"),
-    OPT_RANGE(INT, struct serve_cfg, max_concurrent_requests, NULL, "N", "128", 1, 1e6,
-              "requests answered or waiting before the next gets status 429"),
+    OPT_RANGE(INT, struct serve_cfg, max_batch_size, "--parallel,--max-num-seqs", "N", "0", 0, 512,
+              "answers at a time; 0 = 64, on a GPU 256"),
+    OPT_RANGE(INT, struct serve_cfg, max_concurrent_requests, NULL, "N", "0", 0, 1e6,
+              "requests answered or waiting before the next gets status 429; 0 = twice as many"),
     OPT_RANGE(INT, struct serve_cfg, max_input_tokens, "--max-input-length", "N", "0", 0, INT32_MAX,
               "longest prompt in tokens; 0 = the context"),
     OPT_RANGE(INT, struct serve_cfg, max_total_tokens, "--max-model-len", "N", "0", 0, INT32_MAX,
@@ -289,10 +289,13 @@ static int open_models(struct server *s, const struct serve_cfg *c, const struct
         return -1;
     served_add(&s->models, m);
     warn(m);
+    first.max_active = sched_active(m->engine, &first);
+    if (s->o.max_concurrent == 0)
+        s->o.max_concurrent = 2 * first.max_active;
     if (check_quantize(c->quantize, m->engine, e) ||
         (c->enable_tools && kit_open(&s->o.kit, c->enable_tools, e)) ||
         guarding_open(&s->o.guards, &GUARDING(c), m->engine, e) ||
-        drafting_open(&m->drafter, &DRAFTING(c), m->engine, o->sched.max_active, &first.speculate,
+        drafting_open(&m->drafter, &DRAFTING(c), m->engine, first.max_active, &first.speculate,
                       e) ||
         served_start(m, &first, 0, e))
         return -1;

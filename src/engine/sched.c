@@ -10,7 +10,7 @@
 #include "engine/memory.h"
 #include "engine/sched_int.h"
 
-enum { MAX_ACTIVE = 64, MAX_QUEUE = 1024, SCORE_ROWS = 64 };
+enum { MAX_ACTIVE = 64, GPU_ACTIVE = 256, MAX_QUEUE = 1024, SCORE_ROWS = 64 };
 
 double sched_now(void)
 {
@@ -341,21 +341,26 @@ static int make_room(struct sched *s, struct err *e)
     return 0;
 }
 
+size_t sched_active(const struct engine *g, const struct sched_opts *o)
+{
+    const size_t n = o->max_active ? o->max_active : ctx_on_host(g->ctx) ? MAX_ACTIVE : GPU_ACTIVE;
+
+    return n < g->chunk ? n : g->chunk;
+}
+
 int sched_new(struct sched **out, struct engine *g, const struct sched_opts *o, struct err *e)
 {
     struct sched *s = xcalloc(1, sizeof(*s));
 
     s->g = g;
     s->o = *o;
-    s->o.max_active = o->max_active ? o->max_active : MAX_ACTIVE;
+    s->o.max_active = sched_active(g, o);
     s->o.max_queue = o->max_queue ? o->max_queue : MAX_QUEUE;
     s->o.step_s = o->step_s > 0 ? o->step_s : 0.035;
     if (s->o.speculate > MAX_GUESS)
         s->o.speculate = MAX_GUESS;
     if (s->o.least > s->o.speculate)
         s->o.least = s->o.speculate;
-    if (s->o.max_active > g->chunk)
-        s->o.max_active = g->chunk;
     s->ahead = ahead_new(s->o.max_active);
     s->inbox_end = &s->inbox;
     s->last_step = sched_now();

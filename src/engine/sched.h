@@ -21,7 +21,7 @@ struct sched_opts {
     size_t kv_tokens;  /* positions of the cache, over all answers; 0 = the model's context or what
                           fits */
     size_t share;      /* then: one of so many schedulers that share what is free; 0 = 1 */
-    size_t max_active; /* answers in the batch; 0 = 64 */
+    size_t max_active; /* answers in the batch; 0 = 64, on a GPU 256 */
     size_t max_queue;  /* requests that may wait; 0 = 1024 */
     double max_wait_s; /* a request whose first token is not to be expected within is refused; 0 =
                           it may wait as long as it takes */
@@ -102,6 +102,8 @@ int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticke
 void sched_cancel(struct sched *s, uint64_t ticket);
 /* No new requests from now on; those taken are finished. */
 void sched_drain(struct sched *s);
+/* Answers in the batch of a scheduler with these options: never more than a pass has rows. */
+size_t sched_active(const struct engine *g, const struct sched_opts *o);
 /* Largest prompt + answer of one request, in tokens. */
 size_t sched_ctx(const struct sched *s);
 
