@@ -168,22 +168,21 @@ static bool has_time(size_t rows, size_t cols)
     return !gpu_emulated() || (rows == 24 && cols <= 256) || (rows == 200 && cols == 576);
 }
 
-/* A row's product beside 16 others and beside 63. */
-static void check_alone(struct ctx *c, struct weight *w)
+/* The products of `few` rows beside those of `many`. */
+static void check_alone(struct ctx *c, struct weight *w, size_t few, size_t many)
 {
-    enum { FEW = 17, MANY = 64 };
-    const size_t n = MANY * w->rows;
-    float *x = random_floats(MANY * w->cols, w->cols), *got = xcalloc(2 * n, sizeof(*got));
-    float *dx = to_gpu(c, x, MANY * w->cols * sizeof(*x)), *dy = to_gpu(c, got, 2 * n * sizeof(*x));
-    const struct linear_out many = { dy, w }, few = { dy + n, w };
+    const size_t n = many * w->rows, m = many * w->cols;
+    float *x = random_floats(m, w->cols), *got = xcalloc(2 * n, sizeof(*got));
+    float *dx = to_gpu(c, x, m * sizeof(*x)), *dy = to_gpu(c, got, 2 * n * sizeof(*x));
+    const struct linear_out all = { dy, w }, some = { dy + n, w };
     struct err e;
 
     OK(c->be->place(c, w, &e), e);
-    c->op->linear(c, &many, 1, dx, MANY);
-    c->op->linear(c, &few, 1, dx, FEW);
+    c->op->linear(c, &all, 1, dx, many);
+    c->op->linear(c, &some, 1, dx, few);
     check_calls(c);
     from_gpu(c, got, dy, 2 * n * sizeof(*got));
-    if (memcmp(got, got + n, FEW * w->rows * sizeof(*got)) != 0)
+    if (memcmp(got, got + n, few * w->rows * sizeof(*got)) != 0)
         MISS("%s, %zu x %zu: rows depend on their neighbours\n", w->name, w->rows, w->cols);
     c->be->unplace(c, w);
     c->be->release(c, dx, 0);
@@ -214,7 +213,7 @@ static void products(enum compute compute, unsigned tries)
                 if (tries && enc_table[encs[k]].block > 1 &&
                     (!gpu_emulated() || some_rows[r] == 24) &&
                     (some_cols[m] + 127) / 128 * 128 <= some_cols[m] * 5 / 4)
-                    check_alone(c, &w);
+                    check_alone(c, &w, 17, 64);
                 free(owned);
             }
     for (size_t k = 0; k < plane_kinds_n; k++)
@@ -257,6 +256,98 @@ static void products_wide(void **state)
 {
     (void)state;
     products(COMPUTE_AUTO, CUDA_TRY_WIDE);
+}
+
+/* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between.
+ */
+static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
+{
+    enum { IN = 512, OUT = 48 };
+    static const int32_t zero[1];
+    static const int32_t *const table[] = { zero };
+    static char key[64], *at = key;
+    const struct batch b = { .T = 1,
+                             .token = zero,
+                             .pos = zero,
+                             .slot = zero,
+                             .seq = zero,
+                             .n_seq = 1,
+                             .block_table = table };
+    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { &b, c, at++ } };
+    struct ctx ref = { .op = &ops_ref, .compute = c->compute };
+    void *owned[3];
+    struct weight w[] = { plain(enc, F, IN, &owned[0]), plain(enc, F, IN, &owned[1]),
+                          plain(enc, OUT, F, &owned[2]) };
+    float *x = random_floats(T * IN, T), *g = xcalloc(T * F, sizeof(*g)),
+          *u = xcalloc(T * F, sizeof(*u)), *want = xcalloc(T * OUT, sizeof(*want)),
+          *got = xcalloc(T * OUT, sizeof(*got));
+    const struct linear_out out[] = { { g, &w[0] }, { u, &w[1] } }, last = { want, &w[2] };
+    struct err e;
+
+    ops_ref.linear(&ref, out, 2, x, T);
+    ops_ref.swiglu(&ref, g, g, u, T, F);
+    ops_ref.linear(&ref, &last, 1, g, T);
+    float *dx = to_gpu(c, x, T * IN * sizeof(*x)), *dg = to_gpu(c, g, T * F * sizeof(*g));
+    float *du = to_gpu(c, u, T * F * sizeof(*u)), *dy = to_gpu(c, got, T * OUT * sizeof(*got));
+    const struct linear_out dout[] = { { dg, &w[0] }, { du, &w[1] } }, dlast = { dy, &w[2] };
+
+    for (size_t i = 0; i < ARRAY_LEN(w); i++)
+        OK(c->be->place(c, &w[i], &e), e);
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    c->op->linear(c, dout, 2, dx, T);
+    c->op->swiglu(c, dg, dg, du, T, F);
+    c->op->linear(c, &dlast, 1, dg, T);
+    OK(c->be->leave(c, &p, &e), e);
+    from_gpu(c, got, dy, T * OUT * sizeof(*got));
+    if (!(rel_error(got, want, T * OUT) <= 3e-3))
+        MISS("gated %s of %zu, T %zu: relative error %g\n", w[0].name, F, T,
+             rel_error(got, want, T * OUT));
+    for (size_t i = 0; i < ARRAY_LEN(w); i++) {
+        c->be->unplace(c, &w[i]);
+        free(owned[i]);
+    }
+    c->be->release(c, dx, 0);
+    c->be->release(c, dg, 0);
+    c->be->release(c, du, 0);
+    c->be->release(c, dy, 0);
+    free(x);
+    free(g);
+    free(u);
+    free(want);
+    free(got);
+}
+
+/* Tiles for one, two and four teams of a block's warps (stream.cuh). */
+static void products_teams(void **state)
+{
+    static const enum enc encs[] = { ENC_F16, ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0 };
+    static const size_t rows[] = { 2200, 4240, 8500 }, T[] = { 1, 6, 16 };
+
+    (void)state;
+    gpu_real_or_skip();
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+    for (size_t k = 0; k < ARRAY_LEN(encs); k++)
+        for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+            void *owned;
+            struct weight w = plain(encs[k], rows[r], 768, &owned);
+            struct err e;
+
+            OK(c->be->place(c, &w, &e), e);
+            for (size_t t = 0; t < ARRAY_LEN(T); t++)
+                check_linear(c, &w, T[t], 3e-3);
+            c->be->unplace(c, &w);
+            check_alone(c, &w, 1, 16);
+            check_alone(c, &w, 5, 13);
+            free(owned);
+        }
+    for (size_t t = 0; t < ARRAY_LEN(T); t++) {
+        check_gated(c, ENC_Q4_0, 1280, T[t]);
+        check_gated(c, ENC_Q4_0, 4352, T[t]);
+        check_gated(c, ENC_Q8_0, 8704, T[t]);
+    }
+    c->be->free(c);
+    gpu_settle();
 }
 
 /* What goes row by row, [T, D]. */
@@ -844,12 +935,13 @@ static void encoder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows),          cmocka_unit_test(attention),
-        cmocka_unit_test(products_f32),  cmocka_unit_test(products_auto),
-        cmocka_unit_test(products_bf16), cmocka_unit_test(tiny),
-        cmocka_unit_test(products_wide), cmocka_unit_test(fp8_cache),
-        cmocka_unit_test(quantised),     cmocka_unit_test(encoder),
-        cmocka_unit_test(offload),       cmocka_unit_test(heads),
+        cmocka_unit_test(rows),           cmocka_unit_test(attention),
+        cmocka_unit_test(products_f32),   cmocka_unit_test(products_auto),
+        cmocka_unit_test(products_bf16),  cmocka_unit_test(tiny),
+        cmocka_unit_test(products_teams), cmocka_unit_test(products_wide),
+        cmocka_unit_test(fp8_cache),      cmocka_unit_test(quantised),
+        cmocka_unit_test(encoder),        cmocka_unit_test(offload),
+        cmocka_unit_test(heads),
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);

@@ -82,6 +82,7 @@ struct stream_args {
     const float *norm; /* [rows]; NULL = no norm follows */
     float *ss_out;     /* [T][tiles] */
     int mode16, kp16;
+    int teams; /* of a block's warps, 2^, each with its own tiles; by the weights' shape alone */
 };
 
 /* Products of 17 to 64 rows (wide.cu): `splits` parts of `per` records of the columns. */
@@ -189,9 +190,11 @@ enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASSES };
 #define RING_WARPS(big) ((big) ? 16 : 8)
 
 enum {
-    LUT_N4 = 256 * 32 * 4, /* pairs of values by byte, a copy for each lane */
-    SUM_BUFFERS = 2,       /* of tiles under way: 2^ */
-    PROGRAM_HEADS = 4      /* of queries, in an item of attention */
+    LUT_N4 = 256 * 32 * 4,           /* pairs of values by byte, a copy for each lane */
+    TEAMS = 3,                       /* 1, 2 or 4: 2^ */
+    SUM_BUFFERS = 2,                 /* of tiles under way, for each team: 2^ */
+    SUM_BARRIERS = 7 << SUM_BUFFERS, /* of 1, 2 and 4 teams */
+    PROGRAM_HEADS = 4                /* of queries, in an item of attention */
 };
 
 /* What reading the weights of a phase takes to know. */
@@ -201,7 +204,7 @@ struct stream_feed {
     int tile0[DEV_OUTS]; /* first tile of each; beyond all tiles where there is none */
     int tiles, stages;   /* stages: of a tile */
     int stride;          /* bytes from stage to stage of records, from row to row of rows */
-    int swiglu;
+    short swiglu, teams;
 };
 
 /* Queries and keys are not rotated yet, nor keys and values in the cache. */

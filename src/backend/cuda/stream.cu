@@ -7,6 +7,7 @@
 enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) };
 
 static_assert(sizeof(dev_phase) % sizeof(uint4) == 0 && WORDS <= THREADS, "copied by 16 bytes");
+static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds");
 
 /* Until every block has come here; `target` blocks have, counted from the start. */
 __device__ static inline void meet(unsigned *gate, unsigned target)
@@ -105,7 +106,7 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
 {
     typedef ring_of<CLASS> R;
     extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ uint64_t full[1 << SUM_BUFFERS], empty[1 << SUM_BUFFERS];
+    __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
     const int warp = threadIdx.x / WARP;
     uint8_t *const lut_at = shared + STREAM_WARPS * R::depth * R::slot;
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
@@ -126,8 +127,10 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
 
         row[threadIdx.x] = { a.blocks[seq], a.slot[threadIdx.x], a.pos ? a.pos[threadIdx.x] : 0, seq };
     }
-    if (threadIdx.x < 1 << a.buffers) {
-        bar_init(&full[threadIdx.x], STREAM_WARPS);
+    if (threadIdx.x < SUM_BARRIERS) {
+        const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
+
+        bar_init(&full[threadIdx.x], team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
         bar_init(&empty[threadIdx.x], (a.T + 1) / 2);
     }
     __syncthreads();

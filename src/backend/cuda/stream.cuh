@@ -2,10 +2,11 @@
  * speed, onto the tensor cores, and whatever elementwise work comes before and after.
  *
  * A block has a run of tiles of 16 rows of W, which are the tensor cores' A; rows of x are B, and
- * those beyond T are zeros and cost nothing that counts. The warps of a block share a tile by columns:
- * each takes every 16th stage (a record, or a piece of 16 rows) into a ring of its own in shared
- * memory that runs on from tile to tile, and from one product of a program to the next, whose weights
- * do not depend on anything: so that reading never stops. Codes are widened to f16 in registers,
+ * those beyond T are zeros and cost nothing that counts. The warps of a block are one, two or four teams,
+ * each with tiles of its own, which its warps share by columns: each takes every so many'th stage (a
+ * record, or a piece of 16 rows) into a ring of its own in shared memory that runs on from tile to tile,
+ * and from one product of a program to the next, whose weights do not depend on anything: so that
+ * reading never stops. Codes are widened to f16 in registers,
  * exactly; scales meet the sums, in float32, at the end of a group. The second of a pair meets the sum
  * of x, which is a product with ones. One warp ends a tile, in turns, while the others go on. Columns
  * are summed in an order that depends on nothing but the shape of W, so a row's result is the same in
@@ -26,7 +27,8 @@ template <int CLASS> struct ring_of {
 /* Where a warp's reading is: stage s of tile `item` of a feed; p is this lane's first byte of it. */
 struct cursor {
     const uint8_t *p;
-    int item, last, s, stages, stride, feed, swiglu;
+    int item, last, s, stages, stride, feed, swiglu, teams;
+    int size, step; /* of its team; bytes from a stage to the next of this warp */
     int top; /* the last of the tile's rows that there is */
 };
 
@@ -39,23 +41,41 @@ struct program {
     float *scratch;
     uint16_t *inputs; /* x of the phase, if it is kept */
     const uint32_t *lut;
-    uint64_t *full, *empty; /* [buffers]: sums are there, were read */
+    uint64_t *full, *empty; /* [SUM_BARRIERS]: sums are there, were read */
     cursor ask;
-    int slot; /* of the stage that is used next */
-    int turn; /* tiles so far */
+    int slot;        /* of the stage that is used next */
+    int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
 };
 
-/* The block's tile number n, of those in units of 1 or 2. Blocks share the units in turns, so that what
- * all of them read at a time lies together. */
-__device__ static __forceinline__ int item_at(int n, int unit)
+/* The warps of a team of 2^teams, this one's team, and its place in it. */
+__device__ static __forceinline__ int team_size(int teams)
 {
-    return (blockIdx.x + n / unit * gridDim.x) * unit + n % unit;
+    return STREAM_WARPS >> teams;
+}
+
+__device__ static __forceinline__ int team_of(int teams)
+{
+    return threadIdx.x / WARP >> ((BIG ? 4 : 3) - teams);
+}
+
+__device__ static __forceinline__ int place_of(int teams)
+{
+    return threadIdx.x / WARP & (team_size(teams) - 1);
+}
+
+/* The team's tile number n, of those in units of 1 or 2. Blocks share the units in turns, and then their
+ * teams, so that what all of them read at a time lies together. */
+__device__ static __forceinline__ int item_at(int n, int unit, int teams)
+{
+    return (blockIdx.x + ((n / unit << teams) + team_of(teams)) * gridDim.x) * unit + n % unit;
 }
 
 /* The one after it. */
-__device__ static __forceinline__ int next_tile(int item, int swiglu)
+__device__ static __forceinline__ int next_tile(int item, int swiglu, int teams)
 {
-    return swiglu && item % 2 == 0 ? item + 1 : item + (swiglu ? 2 * gridDim.x - 1 : gridDim.x);
+    const int step = gridDim.x << teams;
+
+    return swiglu && item % 2 == 0 ? item + 1 : item + (swiglu ? 2 * step - 1 : step);
 }
 
 /* To stage s of the cursor's tile, or of the next one that has stages for this warp. */
@@ -67,8 +87,8 @@ template <int CLASS> __device__ static __forceinline__ void enter_tile(program &
 
     for (;;) {
         while (c.s >= c.stages && c.item < c.last) {
-            c.item = next_tile(c.item, c.swiglu);
-            c.s = threadIdx.x / WARP;
+            c.item = next_tile(c.item, c.swiglu, c.teams);
+            c.s = place_of(c.teams);
         }
         if (c.item < c.last)
             break;
@@ -77,9 +97,12 @@ template <int CLASS> __device__ static __forceinline__ void enter_tile(program &
         const stream_feed &f = p.feeds[c.feed];
 
         c.swiglu = f.swiglu;
-        c.item = blockIdx.x * (c.swiglu ? 2 : 1);
+        c.teams = f.teams;
+        c.size = team_size(c.teams);
+        c.step = c.size * (R::rows ? R::piece : f.stride);
+        c.item = item_at(0, c.swiglu ? 2 : 1, c.teams);
         c.last = f.tiles;
-        c.s = threadIdx.x / WARP;
+        c.s = place_of(c.teams);
         c.stages = f.stages;
         c.stride = f.stride;
     }
@@ -112,16 +135,15 @@ template <int CLASS> __device__ static __forceinline__ void fetch(program &p, in
 #pragma unroll
             for (int i = 0; i < DEV_TILE; i += at_once)
                 copy_async(to + i * 64, c.p + (size_t)(min(row + i, c.top) * c.stride));
-            c.p += STREAM_WARPS * R::piece;
         } else {
             to += lane * 16;
 #pragma unroll
             for (int i = 0; i < R::slot; i += WARP * 16)
                 if (i + WARP * 16 <= 1024 || lane * 16 < c.stride - i)
                     copy_async(to + i, c.p + i);
-            c.p += STREAM_WARPS * c.stride;
         }
-        c.s += STREAM_WARPS;
+        c.p += c.step;
+        c.s += c.size;
         if (c.s >= c.stages)
             enter_tile<CLASS>(p);
     }
@@ -295,10 +317,11 @@ struct tile_end {
     float old, by; /* of the residual, of the next norm; asked for before the sums are there */
 };
 
-/* Whether this warp ends the tiles of unit n of a phase: other ones each time. */
-__device__ static __forceinline__ int end_turn(int n, int ends)
+/* Whether this warp ends the tiles of unit n of its team: other ones each time. A team of fewer warps than
+ * that takes has some end more: those so far apart. */
+__device__ static __forceinline__ int end_turn(int n, int ends, int teams)
 {
-    return (threadIdx.x / WARP - n * ends) & (STREAM_WARPS - 1);
+    return (place_of(teams) - n * ends) & (team_size(teams) - 1);
 }
 
 __device__ static __forceinline__ tile_end end_of(const stream_args &a, const dev_out &out, int tile,
@@ -358,51 +381,59 @@ __device__ static inline void norm_factors(const stream_args &a, float *factor)
     }
 }
 
-/* Where the sums of tile `turn` of a program are, and how often the place was used before. */
-__device__ static __forceinline__ float *sums_at(const program &p, int turn, int T, int *k, int *use)
+/* Where the sums of a team's tile are, and how often the place was used before. */
+struct sum_place {
+    float *sum; /* of the team's first warp */
+    uint64_t *full, *empty;
+    int use;
+};
+
+__device__ static __forceinline__ sum_place sums_at(const program &p, int turn, int T, int teams)
 {
-    *k = turn & ((1 << p.a->buffers) - 1);
-    *use = turn >> p.a->buffers;
-    return p.scratch + *k * (STREAM_WARPS * T * DEV_TILE);
+    const int k = turn & ((1 << p.a->buffers) - 1), team = team_of(teams);
+    const int bar = (((1 << teams) - 1 + team) << SUM_BUFFERS) + k;
+
+    return { p.scratch + (k * STREAM_WARPS + team * team_size(teams)) * T * DEV_TILE, p.full + bar,
+             p.empty + bar, turn >> p.a->buffers };
 }
 
 /* A warp's sums of a tile to those of the others. */
 template <int NT>
-__device__ static __forceinline__ void give_sums(const program &p, int turn, int T,
+__device__ static __forceinline__ void give_sums(const program &p, int turn, int T, int teams,
                                                  const float acc[NT][4])
 {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    int k, use;
-    float *const sum = sums_at(p, turn, T, &k, &use);
+    const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+    const sum_place at = sums_at(p, turn, T, teams);
+    float *const sum = at.sum + place_of(teams) * T * DEV_TILE;
 
-    if (use > 0)
-        bar_wait(&p.empty[k], (use - 1) & 1);
+    if (at.use > 0)
+        bar_wait(at.empty, (at.use - 1) & 1);
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             if (n * 8 + 2 * c + i % 2 < T)
-                sum[(warp * T + n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] = acc[n][i];
+                sum[(n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] = acc[n][i];
     __syncwarp();
     if (lane == 0)
-        bar_arrive(&p.full[k]);
+        bar_arrive(at.full);
 }
 
 /* Their total, once all are there. */
-__device__ static __forceinline__ float take_sums(const program &p, int turn, int T, const tile_end &e)
+__device__ static __forceinline__ float take_sums(const program &p, int turn, int T, int teams,
+                                                  const tile_end &e)
 {
-    int k, use;
-    const float *const sum = sums_at(p, turn, T, &k, &use);
+    const sum_place at = sums_at(p, turn, T, teams);
     float v = 0;
 
-    bar_wait(&p.full[k], use & 1);
+    bar_wait(at.full, at.use & 1);
     if (e.there)
-#pragma unroll
-        for (int o = 0; o < STREAM_WARPS; o++)
-            v += sum[(o * T + e.t) * DEV_TILE + e.row % DEV_TILE];
+#pragma unroll 4
+        for (int o = 0; o < team_size(teams); o++)
+            v += at.sum[(o * T + e.t) * DEV_TILE + e.row % DEV_TILE];
     __syncwarp();
     if (threadIdx.x % WARP == 0)
-        bar_arrive(&p.empty[k]);
+        bar_arrive(at.empty);
     return v;
 }
 
@@ -413,21 +444,23 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     typedef ring_of<CLASS> R;
     constexpr int n_x = kind_of<KIND>::slabs * kind_of<KIND>::blocks, cols = n_x * 32;
     __shared__ float factor[DEV_STREAM_ROWS];
-    const int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4;
+    const int g = threadIdx.x % WARP / 4;
     const int kp = a.out[0].w.kp, stages = kp / cols, T = a.T, unit = a.swiglu ? 2 : 1;
     const uint16_t *const from = a.kept ? p.inputs : a.x;
     const int stride = a.kept ? a.kept / 2 : kp;
     const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
                                0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
-    float gate = 0;
+    float gate[NT] = {};
     uint4 x[n_x * NT] = {}; /* rows beyond T stay zeros */
-    const int units = a.tiles / unit, at = blockIdx.x, ends = (T + 1) / 2;
-    const int n_tiles = at < units ? ((units - at - 1) / (int)gridDim.x + 1) * unit : 0;
+    const int teams = a.teams, size = team_size(teams), ends = (T + 1) / 2;
+    const int step = gridDim.x << teams, at = item_at(0, 1, teams), units = a.tiles / unit;
+    const int n_tiles = at < units ? ((units - at - 1) / step + 1) * unit : 0;
+    const int turn0 = teams == 0 ? p.turns[0] : teams == 1 ? p.turns[1] : p.turns[2];
     /* A tile is ended that much later, when no warp's sums need waiting for; before it is the turn of
      * the same warp again. On an H200 8B decodes 2 % faster in Q4_0, 8 of it 4 % faster in Q8_0, and bf16
      * 1.5 % slower. */
-    const int behind = CLASS == CLASS_W16 ? 0 : min(p.a->buffers, STREAM_WARPS / ends - 1);
-    tile_end e = {};
+    const int behind = CLASS == CLASS_W16 ? 0 : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
+    tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if (a.kept)
         for (int t = 0; t < T; t++)
@@ -440,15 +473,17 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
         __syncthreads();
     for (int n = 0; n < n_tiles + behind; n++) {
         const bool begins = n < n_tiles;
-        int tile, turn;
+        int tile;
         float acc[NT][4] = {};
 
-        if (begins && (turn = end_turn(n / unit, ends)) < ends) {
-            const dev_out &out = out_of(a, item_at(n, unit), &tile);
+        if (begins && end_turn(n / unit, ends, teams) < ends) {
+            const dev_out &out = out_of(a, item_at(n, unit, teams), &tile);
 
-            e = end_of(a, out, tile, turn);
+#pragma unroll
+            for (int i = 0; i < NT; i++)
+                e[i] = end_of(a, out, tile, end_turn(n / unit, ends, teams) + i * size);
         }
-        for (int s = begins ? warp : stages; s < stages; s += STREAM_WARPS) {
+        for (int s = begins ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
             load_inputs<KIND, NT>(x, from, stride, T, s);
@@ -457,7 +492,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             /* the slot of the stage before is free again */
             fetch<CLASS>(p, p.slot ? p.slot - 1 : R::depth - 1);
             if constexpr (KIND == DEV_F8) {
-                const dev_weight &w = out_of(a, item_at(n, unit), &tile).w;
+                const dev_weight &w = out_of(a, item_at(n, unit, teams), &tile).w;
                 float part[NT][4];
                 float2 by = make_float2(1, 1);
 
@@ -479,21 +514,30 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             p.slot = p.slot + 1 == R::depth ? 0 : p.slot + 1;
         }
         if (begins)
-            give_sums<NT>(p, p.turn + n, T, acc);
-        if (n < behind || end_turn((n - behind) / unit, ends) >= ends)
+            give_sums<NT>(p, turn0 + n, T, teams, acc);
+        if (n < behind)
             continue;
-        const int item = item_at(n - behind, unit);
+        const int turn = end_turn((n - behind) / unit, ends, teams);
+        const int item = item_at(n - behind, unit, teams);
         const dev_out &out = out_of(a, item, &tile);
         const dev_weight &w = out.w;
-        float v = take_sums(p, p.turn + n - behind, T, e);
 
-        if (KIND == DEV_F8)
-            v *= F8_BY;
-        if ((KIND == DEV_F8 && w.n_groups == 1) || (KIND == DEV_U8 && w.gs == 0))
-            v *= e.there ? scale_at(w, (size_t)e.row / w.row_group) : 0;
-        if (a.ss && e.there)
-            v *= factor[e.t];
-        finish(a, out, a.swiglu && item % 2, tile, e, v, gate);
+#pragma unroll
+        for (int i = 0; i < NT; i++) {
+            if (turn + i * size >= ends)
+                break;
+            float v = take_sums(p, turn0 + n - behind, T, teams, e[i]);
+
+            if (KIND == DEV_F8)
+                v *= F8_BY;
+            if ((KIND == DEV_F8 && w.n_groups == 1) || (KIND == DEV_U8 && w.gs == 0))
+                v *= e[i].there ? scale_at(w, (size_t)e[i].row / w.row_group) : 0;
+            if (a.ss && e[i].there)
+                v *= factor[e[i].t];
+            finish(a, out, a.swiglu && item % 2, tile, e[i], v, gate[i]);
+        }
     }
-    p.turn += n_tiles;
+    p.turns[0] += teams == 0 ? n_tiles : 0; /* one by one: in registers */
+    p.turns[1] += teams == 1 ? n_tiles : 0;
+    p.turns[2] += teams == 2 ? n_tiles : 0;
 }
