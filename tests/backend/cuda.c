@@ -418,6 +418,31 @@ static void rows(void **state)
     c->be->free(c);
 }
 
+/* Rows of a batch from `from` on, which are enough for the tensor cores, in a pass of their own:
+ * bit by bit what `got` has for them. */
+static void check_rest(struct ctx *c, const struct pass *all, size_t from,
+                       const struct kv_cache *kv, size_t H, const float *dq, float *dy,
+                       const float *got)
+{
+    const size_t row = H * kv->head_dim;
+    struct batch b = *all->b;
+    struct err e;
+
+    b.T -= from;
+    b.token += from, b.pos += from, b.slot += from, b.seq += from;
+    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { c, kv, dq + from * row } };
+    float *alone = xcalloc(b.T * row, sizeof(*alone));
+
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    c->op->attn(c, dy, dq + from * row, H, kv, 0, &p.at);
+    OK(c->be->leave(c, &p, &e), e);
+    from_gpu(c, alone, dy, b.T * row * sizeof(*alone));
+    if (memcmp(alone, got + from * row, b.T * row * sizeof(*alone)) != 0)
+        MISS("attention %s, %zu/%zu heads of %zu, rows from %zu: other bits without those before\n",
+             enc_table[kv->enc].name, H, kv->kv_heads, kv->head_dim, from);
+    free(alone);
+}
+
 /* Attention of T rows, the last ones of two sequences of `len` positions, through a paged cache. */
 static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, size_t hd, size_t T,
                             size_t len)
@@ -483,6 +508,10 @@ static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, siz
     if (!(err < (!half ? 3e-6 : enc == ENC_BF16 ? 6e-3 : 1e-3)))
         MISS("attention %s, %zu/%zu heads of %zu, %zu rows at %zu: relative error %g\n",
              enc_table[enc].name, H, K, hd, T, len, err);
+    if (enc != ENC_F32 && (hd == 64 || hd == 128) && T > 64 + 19 && b.T == 2 * T) {
+        check_rest(c, &p, T, &dkv, H, dq, dy, got);
+        check_rest(c, &p, T + 19, &dkv, H, dq, dy, got);
+    }
     void *const gpu[] = { there.k, there.v, dk, dv, dq, dy };
     void *const mem[] = { host.k, host.v, k, v, q, want, got, row, order, back };
 
@@ -518,6 +547,32 @@ static void attention(void **state)
                     check_attention(c, encs[i], heads[h][0], heads[h][1], heads[h][2],
                                     rows_len[r][0], rows_len[r][1]);
     c->be->free(c);
+    gpu_settle();
+}
+
+/* Rows enough for the tensor cores, by the device's own kernel and by the one for all. */
+static void attention_prompts(void **state)
+{
+    static const enum enc encs[] = { ENC_F16, ENC_BF16, ENC_F8_E4M3 };
+    static const size_t heads[][3] = { { 6, 2, 64 }, { 4, 1, 128 } };
+    static const size_t len[] = { 63, 64, 65, 127, 129 };
+    static const unsigned tries[] = { 0, CUDA_TRY_MMA };
+
+    (void)state;
+    for (size_t k = 0; k < ARRAY_LEN(tries); k++) {
+        struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+        cuda_try(c, tries[k]);
+        for (size_t i = 0; i < ARRAY_LEN(encs); i++) {
+            for (size_t h = 0; h < ARRAY_LEN(heads); h++)
+                for (size_t r = 0; r < ARRAY_LEN(len); r++)
+                    check_attention(c, encs[i], heads[h][0], heads[h][1], heads[h][2], len[r],
+                                    len[r]);
+            check_attention(c, encs[i], 2, 1, 128, 85, 1000);
+        }
+        check_attention(c, ENC_BF16, 1, 1, 128, 700, 700);
+        c->be->free(c);
+    }
     gpu_settle();
 }
 
@@ -935,12 +990,19 @@ static void encoder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows),           cmocka_unit_test(attention),
-        cmocka_unit_test(products_f32),   cmocka_unit_test(products_auto),
-        cmocka_unit_test(products_bf16),  cmocka_unit_test(tiny),
-        cmocka_unit_test(products_teams), cmocka_unit_test(products_wide),
-        cmocka_unit_test(fp8_cache),      cmocka_unit_test(quantised),
-        cmocka_unit_test(encoder),        cmocka_unit_test(offload),
+        cmocka_unit_test(rows),
+        cmocka_unit_test(attention),
+        cmocka_unit_test(attention_prompts),
+        cmocka_unit_test(products_f32),
+        cmocka_unit_test(products_auto),
+        cmocka_unit_test(products_bf16),
+        cmocka_unit_test(tiny),
+        cmocka_unit_test(products_teams),
+        cmocka_unit_test(products_wide),
+        cmocka_unit_test(fp8_cache),
+        cmocka_unit_test(quantised),
+        cmocka_unit_test(encoder),
+        cmocka_unit_test(offload),
         cmocka_unit_test(heads),
     };
 

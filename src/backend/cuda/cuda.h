@@ -11,10 +11,11 @@
  * no device, one too old. Free it through c->be; after everything that lives in its memory. */
 int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e) MUST_USE;
 extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA */
-/* Kernels that no GPU has run yet, and that are not used unless asked for: by a call, before
- * anything is computed, or by PUNA_CUDA_TRY=NAME,... in the environment. */
+/* Kernels that are not used unless asked for: by a call, before anything is computed, or by
+ * PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
     CUDA_TRY_WIDE = 1, /* "wide": products of 17 to 64 rows without widened copies of weights */
+    CUDA_TRY_MMA = 2,  /* "mma": prompts' attention on Hopper by the kernel of earlier devices */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -51,7 +51,8 @@
     F(cuFuncSetAttribute)                                                                          \
     F(cuFuncGetAttribute)                                                                          \
     F(cuLaunchKernel)                                                                              \
-    F(cuLaunchCooperativeKernel)
+    F(cuLaunchCooperativeKernel)                                                                   \
+    F(cuTensorMapEncodeTiled)
 
 struct driver {
 #define F(name) __typeof__(name) *name;
@@ -127,6 +128,12 @@ struct driver {
     F(flash, flash_f16_128)                                                                        \
     F(flash, flash_f8_64)                                                                          \
     F(flash, flash_f8_128)                                                                         \
+    F(flash_wgmma, flash_wgmma_bf16_64)                                                            \
+    F(flash_wgmma, flash_wgmma_bf16_128)                                                           \
+    F(flash_wgmma, flash_wgmma_f16_64)                                                             \
+    F(flash_wgmma, flash_wgmma_f16_128)                                                            \
+    F(flash_wgmma, flash_wgmma_f8_64)                                                              \
+    F(flash_wgmma, flash_wgmma_f8_128)                                                             \
     F(train, train_half)                                                                           \
     F(train, train_decode)                                                                         \
     F(train, train_order)                                                                          \
@@ -190,7 +197,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 12,
+    MODULES = 13,
     PROGRAM_PHASES = 1024
 };
 
@@ -288,6 +295,7 @@ struct cuda {
     bool hopper;        /* or later */
     unsigned tries;     /* enum cuda_try */
     bool big;           /* programs have the rings of compute capability 9.0 (dev.h) */
+    bool wgmma;         /* the code that was loaded has Hopper's own instructions */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
 

@@ -148,18 +148,31 @@ struct attn_args {
     int mode16, kp16;
 };
 
+/* A CUtensorMap: what copies of tiles know of the tensor. */
+struct __attribute__((aligned(64))) dev_map {
+    uint64_t opaque[16];
+};
+
 /* Prompts: runs of rows of one sequence, (first, number) each. */
 struct flash_args {
-    float *y; /* NULL = y16 alone */
+    struct dev_map map[2]; /* Hopper: keys and values as rows of a head, boxes of 64 by 64 */
+    float *y;              /* NULL = y16 alone */
     const float *q;
     const uint8_t *k, *v;
     const int32_t *slot, *seq, *runs;
     const int32_t *const *table;
-    int n_runs, tokens, H, K; /* tokens: rows of a tile */
+    int n_runs, tokens, tiles, H, K; /* tokens: rows of a tile; tiles: of all runs */
+    int heads;                       /* Hopper: kv heads at a time; divides K */
     float scale;
     uint16_t *y16;
     int mode16, kp16;
 };
+
+enum { FLASH_ROWS = 128 }; /* of a tile: a row of the batch with one query head each */
+/* flash_wgmma.cu: threads of a block; shared memory, of which 1 KiB is for its beginning to be at a
+ * multiple of that. */
+enum { FLASH_WGMMA_THREADS = 384 };
+#define FLASH_WGMMA_SHARED(hd, f8) (1024 + 5 * 256 * (hd) + ((f8) ? 3 * 128 * (hd) : 0) + 256)
 
 /* A row of logits whose head is wanted. */
 struct pick_row {

@@ -20,6 +20,7 @@ EMBED(attn);
 EMBED(decode);
 EMBED(encoder);
 EMBED(flash);
+EMBED(flash_wgmma);
 EMBED(linear);
 EMBED(pack);
 EMBED(pick);
@@ -34,6 +35,7 @@ enum {
     FILE_decode,
     FILE_encoder,
     FILE_flash,
+    FILE_flash_wgmma,
     FILE_linear,
     FILE_pack,
     FILE_pick,
@@ -384,9 +386,10 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = { cuda_attn,   cuda_decode, cuda_encoder,    cuda_flash,
-                                         cuda_linear, cuda_pack,   cuda_pick,       cuda_small,
-                                         cuda_stream, cuda_train,  cuda_train_attn, cuda_wide };
+    const void *const image[MODULES] = {
+        cuda_attn, cuda_decode, cuda_encoder, cuda_flash, cuda_flash_wgmma, cuda_linear, cuda_pack,
+        cuda_pick, cuda_small,  cuda_stream,  cuda_train, cuda_train_attn,  cuda_wide
+    };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
@@ -396,13 +399,18 @@ static int open_kernels(struct cuda *b, struct err *e)
         rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
         if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
-            kernels[i].file == FILE_wide || kernels[i].file == FILE_train_attn)
+            kernels[i].file == FILE_flash_wgmma || kernels[i].file == FILE_wide ||
+            kernels[i].file == FILE_train_attn)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
     if (rc == 0)
         rc = b->d.cuFuncGetAttribute(&threads, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
                                      b->kern[KERN_program_w16_1]);
     b->big = threads >= 32 * RING_WARPS(1);
+    if (rc == 0)
+        rc = b->d.cuFuncGetAttribute(&threads, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
+                                     b->kern[KERN_flash_wgmma_bf16_128]);
+    b->wgmma = threads >= FLASH_WGMMA_THREADS;
     if (rc)
         return cuda_fail(b, rc, "the kernels do not load", e);
     rc = b->d.cuStreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
@@ -424,7 +432,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "mma", CUDA_TRY_MMA }, { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {

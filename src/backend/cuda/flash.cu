@@ -7,10 +7,9 @@
  * while this one is used; scores, maxima and sums are float32, queries and probabilities are rounded to
  * the cache's type. E4M3 becomes f16 in shared memory, exactly, and all else is as for f16. Blocks
  * beyond a row's own slot are never read. */
-#include "backend/cuda/cache.cuh"
-#include "backend/cuda/mma.cuh"
+#include "backend/cuda/flash.cuh"
 
-enum { WARPS = 8, ROWS = 128 };
+enum { WARPS = 8 };
 
 /* Block number `block` of the cache, keys or values of one head, to shared memory; E4M3 as it lies. */
 template <int SIZE, bool F8>
@@ -49,25 +48,6 @@ template <int SIZE> __device__ static inline void widen(uint8_t *to, const uint8
     }
 }
 
-/* The tile of this block: first row and number of rows of the batch. Last tiles, which see most,
- * come first. */
-__device__ static inline void find_tile(const flash_args &a, int *t0, int *n)
-{
-    int i = gridDim.x - 1 - blockIdx.x;
-
-    for (int r = 0; r < a.n_runs; r++) {
-        const int rows = a.runs[2 * r + 1], tiles = (rows + a.tokens - 1) / a.tokens;
-
-        if (i < tiles) {
-            *t0 = a.runs[2 * r] + i * a.tokens;
-            *n = min(a.tokens, rows - i * a.tokens);
-            return;
-        }
-        i -= tiles;
-    }
-    *t0 = *n = 0;
-}
-
 /* grid: (tiles, kv heads), 256 threads */
 /* long: scores, softmax and sum share their registers */
 template <int SIZE, bool BF16, bool F8>
@@ -84,9 +64,7 @@ __device__ static inline void flash_body(const flash_args &a)
     const int group = a.H / a.K, kh = blockIdx.y;
     int t0, n;
 
-    find_tile(a, &t0, &n);
-    if (n == 0)
-        return;
+    find_tile(a, gridDim.x, blockIdx.x, &t0, &n);
     const int32_t *table = a.table[a.seq[t0]];
     const int blocks = a.slot[t0 + n - 1] / KV_BLOCK + 1, whole = (a.slot[t0] + 1) / KV_BLOCK;
     int token[2], head[2], slot[2];

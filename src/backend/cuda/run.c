@@ -852,15 +852,49 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
         cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }
 
+/* How TMA sees the keys or values of a layer: rows of one head and slot, read 64 by 64. */
+static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
+                      const struct kv_cache *kv)
+{
+    const cuuint64_t size[] = { kv->head_dim, kv->blocks * kv->kv_heads * KV_BLOCK };
+    const cuuint64_t apart[] = { kv->head_dim * sizeof(uint16_t) };
+    const cuuint32_t box[] = { 64, KV_BLOCK }, step[] = { 1, 1 };
+    CUtensorMap map;
+
+    _Static_assert(sizeof(map) == sizeof(*m), "a tensor map");
+    if (!cuda_ok(b,
+                 b->d.cuTensorMapEncodeTiled(
+                     &map,
+                     kv->enc == ENC_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                     ARRAY_LEN(size), (void *)(uintptr_t)cache, size, apart, box, step,
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                 "the cache's tensor map"))
+        return false;
+    memcpy(m, &map, sizeof(*m));
+    return true;
+}
+
 /* Prompts on the tensor cores; false where there is no kernel for them. */
 static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
 {
-    const size_t hd = o->kv->head_dim, group = o->H / o->kv->kv_heads;
+    static const enum kernel kern[][2][2] = {
+        /* wgmma; 128 */
+        [ENC_F16] = { { KERN_flash_f16_64, KERN_flash_f16_128 },
+                      { KERN_flash_wgmma_f16_64, KERN_flash_wgmma_f16_128 } },
+        [ENC_BF16] = { { KERN_flash_bf16_64, KERN_flash_bf16_128 },
+                       { KERN_flash_wgmma_bf16_64, KERN_flash_wgmma_bf16_128 } },
+        [ENC_F8_E4M3] = { { KERN_flash_f8_64, KERN_flash_f8_128 },
+                          { KERN_flash_wgmma_f8_64, KERN_flash_wgmma_f8_128 } },
+    };
+    enum { L2_PART = 32 << 20 }; /* of the 50 MB and more of a Hopper */
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const enum enc enc = o->kv->enc;
-    size_t tiles = 0;
+    const bool wgmma = b->wgmma && !(b->tries & CUDA_TRY_MMA), f8 = enc == ENC_F8_E4M3;
 
-    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) || group > 128 ||
-        enc == ENC_F32 || o->T != b->rows)
+    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) ||
+        group > FLASH_ROWS || enc == ENC_F32 || o->T != b->rows)
         return false;
     struct flash_args f = { .y = a->y,
                             .q = a->q,
@@ -871,7 +905,7 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
                             .runs = b->runs_at,
                             .table = a->table,
                             .n_runs = (int)b->n_runs,
-                            .tokens = (int)(128 / group),
+                            .tokens = (int)(FLASH_ROWS / group),
                             .H = a->H,
                             .K = a->K,
                             .scale = a->scale,
@@ -880,12 +914,18 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
                             .kp16 = a->kp16 };
 
     for (size_t r = 0; r < b->n_runs; r++)
-        tiles += over((size_t)b->runs[2 * r + 1], 128 / group);
-    cuda_launch_with(b,
-                     enc == ENC_BF16      ? (hd == 64 ? KERN_flash_bf16_64 : KERN_flash_bf16_128)
-                     : enc == ENC_F8_E4M3 ? (hd == 64 ? KERN_flash_f8_64 : KERN_flash_f8_128)
-                                          : (hd == 64 ? KERN_flash_f16_64 : KERN_flash_f16_128),
-                     tiles, o->kv->kv_heads, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
+        f.tiles += (int)over((size_t)b->runs[2 * r + 1], FLASH_ROWS / group);
+    for (f.heads = f.K; f.heads > 1; f.heads--) /* as many as stay in the second-level cache */
+        if (f.K % f.heads == 0 && (size_t)f.heads * b->slots * 2 * kv_row_bytes(enc, hd) <= L2_PART)
+            break;
+    const enum kernel k = kern[enc][wgmma][hd == 128];
+    const size_t tiles = (size_t)f.tiles;
+
+    if (!wgmma)
+        cuda_launch_with(b, k, tiles, K, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
+    else if (f8 || (map_cache(b, &f.map[0], a->k, o->kv) && map_cache(b, &f.map[1], a->v, o->kv)))
+        cuda_launch_with(b, k, tiles * K < b->sms ? tiles * K : b->sms, 1, 1, FLASH_WGMMA_THREADS,
+                         FLASH_WGMMA_SHARED(hd, f8), (void *[]){ &f });
     return true;
 }
 

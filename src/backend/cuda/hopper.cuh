@@ -1,0 +1,210 @@
+/* hopper.cuh - what compute capability 9.0 alone has: products of a warpgroup (wgmma), copies of
+ * tiles (TMA), barriers in shared memory that count bytes, registers that warpgroups hand to one
+ * another.
+ *
+ * A tile in shared memory is a column of rows of 128 bytes, row r at 128 r; 16 bytes number c of it
+ * lie at (c ^ r % 8) * 16 (the 128-byte swizzle), and it begins at a multiple of 1024. */
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER 1
+#else
+#define HOPPER                                                                                     \
+    0 /* the kernels are empty and a block of theirs has one warp: nobody launches them */
+#endif
+
+enum { WARPGROUP = 128, SWIZZLE_ROW = 128, SWIZZLE_ATOM = 1024 };
+
+/* Where 16 bytes number c of row r lie in a tile. */
+__device__ static inline uint32_t swizzled(uint32_t r, uint32_t c)
+{
+    return r * SWIZZLE_ROW + ((c ^ (r & 7)) << 4);
+}
+
+#if HOPPER
+/* ---- barriers ---- */
+
+__device__ static inline void bar_init(uint32_t bar, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+}
+
+/* What was initialised is seen by the copy engine and by all threads after the next barrier. */
+__device__ static inline void bar_fence_init(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ static inline void bar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+__device__ static inline void bar_expect(uint32_t bar, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+                 : "memory");
+}
+
+/* Until the phase of this parity is over. */
+__device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}" ::"r"(bar),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* Hardware barriers of some of a block's threads; 0 is __syncthreads'. */
+__device__ static inline void named_sync(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ static inline void named_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* ---- copies ---- */
+
+/* A box of the map from column c, row r on; what lies outside is zero. */
+__device__ static inline void tile_copy(uint32_t to, const void *map, int c, int r, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+                 "l"(map), "r"(c), "r"(r), "r"(bar)
+                 : "memory");
+}
+
+/* Bytes as they lie, a multiple of 16. */
+__device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+
+/* Bytes to the second-level cache, a multiple of 16. */
+__device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+}
+
+/* Ordinary writes to shared memory are seen by wgmma and by copies. */
+__device__ static inline void fence_async(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* ---- registers ---- */
+
+template <int N> __device__ static inline void registers_less(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> __device__ static inline void registers_more(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+/* ---- products ---- */
+
+/* A swizzled operand at `at`. K-major (a row is a row or column of the product, 64 values of the
+ * sum): stride is from 8 rows to the next 8; lead means nothing. MN-major (a row is one value of
+ * the sum, 64 columns): stride from 8 rows to the next 8, lead from 64 columns to the next 64. */
+__device__ static inline uint64_t operand(uint32_t at, uint32_t lead, uint32_t stride)
+{
+    return (uint64_t)(at >> 4) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(stride >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+__device__ static inline void wgmma_fence(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ static inline void wgmma_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int N> __device__ static inline void wgmma_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+#define REGS32                                                                                     \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
+    "%25,%26,%27,%28,%29,%30,%31}"
+#define REGS64                                                                                     \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
+    "%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
+#define OUT4(d, i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define OUT16(d, i) OUT4(d, i), OUT4(d, i + 4), OUT4(d, i + 8), OUT4(d, i + 12)
+#define OUT32(d)    OUT16(d, 0), OUT16(d, 16)
+#define OUT64(d)    OUT16(d, 0), OUT16(d, 16), OUT16(d, 32), OUT16(d, 48)
+
+/* What is computed with these registers stays before or after this: the compiler does not know when
+ * products that are under way write them. */
+__device__ static inline void hold(float (&d)[64])
+{
+    asm volatile("" : OUT64(d)::"memory");
+}
+__device__ static inline void hold(float (&d)[32])
+{
+    asm volatile("" : OUT32(d)::"memory");
+}
+
+/* d [64][128] (+)= a b, both K-major, 16 values of the sum. A lane's share of d: that of mma.cuh,
+ * 16 rows a warp. */
+#define WGMMA_SS(type)                                                                             \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                      \
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " REGS64           \
+                 ", %64, %65, p, 1, 1, 0, 0;\n}"                                                   \
+                 : OUT64(d)                                                                        \
+                 : "l"(a), "l"(b), "r"((int)add))
+template <bool BF16>
+__device__ static inline void wgmma_ss(float (&d)[64], uint64_t a, uint64_t b, bool add)
+{
+    if constexpr (BF16)
+        WGMMA_SS("bf16");
+    else
+        WGMMA_SS("f16");
+}
+
+/* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */
+#define WGMMA_RS(n, type, regs, out, i0, i1, i2, i3, i4, i5)                                       \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i5 ", 0;\n"                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " " regs ", {%" i0 \
+                 ",%" i1 ",%" i2 ",%" i3 "}, %" i4 ", p, 1, 1, 1;\n}"                              \
+                 : out(d)                                                                          \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add))
+template <bool BF16>
+__device__ static inline void wgmma_rs(float (&d)[64], const uint32_t *a, uint64_t b, bool add)
+{
+    if constexpr (BF16)
+        WGMMA_RS("128", "bf16", REGS64, OUT64, "64", "65", "66", "67", "68", "69");
+    else
+        WGMMA_RS("128", "f16", REGS64, OUT64, "64", "65", "66", "67", "68", "69");
+}
+template <bool BF16>
+__device__ static inline void wgmma_rs(float (&d)[32], const uint32_t *a, uint64_t b, bool add)
+{
+    if constexpr (BF16)
+        WGMMA_RS("64", "bf16", REGS32, OUT32, "32", "33", "34", "35", "36", "37");
+    else
+        WGMMA_RS("64", "f16", REGS32, OUT32, "32", "33", "34", "35", "36", "37");
+}
+#endif
