@@ -34,6 +34,9 @@ enum {
     PANELS = 2,      /* most that a dot takes together */
     OUTLIER = 8,     /* 6 doubles the groups and takes another fifth off the error */
     HEAD_MAX = 4096, /* largest head size attention has room for */
+    DOT_ROWS = 64,   /* most weight rows of a call of dot_f32 */
+    DOT_T = 24,      /* tokens of a block of it, whole tiles of 3 and 4 */
+    DOT_K = 512,     /* values of them at a time: four rows of inputs and of weights are 16 KiB */
 };
 
 struct group {
@@ -263,9 +266,11 @@ struct cpu_kern {
     size_t many;
     size_t panels; /* of 16 rows, that a dot gains from having together */
     void (*quantise)(const struct q8 *x, size_t t, const float *src);
-    /* y[t * ys + r] = or += w[r] . x[t] for R rows and T tokens, both of n floats */
+    /* y[t * ys + r] = or += w[r] . x[t] for R <= DOT_ROWS rows, ws apart, and T tokens, of n
+     * floats. Value k of token t is x[k / DOT_K * xk + t * xs + k % DOT_K]: rows have xk = DOT_K.
+     */
     void (*dot_f32)(float *y, size_t ys, const float *w, size_t ws, size_t R, const float *x,
-                    size_t T, size_t n, bool add);
+                    size_t xs, size_t xk, size_t T, size_t n, bool add);
     size_t bf16_rows; /* the most that dot_bf16 takes, a multiple of LANES */
     /* the same for rows r0 .. r0+R of w, of bf16 (of w.placed, if any), r0 a multiple of LANES, x
      * as pack_bf16 makes it; NULL = none */

@@ -10,7 +10,8 @@ enum {
     PANEL_T = 256,   /* tokens whose sums (32 KiB) and rows stay near while a panel is used */
     PLACED_T = 16,   /* tokens whose sums, and where they go, stay near while a unit is used */
     PUT_AHEAD = 16,  /* tokens between the sums that are stored and where the next will go */
-    DECODED = 8,     /* rows decoded to float32 at a time */
+    PLANES_ROWS = 8, /* that decode_planes takes */
+    FEW = 4,         /* tokens of floats, up to which they are read where they lie */
     ALONE = 1 << 15, /* multiply-adds below which waking the team costs more than it brings */
     COLUMNS = 64,    /* units that a kernel over columns sweeps at least: 512 bytes of AWQ's rows */
     MAX_OUT = 8,
@@ -25,13 +26,13 @@ struct job {
     const float *x;
     bool add;
     enum path path[MAX_OUT];
-    size_t first[MAX_OUT + 1];        /* units before output i */
-    bool q8, rounded, bf, act, exact; /* which forms of x are wanted */
+    size_t first[MAX_OUT + 1];                /* units before output i */
+    bool q8, rounded, bf, act, exact, blocks; /* which forms of x are wanted */
     enum exact_in in;
     struct q8 x8;
     bf16 *xb;
     size_t xbs;  /* row_bf16(K) */
-    float *xf;   /* x rounded, as p.act makes it, or in p.order */
+    float *xf;   /* x rounded, as p.act makes it, in p.order, or in blocks */
     uint8_t *xe; /* forms for exact kernels, in the place of xf */
     size_t apart;
     uint8_t *thread;
@@ -40,6 +41,11 @@ struct job {
     size_t grain; /* units taken at a time */
     size_t whole; /* units that shares are multiples of */
 };
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
 
 /* Units next .. end; it lies in front of what its thread works in. */
 struct share {
@@ -92,6 +98,27 @@ static enum path path_of(const struct cpu_kern *k, enum compute compute, const s
     return compute == COMPUTE_BF16 ? PATH_ROUNDED : PATH_F32;
 }
 
+enum { BLOCK = DOT_K + 64 / sizeof(float) }; /* floats from a token to the next in a block */
+
+/* Inputs in blocks of DOT_K values of all tokens, which a kernel reads as one stream. */
+static size_t blocks_bytes(size_t T, size_t K)
+{
+    return (K + DOT_K - 1) / DOT_K * T * BLOCK * sizeof(float);
+}
+
+/* Row t of x to its place in the blocks. */
+static void to_blocks(const struct job *j, size_t t, const float *x)
+{
+    for (size_t k = 0; k < j->K; k += DOT_K) {
+        float *to = j->xf + (k / DOT_K * j->T + t) * BLOCK;
+        const size_t n = smaller(j->K - k, DOT_K);
+
+        memcpy(to, x + k, n * sizeof(*to));
+        for (size_t i = 0; j->rounded && i < n; i++)
+            to[i] = bf16_to_f32(f32_to_bf16(to[i]));
+    }
+}
+
 static void prepare(const struct job *j, size_t lo, size_t hi)
 {
     const struct weight *w = j->out[0].w;
@@ -110,16 +137,13 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
         }
         if (j->q8)
             j->b->k.quantise(&j->x8, t, x);
-        for (size_t i = 0; j->rounded && i < j->K; i++)
+        if (j->blocks)
+            to_blocks(j, t, x);
+        for (size_t i = 0; j->rounded && !j->blocks && i < j->K; i++)
             j->xf[t * j->K + i] = bf16_to_f32(f32_to_bf16(x[i]));
     }
     if (j->bf)
         j->b->k.pack_bf16(j->xb + lo * j->xbs, j->xbs, j->x + lo * j->K, hi - lo, j->K);
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 /* y[16] = or += acc[16]; known to be apart, so that compilers make vectors of it */
@@ -249,30 +273,49 @@ static void decode_row(const struct cpu *b, float *y, const struct weight *w, si
         enc_table[w->enc].decode(y, p, w->cols);
 }
 
-static void unit_floats(const struct job *j, const struct linear_out *o, const float *x, size_t r0,
-                        size_t R, float *rows)
+/* x in rows, or in blocks */
+static void unit_floats(const struct job *j, const struct linear_out *o, const float *x,
+                        bool blocks, size_t r0, size_t R, float *rows)
 {
     const struct cpu_kern *k = &j->b->k;
+    const size_t xs = blocks ? BLOCK : j->K, xk = blocks ? j->T * BLOCK : DOT_K;
 
-    if (j->T == 1 && k->row_floats[o->w->enc] &&
+    if (j->T == 1 && !blocks && k->row_floats[o->w->enc] &&
         k->row_floats[o->w->enc](o->y + r0, o->w, r0, R, x, j->add))
         return;
-    for (size_t r = 0; r < R; r += DECODED) {
-        const size_t n = smaller(R - r, DECODED);
+    for (size_t r = 0; r < R; r += DOT_ROWS) {
+        const size_t n = smaller(R - r, DOT_ROWS);
+        const float *from = rows;
 
-        if (k->decode_planes[o->w->enc])
-            k->decode_planes[o->w->enc](rows, o->w, r0 + r, n);
+        if (o->w->enc == ENC_F32 && (uintptr_t)o->w->data % sizeof(float) == 0)
+            from = (const float *)o->w->data + (r0 + r) * j->K;
+        else if (k->decode_planes[o->w->enc])
+            for (size_t i = 0; i < n; i += PLANES_ROWS)
+                k->decode_planes[o->w->enc](rows + i * j->K, o->w, r0 + r + i,
+                                            smaller(n - i, PLANES_ROWS));
         else
             for (size_t i = 0; i < n; i++)
                 decode_row(j->b, rows + i * j->K, o->w, r0 + r + i);
-        k->dot_f32(o->y + r0 + r, o->w->rows, rows, j->K, n, x, j->T, j->K, j->add);
+        k->dot_f32(o->y + r0 + r, o->w->rows, from, j->K, n, x, xs, xk, j->T, j->K, j->add);
     }
 }
 
 /* Units that a kernel takes together. */
-static size_t panels_of(const struct cpu_kern *k, enum path path)
+static size_t panels_of(const struct cpu_kern *k, enum path path, size_t T)
 {
-    return path == PATH_Q8 ? k->panels : path == PATH_BF16 ? k->bf16_rows / LANES : 1;
+    switch (path) {
+    case PATH_Q8:
+        return k->panels;
+    case PATH_BF16:
+        return k->bf16_rows / LANES;
+    case PATH_F32:
+    case PATH_ROUNDED:
+    case PATH_ACT:
+        return T > FEW ? DOT_ROWS / LANES : 1;
+    case PATH_EXACT:
+        return 1;
+    }
+    return 1;
 }
 
 /* Unit u, and with it those before `end` that the kernel takes together; returns how many. */
@@ -292,7 +335,8 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
                                    &j->x8, j->add);
         return all;
     }
-    const size_t n = smaller(smaller(end, j->first[i + 1]) - u, panels_of(&j->b->k, j->path[i]));
+    const size_t n =
+        smaller(smaller(end, j->first[i + 1]) - u, panels_of(&j->b->k, j->path[i], j->T));
     const size_t R = smaller(o->w->rows - r0, n * LANES);
 
     switch (j->path[i]) {
@@ -303,15 +347,20 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
         j->b->k.dot_bf16(o->y + r0, o->w->rows, o->w, r0, R, j->xb, j->xbs, j->T, j->add);
         break;
     case PATH_F32:
-        unit_floats(j, o, j->x, r0, R, mem);
+        if (j->blocks && !j->rounded)
+            unit_floats(j, o, j->xf, true, r0, R, mem);
+        else
+            unit_floats(j, o, j->x, false, r0, R, mem);
         break;
     case PATH_EXACT:
         j->b->k.exact[o->w->enc].dot(o->y + r0, o->w->rows, o->w, r0, R, j->in, j->xe, j->T,
                                      j->add);
         break;
     case PATH_ROUNDED:
+        unit_floats(j, o, j->xf, j->blocks, r0, R, mem);
+        break;
     case PATH_ACT:
-        unit_floats(j, o, j->xf, r0, R, mem);
+        unit_floats(j, o, j->xf, false, r0, R, mem);
         break;
     }
     return n;
@@ -415,11 +464,13 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum co
         break;
     case PATH_ROUNDED:
     case PATH_ACT:
-        need->xf = larger(need->xf, copy);
-        /* fall through */
     case PATH_F32:
+        if (path != PATH_ACT && T > FEW)
+            need->xf = larger(need->xf, blocks_bytes(T, K));
+        else if (path != PATH_F32)
+            need->xf = larger(need->xf, copy);
         need->thread =
-            larger(need->thread, sizeof(struct share) + round64(DECODED * K * sizeof(float)));
+            larger(need->thread, sizeof(struct share) + round64(DOT_ROWS * K * sizeof(float)));
         break;
     }
 }
@@ -445,6 +496,7 @@ static void make_room(struct job *j, struct cpu *b)
         j->bf |= j->path[i] == PATH_BF16;
         j->act |= j->path[i] == PATH_ACT;
         j->exact |= j->path[i] == PATH_EXACT;
+        j->blocks |= (j->path[i] == PATH_F32 || j->path[i] == PATH_ROUNDED) && j->T > FEW;
     }
     if (j->q8) {
         int8_t *p = room_get(&b->x8, need.x8);
@@ -494,7 +546,7 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
     for (size_t i = 0; i < n; i++) {
         BUG_ON(out[i].w->cols != j.K);
         j.path[i] = path_of(&b->k, c->compute, out[i].w);
-        together = larger(together, panels_of(&b->k, j.path[i]));
+        together = larger(together, panels_of(&b->k, j.path[i], T));
         j.first[i + 1] = j.first[i] + (out[i].w->rows + LANES - 1) / LANES;
     }
     make_room(&j, b);
