@@ -85,8 +85,9 @@ struct stream_args {
     int teams; /* of a block's warps, 2^, each with its own tiles; by the weights' shape alone */
 };
 
-/* Products of 17 to 64 rows (wide.cu): `splits` parts of `per` records of the columns. */
-enum { WIDE_ROWS = 64, WIDE_WARPS = 8, WIDE_STAGES = 3 };
+/* Products of 17 to 64 rows (wide.cu), of up to 32 unasked: `splits` parts of `per` records of the
+ * columns. */
+enum { WIDE_ROWS = 64, WIDE_PAYS = 32, WIDE_WARPS = 8, WIDE_STAGES = 3 };
 /* Bytes of x in a stage, with nt tiles of 8 rows; of all shared memory. */
 #define WIDE_INPUTS(cols, nt) ((nt)*8 * (cols)*2)
 #define WIDE_SHARED(kind, rec, cols, nt)                                                           \
