@@ -41,7 +41,7 @@ struct blas {
     cublasLtMatmulDesc_t desc[BLAS_TYPES];
     cublasLtMatmulDesc_t across[4]; /* w_across + 2 x_across; 0 is desc */
     bool f8;                        /* with a factor for each row of both */
-    CUdeviceptr workspace;
+    CUdeviceptr workspace;          /* WORKSPACE bytes for each lane */
     struct plan plan[PLANS];
     size_t n, next;
 };
@@ -146,7 +146,8 @@ struct blas *blas_open(struct cuda *b)
     b->blas = l;
     if (l->lib && symbols(l) && l->cublasLtCreate(&l->handle) == CUBLAS_STATUS_SUCCESS &&
         describe(l, BLAS_BF16) && describe(l, BLAS_F16) && describe(l, BLAS_F32) &&
-        describe_across(l) && b->d.cuMemAlloc(&l->workspace, WORKSPACE) == CUDA_SUCCESS) {
+        describe_across(l) &&
+        b->d.cuMemAlloc(&l->workspace, (1 + BLAS_SIDES) * WORKSPACE) == CUDA_SUCCESS) {
         l->f8 = b->hopper && describe_f8(l);
         return l;
     }
@@ -280,7 +281,8 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
     }
     const cublasStatus_t rc =
         l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta, to, p->y, o->y,
-                          p->y, &p->algo, (void *)(uintptr_t)l->workspace, WORKSPACE, b->stream);
+                          p->y, &p->algo, (void *)(uintptr_t)(l->workspace + b->lane * WORKSPACE),
+                          WORKSPACE, b->lane ? b->side[b->lane - 1] : b->stream);
 
     return cuda_ok(b, rc == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN,
                    "cuBLASLt product");

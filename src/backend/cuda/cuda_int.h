@@ -74,7 +74,7 @@ struct driver {
     F(small, kv_write)                                                                             \
     F(small, rope_kv)                                                                              \
     F(small, act)                                                                                  \
-    F(small, rows_f8)                                                                              \
+    F(small, norm_rows)                                                                            \
     F(small, gated)                                                                                \
     F(small, prep)                                                                                 \
     F(small, dequant)                                                                              \
@@ -260,6 +260,7 @@ struct train_half {
 enum { TRAIN_HALVES = 4 }; /* an input lives through a matrix and its pair */
 
 struct blas; /* blas.c */
+enum { BLAS_SIDES = 2 };
 
 /* Layers whose weights wait in host memory (away.c). Layer k passes through buffer k % 2. */
 enum { AWAY_MATRICES = 8 };
@@ -298,6 +299,10 @@ struct cuda {
     bool wgmma;         /* the code that was loaded has Hopper's own instructions */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
+    /* Products beside the one in `stream`: they begin after `fork` and are awaited by `joined`. */
+    CUstream side[BLAS_SIDES];
+    CUevent fork, joined[BLAS_SIDES];
+    size_t lane; /* where the next product goes: 0 = stream, k = side[k - 1] */
 
     bool failed; /* a call failed since the last leave */
     struct err fault;
@@ -375,6 +380,10 @@ void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_
 void program_stream(struct cuda *b, const struct stream_args *a);
 void program_rope(struct cuda *b, const struct rope_args *a, size_t rows);
 void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows);
+/* Attention with relative positions. */
+void cuda_attn_rel(struct cuda *b, const struct op *o);
+/* The rotation of so many rows, and the cache, as a kernel of its own. */
+void cuda_rope_kv(struct cuda *b, const struct rope_args *a, size_t rows);
 void program_flush(struct cuda *b);
 void program_close(struct cuda *b);
 /* Launches what was noted; ending: no op of this pass follows. */

@@ -101,7 +101,7 @@ struct wide_args {
 
 enum prep_mode { PREP_BF16, PREP_F16 };
 
-enum { ROWS_F8_MOST = 8192 }; /* columns that rows_f8 keeps */
+enum { ROWS_MOST = 8192 }; /* columns that norm_rows keeps */
 struct act_args {
     float *y;      /* [T][cols]; each of the three may be NULL */
     uint16_t *y16; /* [T][kp] */

@@ -297,6 +297,14 @@ static void free_cuda(struct ctx *c)
         for (size_t i = 0; i < MODULES; i++)
             if (b->module[i])
                 b->d.cuModuleUnload(b->module[i]);
+        for (size_t i = 0; i < BLAS_SIDES; i++) {
+            if (b->side[i])
+                b->d.cuStreamDestroy(b->side[i]);
+            if (b->joined[i])
+                b->d.cuEventDestroy(b->joined[i]);
+        }
+        if (b->fork)
+            b->d.cuEventDestroy(b->fork);
         if (b->stream)
             b->d.cuStreamDestroy(b->stream);
         b->d.cuDevicePrimaryCtxRelease(b->device);
@@ -414,6 +422,13 @@ static int open_kernels(struct cuda *b, struct err *e)
     if (rc)
         return cuda_fail(b, rc, "the kernels do not load", e);
     rc = b->d.cuStreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
+    if (rc == 0)
+        rc = b->d.cuEventCreate(&b->fork, CU_EVENT_DISABLE_TIMING);
+    for (size_t i = 0; i < BLAS_SIDES && rc == 0; i++) {
+        rc = b->d.cuStreamCreate(&b->side[i], CU_STREAM_NON_BLOCKING);
+        if (rc == 0)
+            rc = b->d.cuEventCreate(&b->joined[i], CU_EVENT_DISABLE_TIMING);
+    }
     if (rc == 0)
         rc = b->d.cuMemAlloc(&b->gate, 2 * sizeof(unsigned));
     if (rc == 0)

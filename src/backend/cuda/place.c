@@ -466,3 +466,26 @@ void cuda_adopt(struct ctx *c, struct weight *w)
     d->w.q = w->data;
     w->placed = d;
 }
+
+/* ---- a placed weight as bf16 ---- */
+
+void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
+{
+    const size_t kp = (size_t)w->kp, cols = w->kind == DEV_U8 ? 64 : 128;
+    int first = (int)r, tile = (int)(r / DEV_TILE);
+    struct dev_weight copy = *w;
+    const enum kernel k = w->kind == DEV_U8   ? KERN_widen_u8
+                          : w->kind == DEV_U4 ? KERN_widen_u4
+                          : w->kind == DEV_U6 ? KERN_widen_u6
+                                              : KERN_widen_n4;
+
+    if (w->kind == DEV_F8)
+        cuda_launch(b, KERN_widen_f8, (kp / 16 + 127) / 128, n, 1, 128,
+                    (void *[]){ &b->dequant.p, &copy, &first });
+    else if (w->kind == DEV_RAW || w->kind == DEV_H16)
+        cuda_launch(b, KERN_dequant, (kp / 32 + 127) / 128, n, 1, 128,
+                    (void *[]){ &b->dequant.p, &copy, &first });
+    else
+        cuda_launch(b, k, (kp / cols + 7) / 8, (n + DEV_TILE - 1) / DEV_TILE, 1, 256,
+                    (void *[]){ &b->dequant.p, &copy, &tile });
+}

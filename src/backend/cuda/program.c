@@ -136,14 +136,26 @@ static void launch(struct cuda *b, struct program *p)
             "program");
 }
 
+void cuda_rope_kv(struct cuda *b, const struct rope_args *a, size_t rows)
+{
+    enum { MANY = 512, THREADS = 256 }; /* MANY: rows that fill the device by themselves */
+
+    if (a->hd > 2 * THREADS) /* attention refuses it */
+        return;
+    const size_t beside = THREADS / ((size_t)a->hd / 2);
+    const size_t heads = ((size_t)(a->H + 2 * a->K) + beside - 1) / beside;
+
+    cuda_launch(b, KERN_rope_kv, rows < MANY ? heads : (heads + 3) / 4, rows, 1, THREADS,
+                (void *[]){ (void *)(uintptr_t)a });
+}
+
 static void launch_rope(struct cuda *b)
 {
     struct rope_args a = b->prog.rope;
 
     b->prog.rope.q = NULL;
     if (a.q)
-        cuda_launch(b, KERN_rope_kv, over((size_t)((a.H + 2 * a.K) * (a.hd / 2)), 128),
-                    b->prog.rope_rows, 1, 128, (void *[]){ &a });
+        cuda_rope_kv(b, &a, b->prog.rope_rows);
 }
 
 void program_flush(struct cuda *b)

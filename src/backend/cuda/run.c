@@ -388,15 +388,15 @@ static void have_f8(struct cuda *b, const float *x, size_t T, const struct weigh
     b->have8.x = x, b->have8.T = T, b->have8.w = w;
 }
 
-/* x in E4M3, or its norm with weights `norm`, which y receives too where it is not NULL. */
-static void rows_f8(struct cuda *b, struct act_args *a, const float *norm, float eps)
+/* x, or its norm with weights `norm`, in the ways that a has room for. */
+static void norm_rows(struct cuda *b, struct act_args *a, const float *norm, float eps)
 {
-    cuda_launch(b, KERN_rows_f8, (size_t)a->T, 1, 1, 1024, (void *[]){ a, &norm, &eps });
+    cuda_launch(b, KERN_norm_rows, (size_t)a->T, 1, 1, 1024, (void *[]){ a, &norm, &eps });
 }
 
 static bool whole_rows(const struct act_args *a)
 {
-    return a->cols % 4 == 0 && a->kp <= ROWS_F8_MOST;
+    return a->cols % 4 == 0 && a->cols <= ROWS_MOST && a->kp <= ROWS_MOST;
 }
 
 /* half: where y goes in bf16 instead; or NULL */
@@ -445,33 +445,12 @@ static bool library_f8(struct cuda *b, const struct linear_out *out, const float
 
     if (b->have8.x != x || b->have8.T != T || !weight_same_act(b->have8.w, out->w)) {
         if (whole_rows(&a))
-            rows_f8(b, &a, NULL, 0);
+            norm_rows(b, &a, NULL, 0);
         else
             launch_act(b, &a);
         have_f8(b, x, T, out->w);
     }
     return blas_run(b, &p);
-}
-
-void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n)
-{
-    const size_t kp = (size_t)w->kp;
-    int first = (int)r, tile = (int)(r / DEV_TILE);
-    struct dev_weight copy = *w;
-    const enum kernel k = w->kind == DEV_U8   ? KERN_widen_u8
-                          : w->kind == DEV_U4 ? KERN_widen_u4
-                          : w->kind == DEV_U6 ? KERN_widen_u6
-                                              : KERN_widen_n4;
-
-    if (w->kind == DEV_F8)
-        cuda_launch(b, KERN_widen_f8, over(kp / 16, 128), n, 1, 128,
-                    (void *[]){ &b->dequant.p, &copy, &first });
-    else if (w->kind == DEV_RAW || w->kind == DEV_H16)
-        cuda_launch(b, KERN_dequant, over(kp / 32, 128), n, 1, 128,
-                    (void *[]){ &b->dequant.p, &copy, &first });
-    else
-        cuda_launch(b, k, over(kp / (w->kind == DEV_U8 ? 64 : 128), 8), over(n, DEV_TILE), 1,
-                    THREADS, (void *[]){ &b->dequant.p, &copy, &tile });
 }
 
 /* What is neither bf16 nor f16 is widened first, a slice of rows at a time. half as for library_f8.
@@ -610,6 +589,51 @@ static bool is_library(const struct cuda *b, const struct op *o)
     return o->kind == OP_LINEAR && o->n > 0 && o->T > 0;
 }
 
+/* Whether the input of all products of o is there as they take it, and nothing but they remain. */
+static bool input_ready(struct cuda *b, const struct op *o)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        const struct inputs in = inputs_of(b, o->out[i].w, o->T);
+        const int kind = cuda_placed(o->out[i].w)->kind;
+
+        if (takes_f8(b, o->out[i].w, &in)) {
+            if (b->have8.x != o->x || b->have8.T != o->T ||
+                !weight_same_act(b->have8.w, o->out[i].w) || !all_f8(b, o))
+                return false;
+        } else if ((kind != DEV_B16 && kind != DEV_H16) || !plain(&in) || b->have.x != o->x ||
+                   b->have.T != o->T || b->have.kp != (int)in.kp || b->have.mode != in.mode) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Queries, keys and values of many rows, side by side: those of keys and values do not fill the
+ * device. How many of o's outputs are there. */
+static size_t side_by_side(struct cuda *b, const struct op *o)
+{
+    size_t n = 0;
+
+    if (o->n != 1 + BLAS_SIDES || !is_library(b, o) || !input_ready(b, o) || b->failed)
+        return 0;
+    program_flush(b);
+    cuda_ok(b, b->d.cuEventRecord(b->fork, b->stream), "products");
+    for (size_t i = 0; i < o->n; i++) {
+        const struct inputs in = inputs_of(b, o->out[i].w, o->T);
+
+        if (i)
+            cuda_ok(b, b->d.cuStreamWaitEvent(b->side[i - 1], b->fork, 0), "products");
+        b->lane = i;
+        n += n == i && library(b, &o->out[i], o->x, o->T, o->add, &in, NULL);
+        b->lane = 0;
+        if (i) {
+            cuda_ok(b, b->d.cuEventRecord(b->joined[i - 1], b->side[i - 1]), "products");
+            cuda_ok(b, b->d.cuStreamWaitEvent(b->stream, b->joined[i - 1], 0), "products");
+        }
+    }
+    return n;
+}
+
 /* Where the gated values go for the product o: in E4M3 or 16 bits; false: as they are. */
 static bool gated_for(struct cuda *b, const struct op *o, struct gated_args *a)
 {
@@ -691,7 +715,7 @@ static bool norm_f8(struct cuda *b, size_t i)
     if (!all_f8(b, next) || !whole_rows(&a) || !f8_room(b, &a))
         return false;
     a.y = dead(b, i + 2, o->y, o->T * o->D) ? NULL : o->y;
-    rows_f8(b, &a, o->u, o->by);
+    norm_rows(b, &a, o->u, o->by);
     have_f8(b, o->y, o->T, w);
     b->have.x = NULL;
     return true;
@@ -769,8 +793,7 @@ static size_t rotated(struct cuda *b, size_t i)
         y->T == q->T && dead(b, i + 4, q->y, q->T * q->D) && dead(b, i + 3, k->y, k->T * k->D))
         program_rope(b, &a, q->T);
     else
-        cuda_launch(b, KERN_rope_kv, over((q->H + 2 * k->H) * (q->hd / 2), 128), q->T, 1, 128,
-                    (void *[]){ &a });
+        cuda_rope_kv(b, &a, q->T);
     return 3;
 }
 
@@ -808,7 +831,9 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
     size_t splits, span;
 
-    choose_splits(b, rows * K, 64 * b->sms, 256, &splits, &span);
+    /* long spans: of 256 rows with 1500 slots each, one span for each took an H200 13.4 ms a step
+     * of 8B in FP8, three took 14.5 */
+    choose_splits(b, rows * K, 16 * b->sms, 256, &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * sizeof(int))))
         return;
@@ -1001,37 +1026,6 @@ static void affine(struct cuda *b, const struct op *o)
                 (void *[]){ &y, (void *)(uintptr_t)&o->bias, &rows });
 }
 
-static void attention_rel(struct cuda *b, const struct op *o)
-{
-    enum { SHARED = 48 << 10, PER = 8 }; /* what any kernel may have; queries of a block */
-    const struct rel_attn *r = &o->rel;
-    const size_t each = (r->n + r->hd) * sizeof(float), per = SHARED / each;
-    struct rel_args a = { .y = o->y,
-                          .q = r->q,
-                          .k = r->k,
-                          .v = r->v,
-                          .rel_q = r->rel_q,
-                          .rel_k = r->rel_k,
-                          .bucket = r->bucket,
-                          .rows = (int)r->rows,
-                          .n = (int)r->n,
-                          .H = (int)r->H,
-                          .hd = (int)r->hd,
-                          .per = (int)(per < PER ? per : PER) };
-
-    if (per == 0) {
-        if (!b->failed)
-            err_set(&b->fault, ERR_HARDWARE,
-                    "%zu tokens and heads of %zu values: the GPU's attention of encoders takes %zu "
-                    "of both; use --device cpu",
-                    r->n, r->hd, SHARED / sizeof(float));
-        b->failed = true;
-        return;
-    }
-    cuda_launch_with(b, KERN_attn_rel, over(r->rows, (size_t)a.per), r->H, 1, THREADS,
-                     (size_t)a.per * each, (void *[]){ &a });
-}
-
 /* ---- one op ---- */
 
 /* The ops that training shares, where activations are bf16 (train.cu); false: not one of them. */
@@ -1081,7 +1075,7 @@ static void small(struct cuda *b, size_t i)
         affine(b, o);
         break;
     case OP_ATTN_REL:
-        attention_rel(b, o);
+        cuda_attn_rel(b, o);
         break;
     case OP_GELU:
         cuda_launch(b, KERN_gelu, over(o->D, THREADS), o->T, 1, THREADS, (void *[]){ &y, &d });
@@ -1104,6 +1098,18 @@ static void small(struct cuda *b, size_t i)
         break;
     case OP_RMSNORM:
         copy = copy_for(b, i, &y, o->T, o->D);
+        if (o->D % 4 == 0 && o->D <= ROWS_MOST && copy.kp <= ROWS_MOST) {
+            struct act_args a = { .y = y,
+                                  .y16 = (uint16_t *)(uintptr_t)copy.p,
+                                  .x = o->x,
+                                  .cols = d,
+                                  .kp = copy.kp,
+                                  .mode16 = copy.mode,
+                                  .T = (int)o->T };
+
+            norm_rows(b, &a, o->u, o->by);
+            return;
+        }
         cuda_launch(b, KERN_rmsnorm, o->T, 1, 1, o->D > 1024 ? 1024 : THREADS,
                     (void *[]){ &y, &o->x, &o->u, &d, &o->by, &copy });
         return;
@@ -1151,7 +1157,7 @@ void cuda_run(struct cuda *b, bool ending)
         } else if ((n = rotated(b, i)) > 0) {
             i += n;
         } else if (o->kind == OP_LINEAR) {
-            for (size_t k = 0; k < o->n;)
+            for (size_t k = side_by_side(b, o); k < o->n;)
                 k += some(b, o, k);
             for (size_t k = 0; k < o->n; k++)
                 if (b->have.x == o->out[k].y)

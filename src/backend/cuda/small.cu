@@ -148,39 +148,41 @@ extern "C" __global__ void kv_write(const float *k, const float *v, uint8_t *kc,
     store(vc, to, v[from], enc);
 }
 
-/* rope of queries and keys, and kv_write. grid: (pairs of H + 2 K heads, rows) */
+/* rope of queries and keys, and kv_write: a thread has one pair of several heads, whose angle is the
+ * same. grid: (parts of the H + 2 K heads, rows), 256 threads, at least hd / 2 */
 extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
 {
-    const int half = a.hd / 2, n = blockIdx.x * blockDim.x + threadIdx.x, i = n % half, t = blockIdx.y;
-    int h = n / half;
-
-    if (h >= a.H + 2 * a.K)
-        return;
+    const int half = a.hd / 2, beside = blockDim.x / half, i = threadIdx.x % half, t = blockIdx.y;
     const bool inter = a.interleaved;
     const int lo = inter ? 2 * i : i, hi = inter ? 2 * i + 1 : i + half;
     float s, c;
 
+    if (threadIdx.x >= beside * half)
+        return;
     sincosf((float)a.pos[t] * a.inv_freq[i], &s, &c);
     const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
 
-    if (h < a.H) {
-        rotate(a.q + ((size_t)t * a.H + h) * a.hd, lo, hi, s, c);
-        return;
-    }
-    h -= a.H;
-    const size_t at = to + (size_t)h % a.K * KV_BLOCK * a.hd;
+    for (int n = blockIdx.x * beside + threadIdx.x / half; n < a.H + 2 * a.K; n += gridDim.x * beside) {
+        const int h = n - a.H; /* of keys, then of values */
 
-    if (h < a.K) {
-        float *k = a.k + ((size_t)t * a.K + h) * a.hd;
+        if (h < 0) {
+            rotate(a.q + ((size_t)t * a.H + n) * a.hd, lo, hi, s, c);
+            continue;
+        }
+        const size_t at = to + (size_t)h % a.K * KV_BLOCK * a.hd;
 
-        rotate(k, lo, hi, s, c);
-        store(a.kc, at + lo, k[lo], a.enc);
-        store(a.kc, at + hi, k[hi], a.enc);
-    } else {
-        const float *v = a.v + ((size_t)t * a.K + h - a.K) * a.hd;
+        if (h < a.K) {
+            float *k = a.k + ((size_t)t * a.K + h) * a.hd;
 
-        store(a.vc, at + lo, v[lo], a.enc);
-        store(a.vc, at + hi, v[hi], a.enc);
+            rotate(k, lo, hi, s, c);
+            store(a.kc, at + lo, k[lo], a.enc);
+            store(a.kc, at + hi, k[hi], a.enc);
+        } else {
+            const float *v = a.v + ((size_t)t * a.K + h - a.K) * a.hd;
+
+            store(a.vc, at + lo, v[lo], a.enc);
+            store(a.vc, at + hi, v[hi], a.enc);
+        }
     }
 }
 
@@ -227,22 +229,31 @@ extern "C" __global__ void act(act_args a)
     }
 }
 
-/* Four values in E4M3 of scale s, as act_round has them. */
-__device__ static inline uint32_t four_f8(const float *x, float s)
+/* Four values in E4M3, `by` being one over the scale. */
+__device__ static inline uint32_t four_f8(const float *x, float by)
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t lo, hi;
+
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(x[1] * by), "f"(x[0] * by));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(x[3] * by), "f"(x[2] * by));
+    return lo | (uint32_t)hi << 16;
+#else
     uint32_t q = 0;
 
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        q |= (uint32_t)f32_to_f8_e4m3(x[k] / s) << 8 * k;
+        q |= (uint32_t)f32_to_f8_e4m3(x[k] * by) << 8 * k;
     return q;
+#endif
 }
 
-/* act for whole rows in E4M3 alone, of x or, with weights w, of its norm; at most ROWS_F8_MOST columns,
- * a multiple of 4. y receives the norm too. grid: rows, 1024 threads */
-extern "C" __global__ void __launch_bounds__(1024) rows_f8(act_args a, const float *w, float eps)
+/* Rows of x or, with weights w, of its norm: as E4M3 with a scale for each (act), in 16 bits, and as
+ * they are to y, each if it is wanted; at most ROWS_MOST columns, a multiple of 4. grid: rows, 1024
+ * threads */
+extern "C" __global__ void __launch_bounds__(1024) norm_rows(act_args a, const float *w, float eps)
 {
-    enum { STEP = 4 * 1024, KEPT = ROWS_F8_MOST / STEP };
+    enum { STEP = 4 * 1024, KEPT = ROWS_MOST / STEP };
     const size_t t = blockIdx.x;
     const int first = 4 * threadIdx.x;
     float kept[KEPT][4], sum = 0, max = 0;
@@ -274,22 +285,44 @@ extern "C" __global__ void __launch_bounds__(1024) rows_f8(act_args a, const flo
                     make_float4(kept[k][0], kept[k][1], kept[k][2], kept[k][3]);
         }
     }
+    if (a.y16)
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) {
+            const int i = first + k * STEP;
+
+            if (i < a.kp) /* what is padding was read as zeros */
+                *(uint2 *)(a.y16 + t * a.kp + i) =
+                    make_uint2(to16(kept[k][0], a.mode16) | (uint32_t)to16(kept[k][1], a.mode16) << 16,
+                               to16(kept[k][2], a.mode16) | (uint32_t)to16(kept[k][3], a.mode16) << 16);
+        }
+    if (!a.y8)
+        return;
 #pragma unroll
     for (int k = 0; k < KEPT; k++)
 #pragma unroll
         for (int j = 0; j < 4; j++)
             max = fmaxf(max, fabsf(kept[k][j]));
-    const float s = act_scale(a.act, a.bound, a.scale, block_max(max));
+    const float s = act_scale(a.act, a.bound, a.scale, block_max(max)), one = 1 / s;
 
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = first + k * STEP;
 
         if (i < a.kp)
-            *(uint32_t *)(a.y8 + t * a.kp + i) = i < a.cols ? four_f8(kept[k], s) : 0;
+            *(uint32_t *)(a.y8 + t * a.kp + i) = four_f8(kept[k], one);
     }
     if (threadIdx.x == 0)
         a.scales[t] = s;
+}
+
+/* x / (1 + exp(-x)), to a few units in the last place */
+__device__ static inline float silu(float x)
+{
+#ifdef __CUDA_ARCH__
+    return __fdividef(x, 1 + __expf(-x));
+#else
+    return x / (1 + expf(-x));
+#endif
 }
 
 /* grid: rows, 1024 threads; F is a multiple of 8 */
@@ -313,11 +346,11 @@ extern "C" __global__ void __launch_bounds__(1024) gated(gated_args a)
             const float x = __uint_as_float(j % 2 ? gs[j / 2] & 0xFFFF0000 : gs[j / 2] << 16);
             const float y = __uint_as_float(j % 2 ? us[j / 2] & 0xFFFF0000 : us[j / 2] << 16);
 
-            kept[k][j] = x / (1 + expf(-x)) * y;
+            kept[k][j] = silu(x) * y;
             max = fmaxf(max, fabsf(kept[k][j]));
         }
     }
-    const float s = a.y16 ? 1 : act_scale(a.act, a.bound, a.scale, block_max(max));
+    const float s = a.y16 ? 1 : act_scale(a.act, a.bound, a.scale, block_max(max)), one = 1 / s;
 
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
@@ -339,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(1024) gated(gated_args a)
                        (uint32_t)to16(kept[k][2 * j + 1], a.mode16) << 16;
             *(uint4 *)(a.y16 + t * a.kp + i) = make_uint4(v[0], v[1], v[2], v[3]);
         } else {
-            *(uint2 *)(a.y8 + t * a.kp + i) = make_uint2(four_f8(kept[k], s), four_f8(kept[k] + 4, s));
+            *(uint2 *)(a.y8 + t * a.kp + i) = make_uint2(four_f8(kept[k], one), four_f8(kept[k] + 4, one));
         }
     }
     if (a.scales && threadIdx.x == 0)
