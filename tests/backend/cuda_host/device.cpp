@@ -329,10 +329,19 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int)
     return CUDA_SUCCESS;
 }
 
-CUresult cuFuncGetAttribute(int *v, CUfunction_attribute, CUfunction)
+/* Code for Hopper's own instructions is not emulated. */
+CUresult cuFuncGetAttribute(int *v, CUfunction_attribute, CUfunction f)
 {
-    *v = MOST_THREADS;
+    *v = std::string(f->name).find("wgmma") == std::string::npos ? MOST_THREADS : 32;
     return CUDA_SUCCESS;
+}
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                                const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill)
+{
+    return CUDA_ERROR_NOT_SUPPORTED;
 }
 
 /* ---- the device ---- */
