@@ -360,8 +360,8 @@ static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_sha
     a.v = v;
     if (on_tensor_cores(b, s))
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_fwd_64 : KERN_train_attn_fwd_128,
-                         tiles_of(s, TRAIN_ATTN_ROWS), s->H, 1, THREADS, TRAIN_ATTN_SHARED(s->hd),
-                         (void *[]){ &a });
+                         tiles_of(s, TRAIN_ATTN_ROWS), s->H, 1, TRAIN_ATTN_THREADS,
+                         TRAIN_ATTN_SHARED(s->hd), (void *[]){ &a });
     else if (head_fits(b, s))
         cuda_launch(b, of_both(b, KERN_train_attn_f32), tiles_of(s, 16), s->H, 1, THREADS,
                     (void *[]){ &a });
@@ -392,9 +392,11 @@ static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const 
 
         a.o = (void *)(uintptr_t)o;
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_q_64 : KERN_train_attn_bwd_q_128,
-                         tiles, s->H, 1, THREADS, TRAIN_ATTN_SHARED(s->hd), (void *[]){ &a });
+                         tiles, s->H, 1, TRAIN_ATTN_THREADS, TRAIN_ATTN_SHARED(s->hd),
+                         (void *[]){ &a });
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_kv_64 : KERN_train_attn_bwd_kv_128,
-                         tiles, s->K, 1, THREADS, TRAIN_ATTN_SHARED_KV(s->hd), (void *[]){ &a });
+                         tiles, s->K, 1, TRAIN_ATTN_THREADS, TRAIN_ATTN_SHARED_KV(s->hd),
+                         (void *[]){ &a });
         return;
     }
     cuda_launch(b, of_both(b, KERN_train_attn_dot_f32), over(n, 8), 1, 1, THREADS,

@@ -1,7 +1,7 @@
 /* train_attn.cu - attention of training on the tensor cores: values in bf16, heads of 64 or 128 values,
  * sequences that lie end to end, float32 scores and sums.
  *
- * A warp owns 16 rows of a block's 128: queries in the forward pass and for dq, keys for dk and dv. What
+ * A warp owns 16 rows of a block's 64: queries in the forward pass and for dq, keys for dk and dv. What
  * they meet passes through shared memory 64 rows at a time, the next ones on their way while these are
  * used. A key's gradient is summed by one warp over the query heads of its group, one after the other,
  * and their tiles in order: no atomics, the same bits each time. The price is that scores are made
@@ -10,11 +10,11 @@
 #include "backend/cuda/train_dev.h"
 #include "backend/cuda/unit.cuh"
 
-enum { WARPS = 8, ROWS = 16 * WARPS, STEP = 64 };
+enum { WARPS = TRAIN_ATTN_THREADS / WARP, ROWS = TRAIN_ATTN_ROWS, STEP = TRAIN_ATTN_STEP };
 
 static constexpr float LOG2E = 1.44269504088896340736f;
 
-/* A tile of 128 rows: its sequence's rows t0 .. t0 + len, of which it is `at` .. at + n. */
+/* A tile of ROWS rows: its sequence's rows t0 .. t0 + len, of which it is `at` .. at + n. */
 struct tile {
     int t0, len, at, n;
 };
@@ -418,10 +418,10 @@ template <int SIZE> __device__ static inline void backward_kv(const train_attn_a
     store_rows<SIZE>(a.dv, dv, t, a.K, kh, one);
 }
 
-/* grids: (tiles of all sequences, query heads), for dk and dv (tiles, kv heads); 256 threads. Shared
+/* grids: (tiles of all sequences, query heads), for dk and dv (tiles, kv heads); TRAIN_ATTN_THREADS. Shared
  * memory: TRAIN_ATTN_SHARED, for dk and dv TRAIN_ATTN_SHARED_KV. */
 #define ATTN(name, body, hd)                                                                       \
-    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1)                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 2)                                   \
         train_attn_##name##_##hd(const __grid_constant__ train_attn_args a)                        \
     {                                                                                              \
         body<hd>(a);                                                                               \

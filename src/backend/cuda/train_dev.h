@@ -6,10 +6,11 @@
 
 enum { TRAIN_HEAD = 128 /* the largest head */ };
 
-/* train_attn.cu: rows of a block; shared memory of its kernels, two times 64 rows of two matrices,
- * and for dk and dv 128 rows of two more. */
-enum { TRAIN_ATTN_ROWS = 128 };
-#define TRAIN_ATTN_SHARED(hd)    (4 * 64 * (hd)*2)
+/* train_attn.cu: rows of a block, 16 for each warp, and rows that they meet at a time; shared
+ * memory of its kernels, two times the latter of two matrices, and for dk and dv the former of two
+ * more. */
+enum { TRAIN_ATTN_ROWS = 64, TRAIN_ATTN_STEP = 64, TRAIN_ATTN_THREADS = TRAIN_ATTN_ROWS / 16 * 32 };
+#define TRAIN_ATTN_SHARED(hd)    (4 * TRAIN_ATTN_STEP * (hd)*2)
 #define TRAIN_ATTN_SHARED_KV(hd) (TRAIN_ATTN_SHARED(hd) + 2 * TRAIN_ATTN_ROWS * (hd)*2)
 
 /* c[M, N] = to + by a b, both ldc apart, `to` like c or NULL; element (i, j) of an operand is at i
