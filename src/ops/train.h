@@ -52,7 +52,8 @@ struct adamw {
 
 /* Values that learn, n of them: float32 at w, or bf16 at half, rounded at random
  * (adamw_round_at_random). Moments: float32 at m and v, or codes of bitsandbytes' maps in blocks of
- * 256, with and without a sign, and each block's largest magnitude. Of each pair one is NULL. */
+ * 256, with and without a sign, and each block's largest magnitude. Of each pair one is NULL. Each
+ * array begins at a multiple of 16 bytes, of a buffer of its own or of a larger one. */
 enum { ADAMW_BLOCK = 256 };
 struct adamw_packed {
     float *w;

@@ -573,7 +573,7 @@ static void optimiser(void **state)
  */
 static void one_packed(struct ctx *c, size_t n, bool half, bool codes)
 {
-    const size_t blocks = (n + ADAMW_BLOCK - 1) / ADAMW_BLOCK, words = (n + 3) / 4;
+    const size_t blocks = (n + ADAMW_BLOCK - 1) / ADAMW_BLOCK, words = (n + 15) / 16 * 4;
     struct pair w = floats_new(c, n, 1), m = floats_new(c, n, 2), v = floats_new(c, n, 3);
     struct pair g = floats_new(c, n, 4), max = floats_new(c, 2 * blocks, 5);
     uint32_t *code = xcalloc(2 * words, sizeof(*code));
