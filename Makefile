@@ -69,7 +69,7 @@ flags_of    = $(ISA_$(call isa_of,$1)) \
               $(if $(findstring backend/cuda,$1),$(CUDA_C))
 
 # GPU kernels on the emulated device (below): not written for g++'s warnings, fibers not for sanitizers.
-EMU_CXX := g++ -std=c++17 -O2 -g -fPIC -fno-extern-tls-init -fno-strict-aliasing -w -D_GNU_SOURCE -ffp-contract=off
+EMU_CXX := g++ -std=c++17 -O2 -g -fPIC -fno-extern-tls-init -fno-strict-aliasing -w -Wno-psabi -D_GNU_SOURCE -ffp-contract=off
 
 # Every object depends on this file, which changes when the flags do.
 FLAGS := $(BUILD)/flags
