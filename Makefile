@@ -248,7 +248,7 @@ check-san:
 	$(Q)$(MAKE) BUILD=$(BUILD)-san SAN=1 test
 
 check-fuzz: fuzz
-	$(Q)script/fuzz-smoke $(FUZZ) 60
+	$(Q)script/fuzz-smoke $(FUZZ) 30
 
 # ---- speed ----
 
