@@ -4,8 +4,7 @@
     bench/compare_train_gpu.py MODEL.gguf [--batch 4] [--seq 2048] [--steps 8] [--checkpointing]
 
 Both train the LoRA adapter of the Llama 3.1 release's recipe (rank 16, alpha 32, q k v o, AdamW) in
-bf16 on random tokens; PEFT with attn_implementation sdpa, and beside random weights of its own that
-Both train the LoRA adapter of the Llama 3.1 release, rank 16 and alpha 32 beside q k v o, AdamW, in
+bf16 on random tokens; PEFT with attn_implementation sdpa, beside random weights of its own.
 A step's time is the median past the first two. Memory is what the GPU had less than before at the
 most, in a process of its own each: CUDA's context and what an allocator keeps count.
 """
