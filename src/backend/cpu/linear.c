@@ -106,6 +106,12 @@ static size_t blocks_bytes(size_t T, size_t K)
     return (K + DOT_K - 1) / DOT_K * T * BLOCK * sizeof(float);
 }
 
+static void round_floats(float *to, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = bf16_to_f32(f32_to_bf16(x[i]));
+}
+
 /* Row t of x to its place in the blocks. */
 static void to_blocks(const struct job *j, size_t t, const float *x)
 {
@@ -113,9 +119,10 @@ static void to_blocks(const struct job *j, size_t t, const float *x)
         float *to = j->xf + (k / DOT_K * j->T + t) * BLOCK;
         const size_t n = smaller(j->K - k, DOT_K);
 
-        memcpy(to, x + k, n * sizeof(*to));
-        for (size_t i = 0; j->rounded && i < n; i++)
-            to[i] = bf16_to_f32(f32_to_bf16(to[i]));
+        if (j->rounded)
+            round_floats(to, x + k, n);
+        else
+            memcpy(to, x + k, n * sizeof(*to));
     }
 }
 
@@ -139,8 +146,8 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
             j->b->k.quantise(&j->x8, t, x);
         if (j->blocks)
             to_blocks(j, t, x);
-        for (size_t i = 0; j->rounded && !j->blocks && i < j->K; i++)
-            j->xf[t * j->K + i] = bf16_to_f32(f32_to_bf16(x[i]));
+        else if (j->rounded)
+            round_floats(j->xf + t * j->K, x, j->K);
     }
     if (j->bf)
         j->b->k.pack_bf16(j->xb + lo * j->xbs, j->xbs, j->x + lo * j->K, hi - lo, j->K);
