@@ -68,6 +68,16 @@ __device__ static inline void left_of(uint32_t f[SIZE / 16][4], const void *from
     }
 }
 
+/* STEP rows from `from` on of x and, behind them, of y, as one group of copies. */
+template <int SIZE>
+__device__ static inline void fetch_two(uint32_t to, const void *x, const void *y, const tile &t,
+                                        int from, int heads, int h)
+{
+    fetch<SIZE, STEP>(to, x, t.t0, t.len, from, heads, h);
+    fetch<SIZE, STEP>(to + STEP * SIZE * 2, y, t.t0, t.len, from, heads, h);
+    copy_commit();
+}
+
 /* s [16, 64] = f [16, SIZE] times the 64 rows at `at`, transposed. */
 template <int SIZE>
 __device__ static inline void by_rows(float s[STEP / 8][4], const uint32_t f[SIZE / 16][4], uint32_t at)
@@ -175,9 +185,7 @@ template <int SIZE> __device__ static inline void forward(const train_attn_args 
     const int blocks = (t.at + t.n + STEP - 1) / STEP;
     const float scale = a.scale * LOG2E;
 
-    fetch<SIZE, STEP>(room, a.k, t.t0, t.len, 0, a.K, kh);
-    fetch<SIZE, STEP>(room + BYTES, a.v, t.t0, t.len, 0, a.K, kh);
-    copy_commit();
+    fetch_two<SIZE>(room, a.k, a.v, t, 0, a.K, kh);
     left_of<SIZE>(q, a.q, t, a.H, h);
     for (int b = 0; b < blocks; b++) {
         const uint32_t at = room + b % 2 * 2 * BYTES;
@@ -188,9 +196,7 @@ template <int SIZE> __device__ static inline void forward(const train_attn_args 
         if (b + 1 < blocks) {
             const uint32_t to = room + (b + 1) % 2 * 2 * BYTES;
 
-            fetch<SIZE, STEP>(to, a.k, t.t0, t.len, (b + 1) * STEP, a.K, kh);
-            fetch<SIZE, STEP>(to + BYTES, a.v, t.t0, t.len, (b + 1) * STEP, a.K, kh);
-            copy_commit();
+            fetch_two<SIZE>(to, a.k, a.v, t, (b + 1) * STEP, a.K, kh);
         }
         if (b * STEP > first + 15) /* none of the warp's rows sees these keys */
             continue;
@@ -266,9 +272,7 @@ template <int SIZE> __device__ static inline void backward_q(const train_attn_ar
     const int blocks = (t.at + t.n + STEP - 1) / STEP;
     const float scale = a.scale * LOG2E;
 
-    fetch<SIZE, STEP>(room, a.k, t.t0, t.len, 0, a.K, kh);
-    fetch<SIZE, STEP>(room + BYTES, a.v, t.t0, t.len, 0, a.K, kh);
-    copy_commit();
+    fetch_two<SIZE>(room, a.k, a.v, t, 0, a.K, kh);
     left_of<SIZE>(q, a.o, t, a.H, h);
     left_of<SIZE>(dy, a.dy, t, a.H, h);
 #pragma unroll
@@ -300,9 +304,7 @@ template <int SIZE> __device__ static inline void backward_q(const train_attn_ar
         if (b + 1 < blocks) {
             const uint32_t to = room + (b + 1) % 2 * 2 * BYTES;
 
-            fetch<SIZE, STEP>(to, a.k, t.t0, t.len, (b + 1) * STEP, a.K, kh);
-            fetch<SIZE, STEP>(to + BYTES, a.v, t.t0, t.len, (b + 1) * STEP, a.K, kh);
-            copy_commit();
+            fetch_two<SIZE>(to, a.k, a.v, t, (b + 1) * STEP, a.K, kh);
         }
         if (b * STEP > first + 15)
             continue;
@@ -358,9 +360,7 @@ template <int SIZE> __device__ static inline void backward_kv(const train_attn_a
         const uint32_t to = room + b % 2 * 2 * BYTES;
         const int r = t.at + b % per * STEP, h = kh * group + b / per;
 
-        fetch<SIZE, STEP>(to, a.q, t.t0, t.len, r, a.H, h);
-        fetch<SIZE, STEP>(to + BYTES, a.dy, t.t0, t.len, r, a.H, h);
-        copy_commit();
+        fetch_two<SIZE>(to, a.q, a.dy, t, r, a.H, h);
     };
 
     fetch<SIZE, ROWS>(keys, a.k, t.t0, t.len, t.at, a.K, kh);
