@@ -6,6 +6,7 @@
 #include "support_model.h"
 
 #include "base/mem.h"
+#include "base/turn.h"
 #include "engine/sched.h"
 
 enum { LONGEST = 400, V = 1000 };
@@ -174,6 +175,7 @@ static void answers_do_not_depend_on_company(void **state)
         g = engine(run[k].chunk);
         struct sched *s = sched(g, &run[k].o);
 
+        turn_take(g->turn); /* the first half comes at once, */
         for (unsigned i = 0; i < N; i++) {
             int32_t prompt[LONGEST];
             const struct sched_request r = { .gen = request(i, prompt),
@@ -186,8 +188,10 @@ static void answers_do_not_depend_on_company(void **state)
 
             got_init(&got[i]);
             OK(sched_submit(s, &r, &ticket, &e), e);
-            if (i == N / 2)
-                usleep(20000); /* the rest meets a running batch */
+            if (i == N / 2) {
+                turn_give(g->turn); /* and the rest meets a running batch */
+                usleep(20000);
+            }
         }
         sched_settle(s);
         sched_stats(s, &st);
@@ -639,6 +643,7 @@ static void what_cannot_fit_is_refused_with_numbers(void **state)
     assert_non_null(strstr(e.msg, "1048576 at 3"));
     prompt[3] = 0;
     r.gen.max_new_tokens = 100;
+    turn_take(g->turn); /* none ends before the last is asked for */
     for (int i = 0; i < 3; i++) {
         got_init(&got[i]);
         r.arg = &got[i];
@@ -650,6 +655,7 @@ static void what_cannot_fit_is_refused_with_numbers(void **state)
     assert_int_equal(e.code, ERR_TIMEOUT);
     sched_drain(s);
     assert_int_equal(sched_submit(s, &r, &ticket, &e), -1);
+    turn_give(g->turn);
     sched_settle(s);
     for (int i = 0; i < 2; i++)
         assert_int_equal(got[i].ids.n, 100);
@@ -682,13 +688,14 @@ static void who_would_wait_too_long_is_refused(void **state)
     sched_settle(s);
     sched_stats(s, &st);
     assert_true(st.wait_s == 0);
-    r.gen.max_new_tokens = 400;
+    turn_take(g->turn);                      /* nothing is computed while we look */
     OK(sched_submit(s, &r, &ticket, &e), e); /* nobody is before it */
     assert_int_equal(sched_submit(s, &r, &ticket, &e), -1);
     assert_int_equal(e.code, ERR_TIMEOUT);
     assert_non_null(strstr(e.msg, "a first token would come in some "));
     sched_stats(s, &st);
     assert_true(st.wait_s > 0);
+    turn_give(g->turn);
     sched_settle(s);
     assert_int_equal(got.ends, 2);
     got_release(&got);
