@@ -149,6 +149,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     cpu_kern_q8_avx2(k);
     cpu_kern_planes_avx2(k);
     cpu_kern_columns_avx2(k);
+    cpu_kern_placed_avx2(k);
     cpu_kern_row_floats_avx2(k);
     if (!(flags & CPU_AVX512))
         return;

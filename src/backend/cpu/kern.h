@@ -97,8 +97,8 @@ typedef void unpack_planes_fn(struct group *p, const struct weight *w, size_t r0
 /* y [n, cols] = rows r0 .. r0+n of w; n <= 8, r0 a multiple of 8. */
 typedef void decode_planes_fn(float *y, const struct weight *w, size_t r0, size_t n);
 
-/* Weights that were put in an order of the kernels' own (placed_avx512.c, linear_avx512_bf16.c):
- * sixteen rows are a unit of as many bytes as they have in the file. */
+/* Weights that were put in an order of the kernels' own (placed_avx2.c, placed_avx512.c,
+ * linear_avx512_bf16.c): sixteen rows are a unit of as many bytes as they have in the file. */
 struct placed_kern {
     /* of G groups of sixteen rows; or, for encodings with planes, groups g0 .. g0+ng of rows r0 ..
      * r0+16 from a panel of them, with all scales where g0 is 0 */
@@ -336,6 +336,7 @@ decode_planes_fn decode_planes_generic;
 void cpu_kern_avx2(struct cpu_kern *k);
 void cpu_kern_q8_avx2(struct cpu_kern *k);
 void cpu_kern_columns_avx2(struct cpu_kern *k);
+void cpu_kern_placed_avx2(struct cpu_kern *k);
 void cpu_kern_row_floats_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
 void cpu_kern_columns_avx512(struct cpu_kern *k);

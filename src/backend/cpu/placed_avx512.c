@@ -14,10 +14,7 @@
  *
  * Codes of 4 bits that have planes beside them (AWQ, GPTQ4, PACKED4: PLANES4 below) lie as those of
  * Q4_0, codes of 8 bits (GPTQ8, PACKED8: PLANES8) as those of Q8_0, inputs in planes.order; before
- * them
- *
- *     scales  [cols/group]      sixteen in the type of the file, and as many zero points, if any,
- *                               of as many bits as a code: the even row of a byte low
+ * them what placed_planes.inc says.
  *
  * Scales are few and are fetched when a unit begins; so a thread reads its units, which follow one
  * another, from the first byte to the last, and the hardware sees one stream. (With the top bits in
@@ -28,6 +25,7 @@
 #include <stddef.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/placed_planes.inc"
 #include "format/enc/q4_0.h"
 #include "format/enc/q4_1.h"
 #include "format/enc/q4_k.h"
@@ -48,10 +46,6 @@ enum {
      * tokens are 3 % faster without */
     LEAD_MANY = 3072,
 };
-
-/* Stand for all encodings with planes whose codes have as many bits. */
-#define PLANES4 ENC_GPTQ4
-#define PLANES8 ENC_GPTQ8
 
 INLINE bool has_planes(const enum enc enc)
 {
@@ -80,14 +74,6 @@ INLINE enum codes codes_of(const enum enc enc)
            : enc == ENC_Q6_K                 ? CODES_HALVES
            : has_five(enc)                   ? CODES_5
                                              : CODES_4;
-}
-
-/* Bytes that sixteen rows have in a scale group. */
-INLINE size_t scale_bytes(const struct weight *w, const enum enc enc)
-{
-    return LANES * enc_table[w->p.scale_enc].bytes + (!w->p.zero       ? 0
-                                                      : enc == PLANES8 ? LANES
-                                                                       : LANES / 2);
 }
 
 /* Where the codes of a unit begin, and what a group has of them. */
@@ -238,7 +224,7 @@ INLINE void plane_scales(struct scale *s, const struct weight *w, const enum enc
 
         s->m = _mm512_mul_ps(_mm512_sub_ps(centre, zero), s->d[0]);
     }
-    s->at = z + (!o->zero ? 0 : enc == PLANES8 ? LANES : LANES / 2);
+    s->at = z + zero_bytes(w, enc);
     s->left = o->group / GROUP - s->skip;
     s->skip = 0;
 }
@@ -615,24 +601,6 @@ static void pack_q6_k(uint8_t *u, const struct rows16 *w, size_t G)
         for (size_t i = 0; i < 4; i++)
             put(scale + 64 * i, sc[i]);
         put16(scale + 256, halfwords(w, off + 208));
-    }
-}
-
-/* Scales and zero points of rows r0 .. r0+16. */
-static void pack_scales(uint8_t *p, const struct weight *w, size_t r0, const enum enc enc)
-{
-    const size_t G = (w->cols + w->p.group - 1) / w->p.group;
-    const size_t bytes = enc_table[w->p.scale_enc].bytes;
-
-    for (size_t g = 0; g < G; g++) {
-        for (size_t r = 0; r < LANES; r++, p += bytes)
-            memcpy(p, w->p.scale + planes_scale_at(w, g, r0 + r) * bytes, bytes);
-        for (size_t r = 0; w->p.zero && r < LANES; r++) {
-            if (enc == PLANES8)
-                *p++ = (uint8_t)planes_zero(w, g, r0 + r);
-            else if (r % 2)
-                *p++ = (uint8_t)(planes_zero(w, g, r0 + r - 1) | planes_zero(w, g, r0 + r) << 4);
-        }
     }
 }
 

@@ -193,6 +193,17 @@ static void unpack(struct group *p, const struct weight *w, size_t r0, size_t R,
     }
 }
 
+/* Codes of row `from`, inputs one by one as `order` says. */
+INLINE void codes_of(uint8_t t[GROUP], const uint8_t *from, const int32_t *order, const bool four)
+{
+#pragma GCC unroll 8
+    for (size_t k = 0; k < GROUP; k++) {
+        const unsigned i = (unsigned)order[k];
+
+        t[k] = (uint8_t)(four ? from[i / 2] >> (4 * (i % 2)) & 15 : from[i]);
+    }
+}
+
 /* 32 values of every row, a byte each: row by row here, four bytes of each row there. */
 static inline void codes_packed(struct group *p, const struct weight *w, size_t r0, size_t R,
                                 size_t i0)
@@ -204,7 +215,11 @@ static inline void codes_packed(struct group *p, const struct weight *w, size_t 
         const uint8_t *from = (const uint8_t *)w->data + r * w->row_bytes;
         uint8_t t[GROUP];
 
-        if (w->enc == ENC_PACKED4) {
+        if (w->p.order && w->enc == ENC_PACKED4) {
+            codes_of(t, from, w->p.order + i0, true);
+        } else if (w->p.order) {
+            codes_of(t, from, w->p.order + i0, false);
+        } else if (w->enc == ENC_PACKED4) {
             const __m128i v = _mm_loadu_si128((const __m128i *)(from + i0 / 2));
             const __m128i lo = _mm_and_si128(v, low);
             const __m128i hi = _mm_and_si128(_mm_srli_epi16(v, 4), low);
@@ -225,10 +240,6 @@ static void unpack_packed(struct group *p, const struct weight *w, size_t r0, si
     const size_t G = (w->cols + w->p.group - 1) / w->p.group;
     const unsigned bits = w->enc == ENC_PACKED4 ? 4 : 8;
 
-    if (w->p.order) {
-        unpack_planes_generic(p, w, r0, R, g0, ng);
-        return;
-    }
     for (size_t g = 0; g < ng; g++) {
         const size_t i0 = (g0 + g) * GROUP, sg = i0 / w->p.group;
 
