@@ -2,7 +2,8 @@
  *
  * maddubs adds two products of a code and an activation in 16 bits, and saturates. Sums of small
  * codes stay in 16 bits for a while: eight steps of 4-bit codes (8 * 2 * 15 * 128 = 30720), four of
- * 5 bits, two of 6 bits. Codes of 8 bits are taken as two of four. */
+ * 5 bits, two of 6 bits. Codes of 8 bits are told from 128: their sizes meet inputs that take their
+ * signs, which saturates nothing (2 * 128 * 127 = 32512). */
 #include <immintrin.h>
 #include <string.h>
 
@@ -26,10 +27,10 @@ INLINE __m256i four(const int8_t *q)
     return _mm256_set1_epi32(w);
 }
 
-/* pairs of 16-bit sums to 32 bits, each times `by` */
-INLINE __m256i wide(__m256i sum, short by)
+/* pairs of 16-bit sums to 32 bits */
+INLINE __m256i wide(__m256i sum)
 {
-    return _mm256_madd_epi16(sum, _mm256_set1_epi16(by));
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
 /* One link of a chain: acc = fma(m, s, fma(float(sum), d * dx, acc)) */
@@ -84,8 +85,8 @@ INLINE void sums(__m256i total[2][4], const struct group *p, const int h, const 
         for (int t = 0; t < S; t++) {
 #pragma GCC unroll 2
             for (int i = 0; i < 2; i++)
-                total[i][t] = c == h * n ? wide(sum[i][t], 1)
-                                         : _mm256_add_epi32(total[i][t], wide(sum[i][t], 1));
+                total[i][t] =
+                    c == h * n ? wide(sum[i][t]) : _mm256_add_epi32(total[i][t], wide(sum[i][t]));
         }
     }
 }
@@ -132,25 +133,25 @@ INLINE void tile(float *acc, const struct group *p, size_t ng, const struct q8 *
     }
 }
 
-/* Sums of 8-bit codes of eight rows with q of S tokens, as 16 times their high four bits and once
- * their low ones. */
+/* Sums of 8-bit codes of eight rows, told from their centre, with q of S tokens: sizes of codes
+ * times inputs that take their signs. */
 INLINE void sums_8(__m256i total[4], const struct group *p, const int i, const int8_t *const q[4],
                    const int S)
 {
-    const __m256i low = _mm256_set1_epi8(15);
-    __m256i sum[2][4], a[8], b[8];
-
 #pragma GCC unroll 8
     for (int c = 0; c < 8; c++) {
-        const __m256i w = _mm256_load_si256((const __m256i *)(p->code[c] + 32 * i));
+        const __m256i w = _mm256_xor_si256(
+            _mm256_load_si256((const __m256i *)(p->code[c] + 32 * i)), _mm256_set1_epi8(-128));
+        const __m256i size = _mm256_abs_epi8(w);
 
-        a[c] = _mm256_and_si256(w, low);
-        b[c] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-    }
-    steps(sum, a, b, q, 0, 8, S);
 #pragma GCC unroll 4
-    for (int t = 0; t < S; t++)
-        total[t] = _mm256_add_epi32(wide(sum[0][t], 1), wide(sum[1][t], 16));
+        for (int t = 0; t < S; t++) {
+            const __m256i x = _mm256_sign_epi8(four(q[t] + 4 * c), w);
+            const __m256i sum = wide(_mm256_maddubs_epi16(size, x));
+
+            total[t] = c == 0 ? sum : _mm256_add_epi32(total[t], sum);
+        }
+    }
 }
 
 /* The same for 8-bit codes, one register of rows after the other. */
@@ -172,11 +173,10 @@ INLINE void tile_8(float *acc, const struct group *p, size_t ng, const struct q8
 #pragma GCC unroll 4
             for (int t = 0; t < S; t++) {
                 const size_t at = (g0 + g) * x->T + t0 + (size_t)t;
-                const __m256i mid = middle_of(x->n + at, NULL, 0, CODES_8);
                 float *y = acc + LANES * t + 8 * i;
 
-                _mm256_storeu_ps(y, link(_mm256_loadu_ps(y), _mm256_sub_epi32(total[t], mid),
-                                         p[g].d[0] + 8 * i, p[g].m[0] + 8 * i, x, at, offset));
+                _mm256_storeu_ps(y, link(_mm256_loadu_ps(y), total[t], p[g].d[0] + 8 * i,
+                                         p[g].m[0] + 8 * i, x, at, offset));
             }
         }
     }
@@ -214,7 +214,7 @@ INLINE void rest_tile(float *rest, const struct group *p, const struct q8 *x, si
             const __m256i mid = middle_of(x->nr + at, x->nr0 + at, h, kind);
 
             if (kind == CODES_8)
-                onto(y + 8 * h, _mm256_sub_epi32(total[h][t], mid), p->d[0] + 8 * h, x->e[at]);
+                onto(y + 8 * h, total[h][t], p->d[0] + 8 * h, x->e[at]);
             for (int i = 0; i < 2 && (kind == CODES_HALVES || (kind != CODES_8 && h == 0)); i++)
                 onto(y + 8 * i, _mm256_sub_epi32(total[i][t], mid), p->d[h] + 8 * i, x->e[at]);
         }
@@ -346,7 +346,7 @@ INLINE __m256i row_8(const struct eight *e, const int8_t *q)
         const __m256i b =
             _mm256_maddubs_epi16(_mm256_abs_epi8(e->v[1][i]), _mm256_sign_epi8(x[1], e->v[1][i]));
 
-        t[i] = _mm256_add_epi32(wide(a, 1), wide(b, 1));
+        t[i] = _mm256_add_epi32(wide(a), wide(b));
     }
     return totals(t);
 }
@@ -359,8 +359,7 @@ INLINE __m256i row_small(const struct eight *e, const int8_t *q)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         t[i] = wide(_mm256_add_epi16(_mm256_maddubs_epi16(e->v[0][i], x[0]),
-                                     _mm256_maddubs_epi16(e->v[1][i], x[1])),
-                    1);
+                                     _mm256_maddubs_epi16(e->v[1][i], x[1])));
     return totals(t);
 }
 
@@ -371,7 +370,7 @@ INLINE __m256i row_half(const struct eight *e, const int8_t *q, const int h)
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        t[i] = wide(_mm256_maddubs_epi16(e->v[h][i], x), 1);
+        t[i] = wide(_mm256_maddubs_epi16(e->v[h][i], x));
     return totals(t);
 }
 
