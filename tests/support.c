@@ -111,22 +111,30 @@ bool isa_here(const char *name, unsigned *flags)
     return false;
 }
 
-void pick_list_ref(struct pick_list *l, const float *x, size_t n, const uint64_t *allowed,
-                   double temperature)
+void pick_list_ref(struct pick_list *l, const float *logits, size_t n, const struct pick_ask *ask)
 {
     bool *out = xcalloc(n, sizeof(*out)); /* does not count, or not any more */
-    float max = -INFINITY;
+    float *x = xmalloc(n * sizeof(*x)), max = -INFINITY;
     size_t finite = 0;
 
-    *l = (struct pick_list){ 0 };
+    *l = (struct pick_list){ .at = logits[ask->at], .drawn = -1 };
+    memcpy(x, logits, n * sizeof(*x));
+    for (size_t i = 0; i < ask->n_change; i++)
+        x[ask->change[i].id] = pick_changed(x[ask->change[i].id], &ask->change[i]);
     for (size_t i = 0; i < n; i++) {
-        out[i] = (allowed && !(allowed[i / 64] >> i % 64 & 1)) || !(x[i] > -INFINITY);
+        out[i] = (ask->allowed && !(ask->allowed[i / 64] >> i % 64 & 1)) || !(x[i] > -INFINITY);
         finite += !out[i];
         l->bad = l->bad || isnan(x[i]);
         max = out[i] ? max : fmaxf(max, x[i]);
     }
-    for (size_t i = 0; i < n && temperature > 0; i++)
-        l->sum += out[i] ? 0 : exp(((double)x[i] - (double)max) / temperature);
+    for (size_t i = 0; i < n && ask->temperature > 0; i++)
+        l->sum += out[i] ? 0 : exp(((double)x[i] - (double)max) / ask->temperature);
+    double left = ask->u * l->sum;
+
+    for (size_t i = 0; i < n && ask->draw && l->drawn < 0; i++) {
+        left -= out[i] ? 0 : exp(((double)x[i] - (double)max) / ask->temperature);
+        l->drawn = left < 0 ? (int32_t)i : -1;
+    }
     while (l->n < PICK_MOST) {
         size_t best = n;
 
@@ -141,4 +149,5 @@ void pick_list_ref(struct pick_list *l, const float *x, size_t n, const uint64_t
     }
     l->complete = (size_t)l->n == finite;
     free(out);
+    free(x);
 }

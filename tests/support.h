@@ -31,9 +31,8 @@ float *random_floats(size_t n, uint64_t seed);
 /* norm(a - b) / norm(b) */
 double rel_error(const float *a, const float *b, size_t n);
 
-/* The head of a row of n logits, by going through it for each. */
-void pick_list_ref(struct pick_list *l, const float *x, size_t n, const uint64_t *allowed,
-                   double temperature);
+/* What is asked of a row of n logits, by going through it for each; ask->row is not read. */
+void pick_list_ref(struct pick_list *l, const float *logits, size_t n, const struct pick_ask *ask);
 
 /* The lines of a .jsonl file, read as Python reads JSON: after each true of rows_next, the n-th is
  * in row, until the next call. Whoever begins goes on to the end: that closes the file. */

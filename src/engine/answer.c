@@ -62,22 +62,30 @@ static bool take_text(struct answer *a, int32_t id)
     return false;
 }
 
+/* Room for what is told of the next token's chances. */
+static void more_logprobs(struct answer *a)
+{
+    const size_t n = a->out->ids.n + 1, k = a->r->top_logprobs, w = a->r->n_watch;
+
+    a->out->logprob = xrealloc(a->out->logprob, n * sizeof(float));
+    if (w)
+        a->out->watched = xrealloc(a->out->watched, n * w * sizeof(float));
+    if (k)
+        a->out->top = xrealloc(a->out->top, n * k * sizeof(*a->out->top));
+}
+
 static void take_logprobs(struct answer *a, struct sampler *s, const float *logits, int32_t id)
 {
     const size_t n = a->out->ids.n, k = a->r->top_logprobs, w = a->r->n_watch;
 
     if (!a->r->logprobs)
         return;
-    a->out->logprob = xrealloc(a->out->logprob, (n + 1) * sizeof(float));
+    more_logprobs(a);
     a->out->logprob[n] = sampler_logprob(s, logits, id);
-    if (w)
-        a->out->watched = xrealloc(a->out->watched, (n + 1) * w * sizeof(float));
     for (size_t i = 0; i < w; i++)
         a->out->watched[n * w + i] = sampler_logprob(s, logits, a->r->watch[i]);
-    if (k == 0)
-        return;
-    a->out->top = xrealloc(a->out->top, (n + 1) * k * sizeof(*a->out->top));
-    sampler_top(s, logits, k, a->out->top + n * k);
+    if (k)
+        sampler_top(s, logits, k, a->out->top + n * k);
 }
 
 static bool is_eos(const struct gen_request *r, int32_t id)
@@ -150,17 +158,8 @@ static int32_t pick(struct answer *a, struct sampler *s, const float *logits, st
     return id;
 }
 
-int answer_take(struct answer *a, struct sampler *s, const float *logits, struct err *e)
-{
-    const int32_t id = pick(a, s, logits, e);
-
-    if (id < 0)
-        return -1;
-    take_logprobs(a, s, logits, id);
-    return answer_take_id(a, id);
-}
-
-int answer_take_id(struct answer *a, int32_t id)
+/* The answer goes on with id: as answer_take. */
+static int take_id(struct answer *a, int32_t id)
 {
     const struct gen_request *r = a->r;
 
@@ -191,6 +190,29 @@ int answer_take_id(struct answer *a, int32_t id)
         return 0;
     }
     return 1;
+}
+
+int answer_take(struct answer *a, struct sampler *s, const float *logits, struct err *e)
+{
+    const int32_t id = pick(a, s, logits, e);
+
+    if (id < 0)
+        return -1;
+    take_logprobs(a, s, logits, id);
+    return take_id(a, id);
+}
+
+int answer_take_id(struct answer *a, int32_t id, const struct pick_list *chances)
+{
+    const size_t n = a->out->ids.n, k = a->r->top_logprobs;
+
+    if (a->r->logprobs) {
+        more_logprobs(a);
+        a->out->logprob[n] = pick_logprob(chances);
+        if (k)
+            pick_top(chances, k, a->out->top + n * k);
+    }
+    return take_id(a, id);
 }
 
 size_t answer_forced(struct answer *a, int32_t *out, size_t most)

@@ -26,8 +26,9 @@ int answer_init(struct answer *a, const struct gen_request *r, const struct tok 
 /* The next token out of logits [V] of the last one. 1 = go on, 0 = the answer is over
  * (a->out->finish says why), -1 = error. s is scratch. */
 int answer_take(struct answer *a, struct sampler *s, const float *logits, struct err *e) MUST_USE;
-/* The same where the token is known and nothing is told of its chances. */
-int answer_take_id(struct answer *a, int32_t id) MUST_USE;
+/* The same where the token is known. chances: if a->r->logprobs, as pick_logprob takes them, at
+ * least top_logprobs; nothing may be watched. */
+int answer_take_id(struct answer *a, int32_t id, const struct pick_list *chances) MUST_USE;
 /* How the next token is picked; allowed and biases are a's and the request's. */
 int answer_how(struct answer *a, struct sampling *how, struct err *e) MUST_USE;
 /* Tokens that the grammar leaves no choice about, as the tokenizer spells them: a guess at what

@@ -17,6 +17,7 @@ struct sampler {
     float *work;       /* [V] logits after bias and penalties */
     uint32_t *count;   /* [V] scratch, zero between calls */
     struct cand *cand; /* [V] */
+    struct pick_changes changes;
 };
 
 void sampling_init(struct sampling *s)
@@ -76,6 +77,7 @@ void sampler_free(struct sampler *s)
     free(s->work);
     free(s->count);
     free(s->cand);
+    free(s->changes.p);
     free(s);
 }
 
@@ -89,37 +91,45 @@ static int32_t argmax(const float *x, size_t n)
     return (int32_t)best;
 }
 
-static bool has_penalty(const struct sampling *p)
+static bool has_changes(const struct sampling *p)
 {
-    return p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0;
+    return p->n_bias > 0 || p->repetition_penalty != 1 || p->frequency_penalty != 0 ||
+           p->presence_penalty != 0;
 }
 
-static void penalize(struct sampler *s, const struct sampling *p, const int32_t *ids,
-                     size_t n_prompt, size_t n)
+/* The change of an id, a new one where there is none. */
+static struct pick_change *change_of(struct sampler *s, struct pick_changes *c, int32_t id)
 {
-    float *x = s->work;
-
-    if (p->repetition_penalty != 1) {
-        const float r = (float)p->repetition_penalty;
-
-        for (size_t i = 0; i < n; i++) {
-            const int32_t id = ids[i];
-
-            if (s->count[id]++ == 0) /* once per token, however often it came */
-                x[id] = x[id] > 0 ? x[id] / r : x[id] * r;
+    if (s->count[id] == 0) {
+        if (c->n == c->cap) {
+            c->cap = c->cap ? 2 * c->cap : 64;
+            c->p = xrealloc(c->p, c->cap * sizeof(*c->p));
         }
-        for (size_t i = 0; i < n; i++)
-            s->count[ids[i]] = 0;
+        c->p[c->n++] = (struct pick_change){ .id = id, .by = 1 };
+        s->count[id] = (uint32_t)c->n;
     }
-    if (p->frequency_penalty == 0 && p->presence_penalty == 0)
-        return;
-    for (size_t i = n_prompt; i < n; i++) {
-        x[ids[i]] -= (float)p->frequency_penalty;
-        if (s->count[ids[i]]++ == 0)
-            x[ids[i]] -= (float)p->presence_penalty;
+    return &c->p[s->count[id] - 1];
+}
+
+void sampler_changes(struct sampler *s, const struct sampling *p, const int32_t *ids,
+                     size_t n_prompt, size_t n, struct pick_changes *c)
+{
+    c->n = 0;
+    for (size_t i = 0; i < p->n_bias; i++)
+        if (p->bias[i].id >= 0 && (size_t)p->bias[i].id < s->vocab)
+            change_of(s, c, p->bias[i].id)->add += p->bias[i].bias;
+    for (size_t i = 0; i < n && p->repetition_penalty != 1; i++)
+        change_of(s, c, ids[i])->by = (float)p->repetition_penalty; /* however often it came */
+    if (p->frequency_penalty != 0 || p->presence_penalty != 0)
+        for (size_t i = n_prompt; i < n; i++)
+            change_of(s, c, ids[i])->less++;
+    for (size_t i = 0; i < c->n; i++) {
+        struct pick_change *k = &c->p[i];
+
+        if (k->less > 0)
+            k->less = (float)(p->frequency_penalty * (double)k->less + p->presence_penalty);
+        s->count[k->id] = 0;
     }
-    for (size_t i = n_prompt; i < n; i++)
-        s->count[ids[i]] = 0;
 }
 
 static int by_logit(const void *a, const void *b)
@@ -225,14 +235,19 @@ static int32_t choose(struct cand *c, size_t n, const struct sampling *p, float 
     return c[kept - 1].id; /* rounding left a crumb */
 }
 
+/* Neither top-k nor top-p nor min-p. */
+static bool draws_from_all(const struct sampling *p)
+{
+    return p->temperature > 0 && p->top_k == 0 && p->top_p == 1 && p->min_p == 0;
+}
+
 static int32_t draw(struct sampler *s, const struct sampling *p, const float *x, double u)
 {
-    size_t n = s->vocab;
+    size_t n = 0;
 
-    if (p->top_k > 0 || p->top_p < 1 || p->min_p > 0) {
+    if (!draws_from_all(p)) {
         n = shortlist(s, p, x);
     } else {
-        n = 0;
         for (size_t i = 0; i < s->vocab; i++)
             if (x[i] > -INFINITY)
                 s->cand[n++] = (struct cand){ x[i], (int32_t)i };
@@ -257,13 +272,12 @@ int32_t sampler_pick(struct sampler *s, const struct sampling *p, const float *l
 {
     const float *x = logits;
 
-    if (p->n_bias > 0 || has_penalty(p) || p->allowed) {
+    if (has_changes(p) || p->allowed) {
         memcpy(s->work, logits, s->vocab * sizeof(*logits));
-        for (size_t i = 0; i < p->n_bias; i++)
-            if (p->bias[i].id >= 0 && (size_t)p->bias[i].id < s->vocab)
-                s->work[p->bias[i].id] += p->bias[i].bias;
-        if (has_penalty(p))
-            penalize(s, p, ids, n_prompt, n);
+        sampler_changes(s, p, ids, n_prompt, n, &s->changes);
+        for (size_t i = 0; i < s->changes.n; i++)
+            s->work[s->changes.p[i].id] =
+                pick_changed(s->work[s->changes.p[i].id], &s->changes.p[i]);
         if (p->allowed)
             forbid(s, p->allowed);
         x = s->work;
@@ -287,12 +301,14 @@ static bool cuts_k(const struct sampling *p, size_t vocab)
     return p->top_k > 0 && (size_t)p->top_k < vocab;
 }
 
-bool sampling_lists(const struct sampling *p, size_t vocab, double *temperature)
+bool sampling_ask(const struct sampling *p, size_t vocab, size_t answered, struct pick_ask *ask)
 {
-    *temperature = p->top_p < 1 && !cuts_k(p, vocab) ? p->temperature : 0;
-    return p->n_bias == 0 && !has_penalty(p) &&
-           (p->temperature == 0 || (p->top_k > 0 && p->top_k <= PICK_MOST) || p->top_p < 1 ||
-            p->min_p > 0);
+    ask->allowed = p->allowed;
+    ask->draw = draws_from_all(p);
+    ask->u = ask->draw ? rng_uniform(p->seed, answered) : 0;
+    ask->temperature = ask->draw || (p->top_p < 1 && !cuts_k(p, vocab)) ? p->temperature : 0;
+    return p->temperature == 0 || ask->draw || (p->top_k > 0 && p->top_k <= PICK_MOST) ||
+           p->top_p < 1 || p->min_p > 0;
 }
 
 /* What shortlist() does, of the n first candidates: how many are left, or 0: not to be told. */
@@ -332,9 +348,12 @@ int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, s
 {
     struct cand c[PICK_MOST];
     const size_t n = (size_t)l->n;
-    double temperature;
 
-    if (!sampling_lists(p, vocab, &temperature) || l->bad || n == 0 || !isfinite(l->logit[0]))
+    if (l->bad)
+        return -1;
+    if (draws_from_all(p))
+        return l->drawn;
+    if (n == 0 || !isfinite(l->logit[0]))
         return -1;
     if (p->temperature == 0)
         return l->id[0];
@@ -353,6 +372,19 @@ static double log_sum_exp(const float *x, size_t n)
     for (size_t i = 0; i < n; i++)
         sum += exp((double)x[i] - max);
     return max + log(sum);
+}
+
+float pick_logprob(const struct pick_list *l)
+{
+    return (float)((double)l->at - ((double)l->logit[0] + log(l->sum)));
+}
+
+void pick_top(const struct pick_list *l, size_t k, struct top_logprob *out)
+{
+    const double lse = (double)l->logit[0] + log(l->sum);
+
+    for (size_t i = 0; i < k; i++)
+        out[i] = (struct top_logprob){ l->id[i], (float)((double)l->logit[i] - lse) };
 }
 
 float sampler_logprob(const struct sampler *s, const float *logits, int32_t id)

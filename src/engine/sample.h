@@ -45,14 +45,25 @@ void sampler_free(struct sampler *s);
  * answer so far; the draw uses counter n - n_prompt. -1: the logits are not finite. */
 int32_t sampler_pick(struct sampler *s, const struct sampling *p, const float *logits,
                      const int32_t *ids, size_t n_prompt, size_t n);
-/* Whether the head of a row (ops/pick.h) may be enough to pick from it; *temperature is what its
- * sum has to be made with, 0 = none is needed. */
-bool sampling_lists(const struct sampling *p, size_t vocab, double *temperature);
-/* What sampler_pick gives for the row that l is the head of, among p->allowed if there is that,
- * with `answered` tokens of the answer so far; -1: not to be told from it, all of the row is
- * needed. */
+/* What penalties and biases change, as sampler_pick does: one change of each id. c is made larger
+ * where that takes it. */
+struct pick_changes {
+    struct pick_change *p; /* owned: free it */
+    size_t n, cap;
+};
+void sampler_changes(struct sampler *s, const struct sampling *p, const int32_t *ids,
+                     size_t n_prompt, size_t n, struct pick_changes *c);
+/* What to ask of a row where it lies (ops/pick.h) to pick from it, but for the row, its changes and
+ * `at`; with `answered` tokens of the answer so far. False: all of the row is needed. */
+bool sampling_ask(const struct sampling *p, size_t vocab, size_t answered, struct pick_ask *ask);
+/* What sampler_pick gives, out of what sampling_ask asked for; -1: not to be told from it, all of
+ * the row is needed. */
 int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, size_t vocab,
                           size_t answered);
+/* Of a list of all ids, unchanged, with the sum at temperature 1: log softmax at ask.at; and the k
+ * most likely, at most l->n. */
+float pick_logprob(const struct pick_list *l);
+void pick_top(const struct pick_list *l, size_t k, struct top_logprob *out);
 /* log softmax of the raw logits at id. */
 float sampler_logprob(const struct sampler *s, const float *logits, int32_t id);
 /* How many tokens are likelier than id, and one. */

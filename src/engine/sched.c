@@ -335,6 +335,7 @@ static int make_room(struct sched *s, struct err *e)
         s->heads = xcalloc(s->o.max_active, sizeof(*s->heads));
         s->head_asks = xcalloc(s->o.max_active, sizeof(*s->head_asks));
         s->lists = xcalloc(s->o.max_active, sizeof(*s->lists));
+        s->chances = xcalloc(s->o.max_active, sizeof(*s->chances));
     }
     s->ctx = blocks * KV_BLOCK < (size_t)hp->ctx ? blocks * KV_BLOCK : (size_t)hp->ctx;
     s->stats.kv_blocks = s->stats.kv_free = blocks;
@@ -414,9 +415,12 @@ void sched_free(struct sched *s)
     free(s->waiting);
     free(s->logits);
     free(s->have);
+    for (size_t i = 0; i < s->o.max_active && s->heads; i++)
+        free(s->heads[i].changes.p);
     free(s->heads);
     free(s->head_asks);
     free(s->lists);
+    free(s->chances);
     free(s->hidden);
     free(s->cancel);
     free(s);

@@ -50,12 +50,14 @@ struct job {
     size_t n_guess, n_draft;                     /* n_draft: those that are the drafter's */
     int32_t guess[MAX_GUESS];
     int32_t picked; /* its token, by the head of its logits; -1 = that takes all of them */
+    const struct pick_list *chances; /* of picked, where its probability is told */
 };
 
 /* An answer whose next token may be told by the head of its logits. */
 struct head {
     struct job *j;
     struct sampling how;
+    struct pick_changes changes; /* owned; kept for the next pass */
 };
 
 struct sched {
@@ -84,7 +86,7 @@ struct sched {
     bool *have;
     struct head *heads;
     struct pick_ask *head_asks;
-    struct pick_list *lists;
+    struct pick_list *lists, *chances;
     float *hidden; /* [chunk][D], made for the first job that pools; owned */
     size_t max_want;
     struct pace pace;

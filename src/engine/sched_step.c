@@ -600,7 +600,7 @@ static void take(struct sched *s, struct job *j)
     int rc;
 
     for (size_t k = 0;; k++) {
-        rc = s->have && j->picked >= 0           ? answer_take_id(&j->answer, j->picked)
+        rc = s->have && j->picked >= 0           ? answer_take_id(&j->answer, j->picked, j->chances)
              : row_at(s, &logits, first + k, &e) ? -1
                                                  : answer_take(&j->answer, s->sampler, logits, &e);
         if (rc < 0)
@@ -762,8 +762,58 @@ static void make_masks(struct sched *s)
     }
 }
 
-/* Where logits stay on a device: the next tokens that their heads tell, of all answers at a time.
+/* Where logits stay on a device: what is asked of j's row, if its next token may be told by that.
  */
+static bool ask_head(struct sched *s, struct job *j, struct head *h, struct pick_ask *ask)
+{
+    const struct gen_request *r = &j->gen;
+    const struct ids *all = &j->answer.all;
+    struct err none; /* met again when the token is taken */
+
+    j->picked = -1;
+    *ask = (struct pick_ask){ .row = j->first_want + j->n_score };
+    if (!j->rows || j->over || !is_whole(j) || j->r.prompt_only || j->n_guess ||
+        (r->logprobs && (r->n_watch || r->top_logprobs > PICK_MOST)) ||
+        answer_how(&j->answer, &h->how, &none) ||
+        !sampling_ask(&h->how, (size_t)s->g->model->hp->vocab, all->n - r->n_prompt, ask))
+        return false;
+    h->j = j;
+    sampler_changes(s->sampler, &h->how, all->p, r->n_prompt, all->n, &h->changes);
+    ask->change = h->changes.p;
+    ask->n_change = h->changes.n;
+    return true;
+}
+
+/* The chances of tokens that were picked, where they are told: another look at their rows, in which
+ * nothing is changed or forbidden. */
+static int take_chances(struct sched *s, size_t n, struct err *e)
+{
+    struct ctx *c = s->g->ctx;
+    size_t m = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct job *j = s->heads[i].j;
+
+        if (j->gen.logprobs && j->picked >= 0) {
+            s->heads[m].j = s->heads[i].j;
+            s->head_asks[m++] = (struct pick_ask){
+                .row = s->head_asks[i].row, .temperature = 1, .draw = true, .at = j->picked
+            };
+        }
+    }
+    if (m && c->be->pick(c, s->head_asks, m, (size_t)s->g->model->hp->vocab, s->chances, e))
+        return -1;
+    for (size_t i = 0; i < m; i++) {
+        struct job *j = s->heads[i].j;
+        const struct pick_list *l = j->chances = &s->chances[i];
+
+        if (l->n == 0 || (size_t)l->n < j->gen.top_logprobs)
+            j->picked = -1;
+    }
+    return 0;
+}
+
+/* The next tokens that heads tell, of all answers at a time. */
 static int take_heads(struct sched *s, struct err *e)
 {
     struct ctx *c = s->g->ctx;
@@ -772,22 +822,8 @@ static int take_heads(struct sched *s, struct err *e)
 
     for (size_t i = 0; i < s->max_want; i++)
         s->have[i] = false;
-    for (size_t i = 0; i < s->n_active; i++) {
-        struct job *j = s->active[i];
-        struct head *h = &s->heads[n];
-        struct err none; /* met again when the token is taken */
-        double temperature;
-
-        j->picked = -1;
-        if (!j->rows || j->over || !is_whole(j) || j->r.prompt_only || j->n_guess ||
-            j->gen.logprobs || answer_how(&j->answer, &h->how, &none) ||
-            !sampling_lists(&h->how, V, &temperature))
-            continue;
-        h->j = j;
-        s->head_asks[n++] = (struct pick_ask){ .row = j->first_want + j->n_score,
-                                               .allowed = h->how.allowed,
-                                               .temperature = temperature };
-    }
+    for (size_t i = 0; i < s->n_active; i++)
+        n += ask_head(s, s->active[i], &s->heads[n], &s->head_asks[n]);
     if (n && c->be->pick(c, s->head_asks, n, V, s->lists, e))
         return -1;
     for (size_t i = 0; i < n; i++) {
@@ -796,7 +832,7 @@ static int take_heads(struct sched *s, struct err *e)
         s->heads[i].j->picked =
             sampler_pick_list(&s->heads[i].how, &s->lists[i], V, a->all.n - a->r->n_prompt);
     }
-    return 0;
+    return take_chances(s, n, e);
 }
 
 void sched_step(struct sched *s)

@@ -18,13 +18,6 @@ struct pass {
     const void *key[3];    /* model, activations, cache: equal passes over equal keys do the same */
 };
 
-/* What is wanted of row `row` of the last pass's logits. */
-struct pick_ask {
-    size_t row;
-    const uint64_t *allowed; /* bit id % 64 of word id / 64: the ids that count; NULL = all */
-    double temperature;      /* of the sum; 0 = it is not wanted */
-};
-
 struct backend {
     const char *name; /* "cpu", "cuda" */
     /* n bytes, zeroed; `what` names them in the message. release takes NULL. */

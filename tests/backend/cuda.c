@@ -712,7 +712,38 @@ static void fp8_cache(void **state)
     gpu_real_or_skip();
 }
 
-/* Heads of rows of logits that stay on the device, and whole rows. */
+/* What was told of rows of x, against the truth; and those rows, which are as they were. */
+static void compare_heads(struct ctx *c, const float *x, size_t vocab, const struct pick_ask *ask,
+                          const struct pick_list *list, size_t n)
+{
+    float *got = xcalloc(vocab, sizeof(*got));
+    struct pick_list truth;
+    struct err e;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct pick_list *l = &list[i];
+        const float *row = x + ask[i].row * vocab;
+        const double slack = ask[i].draw ? PICK_DRAW_SLACK : PICK_SLACK;
+
+        pick_list_ref(&truth, row, vocab, &ask[i]);
+        const size_t k = (size_t)truth.n;
+
+        if (l->n != truth.n || !l->bad != !truth.bad || l->drawn != truth.drawn ||
+            l->complete != (k > 0 && truth.complete) || memcmp(&l->at, &truth.at, sizeof(l->at)) ||
+            memcmp(l->id, truth.id, k * sizeof(*l->id)) ||
+            (k && l->logit[k / 2] != truth.logit[k / 2]) ||
+            (k && fabs(l->sum - truth.sum) > slack * truth.sum))
+            MISS("head %zu of %zu logits: %d of %d, sum %.12g of %.12g, drawn %d, %d is right\n", i,
+                 vocab, (int)l->n, (int)truth.n, l->sum, truth.sum, (int)l->drawn,
+                 (int)truth.drawn);
+        OK(c->be->row(c, ask[i].row, vocab, got, &e), e);
+        if (memcmp(got, row, vocab * sizeof(*row)) != 0)
+            MISS("row %zu of %zu logits differs\n", ask[i].row, vocab);
+    }
+    free(got);
+}
+
+/* Heads of rows of logits that stay on the device, draws from them, and whole rows. */
 static void heads(void **state)
 {
     enum { N = 5 };
@@ -734,9 +765,10 @@ static void heads(void **state)
                            .want = want,
                            .n_want = N };
         struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, &vocabs[k] } };
-        float *x = random_floats(N * vocab, k), *got = xcalloc(vocab, sizeof(*got));
+        float *x = random_floats(N * vocab, k);
         uint64_t *mask = xcalloc(words, sizeof(*mask));
-        struct pick_list list[N], truth;
+        struct pick_change change[40];
+        struct pick_list list[N];
         struct pick_ask ask[N];
         struct err e;
 
@@ -745,30 +777,30 @@ static void heads(void **state)
         for (size_t i = 0; i < N * vocab; i++)
             x[i] = i % 5 == 4 ? -INFINITY : i / vocab == 1 ? roundf(x[i] * 4) : x[i] * 9;
         x[3 * vocab] = NAN;
-        for (size_t i = 0; i < N; i++)
-            ask[i] = (struct pick_ask){ N - 1 - i, i % 2 ? mask : NULL, i ? 0.4 * (double)i : 0 };
+        for (size_t i = 0; i < ARRAY_LEN(change); i++)
+            change[i] = (struct pick_change){ .id = (int32_t)(i * vocab / ARRAY_LEN(change)),
+                                              .add = (float)i - 3,
+                                              .by = i % 2 ? 1 : 1.7f,
+                                              .less = 0.3f * (float)(i % 3) };
         assert_true(c->be->enter(c, &p, &e) >= 0);
         OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
         OK(c->be->leave(c, &p, &e), e);
-        OK(c->be->pick(c, ask, N, vocab, list, &e), e);
-        for (size_t i = 0; i < N; i++) {
-            const float *row = x + ask[i].row * vocab;
-
-            pick_list_ref(&truth, row, vocab, ask[i].allowed, ask[i].temperature);
-            const size_t n = (size_t)truth.n;
-
-            if (list[i].n != truth.n || !list[i].bad != !truth.bad ||
-                list[i].complete != (truth.n > 0 && truth.complete) ||
-                memcmp(list[i].id, truth.id, n * sizeof(*truth.id)) != 0 ||
-                (n && fabs(list[i].sum - truth.sum) > PICK_SLACK * truth.sum))
-                MISS("head %zu of %zu logits: %d of %d, sum %g of %g\n", i, vocab, (int)list[i].n,
-                     (int)truth.n, list[i].sum, truth.sum);
-            OK(c->be->row(c, ask[i].row, vocab, got, &e), e);
-            if (memcmp(got, row, vocab * sizeof(*row)) != 0)
-                MISS("row %zu of %zu logits differs\n", ask[i].row, vocab);
+        for (size_t m = 0; m < 3; m++) { /* heads and sums; draws; draws from changed rows */
+            for (size_t i = 0; i < N; i++)
+                ask[i] = (struct pick_ask){ .row = N - 1 - i,
+                                            .allowed = i % 2 ? mask : NULL,
+                                            .change = change,
+                                            .n_change = m < 2        ? 0
+                                                        : vocab < 40 ? 1
+                                                                     : 40,
+                                            .temperature = i ? 0.4 * (double)(i * (1 + 9 * m)) : 0,
+                                            .draw = m > 0 && i > 0,
+                                            .u = rng_uniform(m, i),
+                                            .at = (int32_t)(vocab * i / N) };
+            OK(c->be->pick(c, ask, N, vocab, list, &e), e);
+            compare_heads(c, x, vocab, ask, list, N);
         }
         free(x);
-        free(got);
         free(mask);
     }
     c->be->free(c);

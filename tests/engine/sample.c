@@ -259,6 +259,9 @@ static void heads_tell_the_same(void **state)
     static const int64_t top_ks[] = { 0, 1, 40, 256, 300, V };
     struct sampler *s = sampler();
     uint64_t few[(V + 63) / 64] = { 0 }, most[(V + 63) / 64];
+    static const struct logit_bias bias[] = { { 3, 5 }, { 999, -3 }, { 3, 0.1f }, { V, 9 } };
+    static const int32_t ids[] = { 3, 0, 999, 7, 3, 7, 7, 12, 0, 500, 3 };
+    struct pick_changes changes = { 0 };
     size_t told = 0, asked = 0;
     struct pick_list l;
 
@@ -284,25 +287,40 @@ static void heads_tell_the_same(void **state)
         p.top_k = top_ks[n / 72 % 6];
         p.allowed = masks[n / 432];
         p.seed = n;
-        double temperature;
-        const bool lists = sampling_lists(&p, V, &temperature);
+        p.bias = bias;
+        if (n % 9 == 4) { /* of which biases and penalties go over the same ids */
+            p.n_bias = ARRAY_LEN(bias);
+            p.repetition_penalty = n % 2 ? 1.2 : 0.8;
+            p.frequency_penalty = n % 4 ? 0.5 : -1;
+            p.presence_penalty = n % 6 ? 0.3 : 0;
+        }
+        bool lists = false;
 
-        pick_list_ref(&l, x, V, p.allowed, temperature);
-        l.sum *= 1 + offs[n % 3];
         for (size_t k = 0; k < 8; k++) {
+            struct pick_ask ask = { 0 };
+
+            lists = sampling_ask(&p, V, k, &ask);
+            sampler_changes(s, &p, ids, 3, 3 + k, &changes);
+            assert_true(p.n_bias > 0 || changes.n == 0);
+            ask.change = changes.p;
+            ask.n_change = changes.n;
+            if (k == 0 || ask.draw || p.n_bias)
+                pick_list_ref(&l, x, V, &ask);
+            if (k == 0 && !ask.draw)
+                l.sum *= 1 + offs[n % 3];
             const int32_t id = sampler_pick_list(&p, &l, V, k);
-            const int32_t want = sampler_pick(s, &p, x, (int32_t[8]){ 0 }, 0, k);
+            const int32_t want = sampler_pick(s, &p, x, ids, 3, 3 + k);
 
             if (id >= 0 && id != want)
                 fail_msg("%zu: %d for %d at temperature %g, top-k %d, top-p %g, min-p %g", n, id,
                          want, p.temperature, (int)p.top_k, p.top_p, p.min_p);
-            assert_true(lists || id < 0);
             asked += lists && want >= 0;
             told += id >= 0;
         }
         free(x);
     }
     assert_true(told > asked * 3 / 5); /* temperatures of 40 are as flat as can be */
+    free(changes.p);
     sampler_free(s);
 }
 

@@ -235,8 +235,7 @@ static int pick_kept(struct ctx *c, const struct pick_ask *ask, size_t n, size_t
     (void)c;
     (void)e;
     for (size_t i = 0; i < n; i++)
-        pick_list_ref(&out[i], keeper.logits + ask[i].row * vocab, vocab, ask[i].allowed,
-                      ask[i].temperature);
+        pick_list_ref(&out[i], keeper.logits + ask[i].row * vocab, vocab, &ask[i]);
     keeper.picks += n;
     return 0;
 }
@@ -255,11 +254,13 @@ static int row_kept(struct ctx *c, size_t row, size_t vocab, float *out, struct 
 static void heads_of_logits_change_nothing(void **state)
 {
     enum { N = 24 };
+    static const int32_t watch[] = { 5 };
     static struct got want[N], got[N];
     struct engine *g = engine(128);
     struct backend be;
 
     (void)state;
+    keeper.picks = keeper.rows = 0;
     alone(g, N, NULL, want);
     keeper.cpu = g->ctx->be;
     be = *keeper.cpu;
@@ -277,13 +278,15 @@ static void heads_of_logits_change_nothing(void **state)
         uint64_t ticket;
         struct err e;
 
-        r.gen.logprobs = i % 4 == 0;
+        r.gen.logprobs = i % 4 != 0;
+        r.gen.watch = watch; /* takes whole rows */
+        r.gen.n_watch = i % 4 == 1;
         got_init(&got[i]);
         OK(sched_submit(s, &r, &ticket, &e), e);
     }
     sched_settle(s);
     for (unsigned i = 0; i < N; i++) {
-        if (i % 4) /* they were not asked for */
+        if (i % 4 == 0) /* they were not asked for */
             memcpy(got[i].logprob, want[i].logprob, sizeof(want[i].logprob));
         same(&got[i], &want[i], i);
         got_release(&got[i]);

@@ -177,8 +177,11 @@ enum { FLASH_WGMMA_THREADS = 384 };
 
 /* A row of logits whose head is wanted. */
 struct pick_row {
-    int row, mask; /* number of its mask; -1 = none */
-    float by;      /* of logits, for exponents in base 2; 0 = no sum is wanted */
+    int row, mask;     /* number of its mask; -1 = none */
+    int change, n;     /* the first of its changes, and how many */
+    float by;          /* of logits, for exponents in base 2; 0 = no sum is wanted */
+    int at;            /* an id whose logit is wanted */
+    double u, inverse; /* a draw, and 1 / temperature of it; inverse 0 = none */
 };
 
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */

@@ -271,47 +271,94 @@ int cuda_settle(struct ctx *ctx, struct err *e)
 
 /* ---- heads of rows of logits ---- */
 
+/* Where what is asked lies in one block of memory: rows, changes, masks; and then the lists. */
+struct asked {
+    size_t n, changes, masks, at_changes, at_masks, bytes;
+};
+
+/* Of ask[0..n) as many as there is room for in a pinned buffer; none: the first alone is too much.
+ */
+static struct asked lay_out_asks(const struct pick_ask *ask, size_t n, size_t words)
+{
+    struct asked a = { 0 };
+
+    while (a.n < n) {
+        struct asked more = a;
+
+        more.changes += ask[a.n].n_change;
+        more.masks += ask[a.n].allowed != NULL;
+        more.n++;
+        more.at_changes = more.n * sizeof(struct pick_row);
+        more.at_masks = (more.at_changes + more.changes * sizeof(struct pick_change) + 7) / 8 * 8;
+        more.bytes = more.at_masks + more.masks * words * sizeof(uint64_t);
+        if (more.bytes > PIN_BYTES)
+            break;
+        a = more;
+    }
+    return a;
+}
+
+static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask *ask, size_t words)
+{
+    struct pick_row *row = (struct pick_row *)to;
+    struct pick_change *change = (struct pick_change *)(to + a->at_changes);
+    uint64_t *mask = (uint64_t *)(to + a->at_masks);
+    size_t changes = 0, masks = 0;
+
+    for (size_t i = 0; i < a->n; i++, ask++) {
+        const double inverse = ask->temperature > 0 ? 1 / ask->temperature : 0;
+
+        row[i] = (struct pick_row){ .row = (int)ask->row,
+                                    .mask = ask->allowed ? (int)masks : -1,
+                                    .change = (int)changes,
+                                    .n = (int)ask->n_change,
+                                    .by = (float)(M_LOG2E * inverse),
+                                    .at = ask->at,
+                                    .u = ask->u,
+                                    .inverse = ask->draw ? inverse : 0 };
+        if (ask->n_change)
+            memcpy(change + changes, ask->change, ask->n_change * sizeof(*change));
+        changes += ask->n_change;
+        if (ask->allowed)
+            memcpy(mask + masks++ * words, ask->allowed, words * sizeof(*mask));
+    }
+}
+
 int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
                struct pick_list *out, struct err *e)
 {
     struct cuda *c = ctx->backend;
-    const size_t words = (V + 63) / 64, asked = (n * sizeof(struct pick_row) + 7) / 8 * 8;
-    size_t masks = 0;
-
-    for (size_t i = 0; i < n; i++)
-        masks += ask[i].allowed != NULL;
-    const size_t lists = asked + masks * words * sizeof(uint64_t);
-
-    if (lists > PIN_BYTES)
-        return err_set(e, ERR_MEMORY, "%zu masks of %zu bits take %zu bytes, at most %d", masks, V,
-                       lists, (int)PIN_BYTES);
-    c->d.cuCtxSetCurrent(c->context);
-    if (!cuda_room(c, &c->picks, lists + n * sizeof(*out)) ||
-        !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "heads of logits"))
-        return give_up(c, e);
-    struct pick_row *rows = c->pin[0];
-    uint64_t *mask = (uint64_t *)((uint8_t *)c->pin[0] + asked);
-
-    masks = 0;
-    for (size_t i = 0; i < n; i++) {
-        rows[i] =
-            (struct pick_row){ .row = (int)ask[i].row,
-                               .mask = ask[i].allowed ? (int)masks : -1,
-                               .by = ask[i].temperature > 0 ? (float)(M_LOG2E / ask[i].temperature)
-                                                            : 0 };
-        if (ask[i].allowed)
-            memcpy(mask + masks++ * words, ask[i].allowed, words * sizeof(*mask));
-    }
-    CUdeviceptr at = c->picks.p, to = at + lists, bits = at + asked;
+    const size_t words = (V + 63) / 64;
     int v = (int)V;
 
-    if (!cuda_ok(c, c->d.cuMemcpyHtoDAsync(at, c->pin[0], lists, c->stream), "heads of logits") ||
-        !cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "heads of logits"))
-        return give_up(c, e);
-    cuda_launch(c, KERN_pick, n, 1, 1, 1024, (void *[]){ &to, &c->logits.p, &at, &bits, &v });
-    if (c->failed)
-        return give_up(c, e);
-    return cuda_download(ctx, out, (void *)(uintptr_t)to, n * sizeof(*out), e);
+    c->d.cuCtxSetCurrent(c->context);
+    for (size_t done = 0; done < n;) {
+        const struct asked a = lay_out_asks(ask + done, n - done, words);
+
+        if (a.n == 0)
+            return err_set(e, ERR_MEMORY,
+                           "%zu changes and a mask of %zu logits take more than %d bytes",
+                           ask[done].n_change, V, (int)PIN_BYTES);
+        if (!cuda_room(c, &c->picks, a.bytes + a.n * sizeof(*out)) ||
+            !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "heads of logits"))
+            return give_up(c, e);
+        fill_asks(c->pin[0], &a, ask + done, words);
+        CUdeviceptr rows = c->picks.p, lists = rows + a.bytes;
+        CUdeviceptr changes = rows + a.at_changes, masks = rows + a.at_masks;
+
+        if (!cuda_ok(c, c->d.cuMemcpyHtoDAsync(rows, c->pin[0], a.bytes, c->stream),
+                     "heads of logits") ||
+            !cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "heads of logits"))
+            return give_up(c, e);
+        cuda_launch(c, KERN_pick, a.n, 1, 1, 1024,
+                    (void *[]){ &lists, &c->logits.p, &rows, &changes, &masks, &v });
+        if (c->failed)
+            return give_up(c, e);
+        if (cuda_download(ctx, out + done, (void *)(uintptr_t)lists, a.n * sizeof(*out), e))
+            return -1;
+        done += a.n;
+    }
+    return 0;
 }
 
 int cuda_row(struct ctx *ctx, size_t row, size_t V, float *out, struct err *e)

@@ -1,4 +1,4 @@
-/* pick.cu - the head of rows of logits (ops/pick.h). A block has a row. The 256th of the threads' largest
+/* pick.cu - what is told of rows of logits (ops/pick.h). A block has a row. The 256th of the threads' largest
  * values is no larger than the 256th of all, and not far below it: what is as large is gathered, and
  * sorted. Values and ids are ordered as one number, so that the order is whole. */
 #include "backend/cuda/unit.cuh"
@@ -40,25 +40,104 @@ __device__ static inline void sort(uint64_t *p)
     __syncthreads();
 }
 
-/* grid: rows asked for, 1024 threads */
+/* The sums up to each thread's, in shared memory. */
+__device__ static inline void scan(double *part, double mine)
+{
+    __syncthreads();
+    part[threadIdx.x] = mine;
+    for (int d = 1; d < THREADS; d *= 2) {
+        __syncthreads();
+        const double before = threadIdx.x >= d ? part[threadIdx.x - d] : 0;
+
+        __syncthreads();
+        part[threadIdx.x] += before;
+    }
+    __syncthreads();
+}
+
+/* Where the sum of weights by ids passes u of all, in *at: `part` has their sums up to each warp's
+ * last thread, warps having `span` ids each; the span in which that is gets summed again, a few ids
+ * by each thread. -1 where an id ends too near to it. */
+template <class F>
+__device__ static inline void draw(int *at, double *part, int V, int span, double u, F weight)
+{
+    const double sum = part[THREADS - 1], aim = u * sum, doubt = PICK_DRAW_SLACK * sum;
+    const int each = span / WARP, warp = threadIdx.x;
+    __shared__ double base;
+    __shared__ int first;
+
+    if (warp == 0)
+        first = *at = -1;
+    __syncthreads();
+    if (warp < THREADS / WARP) {
+        const double before = warp ? part[warp * WARP - 1] : 0;
+
+        if (before <= aim && aim < part[warp * WARP + WARP - 1]) {
+            base = before;
+            first = warp * span;
+        }
+    }
+    __syncthreads();
+    if (first < 0)
+        return; /* infinite, or none counts */
+    const int begin = first + each * threadIdx.x, end = min(min(begin + each, first + span), V);
+    double mine = 0;
+
+    for (int i = begin; i < end; i++)
+        mine += weight(i);
+    scan(part, mine);
+    double to = base + (threadIdx.x ? part[threadIdx.x - 1] : 0);
+
+    if (to <= aim && aim < base + part[threadIdx.x])
+        for (int i = begin; i < end; i++) {
+            const double from = to;
+
+            to += weight(i);
+            if (aim < to) {
+                if ((from == 0 || aim - from > doubt) && to - aim > doubt)
+                    *at = i;
+                break;
+            }
+        }
+    __syncthreads();
+}
+
+/* grid: rows asked for, 1024 threads. A changed row is as it was behind it. */
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pick(pick_list *out, const float *logits, const pick_row *ask, const uint64_t *masks, int V)
+    pick(pick_list *out, float *logits, const pick_row *ask, pick_change *changes,
+         const uint64_t *masks, int V)
 {
     __shared__ uint64_t head[ROOM];
     __shared__ double part[THREADS];
-    __shared__ int found, finite, bad;
+    __shared__ int found, finite, bad, drawn;
     const pick_row row = ask[blockIdx.x];
-    const float *x = logits + (size_t)row.row * V;
+    float *x = logits + (size_t)row.row * V;
     const uint64_t *mask = row.mask < 0 ? NULL : masks + (size_t)row.mask * ((V + 63) / 64);
+    const int span = (V + THREADS - 1) / THREADS * WARP, begin = threadIdx.x / WARP * span;
+    const int lane = threadIdx.x % WARP, end = min(begin + span, V);
     uint64_t mine = 0;
     int n = 0;
     bool nan = false;
 
+    const auto order = [&](int i) {
+        return !mask || mask[i / 64] >> i % 64 & 1 ? order_of(x[i], i) : 0;
+    };
+
     if (threadIdx.x == 0)
-        found = finite = bad = 0;
+        found = finite = bad = 0, drawn = -1;
+    const float at = x[row.at];
+
     __syncthreads();
-    for (int i = threadIdx.x; i < V; i += THREADS) {
-        const uint64_t o = !mask || mask[i / 64] >> i % 64 & 1 ? order_of(x[i], i) : 0;
+    for (int i = threadIdx.x; i < row.n; i += THREADS) {
+        pick_change *c = changes + row.change + i;
+        const float was = x[c->id];
+
+        x[c->id] = pick_changed(was, c);
+        c->add = was;
+    }
+    __syncthreads();
+    for (int i = begin + lane; i < end; i += WARP) {
+        const uint64_t o = order(i);
 
         nan = nan || x[i] != x[i];
         n += o != 0;
@@ -74,27 +153,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const uint64_t least = head[PICK_MOST - 1] ? head[PICK_MOST - 1] : 1;
     double sum = 0;
 
+    const auto weight = [&](int i) {
+        return order(i) ? exp(((double)x[i] - (double)max) * row.inverse) : 0;
+    };
+
     __syncthreads();
     head[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < V; i += THREADS) {
-        const uint64_t o = !mask || mask[i / 64] >> i % 64 & 1 ? order_of(x[i], i) : 0;
+    for (int i = begin + lane; i < end; i += WARP) {
+        const uint64_t o = order(i);
 
         if (o >= least) {
-            const int at = atomicAdd(&found, 1);
+            const int to = atomicAdd(&found, 1);
 
-            if (at < ROOM)
-                head[at] = o;
+            if (to < ROOM)
+                head[to] = o;
         }
-        if (o && row.by > 0)
+        if (row.inverse > 0)
+            sum += weight(i);
+        else if (o && row.by > 0)
             sum += exp2f((x[i] - max) * row.by);
     }
-    part[threadIdx.x] = sum;
-    for (int d = THREADS / 2; d; d /= 2) {
-        __syncthreads();
-        if (threadIdx.x < d)
-            part[threadIdx.x] += part[threadIdx.x + d];
-    }
+    scan(part, sum);
+    sum = part[THREADS - 1];
+    if (row.inverse > 0)
+        draw(&drawn, part, V, span, row.u, weight);
     sort(head);
     const int most = found > ROOM ? 0 : found < PICK_MOST ? found : PICK_MOST;
     pick_list *to = out + blockIdx.x;
@@ -103,10 +186,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         to->n = most;
         to->complete = most > 0 && finite == most;
         to->bad = bad;
-        to->sum = part[0];
+        to->drawn = drawn;
+        to->at = at;
+        to->sum = sum;
     }
     if (threadIdx.x < most) {
         to->id[threadIdx.x] = (int32_t) ~(uint32_t)head[threadIdx.x];
         to->logit[threadIdx.x] = logit_of(head[threadIdx.x]);
     }
+    for (int i = threadIdx.x; i < row.n; i += THREADS)
+        x[changes[row.change + i].id] = changes[row.change + i].add;
 }
