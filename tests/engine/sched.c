@@ -150,7 +150,7 @@ static void same(const struct got *a, const struct got *b, unsigned i)
 
 static void answers_do_not_depend_on_company(void **state)
 {
-    enum { N = 30 };
+    enum { N = SANITIZED ? 16 : 30 };
     static struct got want[N], got[N];
     /* plenty; a cache so small that answers step back; guesses; no prefix cache; one at a time */
     const struct {
@@ -253,7 +253,7 @@ static int row_kept(struct ctx *c, size_t row, size_t vocab, float *out, struct 
  * same. */
 static void heads_of_logits_change_nothing(void **state)
 {
-    enum { N = 24 };
+    enum { N = SANITIZED ? 16 : 24 };
     static const int32_t watch[] = { 5 };
     static struct got want[N], got[N];
     struct engine *g = engine(128);
@@ -315,7 +315,7 @@ static struct engine *drafter(struct engine *g, const char *path, size_t chunk)
  * whose guesses are all right but where an answer ends, and of one that knows nothing. */
 static void a_drafter_changes_nothing(void **state)
 {
-    enum { N = 20 };
+    enum { N = SANITIZED ? 12 : 20 };
     static struct got want[N], got[N];
     char *micro = micro_new();
     /* tight, so that answers step back; plenty; only where it pays; small passes, one at a time */
