@@ -57,11 +57,16 @@ static void take_layer(struct net_saved *s, const struct net *n, const struct si
         s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r, each) : NULL;
 }
 
+/* On a device whole tiles of a product, and enough of them to fill it. */
 static size_t loss_rows(const struct net *n, size_t V)
 {
-    const size_t most = LOSS_BYTES / act_bytes(n->c) / V;
+    const bool host = ctx_on_host(n->c);
+    const size_t bytes = host ? LOSS_BYTES : LOSS_BYTES_DEVICE;
+    const size_t fit = bytes / act_bytes(n->c) / V, most = fit < LOSS_ROWS ? fit : LOSS_ROWS;
 
-    return most < 1 ? 1 : most < LOSS_ROWS ? most : LOSS_ROWS;
+    if (!host && most > LOSS_TILE)
+        return most / LOSS_TILE * LOSS_TILE;
+    return most < 1 ? 1 : most;
 }
 
 /* Lays everything out; base NULL only counts. Returns bytes. */

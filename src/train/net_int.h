@@ -44,9 +44,10 @@ struct net {
     size_t loss_rows;             /* whose logits exist at a time */
 };
 
-/* Logits that exist at a time take 128 MiB at most: an encoded head is decoded for each part. The
- * number of rows follows from V alone, and so do the bits. */
-enum { LOSS_BYTES = 1 << 27, LOSS_ROWS = 1024 };
+/* Logits that exist at a time take 128 MiB at most, on a device 256: an encoded head is decoded for
+ * each part, and the head's own gradient is read and written. The number of rows follows from V
+ * and where it runs alone, and so do the bits. */
+enum { LOSS_BYTES = 1 << 27, LOSS_BYTES_DEVICE = 1 << 28, LOSS_ROWS = 1024, LOSS_TILE = 128 };
 
 enum { NET_DEVICE_ROWS = 65535 }; /* of a batch: the second axis of a grid */
 
