@@ -38,14 +38,6 @@ enum bar {
 enum { TURN = 1, QUERIES = 3, LOADERS = 5 }; /* named barriers; the first two for each warpgroup */
 
 #if HOPPER
-__device__ static inline float exp2_fast(float x)
-{
-    float y;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* The block's tiles, one after the other. What is read at the same time is to be few heads, which
  * stay in the second-level cache; their tiles go from long to short, those of the heads before from
  * short to long and so on, and the blocks get them back and forth, so that each has as much to do.
@@ -161,9 +153,7 @@ template <int SIZE> __device__ static inline void widen(uint8_t *to, const uint8
 
 #pragma unroll
         for (int p = 0; p < 8; p++)
-            asm("cvt.rn.f16x2.e4m3x2 %0, %1;"
-                : "=r"(pair[p])
-                : "h"((uint16_t)(word[p / 2] >> 16 * (p % 2))));
+            pair[p] = pair_of_f8((uint16_t)(word[p / 2] >> 16 * (p % 2)));
         uint8_t *const tile = to + c / 8 * R::slab;
 
         *(uint4 *)(tile + swizzled(r, c % 8)) = make_uint4(pair[0], pair[1], pair[2], pair[3]);

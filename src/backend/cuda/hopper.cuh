@@ -118,6 +118,26 @@ template <int N> __device__ static inline void registers_more(void)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
+/* ---- arithmetic ---- */
+
+/* 2^x; denormal results are zero. */
+__device__ static inline float exp2_fast(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Two values in E4M3 as f16, the lower byte in the lower half. */
+__device__ static inline uint32_t pair_of_f8(uint16_t two)
+{
+    uint32_t r;
+
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(two));
+    return r;
+}
+
 /* ---- products ---- */
 
 /* A swizzled operand at `at`. K-major (a row is a row or column of the product, 64 values of the
@@ -167,21 +187,29 @@ __device__ static inline void hold(float (&d)[32])
     asm volatile("" : OUT32(d)::"memory");
 }
 
-/* d [64][128] (+)= a b, both K-major, 16 values of the sum. A lane's share of d: that of mma.cuh,
- * 16 rows a warp. */
-#define WGMMA_SS(type)                                                                             \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                      \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " REGS64           \
-                 ", %64, %65, p, 1, 1, 0, 0;\n}"                                                   \
-                 : OUT64(d)                                                                        \
+/* d [64][N] (+)= a b, both K-major, 16 values of the sum. A lane's share of d: that of mma.cuh, 16
+ * rows a warp. */
+#define WGMMA_SS(n, type, regs, out, i0, i1, i2)                                                   \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i2 ", 0;\n"                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " " regs ", %" i0   \
+                 ", %" i1 ", p, 1, 1, 0, 0;\n}"                                                    \
+                 : out(d)                                                                          \
                  : "l"(a), "l"(b), "r"((int)add))
 template <bool BF16>
 __device__ static inline void wgmma_ss(float (&d)[64], uint64_t a, uint64_t b, bool add)
 {
     if constexpr (BF16)
-        WGMMA_SS("bf16");
+        WGMMA_SS("128", "bf16", REGS64, OUT64, "64", "65", "66");
     else
-        WGMMA_SS("f16");
+        WGMMA_SS("128", "f16", REGS64, OUT64, "64", "65", "66");
+}
+template <bool BF16>
+__device__ static inline void wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, bool add)
+{
+    if constexpr (BF16)
+        WGMMA_SS("64", "bf16", REGS32, OUT32, "32", "33", "34");
+    else
+        WGMMA_SS("64", "f16", REGS32, OUT32, "32", "33", "34");
 }
 
 /* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */

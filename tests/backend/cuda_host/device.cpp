@@ -42,7 +42,7 @@ static uint32_t chance()
 
 /* ---- threads as fibers ---- */
 
-enum wait { READY, AT_BARRIER, AT_WARP, ENDED };
+enum wait { READY, AT_BARRIER, AT_WARP, AT_BAR, AT_NAMED, ENDED };
 
 struct copy {
     uint8_t *to;
@@ -59,6 +59,10 @@ struct fiber {
     lane_words brought[2];
     std::vector<copy> open;
     std::deque<std::vector<copy>> committed;
+    std::vector<wgmma_product> products; /* begun, not committed */
+    std::deque<std::vector<wgmma_product>> in_flight;
+    uint32_t bar, parity; /* waited for */
+    int named;
 };
 
 static fiber fibers[MOST_THREADS];
@@ -93,6 +97,8 @@ static void live()
         (*body)();
         copy_commit();
         copy_wait_for(0);
+        if (!current->products.empty() || !current->in_flight.empty())
+            die("ends before its products");
         leave(ENDED);
     }
 }
@@ -139,7 +145,8 @@ const lane_words *warp_meet(const uint32_t *mine, int n)
 }
 
 /* Shared memory whose size the launch says, and the names that kernels have for it. */
-alignas(128) thread_local uint8_t shared[227 << 10];
+alignas(1024) thread_local uint8_t shared[227 << 10];
+extern thread_local uint8_t unaligned[] __attribute__((alias("shared")));
 extern thread_local float room[] __attribute__((alias("shared")));
 extern thread_local float2 turn[] __attribute__((alias("shared")));
 static size_t shared_size;
@@ -180,19 +187,270 @@ void copy_wait_for(int pending)
         land(current->committed.front());
 }
 
+/* ---- of Hopper ---- */
+
+/* A barrier as it lies in shared memory; `bytes` are awaited still. */
+struct barrier {
+    uint16_t phase : 1, arrivals : 15;
+    int16_t pending;
+    int32_t bytes;
+};
+
+static barrier *barrier_at(uint32_t bar)
+{
+    if (bar % 8 || bar + 8 > shared_size)
+        die("a barrier at %u of %zu of shared memory", bar, shared_size);
+    return (barrier *)(shared + bar);
+}
+
+static void barrier_turn(barrier *b)
+{
+    if (b->pending < 0)
+        die("more than %d arrive at a barrier", b->arrivals);
+    if (b->pending == 0 && b->bytes == 0) {
+        b->phase ^= 1;
+        b->pending = (int16_t)b->arrivals;
+    }
+}
+
+void barrier_init(uint32_t bar, uint32_t arrivals)
+{
+    *barrier_at(bar) = { 0, (uint16_t)arrivals, (int16_t)arrivals, 0 };
+}
+
+void barrier_arrive(uint32_t bar, uint32_t expected)
+{
+    barrier *b = barrier_at(bar);
+
+    b->bytes += (int32_t)expected;
+    b->pending--;
+    barrier_turn(b);
+}
+
+static bool barrier_passed(const fiber &f)
+{
+    return barrier_at(f.bar)->phase != f.parity;
+}
+
+void barrier_wait(uint32_t bar, uint32_t parity)
+{
+    current->bar = bar;
+    current->parity = parity;
+    leave(barrier_passed(*current) ? READY : AT_BAR);
+}
+
+static int named_there[16]; /* threads that came */
+
+void named_barrier(int id, int threads, bool wait)
+{
+    if (id < 1 || id > 15 || threads % WARP)
+        die("barrier %d of %d threads", id, threads);
+    const bool last = ++named_there[id] == threads;
+
+    if (last) {
+        named_there[id] = 0;
+        for (fiber &f : fibers)
+            if (f.at == AT_NAMED && f.named == id)
+                f.at = READY;
+    }
+    if (!wait)
+        return;
+    current->named = id;
+    leave(last ? READY : AT_NAMED);
+}
+
+/* Rows of a tensor: what cuTensorMapEncodeTiled makes of its arguments, boxes of 128 bytes a row.
+ */
+struct tensor_map {
+    const uint8_t *p;
+    cuuint64_t cols, rows, apart;
+    cuuint32_t box_cols, box_rows;
+};
+
+struct bulk {
+    uint32_t to, bytes, bar;
+    const void *from; /* NULL = of a map */
+    tensor_map map;
+    int c, r;
+};
+static std::vector<bulk> bulks; /* on their way */
+
+static void arrive_bulk(const bulk &k)
+{
+    const tensor_map &m = k.map;
+    barrier *b = barrier_at(k.bar);
+
+    if (k.from)
+        memcpy(shared + k.to, k.from, k.bytes);
+    for (uint32_t i = 0; !k.from && i < m.box_rows; i++)
+        for (uint32_t j = 0; j < m.box_cols; j++) {
+            const int64_t r = (int64_t)k.r + i, c = (int64_t)k.c + j;
+            const bool in = r >= 0 && r < (int64_t)m.rows && c >= 0 && c < (int64_t)m.cols;
+            uint32_t at = k.to + i * 128 + j * 2;
+
+            at ^= (at >> 7 & 7) << 4;
+            *(uint16_t *)(shared + at) =
+                in ? ((const uint16_t *)(m.p + (cuuint64_t)r * m.apart))[c] : 0;
+        }
+    b->bytes -= (int32_t)k.bytes;
+    barrier_turn(b);
+}
+
+static void begin_bulk(const bulk &k)
+{
+    if (k.to + k.bytes > shared_size || k.bytes % 16 || k.to % 16)
+        die("copies %u bytes to %u of %zu of shared memory", k.bytes, k.to, shared_size);
+    bulks.push_back(k);
+}
+
+void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    if ((uintptr_t)from % 16)
+        die("copies from %p", from);
+    begin_bulk({ to, bytes, bar, from, {}, 0, 0 });
+}
+
+void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar)
+{
+    tensor_map m;
+
+    memcpy(&m, map, sizeof(m));
+    if (to % 1024)
+        die("a swizzled tile at %u", to);
+    begin_bulk({ to, m.box_cols * m.box_rows * 2, bar, NULL, m, c, r });
+}
+
+/* One of those that are on their way; `must`: there is nothing else to wait for. */
+static bool land_bulk(bool must)
+{
+    if (bulks.empty() || (!must && chance() % 2))
+        return false;
+    const size_t i = chance() % bulks.size();
+    const bulk k = bulks[i];
+
+    bulks.erase(bulks.begin() + (long)i);
+    arrive_bulk(k);
+    return true;
+}
+
+/* Line i of a swizzled operand, its 16 values of the sum. Lines lie 8 in stride; across, values do,
+ * and lines 64 in lead. */
+static void operand_line(float to[16], const wgmma_product &p, uint64_t d, bool across, uint32_t i)
+{
+    const uint32_t lead = (uint32_t)(d >> 16 & 0x3FFF) << 4, stride = (uint32_t)(d >> 32 & 0x3FFF)
+                                                                      << 4;
+    const uint32_t from = ((uint32_t)(d & 0x3FFF) << 4) +
+                          (across ? i / 64 * lead + i % 64 * 2 : i / 8 * stride + i % 8 * 128);
+
+    for (uint32_t k = 0; k < 16; k++) {
+        uint32_t at = from + (across ? k / 8 * stride + k % 8 * 128 : k * 2);
+
+        at ^= (at >> 7 & 7) << 4;
+        if (at + 2 > shared_size)
+            die("an operand's value at %u of %zu of shared memory", at, shared_size);
+        const uint16_t h = *(const uint16_t *)(shared + at);
+
+        to[k] = p.bf16 ? bf16_to_f32(h) : f16_to_f32(h);
+    }
+}
+
+/* The share of thread i of a warpgroup (PTX ISA, wgmma.mma_async.m64nNk16): lane 4 g + q of warp w
+ * has rows 16 w + g and 8 more, columns 8 j + 2 q and the next. */
+static void multiply(const wgmma_product &p, int i)
+{
+    const uint32_t w = (uint32_t)i / WARP, g = (uint32_t)i % WARP / 4, q = (uint32_t)i % 4;
+    float a[2][16], b[16];
+
+    if ((p.b_at >> 62) != 1 || (!p.registers && (p.a_at >> 62) != 1))
+        die("an operand that is not swizzled by 128 bytes");
+    for (uint32_t r = 0; r < 2; r++) {
+        if (!p.registers)
+            operand_line(a[r], p, p.a_at, false, 16 * w + g + 8 * r);
+        for (uint32_t k = 0; p.registers && k < 16; k++) {
+            const uint32_t pair = p.a[k % 8 / 2][r + k / 8 * 2];
+            const uint16_t h = (uint16_t)(k % 2 ? pair >> 16 : pair);
+
+            a[r][k] = p.bf16 ? bf16_to_f32(h) : f16_to_f32(h);
+        }
+    }
+    for (int c = 0; c < p.n / 4; c++) {
+        operand_line(b, p, p.b_at, p.across, (uint32_t)c / 2 * 8 + 2 * q + (uint32_t)c % 2);
+        for (int r = 0; r < 2; r++) {
+            float *to = &p.d[c / 2 * 4 + 2 * r + c % 2];
+            double s = p.add ? *to : 0;
+
+            for (int k = 0; k < 16; k++)
+                s += (double)a[r][k] * b[k];
+            *to = (float)s;
+        }
+    }
+}
+
+static void finish_products(size_t pending)
+{
+    for (; current->in_flight.size() > pending; current->in_flight.pop_front())
+        for (const wgmma_product &p : current->in_flight.front())
+            multiply(p, (int)(threadIdx.x % 128));
+}
+
+void product_begin(const wgmma_product &p)
+{
+    current->products.push_back(p);
+}
+
+void products_commit()
+{
+    current->in_flight.push_back(std::move(current->products));
+    current->products.clear();
+    if (chance() % 2)
+        finish_products(0);
+}
+
+void products_wait(int pending)
+{
+    if (!current->products.empty())
+        die("waits for products that were not committed");
+    finish_products((size_t)pending);
+}
+
+/* ---- blocks ---- */
+
 /* Lets a warp go on whose lanes have all come to its meeting. */
 static void end_meetings(int threads)
 {
     for (int w = 0; w < threads; w += WARP) {
-        int n = 0, waiting = 0;
+        int n = 0, waiting = 0, gone = 0;
 
-        for (; n < WARP && w + n < threads; n++)
+        for (; n < WARP && w + n < threads; n++) {
             waiting += fibers[w + n].at == AT_WARP;
-        if (waiting && waiting < n)
+            gone += fibers[w + n].at == AT_BARRIER || fibers[w + n].at == ENDED;
+        }
+        if (waiting && gone)
             die("%d lanes of warp %d wait for the others, which ended or wait at a barrier",
                 waiting, w / WARP);
-        for (int i = w; waiting && i < w + n; i++)
+        for (int i = w; waiting == n && i < w + n; i++)
             fibers[i].at = READY;
+    }
+}
+
+/* Lets go on whose barrier turned; none: something has to land first. */
+static void end_waits(int threads)
+{
+    for (bool must = false;; must = true) {
+        int ready = 0, waiting = 0;
+
+        for (int i = 0; i < threads; i++) {
+            if (fibers[i].at == AT_BAR && barrier_passed(fibers[i]))
+                fibers[i].at = READY;
+            ready += fibers[i].at == READY;
+            waiting += fibers[i].at == AT_BAR || fibers[i].at == AT_NAMED;
+        }
+        if (ready || !waiting) {
+            land_bulk(false);
+            return;
+        }
+        if (!land_bulk(must) && must)
+            die("%d threads wait for what will not come", waiting);
     }
 }
 
@@ -201,6 +459,7 @@ static void run_block(int threads)
     for (int i = 0; i < threads; i++)
         fibers[i].at = READY;
     memset(shared, 0xFF, shared_size); /* NaN */
+    memset(named_there, 0, sizeof(named_there));
     for (;;) {
         const int from = (int)(chance() % (unsigned)threads);
         int at_barrier = 0, ended = 0;
@@ -209,10 +468,13 @@ static void run_block(int threads)
             if (fibers[(from + k) % threads].at == READY)
                 enter(fibers[(from + k) % threads]);
         end_meetings(threads);
+        end_waits(threads);
         for (int i = 0; i < threads; i++) {
             at_barrier += fibers[i].at == AT_BARRIER;
             ended += fibers[i].at == ENDED;
         }
+        if (ended == threads && !bulks.empty())
+            die("ends before its copies have landed");
         if (ended == threads)
             return;
         if (at_barrier && at_barrier + ended == threads) {
@@ -329,19 +591,26 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int)
     return CUDA_SUCCESS;
 }
 
-/* Code for Hopper's own instructions is not emulated. */
-CUresult cuFuncGetAttribute(int *v, CUfunction_attribute, CUfunction f)
+CUresult cuFuncGetAttribute(int *v, CUfunction_attribute, CUfunction)
 {
-    *v = std::string(f->name).find("wgmma") == std::string::npos ? MOST_THREADS : 32;
+    *v = MOST_THREADS;
     return CUDA_SUCCESS;
 }
 
-CUresult cuTensorMapEncodeTiled(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill)
+/* Two axes of 16-bit values. */
+CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType, cuuint32_t rank, void *p,
+                                const cuuint64_t *size, const cuuint64_t *apart,
+                                const cuuint32_t *box, const cuuint32_t *step,
+                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                CUtensorMapFloatOOBfill)
 {
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const tensor_map m = { (const uint8_t *)p, size[0], size[1], apart[0], box[0], box[1] };
+
+    if (rank != 2 || (uintptr_t)p % 16 || apart[0] % 16 || box[0] * 2 != 128 || box[1] > 256 ||
+        step[0] != 1 || step[1] != 1)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(map, &m, sizeof(m));
+    return CUDA_SUCCESS;
 }
 
 /* ---- the device ---- */

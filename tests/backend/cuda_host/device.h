@@ -8,10 +8,11 @@
  * What it shows: results, on the shapes of the tests; barriers and shuffles that not all threads
  * come to; memory read before it was written (it begins as NaN) and written beyond its end;
  * background copies that are used before they were waited for (they land at once or at the last
- * moment, by chance); vectors at addresses that are not theirs. What it cannot show: registers,
- * shared memory's size, time, what the hardware's own exp2f and the like round otherwise, and
- * races: threads run in turns, blocks in order. Not emulated: programs (stream.cu), for the
- * barriers in PTX and between blocks. */
+ * moment, by chance), copies and products of Hopper too; barriers that nobody will end; vectors at
+ * addresses that are not theirs. What it cannot show: registers, fences, shared memory's size,
+ * time, what the hardware's own exp2f and the like round otherwise, and races: threads run in
+ * turns, blocks in order. Not emulated: programs (stream.cu), for the barriers in PTX and between
+ * blocks. */
 #pragma once
 
 #include <cmath>
@@ -28,7 +29,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ thread_local
+#define __shared__      thread_local
 #define __noinline__    __attribute__((noinline))
 #define __forceinline__ inline
 #define __grid_constant__
@@ -54,6 +55,30 @@ void copy_commit();
 void copy_wait_for(int pending);
 size_t __cvta_generic_to_shared(const void *p);
 const void *shared_at(uint32_t at);
+
+/* ---- of Hopper (hopper.cuh) ---- */
+
+/* Barriers in shared memory, and those of some of a block's threads. */
+void barrier_init(uint32_t bar, uint32_t arrivals);
+void barrier_arrive(uint32_t bar, uint32_t expected); /* bytes, first */
+void barrier_wait(uint32_t bar, uint32_t parity);
+void named_barrier(int id, int threads, bool wait);
+/* Copies that land whenever it pleases them, at a barrier's last arrival at the latest. */
+void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
+void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar);
+/* A thread's share of d [64][n] (+)= a b: done when it pleases the device, in order, at
+ * products_wait at the latest. */
+struct wgmma_product {
+    float *d;
+    int n;
+    bool add, bf16, across; /* across: b is MN-major */
+    bool registers;         /* a is in those of the lane's quad, by lanes; else at a_at */
+    uint32_t a[4][4];
+    uint64_t a_at, b_at;
+};
+void product_begin(const wgmma_product &p);
+void products_commit();
+void products_wait(int pending);
 
 /* ---- its library ---- */
 

@@ -3,13 +3,36 @@
 #include "device.h"
 
 /* PTX of these is replaced; nothing in the headers that define them uses them. */
-#define copy_async    ptx_copy_async
-#define copy_async8   ptx_copy_async8
-#define copy_commit   ptx_copy_commit
-#define copy_wait     ptx_copy_wait
-#define load_matrices ptx_load_matrices
-#define mma           ptx_mma
-#define transposed    ptx_transposed
+#define copy_async     ptx_copy_async
+#define copy_async8    ptx_copy_async8
+#define copy_commit    ptx_copy_commit
+#define copy_wait      ptx_copy_wait
+#define load_matrices  ptx_load_matrices
+#define mma            ptx_mma
+#define transposed     ptx_transposed
+#define bar_init       ptx_bar_init
+#define bar_fence_init ptx_bar_fence_init
+#define bar_arrive     ptx_bar_arrive
+#define bar_expect     ptx_bar_expect
+#define bar_wait       ptx_bar_wait
+#define named_sync     ptx_named_sync
+#define named_arrive   ptx_named_arrive
+#define tile_copy      ptx_tile_copy
+#define bulk_copy      ptx_bulk_copy
+#define l2_prefetch    ptx_l2_prefetch
+#define fence_async    ptx_fence_async
+#define registers_less ptx_registers_less
+#define registers_more ptx_registers_more
+#define exp2_fast      ptx_exp2_fast
+#define pair_of_f8     ptx_pair_of_f8
+#define wgmma_fence    ptx_wgmma_fence
+#define wgmma_commit   ptx_wgmma_commit
+#define wgmma_wait     ptx_wgmma_wait
+#define wgmma_ss       ptx_wgmma_ss
+#define wgmma_rs       ptx_wgmma_rs
+#define hold           ptx_hold
+#define __CUDA_ARCH_FEAT_SM90_ALL
+#include "backend/cuda/hopper.cuh"
 #include "backend/cuda/mma.cuh"
 #include "backend/cuda/unit.cuh"
 #undef copy_async
@@ -19,6 +42,28 @@
 #undef load_matrices
 #undef mma
 #undef transposed
+#undef bar_init
+#undef bar_fence_init
+#undef bar_arrive
+#undef bar_expect
+#undef bar_wait
+#undef named_sync
+#undef named_arrive
+#undef tile_copy
+#undef bulk_copy
+#undef l2_prefetch
+#undef fence_async
+#undef registers_less
+#undef registers_more
+#undef exp2_fast
+#undef pair_of_f8
+#undef wgmma_fence
+#undef wgmma_commit
+#undef wgmma_wait
+#undef wgmma_ss
+#undef wgmma_rs
+#undef hold
+#include "hopper.h"
 
 static inline void copy_async(uint32_t to, const void *from)
 {

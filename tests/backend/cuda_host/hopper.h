@@ -1,0 +1,110 @@
+/* hopper.h - what hopper.cuh has, for the emulated device. */
+#pragma once
+
+#include "format/enc/f8.h"
+
+static inline void bar_init(uint32_t bar, uint32_t arrivals)
+{
+    barrier_init(bar, arrivals);
+}
+
+static inline void bar_fence_init()
+{
+}
+
+static inline void bar_arrive(uint32_t bar)
+{
+    barrier_arrive(bar, 0);
+}
+
+static inline void bar_expect(uint32_t bar, uint32_t bytes)
+{
+    barrier_arrive(bar, bytes);
+}
+
+static inline void bar_wait(uint32_t bar, uint32_t parity)
+{
+    barrier_wait(bar, parity);
+}
+
+static inline void named_sync(int id, int threads)
+{
+    named_barrier(id, threads, true);
+}
+
+static inline void named_arrive(int id, int threads)
+{
+    named_barrier(id, threads, false);
+}
+
+static inline void tile_copy(uint32_t to, const void *map, int c, int r, uint32_t bar)
+{
+    tile_begin(to, map, c, r, bar);
+}
+
+static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    bulk_begin(to, from, bytes, bar);
+}
+
+static inline void l2_prefetch(const void *, uint32_t)
+{
+}
+
+static inline void fence_async()
+{
+}
+
+template <int N> static inline void registers_less()
+{
+}
+
+template <int N> static inline void registers_more()
+{
+}
+
+static inline float exp2_fast(float x)
+{
+    return exp2f(x);
+}
+
+static inline uint32_t pair_of_f8(uint16_t two)
+{
+    return f32_to_f16(f8_e4m3_to_f32((uint8_t)two)) |
+           (uint32_t)f32_to_f16(f8_e4m3_to_f32((uint8_t)(two >> 8))) << 16;
+}
+
+static inline void wgmma_fence()
+{
+}
+
+static inline void wgmma_commit()
+{
+    products_commit();
+}
+
+template <int N> static inline void wgmma_wait()
+{
+    products_wait(N);
+}
+
+template <int N> static inline void hold(float (&)[N])
+{
+}
+
+template <bool BF16, int N>
+static inline void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, bool add)
+{
+    product_begin({ d, 2 * N, add, BF16, false, false, {}, a, b });
+}
+
+template <bool BF16, int N>
+static inline void wgmma_rs(float (&d)[N], const uint32_t *a, uint64_t b, bool add)
+{
+    const lane_words *all = warp_meet(a, 4);
+    wgmma_product p = { d, 2 * N, add, BF16, true, true, {}, 0, b };
+
+    for (int q = 0; q < 4; q++)
+        memcpy(p.a[q], all[threadIdx.x % 32 / 4 * 4 + q], sizeof(p.a[q]));
+    product_begin(p);
+}
