@@ -361,6 +361,28 @@ static void attention(void **state)
     gpu_settle();
 }
 
+/* The gradient by Hopper's own products: tiles that are full and not, all groups of heads. */
+static void attention_wgmma(void **state)
+{
+    static const int32_t a[] = { 0, 5, 6, 23, 100 }, b[] = { 0, 130, 131, 200 }, d[] = { 0, 257 };
+    static const size_t heads[][3] = { { 2, 2, 64 }, { 3, 1, 64 }, { 2, 2, 128 }, { 4, 1, 128 } };
+    struct ctx *c = way_of(2);
+
+    (void)state;
+    cuda_try(c, CUDA_TRY_TRAIN_WGMMA);
+    for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
+        const size_t H = heads[i][0], K = heads[i][1], hd = heads[i][2];
+
+        one_attention(c, H, K, hd, a, 4);
+        one_attention(c, H, K, hd, b, 3);
+        if (H == K || !gpu_emulated())
+            one_attention(c, H, K, hd, d, 1);
+    }
+    one_attention(c, 8, 1, 64, a, 4);
+    c->be->free(c);
+    gpu_settle();
+}
+
 /* ---- rows ---- */
 
 static void one_rows(struct ctx *c, size_t T, size_t D)
@@ -650,10 +672,11 @@ static void packed(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(products), cmocka_unit_test(linears),
-                                        cmocka_unit_test(adopted),  cmocka_unit_test(attention),
-                                        cmocka_unit_test(rows),     cmocka_unit_test(optimiser),
-                                        cmocka_unit_test(packed) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products),  cmocka_unit_test(linears),         cmocka_unit_test(adopted),
+        cmocka_unit_test(attention), cmocka_unit_test(attention_wgmma), cmocka_unit_test(rows),
+        cmocka_unit_test(optimiser), cmocka_unit_test(packed)
+    };
 
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
 }

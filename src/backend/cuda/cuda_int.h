@@ -167,7 +167,11 @@ struct driver {
     F(train_attn, train_attn_bwd_q_64)                                                             \
     F(train_attn, train_attn_bwd_q_128)                                                            \
     F(train_attn, train_attn_bwd_kv_64)                                                            \
-    F(train_attn, train_attn_bwd_kv_128)
+    F(train_attn, train_attn_bwd_kv_128)                                                           \
+    F(train_wgmma, train_wgmma_bwd_q_64)                                                           \
+    F(train_wgmma, train_wgmma_bwd_q_128)                                                          \
+    F(train_wgmma, train_wgmma_bwd_kv_64)                                                          \
+    F(train_wgmma, train_wgmma_bwd_kv_128)
 
 enum kernel {
 #define F(file, name) KERN_##name,
@@ -197,7 +201,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 13,
+    MODULES = 14,
     PROGRAM_PHASES = 1024
 };
 
@@ -375,6 +379,10 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
                  void **args);
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args);
+/* How TMA sees rows of 16-bit floats, bf16 or f16, end to end, which it copies 64 by 64 with the
+ * 128-byte swizzle; what lies outside is zero. p is at a multiple of 16. */
+bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, bool is_bf16, size_t rows,
+              size_t cols);
 /* A product, the rotation and its cache, and attention as phases of a program; launched by flush at
  * the latest, which everything else that is launched does first. */
 void program_stream(struct cuda *b, const struct stream_args *a);

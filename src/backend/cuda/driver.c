@@ -28,6 +28,7 @@ EMBED(small);
 EMBED(stream);
 EMBED(train);
 EMBED(train_attn);
+EMBED(train_wgmma);
 EMBED(wide);
 
 enum {
@@ -43,6 +44,7 @@ enum {
     FILE_stream,
     FILE_train,
     FILE_train_attn,
+    FILE_train_wgmma,
     FILE_wide
 };
 
@@ -408,7 +410,7 @@ static int open_kernels(struct cuda *b, struct err *e)
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
         if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
             kernels[i].file == FILE_flash_wgmma || kernels[i].file == FILE_wide ||
-            kernels[i].file == FILE_train_attn)
+            kernels[i].file == FILE_train_attn || kernels[i].file == FILE_train_wgmma)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
     if (rc == 0)
@@ -441,13 +443,36 @@ static int open_kernels(struct cuda *b, struct err *e)
     return rc ? cuda_fail(b, rc, "no memory for copies", e) : 0;
 }
 
+bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, bool is_bf16, size_t rows,
+              size_t cols)
+{
+    const cuuint64_t size[] = { cols, rows }, apart[] = { cols * sizeof(uint16_t) };
+    const cuuint32_t box[] = { 64, 64 }, step[] = { 1, 1 };
+    CUtensorMap map;
+
+    _Static_assert(sizeof(map) == sizeof(*m), "a tensor map");
+    if (!cuda_ok(b,
+                 b->d.cuTensorMapEncodeTiled(
+                     &map,
+                     is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                     ARRAY_LEN(size), (void *)(uintptr_t)p, size, apart, box, step,
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                 "a tensor map"))
+        return false;
+    memcpy(m, &map, sizeof(*m));
+    return true;
+}
+
 /* Names in a list with commas; unknown ones mean nothing. */
 static unsigned tries_of(const char *list)
 {
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "mma", CUDA_TRY_MMA }, { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "mma", CUDA_TRY_MMA },
+                  { "train_wgmma", CUDA_TRY_TRAIN_WGMMA },
+                  { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {

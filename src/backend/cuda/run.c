@@ -879,28 +879,12 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
         cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }
 
-/* How TMA sees the keys or values of a layer: rows of one head and slot, read 64 by 64. */
+/* How TMA sees the keys or values of a layer: rows of one head and slot. */
 static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
                       const struct kv_cache *kv)
 {
-    const cuuint64_t size[] = { kv->head_dim, kv->blocks * kv->kv_heads * KV_BLOCK };
-    const cuuint64_t apart[] = { kv->head_dim * sizeof(uint16_t) };
-    const cuuint32_t box[] = { 64, KV_BLOCK }, step[] = { 1, 1 };
-    CUtensorMap map;
-
-    _Static_assert(sizeof(map) == sizeof(*m), "a tensor map");
-    if (!cuda_ok(b,
-                 b->d.cuTensorMapEncodeTiled(
-                     &map,
-                     kv->enc == ENC_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                     ARRAY_LEN(size), (void *)(uintptr_t)cache, size, apart, box, step,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-                 "the cache's tensor map"))
-        return false;
-    memcpy(m, &map, sizeof(*m));
-    return true;
+    return cuda_map(b, m, cache, kv->enc == ENC_BF16, kv->blocks * kv->kv_heads * KV_BLOCK,
+                    kv->head_dim);
 }
 
 /* Prompts on the tensor cores; false where there is no kernel for them. */

@@ -367,6 +367,25 @@ static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_sha
                     (void *[]){ &a });
 }
 
+/* The gradient by train_wgmma.cu. */
+static void bwd_wgmma(struct cuda *b, const struct attn_shape *s, const struct train_attn_args *a)
+{
+    const size_t tiles = tiles_of(s, TRAIN_WGMMA_ROWS), wide = s->H * s->hd, narrow = s->K * s->hd;
+    const enum kernel q = s->hd == 64 ? KERN_train_wgmma_bwd_q_64 : KERN_train_wgmma_bwd_q_128;
+    const enum kernel kv = s->hd == 64 ? KERN_train_wgmma_bwd_kv_64 : KERN_train_wgmma_bwd_kv_128;
+    struct train_wgmma_args w = { .a = *a };
+
+    if (!cuda_map(b, &w.map[0], a->q, true, s->T, wide) ||
+        !cuda_map(b, &w.map[1], a->dy, true, s->T, wide) ||
+        !cuda_map(b, &w.map[2], a->k, true, s->T, narrow) ||
+        !cuda_map(b, &w.map[3], a->v, true, s->T, narrow))
+        return;
+    cuda_launch_with(b, q, tiles, s->H, 1, TRAIN_WGMMA_THREADS, TRAIN_WGMMA_SHARED(s->hd),
+                     (void *[]){ &w });
+    cuda_launch_with(b, kv, tiles, s->K, 1, TRAIN_WGMMA_THREADS, TRAIN_WGMMA_SHARED(s->hd),
+                     (void *[]){ &w });
+}
+
 static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
                           const struct attn_shape *s, const float *q, const float *k,
                           const float *v, const float *o, const float *lse)
@@ -391,6 +410,10 @@ static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const 
         const size_t tiles = tiles_of(s, TRAIN_ATTN_ROWS);
 
         a.o = (void *)(uintptr_t)o;
+        if (b->wgmma && b->tries & CUDA_TRY_TRAIN_WGMMA) {
+            bwd_wgmma(b, s, &a);
+            return;
+        }
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_q_64 : KERN_train_attn_bwd_q_128,
                          tiles, s->H, 1, TRAIN_ATTN_THREADS, TRAIN_ATTN_SHARED(s->hd),
                          (void *[]){ &a });

@@ -7,29 +7,10 @@
  * and their tiles in order: no atomics, the same bits each time. The price is that scores are made
  * twice in the backward pass. */
 #include "backend/cuda/mma.cuh"
-#include "backend/cuda/train_dev.h"
+#include "backend/cuda/train_attn.cuh"
 #include "backend/cuda/unit.cuh"
 
 enum { WARPS = TRAIN_ATTN_THREADS / WARP, ROWS = TRAIN_ATTN_ROWS, STEP = TRAIN_ATTN_STEP };
-
-static constexpr float LOG2E = 1.44269504088896340736f;
-
-/* A tile of ROWS rows: its sequence's rows t0 .. t0 + len, of which it is `at` .. at + n. */
-struct tile {
-    int t0, len, at, n;
-};
-
-__device__ static inline tile find_tile(const train_attn_args &a, int i)
-{
-    for (int s = 0; s < a.n_seq; s++) {
-        const int len = a.cu[s + 1] - a.cu[s], tiles = (len + ROWS - 1) / ROWS;
-
-        if (i < tiles)
-            return { a.cu[s], len, i * ROWS, min(ROWS, len - i * ROWS) };
-        i -= tiles;
-    }
-    return { 0, 0, 0, 0 };
-}
 
 /* Rows r .. r + N of a sequence of len, head h, to shared memory; those past its end repeat the last. */
 template <int SIZE, int N>
@@ -175,7 +156,7 @@ template <int SIZE> __device__ static inline void forward(const train_attn_args 
     const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     const int h = blockIdx.y, kh = h / (a.H / a.K);
     /* last tiles, which see most, first */
-    const tile t = find_tile(a, gridDim.x - 1 - blockIdx.x);
+    const tile t = find_tile<ROWS>(a, gridDim.x - 1 - blockIdx.x);
     const int first = t.at + threadIdx.x / WARP * 16; /* of the warp */
     uint32_t q[SIZE / 16][4];
     float o[SIZE / 8][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
@@ -262,7 +243,7 @@ template <int SIZE> __device__ static inline void backward_q(const train_attn_ar
     const uint32_t room = (uint32_t)__cvta_generic_to_shared(shared);
     const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     const int h = blockIdx.y, kh = h / (a.H / a.K);
-    const tile t = find_tile(a, gridDim.x - 1 - blockIdx.x);
+    const tile t = find_tile<ROWS>(a, gridDim.x - 1 - blockIdx.x);
     const int first = t.at + threadIdx.x / WARP * 16;
     uint32_t q[SIZE / 16][4], dy[SIZE / 16][4];
     float dq[SIZE / 8][4] = {}, lse[2], dot[2] = {};
@@ -338,7 +319,7 @@ template <int SIZE> __device__ static inline void backward_kv(const train_attn_a
     const uint32_t room = values + OWN;
     const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     const int kh = blockIdx.y, group = a.H / a.K;
-    const tile t = find_tile(a, blockIdx.x); /* first tiles are seen by most */
+    const tile t = find_tile<ROWS>(a, blockIdx.x); /* first tiles are seen by most */
     const int first = t.at + threadIdx.x / WARP * 16;
     float dk[SIZE / 8][4] = {}, dv[SIZE / 8][4] = {};
 

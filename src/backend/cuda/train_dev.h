@@ -2,7 +2,7 @@
 #ifndef PUNA_BACKEND_CUDA_TRAIN_DEV_H
 #define PUNA_BACKEND_CUDA_TRAIN_DEV_H
 
-#include <stdint.h>
+#include "backend/cuda/dev.h"
 
 enum { TRAIN_HEAD = 128 /* the largest head */ };
 
@@ -12,6 +12,11 @@ enum { TRAIN_HEAD = 128 /* the largest head */ };
 enum { TRAIN_ATTN_ROWS = 64, TRAIN_ATTN_STEP = 64, TRAIN_ATTN_THREADS = TRAIN_ATTN_ROWS / 16 * 32 };
 #define TRAIN_ATTN_SHARED(hd)    (4 * TRAIN_ATTN_STEP * (hd)*2)
 #define TRAIN_ATTN_SHARED_KV(hd) (TRAIN_ATTN_SHARED(hd) + 2 * TRAIN_ATTN_ROWS * (hd)*2)
+
+/* train_wgmma.cu: rows of a block, of a copied box of 64 values; threads; shared memory, of which
+ * 1 KiB is for its beginning to be at a multiple of that. */
+enum { TRAIN_WGMMA_ROWS = 128, TRAIN_WGMMA_BOX = 64, TRAIN_WGMMA_THREADS = 384 };
+#define TRAIN_WGMMA_SHARED(hd) (1024 + 6 * TRAIN_WGMMA_ROWS * (hd)*2 + 256)
 
 /* c[M, N] = to + by a b, both ldc apart, `to` like c or NULL; element (i, j) of an operand is at i
  * * rs + j * cs. */
@@ -31,6 +36,12 @@ struct train_attn_args {
     const int32_t *cu;
     int n_seq, H, K, hd;
     float scale;
+};
+
+/* The same for train_wgmma.cu: q, dy, k and v as rows of all their heads. */
+struct train_wgmma_args {
+    struct dev_map map[4];
+    struct train_attn_args a;
 };
 
 /* struct dora (ops/train.h) */
