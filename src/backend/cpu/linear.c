@@ -433,16 +433,25 @@ static size_t row_bf16(size_t K)
     return n + 32 + (n && n % (2 * PAGE) == 0 ? PAGE : 0);
 }
 
+/* Numbers of a group of T rows: whole lines, an odd number of them, for powers of two meet in few
+ * sets of the caches. */
+static size_t row_scales(size_t T)
+{
+    enum { LINE = 16 };
+
+    return T < LINE ? T : ((T + LINE - 1) / LINE | 1) * LINE;
+}
+
 /* One plane of struct q8 that has a number for each group of T rows. */
 static size_t scale_bytes(size_t T, size_t K)
 {
-    return round64(T * (K / GROUP) * 4);
+    return round64(row_scales(T) * (K / GROUP) * 4);
 }
 
 /* Its two planes of bytes, seven such planes, and one of flags. */
 static size_t q8_bytes(size_t T, size_t K)
 {
-    return 2 * round64(T * K) + 7 * scale_bytes(T, K) + round64(T * (K / GROUP));
+    return 2 * round64(T * K) + 7 * scale_bytes(T, K) + round64(row_scales(T) * (K / GROUP));
 }
 
 /* What one output needs; make_room and the planner both go by it. */
@@ -519,7 +528,7 @@ static void make_room(struct job *j, struct cpu *b)
                              .nr = (int32_t *)(f + 5 * d),
                              .nr0 = (int32_t *)(f + 6 * d),
                              .more = f + 7 * d,
-                             .T = j->T,
+                             .T = row_scales(j->T),
                              .K = j->K };
     }
     if (need.xf)
