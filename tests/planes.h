@@ -15,6 +15,7 @@ struct plane_kind {
     enum act act;
     float bound;
     size_t act_group;
+    enum enc round; /* of NF4 and FP4; 0 = bf16 */
 };
 
 extern const struct plane_kind plane_kinds[];

@@ -185,11 +185,13 @@ static void placed(void **state)
                 struct planes_owned o, p;
                 struct weight w = planes_new(&plane_kinds[k], 288, cols[m], &o);
                 struct weight odd = planes_new(&plane_kinds[k], 40, cols[m], &p);
-                const bool exact =
-                    !planes_bits(w.enc) &&
-                    ((flags & CPU_AVX512 && w.enc == ENC_INT8) ||
-                     (flags & CPU_AVX512_BF16 && w.cols % 64 == 0 && w.p.group % 64 == 0));
-                const bool whole = exact || (planes_bits(w.enc) && w.p.group % 32 == 0);
+                const bool table = w.enc == ENC_NF4 || w.enc == ENC_FP4;
+                const bool rounds = !table || w.p.round == ENC_BF16;
+                const bool exact = flags & CPU_AVX512 && w.enc == ENC_INT8;
+                const bool exact_bf16 = flags & CPU_AVX512_BF16 && rounds && !planes_bits(w.enc) &&
+                                        w.cols % 64 == 0 && w.p.group % 64 == 0;
+                const bool whole =
+                    exact || exact_bf16 || (planes_bits(w.enc) && w.p.group % 32 == 0);
 
                 OK(c->be->place(c, &odd, &e), e);
                 assert_null(odd.placed); /* not whole units */

@@ -68,19 +68,26 @@ static inline v values16(const uint8_t *p, const struct by *by, const enum enc e
     }
     if (enc == ENC_F8)
         return _mm512_mul_ps(_mm512_cvtph_ps(f8(p, nan)), by->f);
-    if (enc == ENC_INT8) {
-        const __m512i q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+    const __m512i q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 
-        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), by->f);
-    }
-    /* the high nibble of a byte is the first value; a lookup goes by the lowest four bits */
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(q), by->f);
+}
+
+/* The high nibble of a byte is the first value; a lookup goes by the lowest four bits. */
+static inline void mapped64(v w[4], const uint8_t *p, const struct by *by, const enum enc to)
+{
     const __m512i down =
         _mm512_setr_epi32(4, 4, 0, 0, 12, 12, 8, 8, 20, 20, 16, 16, 28, 28, 24, 24);
-    uint64_t codes;
 
-    memcpy(&codes, p, 8);
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64((long long)codes), down),
-                                 by->f);
+    (void)to; /* as the map is */
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; j++) {
+        uint64_t codes;
+
+        memcpy(&codes, p + 8 * j, 8);
+        w[j] = _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64((long long)codes), down),
+                                     by->f);
+    }
 }
 
 #include "backend/cpu/row_floats.inc"
