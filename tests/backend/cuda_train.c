@@ -361,7 +361,7 @@ static void attention(void **state)
     gpu_settle();
 }
 
-/* The gradient by Hopper's own products: tiles that are full and not, all groups of heads. */
+/* By Hopper's own products: tiles that are full and not, all groups of heads. */
 static void attention_wgmma(void **state)
 {
     static const int32_t a[] = { 0, 5, 6, 23, 100 }, b[] = { 0, 130, 131, 200 }, d[] = { 0, 257 };

@@ -168,6 +168,8 @@ struct driver {
     F(train_attn, train_attn_bwd_q_128)                                                            \
     F(train_attn, train_attn_bwd_kv_64)                                                            \
     F(train_attn, train_attn_bwd_kv_128)                                                           \
+    F(train_wgmma, train_wgmma_fwd_64)                                                             \
+    F(train_wgmma, train_wgmma_fwd_128)                                                            \
     F(train_wgmma, train_wgmma_bwd_q_64)                                                           \
     F(train_wgmma, train_wgmma_bwd_q_128)                                                          \
     F(train_wgmma, train_wgmma_bwd_kv_64)                                                          \

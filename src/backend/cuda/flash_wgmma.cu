@@ -12,6 +12,7 @@
  * E4M3 comes as it lies and is made f16, exactly, by the warpgroup that brings it. */
 #include "backend/cuda/flash.cuh"
 #include "backend/cuda/hopper.cuh"
+#include "backend/cuda/soften.cuh"
 
 enum { SPAN = 2 * KV_BLOCK, STAGES = 2, RAWS = 3, NOTES = 4 };
 
@@ -247,62 +248,6 @@ __device__ static inline void bring_f8(const flash_args &a, uint8_t *shared, uin
 
 /* ---- computing ---- */
 
-/* A lane's two rows, number 0 and 8 of its warp. */
-struct rows {
-    int slot[2]; /* the last that it sees; -1 = no row */
-    float max[2], sum[2];
-};
-
-/* Scores to probabilities, and what the values so far are to be multiplied by. */
-__device__ static inline void soften(float (&s)[64], rows &r, float by[2])
-{
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float m[2] = { r.max[i], r.max[i] }, part[2] = {};
-
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                m[e] = fmaxf(m[e], s[4 * j + 2 * i + e]);
-        m[0] = fmaxf(m[0], m[1]);
-        m[0] = fmaxf(m[0], __shfl_xor_sync(~0u, m[0], 1));
-        m[0] = fmaxf(m[0], __shfl_xor_sync(~0u, m[0], 2));
-        const float base = m[0] == -INFINITY ? 0 : m[0];
-
-        by[i] = exp2_fast(r.max[i] - base);
-        r.max[i] = m[0];
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float &v = s[4 * j + 2 * i + e];
-
-                v = exp2_fast(v - base);
-                part[e] += v;
-            }
-        r.sum[i] = r.sum[i] * by[i] + (part[0] + part[1]);
-    }
-}
-
-__device__ static inline void mask(float (&s)[64], const rows &r, int first)
-{
-    first += threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            if (first + 8 * j + e % 2 > r.slot[e / 2])
-                s[4 * j + e] = -INFINITY;
-}
-
-template <bool BF16> __device__ static inline void pack(uint32_t (&p)[32], const float (&s)[64])
-{
-#pragma unroll
-    for (int k = 0; k < 32; k++)
-        p[k] = pair16<BF16>(s[2 * k], s[2 * k + 1]);
-}
-
 template <int SIZE, bool BF16>
 __device__ static inline void scores(float (&s)[64], uint32_t queries, uint32_t keys)
 {
@@ -405,17 +350,10 @@ __device__ static inline void put_rows(const flash_args &a, const tile &w, const
                                        const float (&o)[SIZE / 2], int first)
 {
     const int group = a.H / a.K;
-    float l[2];
 
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        l[i] = r.sum[i];
-        l[i] += __shfl_xor_sync(~0u, l[i], 1);
-        l[i] += __shfl_xor_sync(~0u, l[i], 2);
-    }
-    put_row<SIZE, 0>(a, o, 1 / l[0], r.slot[0] >= 0, w.t0 + first / group,
+    put_row<SIZE, 0>(a, o, 1 / r.sum[0], r.slot[0] >= 0, w.t0 + first / group,
                      (w.kh * group + first % group) * SIZE);
-    put_row<SIZE, 1>(a, o, 1 / l[1], r.slot[1] >= 0, w.t0 + (first + 8) / group,
+    put_row<SIZE, 1>(a, o, 1 / r.sum[1], r.slot[1] >= 0, w.t0 + (first + 8) / group,
                      (w.kh * group + (first + 8) % group) * SIZE);
 }
 
@@ -463,7 +401,7 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
         if (lane == 0)
             bar_arrive(bar + (K_EMPTY + i % STAGES) * 8);
         mask(s, r, (w.spans - 1) * SPAN);
-        soften(s, r, by);
+        soften(s, r, by, 1);
         pack<BF16>(p, s);
         if (w.spans > 1)
             bar_wait(bar + (K_FULL + (i + 1) % STAGES) * 8, (i + 1) / STAGES & 1);
@@ -485,7 +423,7 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
                 bar_arrive(bar + (K_EMPTY + stage) * 8);
             if (span >= whole)
                 mask(s, r, span * SPAN);
-            soften(s, r, by);
+            soften(s, r, by, 1);
             hold(s);
             /* here, because the compiler would move all of the above behind the next wait, but
              * moves nothing over a loop */
@@ -509,6 +447,7 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
         if (lane == 0)
             bar_arrive(bar + (V_EMPTY + i % STAGES) * 8);
         i++;
+        sum_lanes(r);
         put_rows<SIZE>(a, w, r, o, first);
     }
     if (wg == 0)

@@ -347,6 +347,30 @@ static bool on_tensor_cores(const struct cuda *b, const struct attn_shape *s)
     return b->ctx.half && (s->hd == 64 || s->hd == 128);
 }
 
+/* Whether train_wgmma.cu's are wanted. */
+static bool by_wgmma(const struct cuda *b)
+{
+    return b->wgmma && b->tries & CUDA_TRY_TRAIN_WGMMA;
+}
+
+/* One of its kernels, 64 or 128: for heads of so many values. */
+static void launch_wgmma(struct cuda *b, const struct attn_shape *s, struct train_wgmma_args *w,
+                         enum kernel for_64, enum kernel for_128, size_t heads)
+{
+    cuda_launch_with(b, s->hd == 64 ? for_64 : for_128, tiles_of(s, TRAIN_WGMMA_ROWS), heads, 1,
+                     TRAIN_WGMMA_THREADS, TRAIN_WGMMA_SHARED(s->hd), (void *[]){ w });
+}
+
+static bool map_inputs(struct cuda *b, const struct attn_shape *s, struct train_wgmma_args *w)
+{
+    const size_t wide = s->H * s->hd, narrow = s->K * s->hd;
+
+    return cuda_map(b, &w->map[0], w->a.q, true, s->T, wide) &&
+           cuda_map(b, &w->map[1], w->a.k, true, s->T, narrow) &&
+           cuda_map(b, &w->map[2], w->a.v, true, s->T, narrow) &&
+           (!w->a.dy || cuda_map(b, &w->map[3], w->a.dy, true, s->T, wide));
+}
+
 static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
                       const float *q, const float *k, const float *v)
 {
@@ -358,32 +382,17 @@ static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_sha
     a.q = q;
     a.k = k;
     a.v = v;
-    if (on_tensor_cores(b, s))
+    struct train_wgmma_args w = { .a = a };
+
+    if (on_tensor_cores(b, s) && by_wgmma(b) && map_inputs(b, s, &w))
+        launch_wgmma(b, s, &w, KERN_train_wgmma_fwd_64, KERN_train_wgmma_fwd_128, s->H);
+    else if (on_tensor_cores(b, s))
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_fwd_64 : KERN_train_attn_fwd_128,
                          tiles_of(s, TRAIN_ATTN_ROWS), s->H, 1, TRAIN_ATTN_THREADS,
                          TRAIN_ATTN_SHARED(s->hd), (void *[]){ &a });
     else if (head_fits(b, s))
         cuda_launch(b, of_both(b, KERN_train_attn_f32), tiles_of(s, 16), s->H, 1, THREADS,
                     (void *[]){ &a });
-}
-
-/* The gradient by train_wgmma.cu. */
-static void bwd_wgmma(struct cuda *b, const struct attn_shape *s, const struct train_attn_args *a)
-{
-    const size_t tiles = tiles_of(s, TRAIN_WGMMA_ROWS), wide = s->H * s->hd, narrow = s->K * s->hd;
-    const enum kernel q = s->hd == 64 ? KERN_train_wgmma_bwd_q_64 : KERN_train_wgmma_bwd_q_128;
-    const enum kernel kv = s->hd == 64 ? KERN_train_wgmma_bwd_kv_64 : KERN_train_wgmma_bwd_kv_128;
-    struct train_wgmma_args w = { .a = *a };
-
-    if (!cuda_map(b, &w.map[0], a->q, true, s->T, wide) ||
-        !cuda_map(b, &w.map[1], a->dy, true, s->T, wide) ||
-        !cuda_map(b, &w.map[2], a->k, true, s->T, narrow) ||
-        !cuda_map(b, &w.map[3], a->v, true, s->T, narrow))
-        return;
-    cuda_launch_with(b, q, tiles, s->H, 1, TRAIN_WGMMA_THREADS, TRAIN_WGMMA_SHARED(s->hd),
-                     (void *[]){ &w });
-    cuda_launch_with(b, kv, tiles, s->K, 1, TRAIN_WGMMA_THREADS, TRAIN_WGMMA_SHARED(s->hd),
-                     (void *[]){ &w });
 }
 
 static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const float *dy,
@@ -410,8 +419,11 @@ static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const 
         const size_t tiles = tiles_of(s, TRAIN_ATTN_ROWS);
 
         a.o = (void *)(uintptr_t)o;
-        if (b->wgmma && b->tries & CUDA_TRY_TRAIN_WGMMA) {
-            bwd_wgmma(b, s, &a);
+        struct train_wgmma_args w = { .a = a };
+
+        if (by_wgmma(b) && map_inputs(b, s, &w)) {
+            launch_wgmma(b, s, &w, KERN_train_wgmma_bwd_q_64, KERN_train_wgmma_bwd_q_128, s->H);
+            launch_wgmma(b, s, &w, KERN_train_wgmma_bwd_kv_64, KERN_train_wgmma_bwd_kv_128, s->K);
             return;
         }
         cuda_launch_with(b, s->hd == 64 ? KERN_train_attn_bwd_q_64 : KERN_train_attn_bwd_q_128,

@@ -38,7 +38,8 @@ struct train_attn_args {
     float scale;
 };
 
-/* The same for train_wgmma.cu: q, dy, k and v as rows of all their heads. */
+/* The same for train_wgmma.cu: q, k, v and, for the gradient, dy as rows
+ * of all their heads. */
 struct train_wgmma_args {
     struct dev_map map[4];
     struct train_attn_args a;

@@ -1,7 +1,7 @@
-/* train_wgmma.cu - the backward pass of training's attention on Hopper: what train_attn.cu computes,
- * with products of whole warpgroups.
+/* train_wgmma.cu - training's attention on Hopper: what train_attn.cu computes, with products of
+ * whole warpgroups.
  *
- * A block has 128 rows, queries for dq and keys for dk and dv. Two warpgroups compute, 64 rows each,
+ * A block has 128 rows, queries in the forward pass and for dq, keys for dk and dv. Two warpgroups compute, 64 rows each,
  * and one multiplies while the other takes exponents; a warp of a third brings what they meet, a
  * stage of shared memory ahead. Each sum is one warpgroup's, in an order that follows from the
  * sequence alone: the same bits each time. Rows past a sequence's end are those of the next one, or
@@ -9,11 +9,23 @@
  * computed for such rows of a block is not stored. */
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/mma.cuh"
+#include "backend/cuda/soften.cuh"
 #include "backend/cuda/train_attn.cuh"
 #include "backend/cuda/unit.cuh"
 
 enum { ROWS = TRAIN_WGMMA_ROWS, STEP = 64, STAGES_Q = 2, STAGES_KV = 3, CONSUMERS = 2 };
-enum { MAP_Q, MAP_DY, MAP_K, MAP_V }; /* train_wgmma_args.map */
+enum { MAP_Q, MAP_K, MAP_V, MAP_DY };       /* train_wgmma_args.map */
+enum { TURN = 1 };                          /* named barriers, one for each warpgroup */
+
+/* Shared memory of the forward pass: queries, then keys and values, ROWS at a time; barriers. */
+template <int SIZE> struct room_f {
+    static constexpr int slab = ROWS * SWIZZLE_ROW, tile = SIZE / 64 * slab;
+    static constexpr int keys = tile, values = keys + STAGES_Q * tile;
+    static constexpr int bars = values + STAGES_Q * tile;
+    /* keys' stages before values' */
+    static constexpr int own = bars, full = bars + 8, empty = full + 8 * 2 * STAGES_Q;
+    static constexpr int all = empty + 8 * 2 * STAGES_Q;
+};
 
 /* Shared memory for dq: queries and dy, then keys and values, ROWS at a time; barriers. */
 template <int SIZE> struct room_q {
@@ -36,7 +48,8 @@ template <int SIZE> struct room_kv {
     static constexpr int all = empty + 8 * STAGES_KV;
 };
 
-static_assert(room_q<128>::all + SWIZZLE_ATOM <= TRAIN_WGMMA_SHARED(128) &&
+static_assert(room_f<128>::all < room_q<128>::all && room_f<64>::all < room_q<64>::all &&
+                  room_q<128>::all + SWIZZLE_ATOM <= TRAIN_WGMMA_SHARED(128) &&
                   room_q<64>::all + SWIZZLE_ATOM <= TRAIN_WGMMA_SHARED(64) &&
                   room_kv<128>::all + SWIZZLE_ATOM <= TRAIN_WGMMA_SHARED(128) &&
                   room_kv<64>::all + SWIZZLE_ATOM <= TRAIN_WGMMA_SHARED(64),
@@ -79,17 +92,10 @@ __device__ static inline void add_rows(float (&o)[COLS], const uint32_t (&p)[N /
     wgmma_commit();
 }
 
-template <int N> __device__ static inline void pack(uint32_t (&p)[N / 2], const float (&s)[N])
-{
-#pragma unroll
-    for (int k = 0; k < N / 2; k++)
-        p[k] = pair16<true>(s[2 * k], s[2 * k + 1]);
-}
-
-/* The lane's rows `first` and first + 8 of the tile, times `by`. */
+/* The lane's rows `first` and first + 8 of the tile, times by[0] and by[1]. */
 template <int SIZE>
 __device__ static inline void store(void *to, const float (&o)[SIZE / 2], const tile &t, int first,
-                                    int heads, int h, float by)
+                                    int heads, int h, const float (&by)[2])
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -102,7 +108,7 @@ __device__ static inline void store(void *to, const float (&o)[SIZE / 2], const 
 
 #pragma unroll
         for (int j = 0; j < SIZE / 8; j++)
-            *(uint32_t *)(p + 8 * j) = pair16<true>(o[4 * j + 2 * i] * by, o[4 * j + 2 * i + 1] * by);
+            *(uint32_t *)(p + 8 * j) = pair16<true>(o[4 * j + 2 * i] * by[i], o[4 * j + 2 * i + 1] * by[i]);
     }
 }
 
@@ -152,6 +158,124 @@ __device__ static inline void make_dots(float dot[2], const train_attn_args &a, 
         }
         dot[i] += __shfl_xor_sync(~0u, dot[i], 1);
         dot[i] += __shfl_xor_sync(~0u, dot[i], 2);
+    }
+}
+
+/* ---- forward ---- */
+
+template <int SIZE>
+__device__ static inline void bring_f(const train_wgmma_args &w, const tile &t, int h, uint32_t at)
+{
+    using R = room_f<SIZE>;
+    const int kh = h / (w.a.H / w.a.K);
+
+    bar_expect(at + R::own, R::tile);
+    bring<SIZE, ROWS>(at, &w.map[MAP_Q], t.t0 + t.at, h, at + R::own);
+    for (int s = t.at / ROWS, i = 0; s >= 0; s--, i++)
+#pragma unroll
+        for (int kv = 0; kv < 2; kv++) {
+            const int stage = i % STAGES_Q, bar = 8 * (kv * STAGES_Q + stage);
+
+            bar_wait(at + R::empty + bar, i / STAGES_Q & 1 ^ 1);
+            bar_expect(at + R::full + bar, R::tile);
+            bring<SIZE, ROWS>(at + (kv ? R::values : R::keys) + stage * R::tile,
+                              kv ? &w.map[MAP_V] : &w.map[MAP_K], t.t0 + s * ROWS, kh,
+                              at + R::full + bar);
+        }
+}
+
+/* As in flash_wgmma.cu: scores of the next keys and the sum over the last values are under way
+ * together, and the warpgroups take turns to ask for them. */
+template <int SIZE>
+__device__ static inline void compute_f(const train_attn_args &a, const tile &t, int h, uint32_t at)
+{
+    using R = room_f<SIZE>;
+    const int wg = threadIdx.x / WARPGROUP - 1, lane = threadIdx.x % WARP;
+    const int first = threadIdx.x % WARPGROUP / WARP * 16 + wg * 64 + lane / 4;
+    const uint32_t own = at + wg * 64 * SWIZZLE_ROW;
+    const uint32_t k_full = at + R::full, v_full = k_full + 8 * STAGES_Q;
+    const uint32_t k_empty = at + R::empty, v_empty = k_empty + 8 * STAGES_Q;
+    const float scale = a.scale * LOG2E;
+    float o[SIZE / 2], s[64], by[2];
+    uint32_t p[32];
+    rows r = { { t.at + first, t.at + first + 8 }, { -INFINITY, -INFINITY }, {} };
+    int i = 0;
+
+    if (wg == 1)
+        named_arrive(TURN, CONSUMERS * WARPGROUP);
+#pragma unroll
+    for (int k = 0; k < SIZE / 2; k++)
+        o[k] = 0;
+    bar_wait(at + R::own, 0);
+    bar_wait(k_full, 0);
+    wgmma_fence();
+    rows_by_rows<SIZE, R::slab, R::slab>(s, own, at + R::keys);
+    wgmma_wait<0>();
+    hold(s);
+    if (lane == 0)
+        bar_arrive(k_empty);
+    mask(s, r, t.at);
+    soften(s, r, by, scale);
+    pack<true>(p, s);
+    for (int span = t.at / ROWS - 1; span >= 0; span--) {
+        const int last = i++, stage = i % STAGES_Q, past = last % STAGES_Q;
+
+        bar_wait(k_full + 8 * stage, i / STAGES_Q & 1);
+        named_sync(TURN + wg, CONSUMERS * WARPGROUP);
+        wgmma_fence();
+        rows_by_rows<SIZE, R::slab, R::slab>(s, own, at + R::keys + stage * R::tile);
+        bar_wait(v_full + 8 * past, last / STAGES_Q & 1);
+        wgmma_fence();
+        add_rows<ROWS, R::slab>(o, p, at + R::values + past * R::tile);
+        named_arrive(TURN + (wg ^ 1), CONSUMERS * WARPGROUP);
+        wgmma_wait<1>();
+        hold(s);
+        if (lane == 0)
+            bar_arrive(k_empty + 8 * stage);
+        soften(s, r, by, scale);
+        hold(s);
+        wgmma_wait<0>();
+        hold(o);
+        if (lane == 0)
+            bar_arrive(v_empty + 8 * past);
+#pragma unroll
+        for (int k = 0; k < SIZE / 2; k++)
+            o[k] *= by[k / 2 % 2];
+        pack<true>(p, s);
+    }
+    bar_wait(v_full + 8 * (i % STAGES_Q), i / STAGES_Q & 1);
+    wgmma_fence();
+    add_rows<ROWS, R::slab>(o, p, at + R::values + i % STAGES_Q * R::tile);
+    wgmma_wait<0>();
+    hold(o);
+    if (wg == 0)
+        named_sync(TURN, CONSUMERS * WARPGROUP); /* the other's last arrival */
+    sum_lanes(r);
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+        if (lane % 4 == 0 && first + 8 * k < t.n)
+            a.lse[(size_t)(t.t0 + t.at + first + 8 * k) * a.H + h] =
+                r.max[k] * a.scale + logf(r.sum[k]);
+    store<SIZE>(a.o, o, t, first, a.H, h, { 1 / r.sum[0], 1 / r.sum[1] });
+}
+
+template <int SIZE> __device__ static inline void forward(const train_wgmma_args &w)
+{
+    const uint32_t at = aligned_room();
+    /* last tiles, which see most, first */
+    const tile t = find_tile<ROWS>(w.a, gridDim.x - 1 - blockIdx.x);
+    const int h = blockIdx.y;
+
+    if (t.n == 0)
+        return;
+    init_bars(at + room_f<SIZE>::own, 2 * STAGES_Q, 1);
+    if (threadIdx.x < WARPGROUP) {
+        registers_less<24>();
+        if (threadIdx.x == 0)
+            bring_f<SIZE>(w, t, h, at);
+    } else {
+        registers_more<240>();
+        compute_f<SIZE>(w.a, t, h, at);
     }
 }
 
@@ -229,7 +353,7 @@ __device__ static inline void compute_q(const train_attn_args &a, const tile &t,
 #pragma unroll
         for (int k = 0; k < 64; k++)
             s[k] *= dp[k] - dot[k / 2 % 2];
-        pack(p, s);
+        pack<true>(p, s);
         wgmma_fence();
         add_rows<ROWS, R::slab>(dq, p, keys);
         wgmma_wait<0>();
@@ -237,7 +361,7 @@ __device__ static inline void compute_q(const train_attn_args &a, const tile &t,
         if (lane == 0)
             bar_arrive(at + R::empty + 8 * stage);
     }
-    store<SIZE>(a.dq, dq, t, first, a.H, h, a.scale);
+    store<SIZE>(a.dq, dq, t, first, a.H, h, { a.scale, a.scale });
 }
 
 template <int SIZE> __device__ static inline void backward_q(const train_wgmma_args &w)
@@ -348,7 +472,7 @@ __device__ static inline void compute_kv(const train_attn_args &a, const tile &t
                     x = live ? exp2_fast(fmaf(x, scale, e % 2 ? -lse.y : -lse.x)) : 0;
                 }
             }
-            pack(p, s);
+            pack<true>(p, s);
             wgmma_fence();
             add_rows<STEP, R::slab>(dv, p, dy);
             wgmma_wait<1>();
@@ -361,7 +485,7 @@ __device__ static inline void compute_kv(const train_attn_args &a, const tile &t
                 for (int e = 0; e < 4; e++)
                     s[4 * j + e] *= dp[4 * j + e] - (e % 2 ? dot.y : dot.x);
             }
-            pack(ds, s);
+            pack<true>(ds, s);
             wgmma_fence();
             add_rows<STEP, R::slab>(dk, ds, queries);
             wgmma_wait<0>();
@@ -371,8 +495,8 @@ __device__ static inline void compute_kv(const train_attn_args &a, const tile &t
         if (lane == 0)
             bar_arrive(at + R::empty + 8 * stage);
     }
-    store<SIZE>(a.dk, dk, t, first, a.K, kh, a.scale);
-    store<SIZE>(a.dv, dv, t, first, a.K, kh, 1);
+    store<SIZE>(a.dk, dk, t, first, a.K, kh, { a.scale, a.scale });
+    store<SIZE>(a.dv, dv, t, first, a.K, kh, { 1, 1 });
 }
 
 template <int SIZE> __device__ static inline void backward_kv(const train_wgmma_args &w)
@@ -412,6 +536,8 @@ template <int SIZE> __device__ static inline void backward_kv(const train_wgmma_
 #define ATTN_BODY(body, hd)
 #endif
 
+ATTN(fwd, forward, 64)
+ATTN(fwd, forward, 128)
 ATTN(bwd_q, backward_q, 64)
 ATTN(bwd_q, backward_q, 128)
 ATTN(bwd_kv, backward_kv, 64)
