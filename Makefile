@@ -156,7 +156,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 
 EMU      := $(BUILD)/tests/cuda_host
 EMU_DIR  := tests/backend/cuda_host
-EMU_CU   := attn decode encoder flash flash_wgmma linear pack pick small train train_attn train_wgmma wide
+EMU_CU   := attn decode encoder flash flash_wgmma linear pack pick small stream train train_attn train_wgmma wide
 EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
             $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
 
@@ -183,7 +183,7 @@ $(EMU)/device.o: $(EMU_DIR)/device.cpp $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(EMU_CXX) -I$(EMU_DIR) -Isrc -MMD -MP -c $< -o $@
 $(EMU)/libcuda.so.1: $(EMU)/device.o $(EMU_CU:%=$(EMU)/cu_%.o)
-	$(Q)g++ -shared -Wl,-z,defs -o $@ $^
+	$(Q)g++ -shared -pthread -Wl,-z,defs -o $@ $^
 $(EMU)/cuda $(EMU)/cuda_train: $(EMU)/%: $(BUILD)/obj/tests/backend/%.o $(EMU_OBJ) $(TESTLIB) \
                                 $(BUILD)/libpuna.a $(EMU)/libcuda.so.1
 	$(if $(V),,@echo "  TEST  $@")

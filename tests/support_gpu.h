@@ -15,8 +15,9 @@ struct ctx *gpu_context(enum compute compute);
 
 /* Whether the device is an emulated one (backend/cuda_host). */
 bool gpu_emulated(void);
-/* Ends the test as skipped where it is. */
-void gpu_real_or_skip(void);
+/* Programs have a block on each multiprocessor: an emulated device has two until gpu_settle, a real
+ * one what it has. Ends the test as skipped where there is no GPU. */
+void gpu_for_programs(void);
 
 /* One check of a test went wrong: its first 30 are shown before gpu_settle fails the test. */
 #define MISS(...)                                                                                  \

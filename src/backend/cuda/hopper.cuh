@@ -1,12 +1,11 @@
 /* hopper.cuh - what compute capability 9.0 alone has: products of a warpgroup (wgmma), copies of
- * tiles (TMA), barriers in shared memory that count bytes, registers that warpgroups hand to one
- * another.
+ * tiles (TMA), registers that warpgroups hand to one another.
  *
  * A tile in shared memory is a column of rows of 128 bytes, row r at 128 r; 16 bytes number c of it
  * lie at (c ^ r % 8) * 16 (the 128-byte swizzle), and it begins at a multiple of 1024. */
 #pragma once
 
-#include <stdint.h>
+#include "backend/cuda/barrier.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HOPPER 1
@@ -24,56 +23,6 @@ __device__ static inline uint32_t swizzled(uint32_t r, uint32_t c)
 }
 
 #if HOPPER
-/* ---- barriers ---- */
-
-__device__ static inline void bar_init(uint32_t bar, uint32_t arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
-}
-
-/* What was initialised is seen by the copy engine and by all threads after the next barrier. */
-__device__ static inline void bar_fence_init(void)
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ static inline void bar_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-__device__ static inline void bar_expect(uint32_t bar, uint32_t bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-/* Until the phase of this parity is over. */
-__device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra done;\n"
-                 "bra again;\n"
-                 "done:\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
-
-/* Hardware barriers of some of a block's threads; 0 is __syncthreads'. */
-__device__ static inline void named_sync(int id, int threads)
-{
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-__device__ static inline void named_arrive(int id, int threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 /* ---- copies ---- */
 
 /* A box of the map from column c, row r on; what lies outside is zero. */
@@ -83,21 +32,6 @@ __device__ static inline void tile_copy(uint32_t to, const void *map, int c, int
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                  "l"(map), "r"(c), "r"(r), "r"(bar)
                  : "memory");
-}
-
-/* Bytes as they lie, a multiple of 16. */
-__device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-                 "%2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar)
-                 : "memory");
-}
-
-/* Bytes to the second-level cache, a multiple of 16. */
-__device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
 }
 
 /* Ordinary writes to shared memory are seen by wgmma and by copies. */

@@ -14,12 +14,8 @@ __device__ static inline void meet(unsigned *gate, unsigned target)
 {
     __syncthreads();
     if (threadIdx.x == 0) {
-        unsigned seen;
-
-        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(gate) : "memory");
-        do
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(gate) : "memory");
-        while (seen < target);
+        gate_arrive(gate);
+        gate_wait(gate, target);
     }
     __syncthreads();
 }
@@ -115,6 +111,8 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     __shared__ attn_row row[DEV_STREAM_ROWS];
     program p = { &a, feeds };
 
+    p.full = bar_at(full);
+    p.empty = bar_at(empty);
     for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*feeds) / 8); i += THREADS)
         ((uint64_t *)feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
@@ -130,8 +128,8 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     if (threadIdx.x < SUM_BARRIERS) {
         const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
 
-        bar_init(&full[threadIdx.x], team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
-        bar_init(&empty[threadIdx.x], (a.T + 1) / 2);
+        bar_init(p.full + threadIdx.x * 8, team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
+        bar_init(p.empty + threadIdx.x * 8, (a.T + 1) / 2);
     }
     __syncthreads();
     p.ring = shared + warp * R::depth * R::slot;
@@ -139,8 +137,6 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     p.scratch = scratch;
     p.inputs = (uint16_t *)(phases + 2 * WORDS);
     p.lut = (const uint32_t *)lut_at;
-    p.full = full;
-    p.empty = empty;
     p.ask.feed = -1;
     enter_tile<CLASS>(p);
 #pragma unroll 1

@@ -13,6 +13,7 @@
  * any batch. */
 #pragma once
 
+#include "backend/cuda/barrier.cuh"
 #include "backend/cuda/codes.cuh"
 #include "backend/cuda/mma.cuh"
 
@@ -41,7 +42,7 @@ struct program {
     float *scratch;
     uint16_t *inputs; /* x of the phase, if it is kept */
     const uint32_t *lut;
-    uint64_t *full, *empty; /* [SUM_BARRIERS]: sums are there, were read */
+    uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
     cursor ask;
     int slot;        /* of the stage that is used next */
     int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
@@ -148,34 +149,6 @@ template <int CLASS> __device__ static __forceinline__ void fetch(program &p, in
             enter_tile<CLASS>(p);
     }
     copy_commit();
-}
-
-/* ---- barriers in shared memory ---- */
-
-__device__ static inline void bar_init(uint64_t *bar, int count)
-{
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"((uint32_t)__cvta_generic_to_shared(bar)),
-                 "r"(count)
-                 : "memory");
-}
-
-__device__ static inline void bar_arrive(uint64_t *bar)
-{
-    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(
-                     (uint32_t)__cvta_generic_to_shared(bar))
-                 : "memory");
-}
-
-__device__ static inline void bar_wait(uint64_t *bar, int parity)
-{
-    uint32_t done = 0;
-
-    while (!done)
-        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
-                     "selp.u32 %0, 1, 0, p; }"
-                     : "=r"(done)
-                     : "r"((uint32_t)__cvta_generic_to_shared(bar)), "r"(parity)
-                     : "memory");
 }
 
 /* ---- a stage ---- */
@@ -384,7 +357,7 @@ __device__ static inline void norm_factors(const stream_args &a, float *factor)
 /* Where the sums of a team's tile are, and how often the place was used before. */
 struct sum_place {
     float *sum; /* of the team's first warp */
-    uint64_t *full, *empty;
+    uint32_t full, empty;
     int use;
 };
 
@@ -393,8 +366,8 @@ __device__ static __forceinline__ sum_place sums_at(const program &p, int turn, 
     const int k = turn & ((1 << p.a->buffers) - 1), team = team_of(teams);
     const int bar = (((1 << teams) - 1 + team) << SUM_BUFFERS) + k;
 
-    return { p.scratch + (k * STREAM_WARPS + team * team_size(teams)) * T * DEV_TILE, p.full + bar,
-             p.empty + bar, turn >> p.a->buffers };
+    return { p.scratch + (k * STREAM_WARPS + team * team_size(teams)) * T * DEV_TILE, p.full + bar * 8,
+             p.empty + bar * 8, turn >> p.a->buffers };
 }
 
 /* A warp's sums of a tile to those of the others. */
@@ -407,7 +380,7 @@ __device__ static __forceinline__ void give_sums(const program &p, int turn, int
     float *const sum = at.sum + place_of(teams) * T * DEV_TILE;
 
     if (at.use > 0)
-        bar_wait(at.empty, (at.use - 1) & 1);
+        bar_spin(at.empty, (at.use - 1) & 1);
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -426,7 +399,7 @@ __device__ static __forceinline__ float take_sums(const program &p, int turn, in
     const sum_place at = sums_at(p, turn, T, teams);
     float v = 0;
 
-    bar_wait(at.full, at.use & 1);
+    bar_spin(at.full, at.use & 1);
     if (e.there)
 #pragma unroll 4
         for (int o = 0; o < team_size(teams); o++)

@@ -6,7 +6,9 @@
 #include <deque>
 #include <map>
 #include <string>
+#include <pthread.h>
 #include <sys/mman.h>
+#include <thread>
 #include <ucontext.h>
 #include <vector>
 
@@ -15,7 +17,7 @@
 
 dim3_at threadIdx, blockIdx, blockDim, gridDim;
 
-enum { MOST_THREADS = 1024, WARP = 32, STACK = 128 << 10, PAGE = 4096 };
+enum { MOST_THREADS = 1024, MOST_AT_ONCE = 4, WARP = 32, STACK = 128 << 10, PAGE = 4096 };
 
 static std::string running = "no kernel";
 
@@ -42,7 +44,7 @@ static uint32_t chance()
 
 /* ---- threads as fibers ---- */
 
-enum wait { READY, AT_BARRIER, AT_WARP, AT_BAR, AT_NAMED, ENDED };
+enum wait { READY, AT_BARRIER, AT_WARP, AT_BAR, AT_NAMED, SPINNING, ENDED };
 
 struct copy {
     uint8_t *to;
@@ -56,7 +58,6 @@ struct fiber {
     bool begun;
     wait at;
     int turn; /* meetings of the warp so far, modulo 2 */
-    lane_words brought[2];
     std::vector<copy> open;
     std::deque<std::vector<copy>> committed;
     std::vector<wgmma_product> products; /* begun, not committed */
@@ -65,11 +66,44 @@ struct fiber {
     int named;
 };
 
-static fiber fibers[MOST_THREADS];
-static void *scheduler[5];
-static fiber *current;
+/* Rows of a tensor: what cuTensorMapEncodeTiled makes of its arguments, boxes of 128 bytes a row.
+ */
+struct tensor_map {
+    const uint8_t *p;
+    cuuint64_t cols, rows, apart;
+    cuuint32_t box_cols, box_rows;
+};
+
+struct bulk {
+    uint32_t to, bytes, bar;
+    const void *from; /* NULL = of a map */
+    tensor_map map;
+    int c, r;
+};
+
+/* Where a block runs: one for all blocks in turns, or, of a program, one for each. */
+struct multiprocessor {
+    fiber fibers[MOST_THREADS];
+    void *scheduler[5];
+    fiber *current;
+    dim3_at block;
+    int any, any_before; /* of __syncthreads_or */
+    lane_words brought[2][MOST_THREADS];
+    int named_there[16];     /* threads that came to named barriers */
+    std::vector<bulk> bulks; /* on their way */
+    bool ended;
+};
+
+static multiprocessor device[MOST_AT_ONCE], *here = device;
 static const emulated_call *body;
-static int any, any_before; /* of __syncthreads_or */
+
+/* When copies in the background land: at once, as late as can be, or one way or the other. */
+static enum { BY_CHANCE, EARLY, LATE } copies;
+
+static bool lands_at_once()
+{
+    return copies == EARLY || (copies == BY_CHANCE && chance() % 2);
+}
 
 static void land(const std::vector<copy> &copies)
 {
@@ -84,11 +118,12 @@ static void land(const std::vector<copy> &copies)
     __builtin_longjmp(at, 1);
 }
 
-__attribute__((noinline)) static void leave(wait why)
+/* noipa: callers keep nothing in registers that this does not seem to write. */
+__attribute__((noipa)) static void leave(wait why)
 {
-    current->at = why;
-    if (__builtin_setjmp(current->here) == 0)
-        go_on(scheduler);
+    here->current->at = why;
+    if (__builtin_setjmp(here->current->here) == 0)
+        go_on(here->scheduler);
 }
 
 static void live()
@@ -97,17 +132,17 @@ static void live()
         (*body)();
         copy_commit();
         copy_wait_for(0);
-        if (!current->products.empty() || !current->in_flight.empty())
+        if (!here->current->products.empty() || !here->current->in_flight.empty())
             die("ends before its products");
         leave(ENDED);
     }
 }
 
-__attribute__((noinline)) static void enter(fiber &f)
+__attribute__((noipa)) static void enter(fiber &f)
 {
-    current = &f;
-    threadIdx = { (unsigned)(&f - fibers), 0, 0 };
-    if (__builtin_setjmp(scheduler))
+    here->current = &f;
+    threadIdx = { (unsigned)(&f - here->fibers), 0, 0 };
+    if (__builtin_setjmp(here->scheduler))
         return;
     if (f.begun)
         go_on(f.here);
@@ -128,20 +163,19 @@ void __syncthreads()
 
 int __syncthreads_or(int v)
 {
-    any |= v;
+    here->any |= v;
     leave(AT_BARRIER);
-    return any_before;
+    return here->any_before;
 }
 
 const lane_words *warp_meet(const uint32_t *mine, int n)
 {
-    fiber *f = current;
-    static lane_words all[2][MOST_THREADS];
-    const int turn = f->turn ^= 1, i = (int)(f - fibers);
+    fiber *f = here->current;
+    const int turn = f->turn ^= 1, i = (int)(f - here->fibers);
 
-    memcpy(all[turn][i], mine, (size_t)n * sizeof(*mine));
+    memcpy(here->brought[turn][i], mine, (size_t)n * sizeof(*mine));
     leave(AT_WARP);
-    return &all[turn][i / WARP * WARP];
+    return &here->brought[turn][i / WARP * WARP];
 }
 
 /* Shared memory whose size the launch says, and the names that kernels have for it. */
@@ -165,29 +199,34 @@ const void *shared_at(uint32_t at)
 
 void copy_begin(uint32_t to, const void *from, int n)
 {
-    if (to % (unsigned)n || (uintptr_t)from % (unsigned)n || to + (size_t)n > shared_size)
-        die("copies %d bytes from %p to %u of shared memory", n, from, to);
     const copy c = { shared + to, from, n };
 
-    if (chance() % 2)
-        land({ c });
-    else
-        current->open.push_back(c);
+    if (to % (unsigned)n || (uintptr_t)from % (unsigned)n || to + (size_t)n > shared_size)
+        die("copies %d bytes from %p to %u of shared memory", n, from, to);
+
+    if (lands_at_once())
+        return land({ c });
+    memset(c.to, 0xFF, (size_t)n); /* what is there says nothing until it lands */
+    here->current->open.push_back(c);
 }
 
 void copy_commit()
 {
-    current->committed.push_back(std::move(current->open));
-    current->open.clear();
+    fiber *f = here->current;
+
+    f->committed.push_back(std::move(f->open));
+    f->open.clear();
 }
 
 void copy_wait_for(int pending)
 {
-    for (; (int)current->committed.size() > pending; current->committed.pop_front())
-        land(current->committed.front());
+    fiber *f = here->current;
+
+    for (; (int)f->committed.size() > pending; f->committed.pop_front())
+        land(f->committed.front());
 }
 
-/* ---- of Hopper ---- */
+/* ---- barriers, and what Hopper has ---- */
 
 /* A barrier as it lies in shared memory; `bytes` are awaited still. */
 struct barrier {
@@ -196,11 +235,12 @@ struct barrier {
     int32_t bytes;
 };
 
+/* Those that a kernel declares lie near `shared`, before or behind it. */
 static barrier *barrier_at(uint32_t bar)
 {
-    if (bar % 8 || bar + 8 > shared_size)
+    if (bar % 8 || (bar < sizeof(shared) && bar + 8 > shared_size))
         die("a barrier at %u of %zu of shared memory", bar, shared_size);
-    return (barrier *)(shared + bar);
+    return (barrier *)(shared + (int32_t)bar);
 }
 
 static void barrier_turn(barrier *b)
@@ -234,46 +274,37 @@ static bool barrier_passed(const fiber &f)
 
 void barrier_wait(uint32_t bar, uint32_t parity)
 {
-    current->bar = bar;
-    current->parity = parity;
-    leave(barrier_passed(*current) ? READY : AT_BAR);
+    here->current->bar = bar;
+    here->current->parity = parity;
+    leave(barrier_passed(*here->current) ? READY : AT_BAR);
 }
 
-static int named_there[16]; /* threads that came */
+bool barrier_test(uint32_t bar, uint32_t parity)
+{
+    const bool passed = barrier_at(bar)->phase != parity;
+
+    if (!passed)
+        leave(SPINNING);
+    return passed;
+}
 
 void named_barrier(int id, int threads, bool wait)
 {
     if (id < 1 || id > 15 || threads % WARP)
         die("barrier %d of %d threads", id, threads);
-    const bool last = ++named_there[id] == threads;
+    const bool last = ++here->named_there[id] == threads;
 
     if (last) {
-        named_there[id] = 0;
-        for (fiber &f : fibers)
+        here->named_there[id] = 0;
+        for (fiber &f : here->fibers)
             if (f.at == AT_NAMED && f.named == id)
                 f.at = READY;
     }
     if (!wait)
         return;
-    current->named = id;
+    here->current->named = id;
     leave(last ? READY : AT_NAMED);
 }
-
-/* Rows of a tensor: what cuTensorMapEncodeTiled makes of its arguments, boxes of 128 bytes a row.
- */
-struct tensor_map {
-    const uint8_t *p;
-    cuuint64_t cols, rows, apart;
-    cuuint32_t box_cols, box_rows;
-};
-
-struct bulk {
-    uint32_t to, bytes, bar;
-    const void *from; /* NULL = of a map */
-    tensor_map map;
-    int c, r;
-};
-static std::vector<bulk> bulks; /* on their way */
 
 static void arrive_bulk(const bulk &k)
 {
@@ -300,7 +331,10 @@ static void begin_bulk(const bulk &k)
 {
     if (k.to + k.bytes > shared_size || k.bytes % 16 || k.to % 16)
         die("copies %u bytes to %u of %zu of shared memory", k.bytes, k.to, shared_size);
-    bulks.push_back(k);
+    if (lands_at_once())
+        return arrive_bulk(k);
+    memset(shared + k.to, 0xFF, k.bytes);
+    here->bulks.push_back(k);
 }
 
 void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
@@ -323,7 +357,9 @@ void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar)
 /* One of those that are on their way; `must`: there is nothing else to wait for. */
 static bool land_bulk(bool must)
 {
-    if (bulks.empty() || (!must && chance() % 2))
+    std::vector<bulk> &bulks = here->bulks;
+
+    if (bulks.empty() || (!must && (copies == LATE || chance() % 2)))
         return false;
     const size_t i = chance() % bulks.size();
     const bulk k = bulks[i];
@@ -388,104 +424,184 @@ static void multiply(const wgmma_product &p, int i)
 
 static void finish_products(size_t pending)
 {
-    for (; current->in_flight.size() > pending; current->in_flight.pop_front())
-        for (const wgmma_product &p : current->in_flight.front())
+    for (; here->current->in_flight.size() > pending; here->current->in_flight.pop_front())
+        for (const wgmma_product &p : here->current->in_flight.front())
             multiply(p, (int)(threadIdx.x % 128));
 }
 
 void product_begin(const wgmma_product &p)
 {
-    current->products.push_back(p);
+    here->current->products.push_back(p);
 }
 
 void products_commit()
 {
-    current->in_flight.push_back(std::move(current->products));
-    current->products.clear();
+    here->current->in_flight.push_back(std::move(here->current->products));
+    here->current->products.clear();
     if (chance() % 2)
         finish_products(0);
 }
 
 void products_wait(int pending)
 {
-    if (!current->products.empty())
+    if (!here->current->products.empty())
         die("waits for products that were not committed");
     finish_products((size_t)pending);
 }
 
 /* ---- blocks ---- */
 
-/* Lets a warp go on whose lanes have all come to its meeting. */
-static void end_meetings(int threads)
-{
-    for (int w = 0; w < threads; w += WARP) {
-        int n = 0, waiting = 0, gone = 0;
+/* Those of a program have a thread of the host each, for shared memory of their own, and run one at
+ * a time. */
+static pthread_mutex_t turns = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t turn_over = PTHREAD_COND_INITIALIZER;
+enum { IDLE_MOST = 1000 };
+static unsigned at_once = 1, whose,
+                idle; /* idle: rounds of waiting in vain since anything was done */
 
-        for (; n < WARP && w + n < threads; n++) {
-            waiting += fibers[w + n].at == AT_WARP;
-            gone += fibers[w + n].at == AT_BARRIER || fibers[w + n].at == ENDED;
+static void take_turn(unsigned me)
+{
+    pthread_mutex_lock(&turns);
+    while (whose != me)
+        pthread_cond_wait(&turn_over, &turns);
+    pthread_mutex_unlock(&turns);
+    here = &device[me];
+    blockIdx = here->block;
+}
+
+static void pass_turn()
+{
+    pthread_mutex_lock(&turns);
+    for (unsigned i = 0; i < at_once; i++) {
+        whose = whose + 1 == at_once ? 0 : whose + 1;
+        if (!device[whose].ended)
+            break;
+    }
+    pthread_cond_broadcast(&turn_over);
+    pthread_mutex_unlock(&turns);
+}
+
+void gate_arrive(unsigned *gate)
+{
+    ++*gate;
+}
+
+void gate_wait(unsigned *gate, unsigned target)
+{
+    while (*(volatile unsigned *)gate < target)
+        leave(SPINNING);
+}
+
+/* Runs a warp, for a few meetings of its lanes; whether any of them did more than look. */
+static bool run_warp(int w, int threads)
+{
+    fiber *const fibers = here->fibers + w * WARP;
+    const int n = threads - w * WARP < WARP ? threads - w * WARP : WARP;
+    bool moved = false;
+
+    for (int meetings = 1 + (int)(chance() % 64); meetings > 0; meetings--) {
+        const int from = (int)(chance() % (unsigned)n);
+        int waiting = 0, gone = 0;
+
+        for (int k = 0; k < n; k++) {
+            fiber &f = fibers[(from + k) % n];
+
+            if (f.at == READY) {
+                enter(f);
+                moved |= f.at != SPINNING;
+            }
+        }
+        for (int i = 0; i < n; i++) {
+            waiting += fibers[i].at == AT_WARP;
+            gone += fibers[i].at == AT_BARRIER || fibers[i].at == ENDED;
         }
         if (waiting && gone)
             die("%d lanes of warp %d wait for the others, which ended or wait at a barrier",
-                waiting, w / WARP);
-        for (int i = w; waiting == n && i < w + n; i++)
+                waiting, w);
+        if (waiting < n)
+            break;
+        for (int i = 0; i < n; i++)
             fibers[i].at = READY;
     }
+    return moved;
 }
 
-/* Lets go on whose barrier turned; none: something has to land first. */
-static void end_waits(int threads)
+/* Lets those go on that have what they wait for, or look for it themselves. */
+static void wake(int threads)
 {
-    for (bool must = false;; must = true) {
-        int ready = 0, waiting = 0;
+    fiber *const fibers = here->fibers;
+    int n[ENDED + 1] = {};
 
-        for (int i = 0; i < threads; i++) {
-            if (fibers[i].at == AT_BAR && barrier_passed(fibers[i]))
-                fibers[i].at = READY;
-            ready += fibers[i].at == READY;
-            waiting += fibers[i].at == AT_BAR || fibers[i].at == AT_NAMED;
-        }
-        if (ready || !waiting) {
-            land_bulk(false);
-            return;
-        }
-        if (!land_bulk(must) && must)
-            die("%d threads wait for what will not come", waiting);
+    for (int i = 0; i < threads; i++) {
+        if (fibers[i].at == AT_BAR && barrier_passed(fibers[i]))
+            fibers[i].at = READY;
+        n[fibers[i].at]++;
     }
+    const bool met = n[AT_BARRIER] && n[AT_BARRIER] + n[ENDED] == threads;
+
+    if (met && n[ENDED])
+        die("%d threads wait at a barrier, %d have ended", n[AT_BARRIER], n[ENDED]);
+    if (met) {
+        here->any_before = here->any;
+        here->any = 0;
+    }
+    for (int i = 0; i < threads; i++)
+        if (fibers[i].at == SPINNING || (met && fibers[i].at == AT_BARRIER))
+            fibers[i].at = READY;
+    here->ended = n[ENDED] == threads;
 }
 
-static void run_block(int threads)
+static void run_block(unsigned me, int threads)
 {
+    fiber *const fibers = here->fibers;
+
     for (int i = 0; i < threads; i++)
         fibers[i].at = READY;
+    here->ended = false;
     memset(shared, 0xFF, shared_size); /* NaN */
-    memset(named_there, 0, sizeof(named_there));
-    for (;;) {
-        const int from = (int)(chance() % (unsigned)threads);
-        int at_barrier = 0, ended = 0;
+    memset(here->named_there, 0, sizeof(here->named_there));
+    while (!here->ended) {
+        const int warps = (threads + WARP - 1) / WARP, from = (int)(chance() % (unsigned)warps);
+        bool moved = false;
 
-        for (int k = 0; k < threads; k++)
-            if (fibers[(from + k) % threads].at == READY)
-                enter(fibers[(from + k) % threads]);
-        end_meetings(threads);
-        end_waits(threads);
-        for (int i = 0; i < threads; i++) {
-            at_barrier += fibers[i].at == AT_BARRIER;
-            ended += fibers[i].at == ENDED;
-        }
-        if (ended == threads && !bulks.empty())
-            die("ends before its copies have landed");
-        if (ended == threads)
-            return;
-        if (at_barrier && at_barrier + ended == threads) {
-            if (ended)
-                die("%d threads wait at a barrier, %d have ended", at_barrier, ended);
-            any_before = any;
-            any = 0;
-            for (int i = 0; i < threads; i++)
-                fibers[i].at = READY;
+        for (int k = 0; k < warps; k++)
+            moved |= run_warp((from + k) % warps, threads);
+        wake(threads);
+        moved |= land_bulk(!moved);
+        idle = moved ? 0 : idle + 1;
+        if (idle > IDLE_MOST)
+            die("waits for what does not come");
+        if (at_once > 1 && !here->ended && (idle || chance() % 16 == 0)) {
+            pass_turn();
+            take_turn(me);
         }
     }
+    if (!here->bulks.empty())
+        die("%zu copies to its shared memory are under way at its end", here->bulks.size());
+}
+
+/* All blocks at once. */
+static void run_grid(int threads)
+{
+    std::vector<std::thread> others;
+    multiprocessor *const before = here;
+
+    at_once = gridDim.x;
+    whose = idle = 0;
+    for (unsigned i = 0; i < at_once; i++) {
+        device[i].block = { i, 0, 0 };
+        device[i].ended = false;
+    }
+    for (unsigned i = 0; i < at_once; i++)
+        others.emplace_back([=] {
+            take_turn(i);
+            run_block(i, threads);
+            pass_turn();
+        });
+    for (std::thread &t : others)
+        t.join();
+    at_once = 1;
+    here = before;
 }
 
 /* ---- kernels ---- */
@@ -507,6 +623,15 @@ kernel_listed::kernel_listed(const char *name, emulated_call (*bind)(void **args
     kernels()[name] = { name, bind };
 }
 
+/* As many as a test wants; by default those of a large device, on which programs, which have a
+ * block on each, would take too long. */
+static unsigned multiprocessors()
+{
+    const char *n = getenv("EMULATED_MULTIPROCESSORS");
+
+    return n ? (unsigned)atoi(n) : 132;
+}
+
 /* What a stream does is done at once, or recorded. */
 struct CUgraph_st {
     std::vector<emulated_call> calls;
@@ -522,38 +647,61 @@ static CUresult stream_do(const emulated_call &call)
     return CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
-                        unsigned by, unsigned bz, unsigned bytes, CUstream, void **args, void **)
+static CUresult launch(CUfunction f, const unsigned grid[3], const unsigned block[3],
+                       unsigned bytes, void **args, bool together)
 {
+    const unsigned threads = block[0];
+    const dim3_at dims = { grid[0], grid[1], grid[2] };
+
     running = f->name;
     if (!f->bind)
         die("is not emulated (tests/backend/cuda_host/device.h)");
-    if (bx == 0 || bx > MOST_THREADS || by != 1 || bz != 1 || gx == 0 || gy == 0 || gz == 0 ||
-        gy > 65535 || gz > 65535)
-        die("a grid of %u x %u x %u blocks of %u threads", gx, gy, gz, bx);
+    if (threads == 0 || threads > MOST_THREADS || block[1] != 1 || block[2] != 1 || dims.x == 0 ||
+        dims.y == 0 || dims.z == 0 || dims.y > 65535 || dims.z > 65535)
+        die("a grid of %u x %u x %u blocks of %u threads", dims.x, dims.y, dims.z, threads);
+    if (together &&
+        (dims.x > multiprocessors() || dims.x > MOST_AT_ONCE || dims.y != 1 || dims.z != 1))
+        die("%u blocks at once, %d of which are emulated, on %u multiprocessors", dims.x,
+            (int)MOST_AT_ONCE, multiprocessors());
     if (bytes > sizeof(shared))
         die("%u bytes of shared memory, of %zu", bytes, sizeof(shared));
     const emulated_call call = f->bind(args);
 
     return stream_do([=] {
+        const char *when = getenv("EMULATED_COPIES");
+
         running = f->name;
         body = &call;
         shared_size = bytes;
-        blockDim = { bx, 1, 1 };
-        gridDim = { gx, gy, gz };
-        for (size_t i = 0; i < (size_t)gx * gy * gz; i++) {
-            blockIdx = { (unsigned)(i % gx), (unsigned)(i / gx % gy), (unsigned)(i / gx / gy) };
-            run_block((int)bx);
-        }
+        blockDim = { threads, 1, 1 };
+        gridDim = dims;
+        copies = !when ? BY_CHANCE : strcmp(when, "late") == 0 ? LATE : EARLY;
+        if (together)
+            run_grid((int)threads);
+        else
+            for (size_t i = 0; i < (size_t)dims.x * dims.y * dims.z; i++) {
+                blockIdx = { (unsigned)(i % dims.x), (unsigned)(i / dims.x % dims.y),
+                             (unsigned)(i / dims.x / dims.y) };
+                run_block(0, (int)threads);
+            }
         running = "no kernel";
     });
 }
 
-CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned, unsigned, unsigned, unsigned, unsigned,
-                                   unsigned, unsigned, CUstream, void **)
+CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                        unsigned by, unsigned bz, unsigned bytes, CUstream, void **args, void **)
 {
-    running = f->name;
-    die("programs are not emulated (tests/backend/cuda_host/device.h)");
+    const unsigned grid[] = { gx, gy, gz }, block[] = { bx, by, bz };
+
+    return launch(f, grid, block, bytes, args, false);
+}
+
+CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                                   unsigned by, unsigned bz, unsigned bytes, CUstream, void **args)
+{
+    const unsigned grid[] = { gx, gy, gz }, block[] = { bx, by, bz };
+
+    return launch(f, grid, block, bytes, args, true);
 }
 
 /* cublas.c's products, in their place among what the stream does. */
@@ -650,14 +798,14 @@ CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice)
 {
     *v = a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? 9
          : a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
-         : a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? 132
+         : a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? (int)multiprocessors()
                                                              : 227 << 10;
     return CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice)
 {
-    *c = (CUcontext)&fibers; /* any but NULL */
+    *c = (CUcontext)&device; /* any but NULL */
     return CUDA_SUCCESS;
 }
 
@@ -773,7 +921,7 @@ CUresult cuMemsetD8Async(CUdeviceptr p, unsigned char v, size_t n, CUstream)
 
 CUresult cuStreamCreate(CUstream *s, unsigned)
 {
-    *s = (CUstream)&fibers;
+    *s = (CUstream)&device;
     return CUDA_SUCCESS;
 }
 
@@ -837,7 +985,7 @@ CUresult cuGraphExecDestroy(CUgraphExec e)
 
 CUresult cuEventCreate(CUevent *e, unsigned)
 {
-    *e = (CUevent)&fibers;
+    *e = (CUevent)&device;
     return CUDA_SUCCESS;
 }
 

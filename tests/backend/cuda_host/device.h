@@ -2,17 +2,19 @@
  *
  * tests/backend/cuda_host.sh runs the GPU's tests without a GPU: the backend's host code as it is,
  * over a driver (device.cpp, as libcuda.so.1) that runs a kernel's blocks one after the other, its
- * threads as fibers that change places at barriers, shuffles and the tensor cores' products.
- * kernels.cpp is compiled once for each .cu file; cublas.c stands in for cuBLASLt.
+ * threads as fibers that change places at barriers, shuffles and the tensor cores' products; the
+ * blocks of a program (stream.cu), which wait for one another, at the same time, in turns, on a
+ * device of a few multiprocessors (EMULATED_MULTIPROCESSORS). kernels.cpp is compiled once for each
+ * .cu file, and has what is PTX otherwise; cublas.c stands in for cuBLASLt.
  *
  * What it shows: results, on the shapes of the tests; barriers and shuffles that not all threads
- * come to; memory read before it was written (it begins as NaN) and written beyond its end;
- * background copies that are used before they were waited for (they land at once or at the last
- * moment, by chance), copies and products of Hopper too; barriers that nobody will end; vectors at
- * addresses that are not theirs. What it cannot show: registers, fences, shared memory's size,
- * time, what the hardware's own exp2f and the like round otherwise, and races: threads run in
- * turns, blocks in order. Not emulated: programs (stream.cu), for the barriers in PTX and between
- * blocks. */
+ * come to, and waits that never end; memory read before it was written (it begins as NaN) and
+ * written beyond its end; background copies that are used before they were waited for, or whose
+ * place is still read when they begin (they land at once or at the last moment, by chance, or as
+ * EMULATED_COPIES=early or late says, and their place is NaN until then), or that a block leaves
+ * behind; vectors at addresses that are not theirs. What it cannot show: registers,
+ * shared memory's size, time, what the hardware's own exp2f and the like round otherwise, missing
+ * fences, and races but by the few orders in which threads come: they run in turns. */
 #pragma once
 
 #include <cmath>
@@ -43,7 +45,7 @@ struct dim3_at {
 };
 extern dim3_at threadIdx, blockIdx, blockDim, gridDim;
 
-enum { WARP_WORDS = 6 };
+enum { WARP_WORDS = 12 };
 void __syncthreads();
 int __syncthreads_or(int v);
 /* Waits for the lanes of the warp; what each of them brought, until the next call: [32]. */
@@ -56,13 +58,17 @@ void copy_wait_for(int pending);
 size_t __cvta_generic_to_shared(const void *p);
 const void *shared_at(uint32_t at);
 
-/* ---- of Hopper (hopper.cuh) ---- */
+/* ---- barriers (barrier.cuh), and what Hopper has (hopper.cuh) ---- */
 
 /* Barriers in shared memory, and those of some of a block's threads. */
 void barrier_init(uint32_t bar, uint32_t arrivals);
 void barrier_arrive(uint32_t bar, uint32_t expected); /* bytes, first */
 void barrier_wait(uint32_t bar, uint32_t parity);
+bool barrier_test(uint32_t bar, uint32_t parity);
 void named_barrier(int id, int threads, bool wait);
+/* Between the blocks of a program. */
+void gate_arrive(unsigned *gate);
+void gate_wait(unsigned *gate, unsigned target);
 /* Copies that land whenever it pleases them, at a barrier's last arrival at the latest. */
 void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
 void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar);
@@ -102,7 +108,7 @@ template <class T> static inline T __shfl_xor_sync(unsigned all, T v, int d)
     return __shfl_sync(all, v, (int)(threadIdx.x % 32) ^ d);
 }
 
-template <class T> static inline T atomicAdd(T *p, T v)
+template <class T> static inline T atomicAdd(T *p, std::decay_t<T> v)
 {
     const T old = *p;
 

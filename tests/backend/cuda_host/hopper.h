@@ -1,4 +1,4 @@
-/* hopper.h - what hopper.cuh has, for the emulated device. */
+/* hopper.h - what barrier.cuh and hopper.cuh have, for the emulated device. */
 #pragma once
 
 #include "format/enc/f8.h"
@@ -27,6 +27,16 @@ static inline void bar_wait(uint32_t bar, uint32_t parity)
     barrier_wait(bar, parity);
 }
 
+static inline bool bar_test(uint32_t bar, uint32_t parity)
+{
+    return barrier_test(bar, parity);
+}
+
+static inline void bar_spin(uint32_t bar, uint32_t parity)
+{
+    barrier_wait(bar, parity);
+}
+
 static inline void named_sync(int id, int threads)
 {
     named_barrier(id, threads, true);
@@ -47,8 +57,11 @@ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint
     bulk_begin(to, from, bytes, bar);
 }
 
-static inline void l2_prefetch(const void *, uint32_t)
+static inline void l2_prefetch(const void *p, uint32_t bytes)
 {
+    const volatile uint8_t *q = (const uint8_t *)p;
+
+    (void)q[0], (void)q[bytes - 1]; /* they exist */
 }
 
 static inline void fence_async()

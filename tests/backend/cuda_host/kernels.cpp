@@ -15,6 +15,10 @@
 #define bar_arrive     ptx_bar_arrive
 #define bar_expect     ptx_bar_expect
 #define bar_wait       ptx_bar_wait
+#define bar_test       ptx_bar_test
+#define bar_spin       ptx_bar_spin
+#define gate_arrive    ptx_gate_arrive
+#define gate_wait      ptx_gate_wait
 #define named_sync     ptx_named_sync
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
@@ -47,6 +51,10 @@
 #undef bar_arrive
 #undef bar_expect
 #undef bar_wait
+#undef bar_test
+#undef bar_spin
+#undef gate_arrive
+#undef gate_wait
 #undef named_sync
 #undef named_arrive
 #undef tile_copy
@@ -86,21 +94,27 @@ template <int N> static inline void copy_wait()
 template <bool BF16>
 static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-    const uint32_t mine[] = { a[0], a[1], a[2], a[3], b0, b1 };
-    const lane_words *all = warp_meet(mine, 6);
-    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
-    const auto half = [](uint32_t pair, int k) {
-        const uint16_t h = (uint16_t)(k % 2 ? pair >> 16 : pair);
+    const uint32_t pairs[] = { a[0], a[1], a[2], a[3], b0, b1 };
+    uint32_t mine[WARP_WORDS]; /* as float32 */
 
-        return BF16 ? bf16_to_f32(h) : f16_to_f32(h);
-    };
+    for (int i = 0; i < WARP_WORDS; i++) {
+        const uint16_t h = (uint16_t)(pairs[i / 2] >> i % 2 * 16);
+
+        mine[i] = f32_bits(BF16 ? bf16_to_f32(h) : f16_to_f32(h));
+    }
+    const lane_words *all = warp_meet(mine, WARP_WORDS);
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
 
     for (int i = 0; i < 4; i++) {
         double s = c[i];
 
-        for (int k = 0; k < 16; k++)
-            s += (double)half(all[g * 4 + k % 8 / 2][i / 2 + k / 8 * 2], k) *
-                 half(all[(2 * q + i % 2) * 4 + k % 8 / 2][4 + k / 8], k);
+        for (int k = 0; k < 16; k++) {
+            const uint32_t *row = all[g * 4 + k % 8 / 2],
+                           *col = all[(2 * q + i % 2) * 4 + k % 8 / 2];
+
+            s += (double)f32_from_bits(row[(i / 2 + k / 8 * 2) * 2 + k % 2]) *
+                 f32_from_bits(col[8 + k / 8 * 2 + k % 2]);
+        }
         c[i] = (float)s;
     }
 }

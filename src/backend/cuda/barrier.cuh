@@ -1,0 +1,121 @@
+/* barrier.cuh - how threads wait for one another, and for copies that the hardware makes: barriers
+ * in shared memory that count arrivals and bytes, named barriers of some of a block's threads, and
+ * gates between the blocks of a grid that all run at once.
+ *
+ * A barrier in shared memory is 8 bytes, told by its address there; its phases have parity 0, 1, 0,
+ * ... and waiting for a parity ends where the phase before the running one had it. */
+#pragma once
+
+#include <stdint.h>
+
+/* ---- barriers in shared memory ---- */
+
+__device__ static inline uint32_t bar_at(const uint64_t *bar)
+{
+    return (uint32_t)__cvta_generic_to_shared(bar);
+}
+
+__device__ static inline void bar_init(uint32_t bar, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+}
+
+__device__ static inline void bar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+/* Whether the phase of this parity is over. */
+__device__ static inline bool bar_test(uint32_t bar, uint32_t parity)
+{
+    uint32_t done;
+
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; "
+                 "selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done)
+                 : "r"(bar), "r"(parity)
+                 : "memory");
+    return done;
+}
+
+/* Asks until it is. */
+__device__ static inline void bar_spin(uint32_t bar, uint32_t parity)
+{
+    while (!bar_test(bar, parity))
+        ;
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+/* Until it is; the hardware may let the warp sleep meanwhile. */
+__device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}" ::"r"(bar),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* What was initialised is seen by the copy engine and by all threads after the next barrier. */
+__device__ static inline void bar_fence_init(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* Arrives, and so many bytes will. */
+__device__ static inline void bar_expect(uint32_t bar, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+                 : "memory");
+}
+
+/* Bytes as they lie, a multiple of 16, which arrive at the barrier. */
+__device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+
+/* Bytes to the second-level cache, a multiple of 16. */
+__device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+}
+#endif
+
+/* ---- named barriers ---- */
+
+/* Until `threads` of the block, whole warps, have come; 0 is __syncthreads'. */
+__device__ static inline void named_sync(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ static inline void named_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* ---- between blocks ---- */
+
+/* One thread of a block: what the block wrote before is seen by those that see the count. */
+__device__ static inline void gate_arrive(unsigned *gate)
+{
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(gate) : "memory");
+}
+
+__device__ static inline void gate_wait(unsigned *gate, unsigned target)
+{
+    unsigned seen;
+
+    do
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(gate) : "memory");
+    while (seen < target);
+}
