@@ -54,15 +54,15 @@ static struct layout lay_out(const struct cuda *c, const struct batch *b, size_t
     return l;
 }
 
-/* Blocks of sequence s that this batch reads or writes. */
-static size_t blocks_of(const struct batch *b, size_t s)
+/* Blocks of each sequence that this batch reads or writes, [n_seq]; the caller frees them. */
+static int32_t *count_blocks(const struct batch *b)
 {
-    size_t most = 0;
+    int32_t *n = xcalloc(b->n_seq + 1, sizeof(*n));
 
     for (size_t t = 0; t < b->T; t++)
-        if ((size_t)b->seq[t] == s && (size_t)b->slot[t] + 1 > most)
-            most = (size_t)b->slot[t] + 1;
-    return (most + KV_BLOCK - 1) / KV_BLOCK;
+        if (b->slot[t] / KV_BLOCK + 1 > n[b->seq[t]])
+            n[b->seq[t]] = b->slot[t] / KV_BLOCK + 1;
+    return n;
 }
 
 /* Neighbouring rows of one sequence, where they are enough for the tensor cores. Passes that may be
@@ -119,14 +119,17 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
         memcpy(to + l.runs * sizeof(int32_t), c->runs, 2 * c->n_runs * sizeof(int32_t));
     if (c->n_lone)
         memcpy(to + l.lone * sizeof(int32_t), c->lone, c->n_lone * sizeof(int32_t));
+    int32_t *const blocks = count_blocks(b);
+
     for (size_t s = 0; s < b->n_seq; s++) {
-        const size_t n = b->n_seq == 1 ? (slots + KV_BLOCK - 1) / KV_BLOCK : blocks_of(b, s);
+        const size_t n = (size_t)blocks[s];
         const CUdeviceptr table = c->batch.p + at;
 
         memcpy(to + l.pointers + s * sizeof(table), &table, sizeof(table));
         memcpy(to + at, b->block_table[s], n * sizeof(int32_t));
         at += n * sizeof(int32_t);
     }
+    free(blocks);
     const int32_t *dev = (const int32_t *)(uintptr_t)c->batch.p;
 
     c->runs_at = dev + l.runs;
