@@ -93,9 +93,13 @@ static char *body_of(const struct run *r, size_t i)
         j = json_pack("{s:s, s:{s:I, s:b}}", "inputs", prompt.p, "parameters", "max_new_tokens", n,
                       "details", 1);
     else
-        j = json_pack("{s:s, s:I, s:b, s:{s:b}, s:i, s:b}", "model", o->model, "max_tokens", n,
-                      "stream", 1, "stream_options", "include_usage", 1, "temperature", 0,
-                      "ignore_eos", 1);
+        j = json_pack("{s:s, s:I, s:b, s:{s:b}, s:f, s:b}", "model", o->model, "max_tokens", n,
+                      "stream", 1, "stream_options", "include_usage", 1, "temperature",
+                      o->temperature, "ignore_eos", 1);
+    if (o->api == LOAD_TGI && o->temperature > 0)
+        json_object_update_new(
+            json_object_get(j, "parameters"),
+            json_pack("{s:b, s:f}", "do_sample", 1, "temperature", o->temperature));
     if (o->api == LOAD_COMPLETIONS)
         json_object_set_new(j, "prompt", json_string(prompt.p));
     if (o->api == LOAD_CHAT)

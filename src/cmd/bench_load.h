@@ -21,6 +21,7 @@ struct load_opts {
     size_t words; /* of a random prompt */
     size_t first; /* number of the first prompt: runs with other numbers share none */
     size_t new_tokens;
+    double temperature; /* 0 = greedy */
     uint64_t seed;
     double timeout_s;               /* without a byte */
     double ttft_target, itl_target; /* seconds; what counts as good; 0 = any */

@@ -16,7 +16,7 @@ enum { MOST_LEVELS = 32, PROMPT_FILE_MAX = 256 << 20 };
 struct cfg {
     const char *url, *api, *clients, *rate, *prompts, *model, *api_key, *svg;
     int64_t requests, prompt_tokens, new_tokens, seed;
-    double ttft_target, itl_target, timeout;
+    double temperature, ttft_target, itl_target, timeout;
     bool json;
 };
 
@@ -36,6 +36,8 @@ static const struct opt opts[] = {
               "length of each prompt, of random words"),
     OPT(STR, struct cfg, prompts, NULL, "FILE", NULL, "prompts instead, one a line"),
     OPT_RANGE(INT, struct cfg, new_tokens, "-n", "N", "64", 1, 1e6, "length of each answer"),
+    OPT_RANGE(NUM, struct cfg, temperature, NULL, "T", "0", 0, 100,
+              "of the answers' sampling, without top-k and top-p; 0 = greedy"),
     OPT_RANGE(NUM, struct cfg, ttft_target, NULL, "SECONDS", "2", 0, 1e6,
               "first token of a good answer; 0 = any"),
     OPT_RANGE(NUM, struct cfg, itl_target, NULL, "SECONDS", "0.1", 0, 1e6,
@@ -95,6 +97,7 @@ static int count_tokens(struct load_opts o, size_t words, size_t *tokens, struct
 
     o.words = words;
     o.new_tokens = 1;
+    o.temperature = 0;
     if (load_run(&o, 1, 0, 1, &r, e))
         return -1;
     if (r.failed)
@@ -222,6 +225,7 @@ static int run(const void *cfg, struct err *e)
         .model = c->model,
         .key = c->api_key,
         .new_tokens = (size_t)c->new_tokens,
+        .temperature = c->temperature,
         .seed = (uint64_t)c->seed,
         .timeout_s = c->timeout,
         .ttft_target = c->ttft_target,

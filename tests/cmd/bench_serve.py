@@ -67,6 +67,14 @@ p = bench(url, "--prompts", f"{TMP}/prompts", "-c", "2", "-r", "4", "-n", "3", *
 rows = p.stdout.splitlines()
 assert len(rows) == 2 and "TTFT" in rows[0] and rows[1].split()[-1] == "0", p.stdout
 
+# sampled answers; a temperature that the server refuses comes to it
+for api in ("completions", "tgi"):
+    out = json.loads(bench(url, "--api", api, "-c", "2", "-r", "4", "-n", "3", "--json",
+                           "--temperature", "1", *key).stdout)
+    check(out["levels"][0], 4, 3, may_end=api == "tgi")
+p = bench(url, "-c", "1", "-r", "2", "--temperature", "3", *key, want=1)
+assert "temperature" in p.stderr, p.stderr
+
 # failures: a wrong key, nobody there, lists that are none
 p = bench(url, "--prompts", f"{TMP}/prompts", "-c", "1", "-r", "2", want=1)
 assert "HTTP 401" in p.stderr and p.stdout.splitlines()[1].split()[-1] == "2", p
