@@ -156,6 +156,26 @@ static void check_sets(struct doctor *d)
     }
 }
 
+/* Which kernels run by default; another set runs them where its name is given to --isa. */
+static void check_kernels(struct doctor *d)
+{
+    static const struct {
+        const char *name, *does;
+    } sets[] = {
+        { "generic", "plain C" },
+        { "avx2", "vpmaddubsw for codes of 4 to 8 bits, float32 for the rest" },
+        { "avx512", "vpdpbusd for codes of 4 to 8 bits, float32 for the rest" },
+        { "avx512_bf16", "vpdpbusd for codes of 4 to 8 bits, vdpbf16ps for bf16, E4M3 and NF4" },
+        { "amx", "as avx512_bf16; for many rows tdpbusd for codes of 4 to 8 bits and tdpbf16ps "
+                 "for bf16" },
+    };
+    const char *name = cpu_flags_name(cpu_flags());
+
+    for (size_t i = 0; i < ARRAY_LEN(sets); i++)
+        if (strcmp(sets[i].name, name) == 0)
+            row(d, "kernels", OK, NULL, "%s: %s", name, sets[i].does);
+}
+
 static void check_threads(struct doctor *d)
 {
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
@@ -481,6 +501,7 @@ static int run(const void *cfg, struct err *e)
     (void)e;
     check_cpu(&d);
     check_sets(&d);
+    check_kernels(&d);
     check_threads(&d);
     check_memory(&d);
     check_group(&d);

@@ -37,7 +37,7 @@ j = json.load(open(sys.argv[1]))
 assert j["ok"] is True, j
 rows = {r["name"]: r for r in j["checks"]}
 assert len(rows) == len(j["checks"]), "a row twice"
-want = {"cpu", "avx2", "avx512", "avx512_bf16", "amx", "threads", "memory", "cgroup", "numa", "pinning", "huge pages",
+want = {"cpu", "avx2", "avx512", "avx512_bf16", "amx", "kernels", "threads", "memory", "cgroup", "numa", "pinning", "huge pages",
         "gpu", "cache", "models", "default model", "sandbox", "locale", "terminal", "environment"}
 assert set(rows) == want, want ^ set(rows)
 assert all(r["status"] in ("ok", "off", "problem") and r["text"] for r in rows.values())
@@ -50,6 +50,8 @@ flags = set(cpu[1].split()) if cpu else set()
 need = {"avx2": {"avx2", "fma", "f16c", "bmi2"},
         "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
         "avx512_bf16": {"avx512_bf16"}, "amx": {"amx_tile", "amx_bf16", "amx_int8"}}
+by = rows["kernels"]["text"].split(":")[0] # the highest of those that are there, and what runs
+assert by == j["isa"] == ([n for n in need if rows[n]["status"] == "ok"] or ["generic"])[-1], rows["kernels"]
 so_far = set()
 for name, words in need.items(): # Linux lists what it allows
     so_far |= words
