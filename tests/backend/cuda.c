@@ -210,7 +210,7 @@ static void products(enum compute compute, unsigned tries)
 
                 check_weight(c, &w);
                 /* with more padding than a quarter there is no packed form */
-                if (tries && enc_table[encs[k]].block > 1 &&
+                if (tries & CUDA_TRY_WIDE && enc_table[encs[k]].block > 1 &&
                     (!gpu_emulated() || some_rows[r] == 24) &&
                     (some_cols[m] + 127) / 128 * 128 <= some_cols[m] * 5 / 4)
                     check_alone(c, &w, 17, 64);
@@ -256,6 +256,14 @@ static void products_wide(void **state)
 {
     (void)state;
     products(COMPUTE_AUTO, CUDA_TRY_WIDE);
+}
+
+static void products_timed(void **state)
+{
+    (void)state;
+    if (gpu_emulated())
+        skip(); /* it has no cuBLASLt */
+    products(COMPUTE_AUTO, CUDA_TRY_TIMED);
 }
 
 /* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between.
@@ -1048,6 +1056,7 @@ int main(void)
         cmocka_unit_test(tiny),
         cmocka_unit_test(products_teams),
         cmocka_unit_test(products_wide),
+        cmocka_unit_test(products_timed),
         cmocka_unit_test(fp8_cache),
         cmocka_unit_test(quantised),
         cmocka_unit_test(encoder),

@@ -17,6 +17,7 @@ enum cuda_try {
     CUDA_TRY_WIDE = 1, /* "wide": products of 33 to 64 rows without widened copies of weights */
     CUDA_TRY_MMA = 2,  /* "mma": prompts' attention on Hopper by the kernel of earlier devices */
     CUDA_TRY_TRAIN_WGMMA = 4, /* "train_wgmma": training's attention by Hopper's own products */
+    CUDA_TRY_TIMED = 8, /* "timed": of cuBLASLt's algorithms those that are fastest at first use */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -471,6 +471,7 @@ static unsigned tries_of(const char *list)
         const char *name;
         unsigned what;
     } tries[] = { { "mma", CUDA_TRY_MMA },
+                  { "timed", CUDA_TRY_TIMED },
                   { "train_wgmma", CUDA_TRY_TRAIN_WGMMA },
                   { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
