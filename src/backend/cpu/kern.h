@@ -36,7 +36,7 @@ enum {
     HEAD_MAX = 4096, /* largest head size attention has room for */
     DOT_ROWS = 64,   /* most weight rows of a call of dot_f32 */
     DOT_T = 24,      /* tokens of a block of it, whole tiles of 3 and 4 */
-    DOT_K = 512,     /* values of them at a time: four rows of inputs and of weights are 16 KiB */
+    DOT_K = 1024,    /* values of them at a time: four rows of inputs and of weights are 32 KiB */
 };
 
 struct group {
