@@ -555,7 +555,7 @@ static void check_placed(struct ctx *c, const struct weight *w, size_t T)
 static void placed_isa(unsigned flags)
 {
     static const enum enc here[] = { ENC_BF16, ENC_Q4_0, ENC_Q4_1, ENC_Q5_0, ENC_Q5_1,
-                                     ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K };
+                                     ENC_Q8_0, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K, ENC_F16 };
     static const size_t cols[] = { 32, 256, 288, 1536 }, many[] = { 1, 2, 5, 8, 9, 17, 300 };
     struct ctx *c = context(3, flags, COMPUTE_AUTO), *f = context(1, flags, COMPUTE_F32);
     struct err e;
@@ -572,9 +572,11 @@ static void placed_isa(unsigned flags)
             assert_null(odd.placed); /* not whole units */
             OK(f->be->place(f, &w, &e), e);
             assert_null(w.placed); /* arithmetic that reads the file's order */
-            /* bf16 where nothing wants the file's order */
-            const bool placed = here[i] != ENC_BF16 ? flags & CPU_AVX512
-                                                    : flags & CPU_AVX512_BF16 && !(flags & CPU_AMX);
+            /* bf16 where nothing wants the file's order, float16 as it is where it is large */
+            const bool placed = here[i] == ENC_F16 ? cols[k] == 1536
+                                : here[i] != ENC_BF16
+                                    ? flags & CPU_AVX512
+                                    : flags & CPU_AVX512_BF16 && !(flags & CPU_AMX);
 
             for (size_t t = 0; placed && t < ARRAY_LEN(many); t++)
                 check_placed(c, &w, many[t]);

@@ -52,15 +52,18 @@ struct embed_job {
 static void embed_part(void *arg, int me, int n)
 {
     const struct embed_job *j = arg;
-    const struct weight *w = j->w;
+    const struct placed_kern *order = &j->k->placed[j->w->enc];
+    struct weight w = *j->w;
     size_t lo, hi;
 
+    if (!order->pack && !order->pack_planes) /* the file's pages would come back for a few rows */
+        w.data = weight_copy(&w);
     team_part(j->T, 1, me, n, &lo, &hi);
     for (size_t t = lo; t < hi; t++) {
-        if (w->placed && j->k->placed[w->enc].unpack_row)
-            placed_row(j->k, j->y + t * w->cols, w, (size_t)j->ids[t]);
+        if (w.placed && order->unpack_row)
+            placed_row(j->k, j->y + t * w.cols, &w, (size_t)j->ids[t]);
         else
-            weight_decode_row(j->y + t * w->cols, w, (size_t)j->ids[t]);
+            weight_decode_row(j->y + t * w.cols, &w, (size_t)j->ids[t]);
     }
 }
 

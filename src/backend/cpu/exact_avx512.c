@@ -169,7 +169,7 @@ INLINE void tile(const struct job *j, size_t r, size_t t0, const int R, const in
 {
     const struct weight *w = j->w;
     const size_t K = w->cols;
-    const uint8_t *from = w->placed ? w->placed : w->data;
+    const uint8_t *from = weight_copy(w);
     const struct form *f[TOKENS];
     __m512i sum[ROWS][TOKENS];
     size_t i = 0;

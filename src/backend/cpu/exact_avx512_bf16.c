@@ -291,11 +291,6 @@ struct job {
     bool add;
 };
 
-INLINE const uint8_t *codes(const struct weight *w)
-{
-    return w->placed ? w->placed : w->data;
-}
-
 INLINE __m512bh piece(const bf16 *x)
 {
     return (__m512bh)_mm512_loadu_si512(x);
@@ -346,7 +341,7 @@ INLINE void tile_f8(const struct job *j, const struct f8_table *table, size_t r,
     const struct weight *w = j->w;
     const size_t K = w->cols, G = (K + w->p.group - 1) / w->p.group;
     const size_t reach = smaller(smaller(j->f.block, w->p.group), K);
-    const uint8_t *from = codes(w) + (r + j->r0) * K;
+    const uint8_t *from = weight_copy(w) + (r + j->r0) * K;
     const uint8_t *ahead = from + (size_t)R * K + AHEAD;
     const uint8_t *form = j->x + t0 * j->apart;
     __m512 sum[ROWS][TOKENS], high[ROWS][TOKENS], low[ROWS][TOKENS];
@@ -391,7 +386,7 @@ INLINE void tile_4(const struct job *j, size_t r, size_t t0, const int P, const 
     enum { BLOCKS = 64 }; /* of 64 values, whose absmax are found at once */
     const struct weight *w = j->w;
     const size_t K = w->cols, row = (j->r0 + r) * K;
-    const uint8_t *from = codes(w) + row / 2;
+    const uint8_t *from = weight_copy(w) + row / 2;
     const uint8_t *ahead = from + (size_t)R * K / 2 + AHEAD;
     const bf16 *x = (const bf16 *)(j->x + t0 * j->apart + j->f.scales);
     const __m512 map = _mm512_loadu_ps(w->p.map);

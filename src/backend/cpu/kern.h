@@ -123,6 +123,12 @@ static inline size_t placed_unit_bytes(const struct weight *w)
     return weight_bytes(w) / (w->rows / LANES);
 }
 
+/* The bytes of a weight that is placed as it is, if it is placed. */
+static inline const uint8_t *weight_copy(const struct weight *w)
+{
+    return w->placed ? w->placed : w->data;
+}
+
 /* What inputs of an exact product are. */
 enum exact_in {
     EXACT_ACT,   /* rounded by the weight's own rule (planes.act) */

@@ -273,7 +273,7 @@ static void decode_row(const struct cpu *b, float *y, const struct weight *w, si
     const uint8_t *p = (const uint8_t *)w->data + r * w->row_bytes;
 
     if (w->enc == ENC_F16)
-        b->k.decode_f16(y, p, w->cols);
+        b->k.decode_f16(y, weight_copy(w) + r * w->row_bytes, w->cols);
     else if (w->enc == ENC_BF16)
         b->k.decode_bf16(y, p, w->cols);
     else

@@ -1,8 +1,9 @@
 /* placed.c - weights copied into the kernels' own order, where an instruction set has one (kern.h,
- * struct placed_kern), or as they are, for kernels that are bound by memory (struct exact_kern): on
- * pages of 2 MiB whatever those of the file, which makes E4M3 half as fast again, written by the
- * thread that has the same share of the product when they are used, so that they lie on its node.
- * What has been copied leaves the mapping's memory, so that a model is there once. */
+ * struct placed_kern), or as they are, for kernels that are bound by memory (struct exact_kern,
+ * float16): on pages of 2 MiB whatever those of the file, which makes E4M3 half as fast again and
+ * float16 a third, written by the thread that has the same share of the product when they are used,
+ * so that they lie on its node. What has been copied leaves the mapping's memory, so that a model
+ * is there once. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@ enum {
     TWICE = 16 << 20, /* bytes that are in memory twice */
     STEP = 1 << 20,   /* a thread's part of them at least: letting go of pages is a system call */
     BESIDE = 16,      /* units packed by turns: what lines of AWQ and GPTQ have of an input */
+    LARGE = 1 << 19,  /* bytes from which a float16 weight gains from pages of 2 MiB: no adapter */
 };
 
 struct place_job {
@@ -54,11 +56,11 @@ static void pack_rows(const struct place_job *j, size_t u0, size_t n)
     const struct weight *w = j->w;
     const size_t unit = placed_unit_bytes(w);
     const uint8_t *from = (const uint8_t *)w->data + u0 * unit;
-    const bool exact = j->k->exact[w->enc].dot;
+    const bool order = j->k->placed[w->enc].pack;
 
-    if (exact)
+    if (!order)
         memcpy(j->to + u0 * unit, from, n * unit);
-    for (size_t u = 0; u < n && !exact; u++) {
+    for (size_t u = 0; u < n && order; u++) {
         struct rows16 rows = { 0 };
 
         for (size_t r = 0; r < LANES; r++)
@@ -117,6 +119,8 @@ static bool places(const struct ctx *c, const struct weight *w)
 
     if (w->placed || !w->data || c->compute != COMPUTE_AUTO || w->rows % LANES)
         return false;
+    if (w->enc == ENC_F16)
+        return weight_bytes(w) >= LARGE;
     if (w->enc == ENC_BF16)
         return b->k.placed[ENC_BF16].pack && w->cols % GROUP == 0;
     return linear_exact(&b->k, c->compute, w) ||
