@@ -641,10 +641,11 @@ static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct
 
 static void square_sum_cuda(struct ctx *c, double *out, const float *x, size_t n)
 {
-    enum { PART = 1 << 14 };
+    enum { LEAST = 1 << 11, PARTS = 1 << 12 }; /* small ones fill more of the device so */
     struct cuda *b = begin(c, false);
-    const size_t parts = over(n, PART);
-    int per = PART, count = (int)parts;
+    const size_t even = over(over(n, PARTS), THREADS) * THREADS;
+    const size_t part = even > LEAST ? even : LEAST, parts = over(n, part);
+    int per = (int)part, count = (int)parts;
 
     if (!cuda_room(b, &b->sums, (parts + 1) * sizeof(double)))
         return;
