@@ -142,7 +142,6 @@ struct tool_talk {
     const json_t *messages;
     struct filter filter; /* of a turn's content */
     struct tool_parser *parser;
-    struct tool_events read;
     bool first;
 };
 /* Takes messages through the loop; the caller ends with tool_talk_release in any case. */

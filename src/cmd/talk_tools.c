@@ -195,36 +195,7 @@ static void on_content(void *arg, const char *p, size_t n)
 {
     struct tool_talk *w = arg;
 
-    w->read.content(w->read.arg, p, n);
     filter_text(&w->filter, p, n);
-}
-
-static void on_begin(void *arg, size_t index, const char *id, const char *name)
-{
-    struct tool_talk *w = arg;
-
-    w->read.call_begin(w->read.arg, index, id, name);
-}
-
-static void on_args(void *arg, size_t index, const char *p, size_t n)
-{
-    struct tool_talk *w = arg;
-
-    w->read.call_args(w->read.arg, index, p, n);
-}
-
-static void on_cancel(void *arg, size_t index)
-{
-    struct tool_talk *w = arg;
-
-    w->read.call_cancel(w->read.arg, index);
-}
-
-static void on_end(void *arg, enum tool_stop stop)
-{
-    struct tool_talk *w = arg;
-
-    w->read.end(w->read.arg, stop);
 }
 
 static void on_text(void *arg, const char *p, size_t n)
@@ -281,19 +252,15 @@ static int answer(void *arg, json_t *messages, struct tool_answer *out, size_t *
                   struct err *e)
 {
     struct tool_talk *w = arg;
-    const struct tool_events ev = { .arg = w,
-                                    .content = on_content,
-                                    .call_begin = on_begin,
-                                    .call_args = on_args,
-                                    .call_cancel = on_cancel,
-                                    .end = on_end };
+    const struct tool_events ev = tool_answer_events(out);
     json_t *declared = json_object();
     struct gen_request r = w->r;
     int rc;
 
     gen_result_release(&w->last);
     kit_declare(w->t->kit, w->t->format, declared);
-    w->read = tool_answer_events(out);
+    out->on_content = on_content;
+    out->arg = w;
     w->parser = loop_parser(declared, false, rng_fresh_seed(), &ev);
     r.on_text = on_text;
     r.on_token = on_token;

@@ -27,7 +27,6 @@ struct agent {
 
     /* the server's thread */
     struct gen *gen; /* of the turn that runs, or the last */
-    struct tool_events collect;
     struct buf said; /* all content so far */
     bool opened;     /* the stream */
     uint64_t turn;
@@ -84,48 +83,14 @@ static void on_content(void *arg, const char *p, size_t n)
     struct agent *a = arg;
 
     buf_add(&a->said, p, n);
-    a->collect.content(a->collect.arg, p, n);
     if (a->o->stream)
         chat_send_text(a->c, a->gen, p, n);
 }
 
-static void on_begin(void *arg, size_t index, const char *id, const char *name)
-{
-    struct agent *a = arg;
-
-    a->collect.call_begin(a->collect.arg, index, id, name);
-}
-
-static void on_args(void *arg, size_t index, const char *p, size_t n)
-{
-    struct agent *a = arg;
-
-    a->collect.call_args(a->collect.arg, index, p, n);
-}
-
-static void on_cancel(void *arg, size_t index)
-{
-    struct agent *a = arg;
-
-    a->collect.call_cancel(a->collect.arg, index);
-}
-
-static void on_end(void *arg, enum tool_stop stop)
-{
-    struct agent *a = arg;
-
-    a->collect.end(a->collect.arg, stop);
-}
-
 static void open_turn(struct agent *a, struct gen *g)
 {
-    const struct tool_events ev = { .arg = a,
-                                    .content = on_content,
-                                    .call_begin = on_begin,
-                                    .call_args = on_args,
-                                    .call_cancel = on_cancel,
-                                    .end = on_end };
     struct choice *ch = choice_of(g);
+    const struct tool_events ev = tool_answer_events(&ch->answer);
     json_t *declared = json_object();
 
     if (a->o->tools)
@@ -133,7 +98,8 @@ static void open_turn(struct agent *a, struct gen *g)
     if (a->o->builtin)
         json_object_set(declared, "builtin_tools", a->o->builtin);
     a->gen = g;
-    a->collect = tool_answer_events(&ch->answer);
+    ch->answer.on_content = on_content;
+    ch->answer.arg = a;
     ch->parser = loop_parser(declared, a->o->exact, g->ticket ^ (uint64_t)a->o->created << 20, &ev);
     ch->opened = a->opened;
     json_decref(declared);

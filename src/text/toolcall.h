@@ -89,6 +89,9 @@ struct tool_answer {
     struct tool_call *calls; /* owned */
     size_t n;
     enum tool_stop stop;
+    /* hears content, too, as it comes; NULL = nobody */
+    void (*on_content)(void *arg, const char *p, size_t n);
+    void *arg;
 };
 void tool_answer_init(struct tool_answer *a);
 void tool_answer_release(struct tool_answer *a);

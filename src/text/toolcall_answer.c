@@ -31,6 +31,8 @@ static void on_content(void *arg, const char *p, size_t n)
     struct tool_answer *a = arg;
 
     buf_add(&a->content, p, n);
+    if (a->on_content)
+        a->on_content(a->arg, p, n);
 }
 
 static void on_begin(void *arg, size_t index, const char *id, const char *name)
