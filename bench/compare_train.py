@@ -39,6 +39,23 @@ def arguments():
     return p.parse_args()
 
 
+def adapted(m):
+    """m with the adapter that both train."""
+    import peft
+
+    return peft.get_peft_model(m, peft.LoraConfig(r=16, lora_alpha=32, target_modules=MODULES,
+                                                  task_type="CAUSAL_LM"))
+
+
+def sft(a, data, out, *more):
+    """puna's command line for the same."""
+    return [a.puna, "sft", a.model, "--train-file", str(data), "-o", str(out), "--use-peft",
+            "--no-shuffle", "--per-device-train-batch-size", str(a.batch), "--max-length",
+            str(a.seq), "--max-steps", str(a.steps + WARM), "--learning-rate", "1e-4",
+            "--logging-steps", "1", "--dtype", "bf16", "-q", "--lora-target-modules", *MODULES,
+            *more]
+
+
 def rows(a):
     """The same for both: batches of rows of token ids."""
     r = random.Random(1)
@@ -55,8 +72,7 @@ def peer(a):
     torch.manual_seed(0)
     m = transformers.AutoModelForCausalLM.from_pretrained(a.peer, dtype=torch.bfloat16)
     m.train()
-    m = peft.get_peft_model(m, peft.LoraConfig(r=16, lora_alpha=32, target_modules=MODULES,
-                                               task_type="CAUSAL_LM"))
+    m = adapted(m)
     learn = [q for q in m.parameters() if q.requires_grad]
     adam = torch.optim.AdamW(learn, lr=1e-4)
     took = []
@@ -82,11 +98,7 @@ def ours(a, tmp):
         for batch in rows(a):
             for ids in batch:
                 f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
-    p = subprocess.Popen([
-        a.puna, "sft", a.model, "--train-file", str(data), "-o", str(out), "--use-peft",
-        "--no-shuffle", "--per-device-train-batch-size", str(a.batch), "--max-length", str(a.seq),
-        "--max-steps", str(a.steps + WARM), "--learning-rate", "1e-4", "--logging-steps", "1",
-        "--dtype", "bf16", "--threads", str(a.threads), "-q", "--lora-target-modules", *MODULES])
+    p = subprocess.Popen(sft(a, data, out, "--threads", str(a.threads)))
     _, status, usage = os.wait4(p.pid, 0)
     if status:
         sys.exit(f"puna sft ended with status {status}")
@@ -131,4 +143,5 @@ def main():
           f"{puna[0]['loss']:.4f} and {other[0]['loss']:.4f}. Load average before: {load:.2f}.")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -19,9 +19,7 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-WARM = 2
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
+from compare_train import ROOT, WARM, adapted, sft
 
 
 def arguments():
@@ -65,8 +63,7 @@ def peer(a):
     if a.checkpointing:
         m.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         m.enable_input_require_grads()
-    m = peft.get_peft_model(m, peft.LoraConfig(r=16, lora_alpha=32, target_modules=MODULES,
-                                               task_type="CAUSAL_LM"))
+    m = adapted(m)
     m.train()
     learn = [q for q in m.parameters() if q.requires_grad]
     adam = torch.optim.AdamW(learn, lr=1e-4, fused=True)
@@ -118,12 +115,8 @@ def ours(a, tmp):
         for _ in range(a.batch * (a.steps + WARM)):
             ids = [r.randrange(1000, 120000) for _ in range(a.seq)]
             f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
-    _, most = watched([
-        a.puna, "sft", a.model, "--train-file", str(data), "-o", str(out), "--use-peft",
-        "--no-shuffle", "--per-device-train-batch-size", str(a.batch), "--max-length", str(a.seq),
-        "--max-steps", str(a.steps + WARM), "--learning-rate", "1e-4", "--logging-steps", "1",
-        "--dtype", "bf16", "--device", "cuda", "-q", "--lora-target-modules", *MODULES,
-        *(["--gradient-checkpointing"] if a.checkpointing else [])])
+    more = ["--gradient-checkpointing"] if a.checkpointing else []
+    _, most = watched(sft(a, data, out, "--device", "cuda", *more))
     steps = [json.loads(x) for x in open(out / "metrics.jsonl")]
     return statistics.median([x["tokens_per_s"] for x in steps if "tokens_per_s" in x][WARM:]), most
 
