@@ -161,4 +161,19 @@ int train_schedule_set(struct train_cfg *t, const char *name, const char *kwargs
 int train_reports(unsigned *out, const struct opt_list *names, struct err *e) MUST_USE;
 int train_command(enum train_task task, const struct train_opts *o, struct err *e) MUST_USE;
 
+/* What struct train_cfg has of the options that every training command names alike. */
+#define TRAIN_CFG_OF(o)                                                                            \
+    .output_dir = (o)->output_dir, .eval_file = (o)->eval_file,                                    \
+    .resume = (o)->resume_from_checkpoint, .batch = (size_t)(o)->per_device_train_batch_size,      \
+    .accumulate = (size_t)(o)->gradient_accumulation_steps, .epochs = (o)->num_train_epochs,       \
+    .max_steps = (o)->max_steps > 0 ? (size_t)(o)->max_steps : 0, .shuffle = (o)->shuffle,         \
+    .lr = (o)->learning_rate, .weight_decay = (o)->weight_decay, .beta1 = (o)->adam_beta1,         \
+    .beta2 = (o)->adam_beta2, .eps = (o)->adam_epsilon, .max_grad_norm = (o)->max_grad_norm,       \
+    .warmup_steps = (size_t)(o)->warmup_steps, .warmup_ratio = (o)->warmup_ratio,                  \
+    .seed = (uint64_t)(o)->seed, .logging_steps = (size_t)(o)->logging_steps,                      \
+    .save_steps = (size_t)(o)->save_steps, .save_limit = (size_t)(o)->save_total_limit,            \
+    .eval_steps = (size_t)(o)->eval_steps, .patience = (size_t)(o)->early_stopping_patience,       \
+    .better = (o)->early_stopping_threshold, .keep_best = (o)->load_best_model_at_end,             \
+    .run_name = (o)->run_name
+
 #endif
