@@ -13,7 +13,7 @@ import time
 
 PUNA, TMP = sys.argv[1:]
 MODEL = "tests/data/tiny-llama31"
-WAIT = 120
+WAIT = 300
 KINDS = ("rslora", "pattern", "all")
 
 

@@ -14,7 +14,7 @@ refused()
     why=$1
     shift
     status=0
-    timeout 60 "$PUNA" serve tests/data/tiny-llama31 --template llama3.1 --port 0 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" serve tests/data/tiny-llama31 --template llama3.1 --port 0 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -ne 0 ] && [ ! -s "$tmp/out" ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && grep -q -- "$why" "$tmp/err" ||
         { echo "FAIL: serve $*: status $status"; cat "$tmp/out" "$tmp/err"; exit 1; }
 }

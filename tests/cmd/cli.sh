@@ -22,7 +22,7 @@ def run(words, env=None, stdout=None, closed=False):
     """Ends with status, standard error and seconds; the prompt comes on standard input."""
     shut = (lambda: os.close(1)) if closed else None
     start = time.monotonic()
-    p = subprocess.run([PUNA, *words], input="hi", env={**os.environ, **(env or {})}, timeout=60,
+    p = subprocess.run([PUNA, *words], input="hi", env={**os.environ, **(env or {})}, timeout=600,
                        stdout=stdout or subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
                        errors="replace", preexec_fn=shut)
     return p.returncode, p.stderr, time.monotonic() - start

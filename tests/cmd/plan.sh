@@ -123,7 +123,7 @@ p = subprocess.Popen([sys.argv[1], "serve", sys.argv[2], "--port", "0", "-q", "-
                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 port = int(re.search(r":(\d+) ", p.stdout.readline())[1])
 def ask(i):
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     c.request("POST", "/v1/completions", json.dumps({"prompt": f"The story of number {i}. " * 20, "max_tokens": 16,
               "ignore_eos": True}), {"Content-Type": "application/json"})
     assert c.getresponse().status == 200
@@ -133,7 +133,7 @@ for t in threads:
 for t in threads:
     t.join()
 p.send_signal(signal.SIGTERM)
-log = p.communicate(timeout=120)[1]
+log = p.communicate(timeout=600)[1]
 m = re.search(r"([\d.]+) MiB planned .* ([\d.]+) for the (\d+) used; ([\d.]+) measured", log)
 assert p.returncode == 0 and m, log
 planned, used, tokens, measured = map(float, m.groups())

@@ -19,7 +19,7 @@ run()
     want=$1
     shift
     status=0
-    timeout 120 "$PUNA" run "$@" <"$tmp/in" >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" run "$@" <"$tmp/in" >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -eq "$want" ] || fail "run $*: status $status, not $want"
 }
 
@@ -80,7 +80,7 @@ printf '{"prompt": "a", "max_tokens": 3000}\n' >"$tmp/in"
 for args in '--raw -p Once -n 3000' '--json'; do
     echo 0 >"$tmp/status"
     # shellcheck disable=SC2086
-    { timeout 120 "$PUNA" run $tiny $args <"$tmp/in" 2>"$tmp/err" || echo $? >"$tmp/status"; } | true
+    { timeout 600 "$PUNA" run $tiny $args <"$tmp/in" 2>"$tmp/err" || echo $? >"$tmp/status"; } | true
     status=$(cat "$tmp/status")
     [ "$status" -eq 1 ] && grep -q 'standard output' "$tmp/err" || fail "closed pipe, $args: $status"
 done

@@ -21,7 +21,7 @@ ask()
     want=$1
     shift
     status=0
-    timeout 120 "$PUNA" run -m "$tmp/guard" --template llama3.1 -n 200 --greedy "$@" </dev/null >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" run -m "$tmp/guard" --template llama3.1 -n 200 --greedy "$@" </dev/null >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -eq "$want" ] || fail "run $*: status $status, not $want"
 }
 

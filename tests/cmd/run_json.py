@@ -10,7 +10,7 @@ PUNA, TINY = sys.argv[1:]
 
 def run(requests, *args, model=TINY, status=0):
     lines = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in requests)
-    p = subprocess.run([PUNA, "run", model, "--json", *args], input=lines.encode(), timeout=300,
+    p = subprocess.run([PUNA, "run", model, "--json", *args], input=lines.encode(), timeout=600,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert p.returncode == status, (p.returncode, p.stderr, p.stdout[-500:])
     answers = [json.loads(x) for x in p.stdout.decode().splitlines()]

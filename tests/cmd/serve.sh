@@ -9,7 +9,7 @@ python3 tests/cmd/serve.py "$PUNA" "$tmp"
 refused()
 {
     status=0
-    timeout 60 "$PUNA" serve "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" serve "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -eq 2 ] && [ ! -s "$tmp/out" ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] ||
         { echo "FAIL: serve $*: status $status"; cat "$tmp/out" "$tmp/err"; exit 1; }
 }

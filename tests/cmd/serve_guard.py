@@ -70,7 +70,7 @@ def llama_guard():
 
     def one(i):
         if i % 3 == 2:
-            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=300)
             c.request("POST", "/v1/chat/completions", json.dumps(chat("Tell me", grammar=SAYS, stream=True)),
                       {"Content-Type": "application/json"})
             c.getresponse().read(10)

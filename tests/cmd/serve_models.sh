@@ -14,7 +14,7 @@ refused()
     word=$1
     shift
     status=0
-    timeout 60 "$PUNA" serve --port 0 --template llama3.1 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" serve --port 0 --template llama3.1 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -ne 0 ] && [ $status -lt 100 ] && [ ! -s "$tmp/out" ] && grep -q -- "$word" "$tmp/err" ||
         { echo "FAIL: serve $*: status $status"; cat "$tmp/out" "$tmp/err"; exit 1; }
 }

@@ -18,7 +18,7 @@ refused()
     word=$1
     shift
     status=0
-    timeout 30 "$PUNA" serve tests/data/tiny-llama31 --port 0 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
+    timeout 600 "$PUNA" serve tests/data/tiny-llama31 --port 0 "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
     [ $status -ne 0 ] && [ $status -lt 100 ] && [ ! -s "$tmp/out" ] && [ "$(grep -vc '^no chat' "$tmp/err")" -eq 1 ] &&
         grep -q -- "$word" "$tmp/err" ||
         { echo "FAIL: serve $*: status $status"; cat "$tmp/out" "$tmp/err"; exit 1; }

@@ -60,7 +60,7 @@ def check(s):
 
     def one(i):
         if i == 1:
-            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=300)
             c.request("POST", path, json.dumps(ask("Sleep", ["nap"], named("nap"), stream=True)), {"Content-Type": "application/json"})
             c.getresponse().read(10)
             c.close()

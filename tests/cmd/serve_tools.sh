@@ -6,5 +6,5 @@ unset PUNA_PORT PUNA_HOSTNAME PUNA_API_KEY PUNA_MODEL PORT API_KEY MODEL_ID
 
 python3 tests/cmd/serve_tools.py "$PUNA" "$tmp" || { cat "$tmp/log"; exit 1; }
 status=0
-timeout 30 "$PUNA" serve --port 0 --enable-tools nothing >/dev/null 2>"$tmp/err" || status=$?
+timeout 600 "$PUNA" serve --port 0 --enable-tools nothing >/dev/null 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] && grep -q "no tool and no file 'nothing'" "$tmp/err" || { cat "$tmp/err"; exit 1; }

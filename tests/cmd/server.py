@@ -11,7 +11,7 @@ import time
 
 PUNA, TMP = sys.argv[1:3]
 MODEL = "tests/data/tiny-llama31"
-WAIT = 60
+WAIT = 300
 
 
 class Server:

@@ -43,7 +43,7 @@ cat >"$tmp/tools.json" <<'END'
 END
 ask()
 {
-    timeout 120 "$PUNA" run --tools "$tmp/tools.json" --tool-choice multiply -n 32 --dtype f32 "$@" </dev/null >"$tmp/out" 2>"$tmp/err"
+    timeout 600 "$PUNA" run --tools "$tmp/tools.json" --tool-choice multiply -n 32 --dtype f32 "$@" </dev/null >"$tmp/out" 2>"$tmp/err"
 }
 ask --approve auto 'What is 6 times 7?' || fail "$(cat "$tmp/err")"
 grep -q '^\[multiply\] {"a": 6, "b": 7}$' "$tmp/err" && grep -q '^\[multiply: done after .* s\] 42$' "$tmp/err" ||
@@ -52,7 +52,7 @@ grep -q '^\[multiply\] {"a": 6, "b": 7}$' "$tmp/err" && grep -q '^\[multiply: do
 grep -q '"name"' "$tmp/out" && fail 'the call is shown as an answer'
 ask --approve never 'What is 6 times 7?' || fail "$(cat "$tmp/err")"
 grep -q 'multiply: failed .* error: the user does not allow this call' "$tmp/err" || fail 'a call that is not allowed'
-echo '{"messages": [{"role": "user", "content": "What is 6 times 7?"}]}' | timeout 120 "$PUNA" run --json \
+echo '{"messages": [{"role": "user", "content": "What is 6 times 7?"}]}' | timeout 600 "$PUNA" run --json \
     --tools "$tmp/tools.json" --tool-choice required --approve auto -n 32 --dtype f32 >"$tmp/out"
 python3 - "$tmp/out" <<'END'
 import json, sys

@@ -22,7 +22,7 @@ failed = 0
 def inspect(name, data):
     with open(name, "wb") as f:
         f.write(data)
-    p = subprocess.run([PUNA, "inspect", "--json", name], capture_output=True, text=True, timeout=20)
+    p = subprocess.run([PUNA, "inspect", "--json", name], capture_output=True, text=True, timeout=300)
     return p.returncode, json.loads(p.stdout), p.stderr
 
 

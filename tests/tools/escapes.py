@@ -152,7 +152,7 @@ def run(code, *options, wall="30"):
     os.set_inheritable(r, True)
     done = subprocess.run([PUNA, "tools", "exec", "code_interpreter", "-", "--json", "--wall", wall, "--memory", "512", *options],
                           input=code.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=False,
-                          env={**os.environ, "PUNA_TEST_SECRET": SECRET}, timeout=120)
+                          env={**os.environ, "PUNA_TEST_SECRET": SECRET}, timeout=600)
     os.close(r)
     os.close(w)
     assert done.returncode in (0, 3), (done.returncode, done.stderr)

@@ -150,7 +150,7 @@ def puna(*args, text="", env=(), file=None):
         with open(path, "w") as f:
             json.dump(file, f)
         args += ["--tools", path]
-    done = subprocess.run([PUNA, "tools", *args], input=text.encode(), capture_output=True, timeout=60,
+    done = subprocess.run([PUNA, "tools", *args], input=text.encode(), capture_output=True, timeout=300,
                           env={**os.environ, **dict(env)})
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -239,7 +239,7 @@ def protocol(base):
         f.write(inspect.getsource(mcp_answer))
     with open(os.path.join(HOME, "server.py"), "w") as f:
         f.write(MCP_PROCESS)
-    process = {"mcpServers": {"m": {"command": "python3", "args": [os.path.join(HOME, "server.py"), HOME], "timeout": 10}}}
+    process = {"mcpServers": {"m": {"command": "python3", "args": [os.path.join(HOME, "server.py"), HOME], "timeout": 60}}}
     for file in (process, {"mcpServers": {"m": {"url": base + "/mcp"}}}):
         want(puna("list", file=file), 0, "in capitals")
         want(call("shout", {"text": "loud é"}, file), 0, "LOUD É")
