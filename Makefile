@@ -3,7 +3,7 @@
 #   make            the program, build/puna
 #   make test       unit and command tests
 #   make test-cuda  the GPU backend's tests, on a machine that has one
-#   make check      layers, style, warnings as errors, tests under sanitizers, a minute of fuzzing
+#   make check      layers, style, warnings as errors, tests under sanitizers, half a minute of fuzzing
 #   make bench      speed of the default model; MODEL=file for another
 #   make compare    the same beside llama.cpp (builds it once, outside the tree)
 #   make install    program, manual pages, completions, documents; PREFIX=/usr/local DESTDIR=
