@@ -274,6 +274,38 @@ static void products_timed(void **state)
         products(COMPUTE_AUTO, CUDA_TRY_TIMED);
 }
 
+/* Inputs that a rule rounds or reorders, by the products themselves. */
+static void products_load(void **state)
+{
+    static const size_t rows[] = { 24, 200 }, cols[] = { 320, 2304 }, T[] = { 1, 3, 7, 16 };
+
+    (void)state;
+    gpu_for_programs();
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+    cuda_try(c, CUDA_TRY_LOAD);
+    for (size_t k = 0; k < plane_kinds_n; k++)
+        for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+            struct planes_owned o;
+            struct err e;
+
+            if (plane_kinds[k].act == ACT_KEEP && !plane_kinds[k].act_order)
+                continue;
+            struct weight w = planes_new(&plane_kinds[k], rows[r], cols[r], &o);
+
+            OK(c->be->place(c, &w, &e), e);
+            for (size_t t = 0; t < ARRAY_LEN(T); t += gpu_emulated() ? 3 : 1)
+                check_linear(c, &w, T[t], 6e-3);
+            c->be->unplace(c, &w);
+            check_alone(c, &w, 1, 16);
+            if (!gpu_emulated())
+                check_alone(c, &w, 5, 13);
+            planes_release(&o);
+        }
+    c->be->free(c);
+    gpu_settle();
+}
+
 /* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between.
  */
 static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
@@ -950,6 +982,60 @@ static void quantised(void **state)
     gpu_settle();
 }
 
+/* The logits of N tokens of a quantised model, `step` at a time; tries: how. */
+static void eval_quantised(const char *path, unsigned tries, size_t n, size_t step, float *got)
+{
+    struct engine *g;
+    struct session *s = open_on(&g, path, COMPUTE_AUTO, "cuda", 64);
+    const size_t vocab = (size_t)g->model->hp->vocab;
+    int32_t ids[64];
+    struct err e;
+
+    cuda_try(g->ctx, tries);
+    for (size_t k = 0; k < n; k++)
+        ids[k] = (int32_t)(rng_u64(9, (uint64_t)k) % vocab);
+    for (size_t t = 0; t < n; t += step)
+        OK(session_eval_rows(s, ids + t, t + step < n ? step : n - t, NULL, 0, got + t * vocab, &e),
+           e);
+    session_free(s);
+    engine_close(g);
+}
+
+/* The same with inputs rounded and reordered inside of programs as by kernels of their own, and the
+ * same bits by one row, by some and by many. */
+static void quantised_load(void **state)
+{
+    enum { MOST = 26, VOCAB = 1024 };
+    static const char *const names[] = { "fbgemm-fp8", "bnb-int8", "gptq-actorder" };
+    static const size_t steps[] = { 13, 5, 1 };
+    float *want = xcalloc(MOST * VOCAB, sizeof(*want)),
+          *first = xcalloc(MOST * VOCAB, sizeof(*first));
+    float *got = xcalloc(MOST * VOCAB, sizeof(*got));
+
+    (void)state;
+    gpu_for_programs();
+    const size_t N = gpu_emulated() ? 6 : MOST;
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = quantised_new(names[i]);
+
+        eval_quantised(path, 0, N, 13, want);
+        for (size_t k = 0; k < ARRAY_LEN(steps); k++) {
+            eval_quantised(path, CUDA_TRY_LOAD, N, steps[k], k ? got : first);
+            if (k && memcmp(got, first, N * VOCAB * sizeof(*got)) != 0)
+                MISS("%s, %zu rows at a time: other bits than %zu, relative difference %g\n",
+                     names[i], steps[k], steps[0], rel_error(got, first, N * VOCAB));
+        }
+        if (!(rel_error(first, want, N * VOCAB) < 2e-2))
+            MISS("%s: relative difference %g\n", names[i], rel_error(first, want, N * VOCAB));
+        quantised_free(path);
+    }
+    free(want);
+    free(first);
+    free(got);
+    gpu_settle();
+}
+
 /* The ops of encoders against ref: 1.. of n queries, heads of hd. */
 static void check_encoder(struct ctx *c, size_t rows, size_t n, size_t hd)
 {
@@ -1055,10 +1141,12 @@ int main(void)
         cmocka_unit_test(products_bf16),
         cmocka_unit_test(tiny),
         cmocka_unit_test(products_teams),
+        cmocka_unit_test(products_load),
         cmocka_unit_test(products_wide),
         cmocka_unit_test(products_timed),
         cmocka_unit_test(fp8_cache),
         cmocka_unit_test(quantised),
+        cmocka_unit_test(quantised_load),
         cmocka_unit_test(encoder),
         cmocka_unit_test(offload),
         cmocka_unit_test(heads),

@@ -97,7 +97,8 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
     if (a.y)
         a.y[((size_t)t * a.H + h) * a.hd + i] = v;
     if (a.y16)
-        a.y16[(size_t)t * a.kp16 + h * a.hd + i] = to16(v, a.mode16);
+        a.y16[(size_t)t * a.kp16 + (a.place ? a.place[h * a.hd + i] : h * a.hd + i)] =
+            to16(v, a.mode16);
 }
 
 /* The splits of a row in their order, whichever ended last. */

@@ -25,7 +25,7 @@ static void move(struct dev_weight *w, CUdeviceptr from, size_t n, CUdeviceptr t
 {
     const uint8_t **const plane[] = { &w->q,   &w->scale,      &w->zero,         &w->group_of,
                                       &w->map, &w->nested_map, &w->nested_absmax };
-    const CUdeviceptr order = (CUdeviceptr)(uintptr_t)w->order;
+    const int32_t **const order[] = { &w->order, &w->place };
 
     for (size_t i = 0; i < ARRAY_LEN(plane); i++) {
         const CUdeviceptr p = (CUdeviceptr)(uintptr_t)*plane[i];
@@ -33,8 +33,12 @@ static void move(struct dev_weight *w, CUdeviceptr from, size_t n, CUdeviceptr t
         if (p >= from && p - from < n)
             *plane[i] = (const uint8_t *)(uintptr_t)(to + (p - from));
     }
-    if (order >= from && order - from < n)
-        w->order = (const int32_t *)(uintptr_t)(to + (order - from));
+    for (size_t i = 0; i < ARRAY_LEN(order); i++) {
+        const CUdeviceptr p = (CUdeviceptr)(uintptr_t)*order[i];
+
+        if (p >= from && p - from < n)
+            *order[i] = (const int32_t *)(uintptr_t)(to + (p - from));
+    }
 }
 
 /* Buffers for n bytes; the layers so far move into the larger ones. */

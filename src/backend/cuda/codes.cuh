@@ -100,7 +100,7 @@ __device__ static inline void code_pairs(uint32_t p[4], const uint4 &v, const ui
             if constexpr (KIND == DEV_U8)
                 p[i] = h2_sub(__byte_perm(half[i / 2], 0x64646464, i % 2 ? 0x4342 : 0x4140), zero);
             else
-                p[i] = f8_pair(half[i / 2], i % 2);
+                p[i] = half_pair(half[i / 2], i % 2);
         }
     }
 }

@@ -18,6 +18,8 @@ enum cuda_try {
     CUDA_TRY_MMA = 2,  /* "mma": prompts' attention on Hopper by the kernel of earlier devices */
     CUDA_TRY_TRAIN_WGMMA = 4, /* "train_wgmma": training's attention by Hopper's own products */
     CUDA_TRY_TIMED = 8, /* "timed": of cuBLASLt's algorithms those that are fastest at first use */
+    CUDA_TRY_LOAD = 16, /* "load": inputs that a weight's rule rounds or reorders, of up to 16 rows,
+                          by the products themselves */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

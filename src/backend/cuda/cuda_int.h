@@ -319,7 +319,8 @@ struct cuda {
     struct team *loaders; /* that fill them, until there is something to compute; NULL = none yet */
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks,
-        gate_up; /* both in bf16 */
+        gate_up, /* both in bf16 */
+        loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
 
     struct program prog;
     CUdeviceptr gate; /* of programs */
@@ -348,7 +349,9 @@ struct cuda {
         const float *x;
         size_t T;
         int kp, mode;
-        bool scaled; /* to be multiplied by its norm's factor, from n_ss sums in ss[cur] */
+        const float *raw;     /* PREP_F32: where it is, x itself perhaps, [T][kp] */
+        const int32_t *order; /* of its columns; NULL = as they are */
+        bool scaled;          /* to be multiplied by its norm's factor, from n_ss sums in ss[cur] */
         int n_ss;
         float eps;
     } have;
@@ -390,6 +393,10 @@ bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, bool is_bf16, si
 void program_stream(struct cuda *b, const struct stream_args *a);
 void program_rope(struct cuda *b, const struct rope_args *a, size_t rows);
 void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows);
+/* Attention of o, whose inputs and outputs a says; in_program: of few rows, which a program takes.
+ */
+void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);
+bool attn_in_program(const struct op *o);
 /* Attention with relative positions. */
 void cuda_attn_rel(struct cuda *b, const struct op *o);
 /* The rotation of so many rows, and the cache, as a kernel of its own. */

@@ -13,24 +13,6 @@
 
 enum { WARPS = 4, HEADS = 8 };
 
-/* f8_pair, in one instruction where there is one; HALF_BY as F8_BY. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-static constexpr float HALF_BY = 1;
-__device__ static inline uint32_t half_pair(uint32_t word, int i)
-{
-    uint32_t r;
-
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((uint16_t)(i ? word >> 16 : word)));
-    return r;
-}
-#else
-static constexpr float HALF_BY = F8_BY;
-__device__ static inline uint32_t half_pair(uint32_t word, int i)
-{
-    return f8_pair(word, i);
-}
-#endif
-
 template <int WORDS> __device__ static inline void load_words(uint32_t *to, const uint8_t *p)
 {
     if constexpr (WORDS == 2) {

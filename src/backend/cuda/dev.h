@@ -48,6 +48,7 @@ struct dev_weight {
     unsigned long long row_bytes;
     const uint8_t *q, *scale, *zero, *group_of, *map, *nested_map, *nested_absmax;
     const int32_t *order; /* packed column k is input order[k]; NULL = k */
+    const int32_t *place; /* input i is packed column place[i], where there is an order */
     uint16_t table[16];   /* N4: f16 */
 };
 
@@ -68,19 +69,31 @@ struct rel_args {
 
 enum { DEV_OUTS = 3, ATTN_SPLITS = 128 };
 
+/* Rows that a product rounds as its weight's rule says (format/enc/act.h), as it loads them. */
+struct load_args {
+    const float *x;       /* [T][cols]; NULL: the product's own x is ready */
+    int cols, act, group; /* group: columns of one scale, DEV_CHUNK or all */
+    float bound, scale;
+    float *by; /* [T] the rows' factors, where a phase of its own made x ready; or NULL */
+};
+
 /* Products of few rows, with what comes before and after them. */
 struct stream_args {
     struct dev_out out[DEV_OUTS];
     int n, T, tiles, add;
-    const uint16_t *x; /* [T][kp] bf16 or f16 */
+    uint16_t *x; /* [T][kp] bf16 or f16; with load: where it goes if it finds no place nearer */
+    struct load_args load;
+    int scaled;      /* rows of x are to be multiplied by factors: by ss, or of load */
     const float *ss; /* [T][n_ss] parts of the sums of squares of x's rows, unnormalised; or NULL */
     int n_ss, D;
     float eps;
-    int kept;          /* bytes of a row of x in shared memory; 0 = it stays where it is */
-    int swiglu;        /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
-    uint16_t *y16;     /* [T][kp16]: y * norm, or the gated values */
-    const float *norm; /* [rows]; NULL = no norm follows */
-    float *ss_out;     /* [T][tiles] */
+    int kept;             /* bytes of a row of x in shared memory; 0 = it stays where it is */
+    int swiglu;           /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
+    uint16_t *y16;        /* [T][kp16]: y * norm, or the gated values; NULL: y32 */
+    float *y32;           /* [T][kp16] */
+    const int32_t *place; /* [rows] where in y16's rows they go; NULL = in order */
+    const float *norm;    /* [rows]; NULL = no norm follows */
+    float *ss_out;        /* [T][tiles] */
     int mode16, kp16;
     int teams; /* of a block's warps, 2^, each with its own tiles; by the weights' shape alone */
 };
@@ -99,7 +112,8 @@ struct wide_args {
     int splits, per;
 };
 
-enum prep_mode { PREP_BF16, PREP_F16 };
+/* PREP_F32: as it is, rounded when it is loaded (load_args). */
+enum prep_mode { PREP_BF16, PREP_F16, PREP_F32 };
 
 enum { ROWS_MOST = 8192 }; /* columns that norm_rows keeps */
 struct act_args {
@@ -147,6 +161,7 @@ struct attn_args {
     float scale;
     uint16_t *y16; /* [T][kp16], NULL = not wanted */
     int mode16, kp16;
+    const int32_t *place; /* as in stream_args */
 };
 
 /* A CUtensorMap: what copies of tiles know of the tensor. */
@@ -231,8 +246,10 @@ struct attn_phase {
     int enc, parts, rows;
 };
 
+enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
+
 struct __attribute__((aligned(16))) dev_phase {
-    int attn, form; /* form: kind * 4 + 2 fine + pair */
+    int kind, form; /* form: kind of weights * 4 + 2 fine + pair */
     union {
         struct stream_args s;
         struct attn_phase a;

@@ -271,10 +271,10 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = { &b->batch,   &b->logits,  &b->hidden,  &b->x16[0],
-                                       &b->x16[1],  &b->ss[0],   &b->ss[1],   &b->x8,
-                                       &b->rounded, &b->part,    &b->done,    &b->dequant,
-                                       &b->picks,   &b->gate_up, &b->ordered, &b->sums };
+    struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16[0],  &b->x16[1],
+                                       &b->ss[0], &b->ss[1],   &b->x8,     &b->rounded, &b->part,
+                                       &b->done,  &b->dequant, &b->picks,  &b->gate_up, &b->ordered,
+                                       &b->sums,  &b->loaded };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -470,7 +470,8 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "mma", CUDA_TRY_MMA },
+    } tries[] = { { "load", CUDA_TRY_LOAD },
+                  { "mma", CUDA_TRY_MMA },
                   { "timed", CUDA_TRY_TIMED },
                   { "train_wgmma", CUDA_TRY_TRAIN_WGMMA },
                   { "wide", CUDA_TRY_WIDE } };

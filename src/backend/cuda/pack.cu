@@ -306,7 +306,7 @@ extern "C" __global__ void widen_f8(uint16_t *y, const __grid_constant__ dev_wei
         code_pairs<DEV_F8>(q, v, make_uint2(0, 0), j, 0, NULL);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            q[i] = bf16_pair(q[i], s * F8_BY, 0);
+            q[i] = bf16_pair(q[i], s * HALF_BY, 0);
         *(uint4 *)(y + (size_t)blockIdx.y * w.kp + k + 8 * j) = make_uint4(q[0], q[1], q[2], q[3]);
     }
 }

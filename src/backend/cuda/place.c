@@ -333,7 +333,7 @@ size_t cuda_placed_size(const struct ctx *c, const struct weight *w)
     if (to.kind == DEV_F8)
         return w->rows * (size_t)to.kp + scale_bytes(&to, w->rows);
     return record_bytes(&to) + (to.gs ? 0 : scale_bytes(&to, w->rows)) +
-           (p->group_of ? 4 * w->cols : 0);
+           (p->group_of ? 2 * 4 * w->cols : 0);
 }
 
 static int pack_rows(struct ctx *c, struct placed *d, const struct weight *w,
@@ -351,6 +351,32 @@ static int pack_rows(struct ctx *c, struct placed *d, const struct weight *w,
     return 0;
 }
 
+/* The order of w's inputs, and where each of them goes. */
+static int place_order(struct ctx *c, struct placed *d, const struct weight *w, struct err *e)
+{
+    const size_t n = w->cols, bytes = n * sizeof(int32_t);
+    const int32_t *order = w->p.order;
+    const uint8_t *at[2] = { 0 };
+    int32_t *place;
+    int rc = -1;
+
+    if (!order)
+        return err_set(e, ERR_FORMAT, "%s: the order of its inputs is missing", w->name);
+    place = xcalloc(n, sizeof(*place));
+    for (size_t i = 0; i < n; i++)
+        place[order[i]] = (int32_t)i;
+    if (keep(c, d, &at[0], bytes, w->name, e) || keep(c, d, &at[1], bytes, w->name, e) ||
+        cuda_upload(c, (void *)(uintptr_t)at[0], order, bytes, e) ||
+        cuda_upload(c, (void *)(uintptr_t)at[1], place, bytes, e))
+        goto done;
+    d->w.order = (const int32_t *)(const void *)at[0];
+    d->w.place = (const int32_t *)(const void *)at[1];
+    rc = 0;
+done:
+    free(place);
+    return rc;
+}
+
 static int pack_records(struct ctx *c, struct placed *d, const struct weight *w,
                         const struct dev_weight *raw, struct err *e)
 {
@@ -358,17 +384,12 @@ static int pack_records(struct ctx *c, struct placed *d, const struct weight *w,
     struct dev_weight *to = &d->w, from = *raw;
     const size_t n_rec = (size_t)to->kp / (to->kind == DEV_U8 ? 64 : 128);
     const size_t tiles = over(w->rows, DEV_TILE), gy = tiles < MOST ? tiles : MOST;
-    const uint8_t *order = NULL;
 
     if (keep(c, d, &to->q, record_bytes(to), w->name, e) ||
         (to->gs == 0 && pack_scales(c, d, w, raw, e)))
         return -1;
-    if (from.group_of && (!w->p.order || keep(c, d, &order, 4 * w->cols, w->name, e) ||
-                          cuda_upload(c, (void *)(uintptr_t)order, w->p.order, 4 * w->cols, e)))
-        return w->p.order
-                   ? -1
-                   : err_set(e, ERR_FORMAT, "%s: the order of its inputs is missing", w->name);
-    to->order = (const int32_t *)(const void *)order;
+    if (from.group_of && place_order(c, d, w, e))
+        return -1;
     cuda_launch(b, KERN_pack_codes, over(n_rec * 32, 128), gy, 1, 128,
                 (void *[]){ &to->q, &from, to });
     if (to->gs)

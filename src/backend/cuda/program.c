@@ -85,11 +85,32 @@ static bool image_room(struct cuda *b, size_t n, CUdeviceptr *at, uint8_t **host
     return true;
 }
 
+/* Whether a product's inputs are rounded by a phase of their own. */
+static bool loaded_apart(const struct dev_phase *ph)
+{
+    return ph->kind == PHASE_PRODUCT && ph->u.s.load.x && ph->u.s.kept == 0;
+}
+
+/* All phases as the kernel takes them. */
+static void write_phases(struct dev_phase *to, const struct program *p)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        *to = p->phase[i];
+        if (loaded_apart(to)) {
+            to[1] = to[0];
+            to++->kind = PHASE_LOAD;
+            to->u.s.load.x = NULL;
+            to->u.s.ss = NULL;
+        }
+        to++;
+    }
+}
+
 static void launch(struct cuda *b, struct program *p)
 {
-    const size_t phases = p->n * sizeof(*p->phase), feeds = p->n_feeds * sizeof(*p->feed);
-    const size_t n = phases + feeds;
-    struct program_args a = { .n = (int)p->n, .n_feeds = (int)p->n_feeds, .T = (int)p->T };
+    const size_t feeds = p->n_feeds * sizeof(*p->feed);
+    size_t phases = p->n;
+    struct program_args a = { .n_feeds = (int)p->n_feeds, .T = (int)p->T };
     size_t scratch = 0, buffers = SUM_BUFFERS, kept = 0;
     CUdeviceptr at = 0;
     uint8_t *host = NULL;
@@ -103,18 +124,24 @@ static void launch(struct cuda *b, struct program *p)
 
     for (size_t i = 0; i < p->n; i++) {
         struct stream_args *s = &p->phase[i].u.s;
-        const size_t row = p->phase[i].attn ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
+        const size_t row =
+            p->phase[i].kind == PHASE_ATTN ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
 
         if (row == 0 || shared + (size_t)s->T * row > b->shared - STATIC_SHARED)
             continue;
         s->kept = (int)row;
         kept = (size_t)s->T * row > kept ? (size_t)s->T * row : kept;
     }
-    if (b->failed || !image_room(b, n, &at, &host))
+    for (size_t i = 0; i < p->n; i++)
+        phases += loaded_apart(&p->phase[i]);
+    a.n = (int)phases;
+    phases *= sizeof(*p->phase);
+    if (b->failed || !image_room(b, phases + feeds, &at, &host))
         return;
-    memcpy(host, p->phase, phases);
+    write_phases((struct dev_phase *)(void *)host, p);
     memcpy(host + phases, p->feed, feeds);
-    if (!b->recording && !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, n, b->stream), "programs"))
+    if (!b->recording &&
+        !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, phases + feeds, b->stream), "programs"))
         return;
     a.phase = (const struct dev_phase *)(uintptr_t)at;
     a.feed = (const struct stream_feed *)(uintptr_t)(at + phases);
@@ -236,13 +263,22 @@ void program_stream(struct cuda *b, const struct stream_args *a)
                      : w->kind == DEV_U8 ? 64
                                          : 128;
 
+    const size_t rows_bytes = (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
+
     launch_rope(b);
+    if (a->load.x && !cuda_room(b, &b->loaded, rows_bytes + (size_t)a->T * sizeof(float)))
+        return;
     struct dev_phase *ph =
         add(b, class, true, (size_t)a->T, 0, class == CLASS_N4 ? w->table : NULL);
     struct stream_feed *f = &b->prog.feed[b->prog.n_feeds++];
 
     ph->form = w->kind * 4 + (w->gs > 1 && w->kind != DEV_U6 ? 2 : 0) + (w->pair ? 1 : 0);
     ph->u.s = *a;
+    ph->u.s.scaled = a->ss || a->load.x;
+    if (a->load.x) {
+        ph->u.s.x = (uint16_t *)(uintptr_t)b->loaded.p;
+        ph->u.s.load.by = (float *)(uintptr_t)(b->loaded.p + rows_bytes);
+    }
     ph->u.s.teams = rows ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
     *f = (struct stream_feed){ .tiles = a->tiles,
                                .stages = w->kp / cols,
@@ -282,7 +318,7 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
     b->prog.at_rows = *a;
     b->prog.pos = r.q ? r.pos : b->prog.n_rows ? b->prog.pos : NULL;
     b->prog.n_rows = rows;
-    ph->attn = 1;
+    ph->kind = PHASE_ATTN;
     ph->u.a = (struct attn_phase){ .a = *a,
                                    .r = r,
                                    .enc = enc,

@@ -77,9 +77,10 @@ static bool dead(const struct cuda *b, size_t i, const float *y, size_t n)
 enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_WIDE, ROUTE_LIBRARY };
 
 struct inputs {
-    bool act, bf16; /* float32 inputs changed: by the weight's rule, rounded to bf16 */
-    int mode;       /* 16 bits: enum prep_mode */
-    const int32_t *order;
+    bool act, bf16;       /* float32 inputs changed: by the weight's rule, rounded to bf16 */
+    int mode;             /* enum prep_mode; PREP_F32: the product rounds them, by that rule */
+    const int32_t *order; /* of w's columns, and on the device */
+    const int32_t *dev_order, *place;
     size_t kp;
 };
 
@@ -125,38 +126,86 @@ static enum route route_of(const struct cuda *b, const struct weight *w, size_t 
     return b->blas && T > DEV_STREAM_ROWS ? ROUTE_LIBRARY : ROUTE_STREAM;
 }
 
+/* Whether a phase of a program rounds inputs by w's rule as it loads them. */
+static bool can_load(const struct cuda *b, const struct weight *w, size_t T)
+{
+    const struct dev_weight *d = cuda_placed(w);
+    const bool kind = d->kind == DEV_F8 || (d->kind == DEV_U8 && d->gs <= 1 && !d->pair);
+    const bool groups = w->p.act == ACT_F8 && w->p.act_group < w->cols;
+
+    return b->tries & CUDA_TRY_LOAD && T <= DEV_STREAM_ROWS && kind && !d->order &&
+           w->cols % 4 == 0 && (!groups || w->p.act_group == DEV_CHUNK) &&
+           route_of(b, w, T) == ROUTE_STREAM;
+}
+
 static struct inputs inputs_of(const struct cuda *b, const struct weight *w, size_t T)
 {
     const struct dev_weight *d = cuda_placed(w);
     const bool library = route_of(b, w, T) == ROUTE_LIBRARY;
     const bool half = d->kind == DEV_B16 || (library && d->kind != DEV_H16);
+    const bool act = b->ctx.compute == COMPUTE_AUTO && w->p.act != ACT_KEEP;
 
-    return (struct inputs){ .act = b->ctx.compute == COMPUTE_AUTO && w->p.act != ACT_KEEP,
+    return (struct inputs){ .act = act,
                             .bf16 = b->ctx.compute == COMPUTE_BF16 && d->kind != DEV_B16,
-                            .mode = half ? PREP_BF16 : PREP_F16,
-                            .order = d->order,
+                            .mode = act && can_load(b, w, T) ? PREP_F32
+                                    : half                   ? PREP_BF16
+                                                             : PREP_F16,
+                            .order = d->order ? w->p.order : NULL,
+                            .dev_order = d->order,
+                            .place = d->place,
                             .kp = (size_t)d->kp };
 }
 
-/* Inputs that are x rounded to 16 bits and nothing else. */
-static bool plain(const struct inputs *in)
+static bool same_order(const int32_t *a, const int32_t *b, size_t n)
 {
-    return !in->act && !in->bf16 && !in->order;
+    return a == b || (a && b && memcmp(a, b, n * sizeof(*a)) == 0);
 }
 
-/* Whether one copy of x in 16 bits, of this mode and stride, does for all outputs of o. */
-static bool takes_copy(const struct cuda *b, const struct op *o, int *mode, int *kp)
+/* Inputs that are x rounded to 16 bits, perhaps in another order, and nothing else. */
+static bool only16(const struct inputs *in)
 {
-    for (size_t i = 0; i < o->n; i++) {
-        const struct inputs in = inputs_of(b, o->out[i].w, o->T);
+    return !in->act && !in->bf16;
+}
 
-        if (route_of(b, o->out[i].w, o->T) == ROUTE_PLAIN || !plain(&in) ||
-            (i && (in.mode != *mode || (int)in.kp != *kp)))
+static bool plain(const struct inputs *in)
+{
+    return only16(in) && !in->order;
+}
+
+static bool same_inputs(const struct cuda *b, const struct weight *a, const struct weight *w,
+                        size_t T)
+{
+    const struct inputs p = inputs_of(b, a, T), q = inputs_of(b, w, T);
+
+    return p.act == q.act && p.bf16 == q.bf16 && p.mode == q.mode && p.kp == q.kp &&
+           same_order(p.order, q.order, a->cols) && (!p.act || weight_same_act(a, w));
+}
+
+/* What all products of o read of their input, if they read the same. */
+static bool one_input(const struct cuda *b, const struct op *o, struct inputs *in)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (route_of(b, o->out[i].w, o->T) == ROUTE_PLAIN ||
+            !same_inputs(b, o->out[0].w, o->out[i].w, o->T))
             return false;
-        *mode = in.mode;
-        *kp = (int)in.kp;
-    }
+    if (o->n)
+        *in = inputs_of(b, o->out[0].w, o->T);
     return o->n > 0;
+}
+
+/* Whether a program writes what o reads, in->kp columns, in 16 bits at once in their order. A
+ * weight that is away may not be there yet, nor its order. */
+static bool takes16(const struct cuda *b, const struct op *o, const struct inputs *in)
+{
+    return plain(in) || (only16(in) && b->tries & CUDA_TRY_LOAD && o->T <= DEV_STREAM_ROWS &&
+                         route_of(b, o->out[0].w, o->T) == ROUTE_STREAM && !b->away.live);
+}
+
+/* The same of D columns, or as they are where o rounds them itself. Nobody would write the zeros of
+ * padding. */
+static bool takes_made(const struct cuda *b, const struct op *o, size_t D, struct inputs *in)
+{
+    return one_input(b, o, in) && (in->mode == PREP_F32 || (in->kp == D && takes16(b, o, in)));
 }
 
 /* The op after i, if it is a product of y [T, D]. */
@@ -180,24 +229,60 @@ static void have(struct cuda *b, const float *x, size_t T, int kp, int mode, boo
     b->have.T = T;
     b->have.kp = kp;
     b->have.mode = mode;
+    b->have.raw = NULL;
+    b->have.order = NULL;
     b->have.scaled = scaled;
 }
 
+/* The place for y [T, D] that a program makes for the products that `in` is about. */
+static bool room_for_made(struct cuda *b, const struct inputs *in, size_t n)
+{
+    return cuda_room(b, next16(b), n * (in->mode == PREP_F32 ? sizeof(float) : sizeof(uint16_t)));
+}
+
+/* a makes it there. */
+static void make_next(struct cuda *b, const struct inputs *in, size_t D, struct stream_args *a)
+{
+    const CUdeviceptr p = next16(b)->p;
+
+    a->mode16 = in->mode;
+    a->kp16 = (int)D;
+    a->place = in->place;
+    if (in->mode == PREP_F32)
+        a->y32 = (float *)(uintptr_t)p;
+    else
+        a->y16 = (uint16_t *)(uintptr_t)p;
+}
+
+/* It did: y is there from now on. */
+static void have_made(struct cuda *b, const struct inputs *in, const float *y, size_t T, size_t D,
+                      bool scaled)
+{
+    have(b, y, T, (int)D, in->mode, scaled);
+    b->have.order = in->order;
+    if (in->mode == PREP_F32)
+        b->have.raw = (const float *)(uintptr_t)b->x16[b->cur].p;
+}
+
 /* A copy in 16 bits of y, which op i writes, for the product that follows. y becomes NULL where
- * nobody wants more than that. */
-static struct copy16 copy_for(struct cuda *b, size_t i, float **y, size_t T, size_t D)
+ * nobody wants more than that. place: where its columns go, for a program; NULL: they stay. */
+static struct copy16 copy_for(struct cuda *b, size_t i, float **y, size_t T, size_t D,
+                              const int32_t **place)
 {
     const struct op *o = consumer(b, i, *y, T, D);
-    int mode, kp;
+    struct inputs in;
 
     b->have.x = NULL;
-    if (!o || !takes_copy(b, o, &mode, &kp) ||
-        !cuda_room(b, next16(b), T * (size_t)kp * sizeof(uint16_t)))
+    if (!o || !one_input(b, o, &in) || !(place ? takes16(b, o, &in) : plain(&in)) ||
+        !cuda_room(b, next16(b), T * in.kp * sizeof(uint16_t)))
         return (struct copy16){ 0 };
-    have(b, *y, T, kp, mode, false);
+    have(b, *y, T, (int)in.kp, in.mode, false);
+    b->have.order = in.order;
+    if (place)
+        *place = in.place;
     if (dead(b, i + 2, *y, T * D))
         *y = NULL;
-    return (struct copy16){ b->x16[b->cur].p, mode, kp };
+    return (struct copy16){ b->x16[b->cur].p, in.mode, (int)in.kp };
 }
 
 /* ---- inputs in 16 or 8 bits ---- */
@@ -242,9 +327,20 @@ static bool prepare(struct cuda *b, const struct inputs *in, const struct weight
                     size_t T)
 {
     int cols = (int)w->cols, kp = (int)in->kp, mode = in->mode;
-    const int32_t *order = in->order;
+    const int32_t *order = in->dev_order;
 
-    if (plain(in) && b->have.x == x && b->have.T == T && b->have.kp == kp && b->have.mode == mode)
+    if (mode == PREP_F32) {
+        if (b->have.raw && b->have.x == x && b->have.T == T)
+            return !b->failed;
+        b->have.x = b->have.raw = x;
+        b->have.T = T;
+        b->have.kp = cols;
+        b->have.mode = mode;
+        b->have.scaled = false;
+        return !b->failed;
+    }
+    if (only16(in) && b->have.x == x && b->have.T == T && b->have.kp == kp &&
+        b->have.mode == mode && same_order(b->have.order, in->order, w->cols))
         return !b->failed;
     if (!cuda_room(b, next16(b), T * in->kp * sizeof(uint16_t)))
         return false;
@@ -265,15 +361,6 @@ static bool prepare(struct cuda *b, const struct inputs *in, const struct weight
     return !b->failed;
 }
 
-static bool same_inputs(const struct cuda *b, const struct weight *a, const struct weight *w,
-                        size_t T)
-{
-    const struct inputs p = inputs_of(b, a, T), q = inputs_of(b, w, T);
-
-    return p.act == q.act && p.bf16 == q.bf16 && p.mode == q.mode && p.order == q.order &&
-           p.kp == q.kp && (!p.act || weight_same_act(a, w));
-}
-
 /* ---- products of few rows ---- */
 
 /* Whether one kernel can do both. */
@@ -291,12 +378,23 @@ static struct stream_args stream_of(struct cuda *b, const struct linear_out *out
     struct stream_args a = { .n = (int)n,
                              .T = (int)T,
                              .add = add,
-                             .x = (const uint16_t *)(uintptr_t)b->x16[b->cur].p,
+                             .x = (uint16_t *)(uintptr_t)b->x16[b->cur].p,
                              .D = (int)out[0].w->cols };
 
     for (size_t i = 0; i < n; i++) {
         a.out[i] = (struct dev_out){ *cuda_placed(out[i].w), out[i].y, a.tiles };
         a.tiles += (int)over(out[i].w->rows, DEV_TILE);
+    }
+    if (b->have.x && b->have.mode == PREP_F32) {
+        const struct inputs in = inputs_of(b, out[0].w, T);
+        const struct act_args f = act_of(&in, out[0].w, b->have.raw, T);
+
+        a.load = (struct load_args){ .x = f.x,
+                                     .cols = f.cols,
+                                     .act = f.act,
+                                     .group = f.group,
+                                     .bound = f.bound,
+                                     .scale = f.scale };
     }
     if (b->have.x && b->have.scaled) {
         a.ss = (const float *)(uintptr_t)b->ss[b->cur].p;
@@ -554,7 +652,7 @@ static bool streams(const struct cuda *b, const struct op *o)
 static bool gated(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i], *s = &b->op[i + 1];
-    int mode, kp;
+    struct inputs made;
 
     if (i + 2 >= b->n_op || o->n != 2 || o->add || !streams(b, o) || s->kind != OP_SWIGLU ||
         s->x != o->out[0].y || s->u != o->out[1].y || s->T != o->T)
@@ -564,20 +662,17 @@ static bool gated(struct cuda *b, size_t i)
     const struct op *next = consumer(b, i + 1, s->y, s->T, s->D);
     const size_t n = s->T * s->D;
 
-    if (!next || !takes_copy(b, next, &mode, &kp) || (size_t)kp != s->D || g->rows != u->rows ||
+    if (!next || !takes_made(b, next, s->D, &made) || g->rows != u->rows ||
         !same_stream(cuda_placed(g), cuda_placed(u)) || !same_inputs(b, g, u, o->T) ||
         !dead(b, i + 3, s->y, n) || (s->y != s->x && !dead(b, i + 2, s->x, n)) ||
-        !dead(b, i + 2, s->u, n) || !prepare(b, &in, g, o->x, o->T) ||
-        !cuda_room(b, next16(b), n * sizeof(uint16_t)))
+        !dead(b, i + 2, s->u, n) || !prepare(b, &in, g, o->x, o->T) || !room_for_made(b, &made, n))
         return false;
     struct stream_args a = stream_of(b, o->out, 2, o->T, false);
 
     a.swiglu = 1;
-    a.y16 = (uint16_t *)(uintptr_t)next16(b)->p;
-    a.mode16 = mode;
-    a.kp16 = kp;
+    make_next(b, &made, s->D, &a);
     program_stream(b, &a);
-    have(b, s->y, s->T, kp, mode, false);
+    have_made(b, &made, s->y, s->T, s->D, false);
     return true;
 }
 
@@ -725,7 +820,7 @@ static bool norm_f8(struct cuda *b, size_t i)
 static bool normed(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i], *s = &b->op[i + 1];
-    int mode, kp;
+    struct inputs made;
 
     if (i + 2 >= b->n_op || o->n != 1 || !o->add || !streams(b, o) || s->kind != OP_RMSNORM ||
         s->x != o->out[0].y || s->T != o->T || s->D != o->out[0].w->rows)
@@ -735,29 +830,21 @@ static bool normed(struct cuda *b, size_t i)
     const struct op *next = consumer(b, i + 1, s->y, s->T, s->D);
     const size_t n = s->T * s->D, tiles = over(w->rows, DEV_TILE);
 
-    if (!next || !streams(b, next) || !takes_copy(b, next, &mode, &kp) || (size_t)kp != s->D ||
+    if (!next || !streams(b, next) || !takes_made(b, next, s->D, &made) ||
         !dead(b, i + 3, s->y, n) || !prepare(b, &in, w, o->x, o->T) ||
-        !cuda_room(b, next16(b), n * sizeof(uint16_t)) ||
+        !room_for_made(b, &made, n) ||
         !cuda_room(b, &b->ss[1 - b->cur], s->T * tiles * sizeof(float)))
         return false;
     struct stream_args a = stream_of(b, o->out, 1, o->T, true);
 
     a.norm = s->u;
-    a.y16 = (uint16_t *)(uintptr_t)next16(b)->p;
     a.ss_out = (float *)(uintptr_t)b->ss[1 - b->cur].p;
-    a.mode16 = mode;
-    a.kp16 = kp;
+    make_next(b, &made, s->D, &a);
     program_stream(b, &a);
-    have(b, s->y, s->T, kp, mode, true);
+    have_made(b, &made, s->y, s->T, s->D, true);
     b->have.n_ss = (int)tiles;
     b->have.eps = s->by;
     return true;
-}
-
-/* Attention of few rows, which a program takes. */
-static bool in_program(const struct op *o)
-{
-    return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32;
 }
 
 /* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
@@ -789,7 +876,7 @@ static size_t rotated(struct cuda *b, size_t i)
     const struct op *y = i + 3 < b->n_op ? &b->op[i + 3] : NULL;
 
     /* attention that follows at once does it too */
-    if (y && in_program(y) && y->x == q->y && y->kv == w->kv && y->layer == w->layer &&
+    if (y && attn_in_program(y) && y->x == q->y && y->kv == w->kv && y->layer == w->layer &&
         y->T == q->T && dead(b, i + 4, q->y, q->T * q->D) && dead(b, i + 3, k->y, k->T * k->D))
         program_rope(b, &a, q->T);
     else
@@ -799,151 +886,11 @@ static size_t rotated(struct cuda *b, size_t i)
 
 /* ---- attention ---- */
 
-/* Spans of slots: enough for `most` blocks, none below `least` slots. */
-static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size_t least,
-                          size_t *splits, size_t *span)
-{
-    size_t n = most / blocks;
-
-    n = n > b->slots / least ? b->slots / least : n;
-    n = n > ATTN_SPLITS ? ATTN_SPLITS : n ? n : 1;
-    *span = over(over(b->slots, n), KV_BLOCK) * KV_BLOCK;
-    *splits = over(b->slots, *span);
-}
-
-/* Many rows on the tensor cores: for decode.cu. */
-static bool is_crowd(const struct cuda *b, const struct op *o)
-{
-    enum { HEADS = 8 }; /* of queries to a kv head */
-    const size_t hd = o->kv->head_dim;
-
-    return b->ctx.compute != COMPUTE_F32 && o->kv->enc != ENC_F32 && o->T > DEV_STREAM_ROWS &&
-           (hd == 64 || hd == 128) && o->H / o->kv->kv_heads <= HEADS;
-}
-
-static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
-{
-    static const enum kernel kern[][2] = {
-        [ENC_F16] = { KERN_decode_f16_64, KERN_decode_f16_128 },
-        [ENC_BF16] = { KERN_decode_bf16_64, KERN_decode_bf16_128 },
-        [ENC_F8_E4M3] = { KERN_decode_f8_64, KERN_decode_f8_128 },
-    };
-    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
-    size_t splits, span;
-
-    /* long spans: of 256 rows with 1500 slots each, one span for each took an H200 13.4 ms a step
-     * of 8B in FP8, three took 14.5 */
-    choose_splits(b, rows * K, 16 * b->sms, 256, &splits, &span);
-    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
-                       !cuda_room(b, &b->done, rows * K * sizeof(int))))
-        return;
-    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
-    a->done = (int *)(uintptr_t)b->done.p;
-    a->splits = (int)splits;
-    a->span = (int)span;
-    cuda_launch(b, kern[o->kv->enc][hd == 128], splits, K, rows, 128, (void *[]){ a });
-}
-
-/* Rows one by one: all, or those of the batch that are in no run. */
-static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
-{
-    static const enum kernel kern[][3] = {
-        [ENC_F32] = { KERN_attn_f32_1, KERN_attn_f32_4, KERN_attn_f32_8 },
-        [ENC_F16] = { KERN_attn_f16_1, KERN_attn_f16_4, KERN_attn_f16_8 },
-        [ENC_BF16] = { KERN_attn_bf16_1, KERN_attn_bf16_4, KERN_attn_bf16_8 },
-        [ENC_F8_E4M3] = { KERN_attn_f8_1, KERN_attn_f8_4, KERN_attn_f8_8 },
-    };
-    static const size_t heads[] = { 1, 4, 8 };
-    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
-    const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
-    const bool program = in_program(o);
-    const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
-    size_t splits, span;
-
-    if (is_crowd(b, o)) {
-        attn_crowd(b, a, o, rows);
-        return;
-    }
-    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
-                  &splits, &span);
-    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
-                       !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
-        return;
-    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
-    a->done = (int *)(uintptr_t)b->done.p;
-    a->splits = (int)splits;
-    a->span = (int)span;
-    if (program)
-        program_attn(b, a, (int)o->kv->enc, rows);
-    else
-        cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
-}
-
-/* How TMA sees the keys or values of a layer: rows of one head and slot. */
-static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
-                      const struct kv_cache *kv)
-{
-    return cuda_map(b, m, cache, kv->enc == ENC_BF16, kv->blocks * kv->kv_heads * KV_BLOCK,
-                    kv->head_dim);
-}
-
-/* Prompts on the tensor cores; false where there is no kernel for them. */
-static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
-{
-    static const enum kernel kern[][2][2] = {
-        /* wgmma; 128 */
-        [ENC_F16] = { { KERN_flash_f16_64, KERN_flash_f16_128 },
-                      { KERN_flash_wgmma_f16_64, KERN_flash_wgmma_f16_128 } },
-        [ENC_BF16] = { { KERN_flash_bf16_64, KERN_flash_bf16_128 },
-                       { KERN_flash_wgmma_bf16_64, KERN_flash_wgmma_bf16_128 } },
-        [ENC_F8_E4M3] = { { KERN_flash_f8_64, KERN_flash_f8_128 },
-                          { KERN_flash_wgmma_f8_64, KERN_flash_wgmma_f8_128 } },
-    };
-    enum { L2_PART = 32 << 20 }; /* of the 50 MB and more of a Hopper */
-    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
-    const enum enc enc = o->kv->enc;
-    const bool wgmma = b->wgmma && !(b->tries & CUDA_TRY_MMA), f8 = enc == ENC_F8_E4M3;
-
-    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) ||
-        group > FLASH_ROWS || enc == ENC_F32 || o->T != b->rows)
-        return false;
-    struct flash_args f = { .y = a->y,
-                            .q = a->q,
-                            .k = a->k,
-                            .v = a->v,
-                            .slot = a->slot,
-                            .seq = a->seq,
-                            .runs = b->runs_at,
-                            .table = a->table,
-                            .n_runs = (int)b->n_runs,
-                            .tokens = (int)(FLASH_ROWS / group),
-                            .H = a->H,
-                            .K = a->K,
-                            .scale = a->scale,
-                            .y16 = a->y16,
-                            .mode16 = a->mode16,
-                            .kp16 = a->kp16 };
-
-    for (size_t r = 0; r < b->n_runs; r++)
-        f.tiles += (int)over((size_t)b->runs[2 * r + 1], FLASH_ROWS / group);
-    for (f.heads = f.K; f.heads > 1; f.heads--) /* as many as stay in the second-level cache */
-        if (f.K % f.heads == 0 && (size_t)f.heads * b->slots * 2 * kv_row_bytes(enc, hd) <= L2_PART)
-            break;
-    const enum kernel k = kern[enc][wgmma][hd == 128];
-    const size_t tiles = (size_t)f.tiles;
-
-    if (!wgmma)
-        cuda_launch_with(b, k, tiles, K, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
-    else if (f8 || (map_cache(b, &f.map[0], a->k, o->kv) && map_cache(b, &f.map[1], a->v, o->kv)))
-        cuda_launch_with(b, k, tiles * K < b->sms ? tiles * K : b->sms, 1, 1, FLASH_WGMMA_THREADS,
-                         FLASH_WGMMA_SHARED(hd, f8), (void *[]){ &f });
-    return true;
-}
-
 static void attention(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i];
     const size_t hd = o->kv->head_dim;
+    const int32_t *place = NULL;
     float *y = o->y;
 
     if (hd % 8 || hd > 256) {
@@ -956,7 +903,9 @@ static void attention(struct cuda *b, size_t i)
         return;
     }
     /* nobody would write the zeros of padding */
-    const struct copy16 copy = o->D % CHUNK ? (struct copy16){ 0 } : copy_for(b, i, &y, o->T, o->D);
+    const struct copy16 copy =
+        o->D % CHUNK ? (struct copy16){ 0 }
+                     : copy_for(b, i, &y, o->T, o->D, attn_in_program(o) ? &place : NULL);
     struct attn_args a = { .y = y,
                            .q = o->x,
                            .k = o->kv->layer[o->layer].k,
@@ -970,16 +919,12 @@ static void attention(struct cuda *b, size_t i)
                            .scale = (float)(1 / sqrt((double)hd) * M_LOG2E),
                            .y16 = (uint16_t *)(uintptr_t)copy.p,
                            .mode16 = copy.mode,
-                           .kp16 = copy.kp };
+                           .kp16 = copy.kp,
+                           .place = place };
 
     if (o->D % CHUNK)
         b->have.x = NULL;
-    if (!attn_runs(b, &a, o)) {
-        attn_rows(b, &a, o, o->T);
-    } else if (b->n_lone) {
-        a.rows = b->lone_at;
-        attn_rows(b, &a, o, b->n_lone);
-    }
+    cuda_attention(b, &a, o);
 }
 
 /* ---- encoders ---- */
@@ -1081,7 +1026,7 @@ static void small(struct cuda *b, size_t i)
                     (void *[]){ &y, &o->D, &o->by });
         break;
     case OP_RMSNORM:
-        copy = copy_for(b, i, &y, o->T, o->D);
+        copy = copy_for(b, i, &y, o->T, o->D, NULL);
         if (o->D % 4 == 0 && o->D <= ROWS_MOST && copy.kp <= ROWS_MOST) {
             struct act_args a = { .y = y,
                                   .y16 = (uint16_t *)(uintptr_t)copy.p,
@@ -1098,7 +1043,7 @@ static void small(struct cuda *b, size_t i)
                     (void *[]){ &y, &o->x, &o->u, &d, &o->by, &copy });
         return;
     case OP_SWIGLU:
-        copy = copy_for(b, i, &y, o->T, o->D);
+        copy = copy_for(b, i, &y, o->T, o->D, NULL);
         cuda_launch(b, KERN_swiglu, over(over(o->D, CHUNK) * CHUNK, THREADS), o->T, 1, THREADS,
                     (void *[]){ &y, &o->x, &o->u, &d, &copy });
         return;

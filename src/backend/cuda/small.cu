@@ -229,25 +229,6 @@ extern "C" __global__ void act(act_args a)
     }
 }
 
-/* Four values in E4M3, `by` being one over the scale. */
-__device__ static inline uint32_t four_f8(const float *x, float by)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint16_t lo, hi;
-
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(x[1] * by), "f"(x[0] * by));
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(x[3] * by), "f"(x[2] * by));
-    return lo | (uint32_t)hi << 16;
-#else
-    uint32_t q = 0;
-
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        q |= (uint32_t)f32_to_f8_e4m3(x[k] * by) << 8 * k;
-    return q;
-#endif
-}
-
 /* Rows of x or, with weights w, of its norm: as E4M3 with a scale for each (act), in 16 bits, and as
  * they are to y, each if it is wanted; at most ROWS_MOST columns, a multiple of 4. grid: rows, 1024
  * threads */

@@ -109,6 +109,8 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     stream_feed *const feeds = (stream_feed *)((uint8_t *)scratch + a.scratch);
     uint4 *const phases = (uint4 *)(feeds + a.n_feeds);
     __shared__ attn_row row[DEV_STREAM_ROWS];
+    __shared__ float factor[DEV_STREAM_ROWS];
+    constexpr bool loads = CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
     program p = { &a, feeds };
 
     p.full = bar_at(full);
@@ -136,6 +138,7 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
     p.scratch = scratch;
     p.inputs = (uint16_t *)(phases + 2 * WORDS);
+    p.factor = factor;
     p.lut = (const uint32_t *)lut_at;
     p.ask.feed = -1;
     enter_tile<CLASS>(p);
@@ -149,12 +152,17 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
         if (i + 1 < a.n && threadIdx.x < WORDS)
             phases[(i + 1) % 2 * WORDS + threadIdx.x] =
                 ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
-        if (now.attn && now.u.a.enc == DEV_ENC_F8_E4M3)
+        if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3)
             attn_f8_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
-        else if (now.attn)
+        else if (now.kind == PHASE_ATTN)
             attn_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
-        else
+        else if (loads && now.kind == PHASE_LOAD)
+            load_apart(now.u.s);
+        else {
+            if (loads && now.u.s.load.x)
+                load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
             product_of<CLASS, NT>(p, now.u.s, now.form);
+        }
         if (i + 1 < a.n)
             meet(a.gate, (i + 1) * gridDim.x);
     }

@@ -15,6 +15,7 @@
 
 #include "backend/cuda/barrier.cuh"
 #include "backend/cuda/codes.cuh"
+#include "backend/cuda/inputs.cuh"
 #include "backend/cuda/mma.cuh"
 
 /* ---- the rings ---- */
@@ -41,6 +42,7 @@ struct program {
     uint32_t ring_at; /* as shared memory is addressed */
     float *scratch;
     uint16_t *inputs; /* x of the phase, if it is kept */
+    float *factor;    /* [DEV_STREAM_ROWS] of its rows, if it is scaled */
     const uint32_t *lut;
     uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
     cursor ask;
@@ -311,6 +313,17 @@ __device__ static __forceinline__ tile_end end_of(const stream_args &a, const de
     return e;
 }
 
+/* A value of the next product's input. */
+__device__ static __forceinline__ void put_next(const stream_args &a, const tile_end &e, float v)
+{
+    const size_t row = (size_t)e.t * a.kp16;
+
+    if (a.y16)
+        a.y16[row + (a.place ? a.place[e.row] : e.row)] = to16(v, a.mode16);
+    else
+        a.y32[row + e.row] = v;
+}
+
 /* What becomes of the sum v. gate: of swiglu, from the tile before. */
 __device__ static inline void finish(const stream_args &a, const dev_out &out, bool second, int tile,
                                      const tile_end &e, float v, float &gate)
@@ -319,7 +332,7 @@ __device__ static inline void finish(const stream_args &a, const dev_out &out, b
         if (!second)
             gate = v;
         else if (e.there)
-            a.y16[(size_t)e.t * a.kp16 + e.row] = to16(gate / (1 + expf(-gate)) * v, a.mode16);
+            put_next(a, e, gate / (1 + expf(-gate)) * v);
         return;
     }
     v += e.old;
@@ -330,27 +343,21 @@ __device__ static inline void finish(const stream_args &a, const dev_out &out, b
     float s = e.there ? v * v : 0;
 
     if (e.there)
-        a.y16[(size_t)e.t * a.kp16 + e.row] = to16(v * e.by, a.mode16);
+        put_next(a, e, v * e.by);
     for (int d = DEV_TILE / 2; d; d /= 2)
         s += __shfl_xor_sync(~0u, s, d);
     if (e.row % DEV_TILE == 0 && e.t < a.T)
         a.ss_out[(size_t)e.t * a.tiles + tile] = s;
 }
 
-/* The factors of the rows' norms, for the ends of tiles. */
-__device__ static inline void norm_factors(const stream_args &a, float *factor)
+/* The factors of rows, for the ends of tiles: of their norms, or of what was loaded. */
+__device__ static inline void row_factors(const stream_args &a, float *factor)
 {
-    const int lane = threadIdx.x % WARP;
-
     for (int t = threadIdx.x / WARP; t < a.T; t += STREAM_WARPS) {
-        float s = 0;
+        const float f = a.load.by ? a.load.by[t] : norm_factor(a, t);
 
-        for (int i = lane; i < a.n_ss; i += WARP)
-            s += a.ss[(size_t)t * a.n_ss + i];
-        for (int d = WARP / 2; d; d /= 2)
-            s += __shfl_xor_sync(~0u, s, d);
-        if (lane == 0)
-            factor[t] = 1 / sqrtf(s / (float)a.D + a.eps);
+        if (threadIdx.x % WARP == 0)
+            factor[t] = f;
     }
 }
 
@@ -416,7 +423,6 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
 {
     typedef ring_of<CLASS> R;
     constexpr int n_x = kind_of<KIND>::slabs * kind_of<KIND>::blocks, cols = n_x * 32;
-    __shared__ float factor[DEV_STREAM_ROWS];
     const int g = threadIdx.x % WARP / 4;
     const int kp = a.out[0].w.kp, stages = kp / cols, T = a.T, unit = a.swiglu ? 2 : 1;
     const uint16_t *const from = a.kept ? p.inputs : a.x;
@@ -435,14 +441,14 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     const int behind = CLASS == CLASS_W16 ? 0 : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
-    if (a.kept)
+    if (a.kept && !a.load.x)
         for (int t = 0; t < T; t++)
 #pragma unroll 4
             for (int i = threadIdx.x; i < kp / 8; i += blockDim.x)
                 ((uint4 *)(p.inputs + t * stride))[i] = ((const uint4 *)(a.x + (size_t)t * kp))[i];
-    if (a.ss)
-        norm_factors(a, factor);
-    if (a.kept)
+    if (a.scaled && !a.load.x)
+        row_factors(a, p.factor);
+    if (a.kept || a.scaled)
         __syncthreads();
     for (int n = 0; n < n_tiles + behind; n++) {
         const bool begins = n < n_tiles;
@@ -502,11 +508,11 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             float v = take_sums(p, turn0 + n - behind, T, teams, e[i]);
 
             if (KIND == DEV_F8)
-                v *= F8_BY;
+                v *= HALF_BY;
             if ((KIND == DEV_F8 && w.n_groups == 1) || (KIND == DEV_U8 && w.gs == 0))
                 v *= e[i].there ? scale_at(w, (size_t)e[i].row / w.row_group) : 0;
-            if (a.ss && e[i].there)
-                v *= factor[e[i].t];
+            if (a.scaled && e[i].there)
+                v *= p.factor[e[i].t];
             finish(a, out, a.swiglu && item % 2, tile, e[i], v, gate[i]);
         }
     }

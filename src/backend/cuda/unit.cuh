@@ -275,6 +275,43 @@ __device__ static inline uint32_t f8_pair(uint32_t word, int i)
     return (b & 0x80008000) | (b >> 1 & 0x3F803F80);
 }
 
+/* f8_pair, in one instruction where there is one; HALF_BY as F8_BY. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+static constexpr float HALF_BY = 1;
+__device__ static inline uint32_t half_pair(uint32_t word, int i)
+{
+    uint32_t r;
+
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((uint16_t)(i ? word >> 16 : word)));
+    return r;
+}
+#else
+static constexpr float HALF_BY = F8_BY;
+__device__ static inline uint32_t half_pair(uint32_t word, int i)
+{
+    return f8_pair(word, i);
+}
+#endif
+
+/* Four values in E4M3, `by` being one over the scale. */
+__device__ static inline uint32_t four_f8(const float *x, float by)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t lo, hi;
+
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(x[1] * by), "f"(x[0] * by));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(x[3] * by), "f"(x[2] * by));
+    return lo | (uint32_t)hi << 16;
+#else
+    uint32_t q = 0;
+
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        q |= (uint32_t)f32_to_f8_e4m3(x[k] * by) << 8 * k;
+    return q;
+#endif
+}
+
 /* ---- copies to shared memory in the background ---- */
 
 __device__ static inline void copy_async(uint32_t to, const void *from)

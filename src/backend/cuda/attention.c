@@ -1,0 +1,164 @@
+/* attention.c - which kernel attends, on which grid: rows one by one or many of them for decoding,
+ * runs of rows for prompts, or a program's phase. */
+#include "backend/cuda/cuda_int.h"
+
+static size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+bool attn_in_program(const struct op *o)
+{
+    return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32;
+}
+
+/* Spans of slots: enough for `most` blocks, none below `least` slots. */
+static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size_t least,
+                          size_t *splits, size_t *span)
+{
+    size_t n = most / blocks;
+
+    n = n > b->slots / least ? b->slots / least : n;
+    n = n > ATTN_SPLITS ? ATTN_SPLITS : n ? n : 1;
+    *span = over(over(b->slots, n), KV_BLOCK) * KV_BLOCK;
+    *splits = over(b->slots, *span);
+}
+
+/* Many rows on the tensor cores: for decode.cu. */
+static bool is_crowd(const struct cuda *b, const struct op *o)
+{
+    enum { HEADS = 8 }; /* of queries to a kv head */
+    const size_t hd = o->kv->head_dim;
+
+    return b->ctx.compute != COMPUTE_F32 && o->kv->enc != ENC_F32 && o->T > DEV_STREAM_ROWS &&
+           (hd == 64 || hd == 128) && o->H / o->kv->kv_heads <= HEADS;
+}
+
+static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
+{
+    static const enum kernel kern[][2] = {
+        [ENC_F16] = { KERN_decode_f16_64, KERN_decode_f16_128 },
+        [ENC_BF16] = { KERN_decode_bf16_64, KERN_decode_bf16_128 },
+        [ENC_F8_E4M3] = { KERN_decode_f8_64, KERN_decode_f8_128 },
+    };
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
+    size_t splits, span;
+
+    /* long spans: of 256 rows with 1500 slots each, one span for each took an H200 13.4 ms a step
+     * of 8B in FP8, three took 14.5 */
+    choose_splits(b, rows * K, 16 * b->sms, 256, &splits, &span);
+    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
+                       !cuda_room(b, &b->done, rows * K * sizeof(int))))
+        return;
+    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
+    a->done = (int *)(uintptr_t)b->done.p;
+    a->splits = (int)splits;
+    a->span = (int)span;
+    cuda_launch(b, kern[o->kv->enc][hd == 128], splits, K, rows, 128, (void *[]){ a });
+}
+
+/* Rows one by one: all, or those of the batch that are in no run. */
+static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
+{
+    static const enum kernel kern[][3] = {
+        [ENC_F32] = { KERN_attn_f32_1, KERN_attn_f32_4, KERN_attn_f32_8 },
+        [ENC_F16] = { KERN_attn_f16_1, KERN_attn_f16_4, KERN_attn_f16_8 },
+        [ENC_BF16] = { KERN_attn_bf16_1, KERN_attn_bf16_4, KERN_attn_bf16_8 },
+        [ENC_F8_E4M3] = { KERN_attn_f8_1, KERN_attn_f8_4, KERN_attn_f8_8 },
+    };
+    static const size_t heads[] = { 1, 4, 8 };
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
+    const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
+    const bool program = attn_in_program(o);
+    const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
+    size_t splits, span;
+
+    if (is_crowd(b, o)) {
+        attn_crowd(b, a, o, rows);
+        return;
+    }
+    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
+                  &splits, &span);
+    if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
+                       !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
+        return;
+    a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
+    a->done = (int *)(uintptr_t)b->done.p;
+    a->splits = (int)splits;
+    a->span = (int)span;
+    if (program)
+        program_attn(b, a, (int)o->kv->enc, rows);
+    else
+        cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
+}
+
+/* How TMA sees the keys or values of a layer: rows of one head and slot. */
+static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
+                      const struct kv_cache *kv)
+{
+    return cuda_map(b, m, cache, kv->enc == ENC_BF16, kv->blocks * kv->kv_heads * KV_BLOCK,
+                    kv->head_dim);
+}
+
+/* Prompts on the tensor cores; false where there is no kernel for them. */
+static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
+{
+    static const enum kernel kern[][2][2] = {
+        /* wgmma; 128 */
+        [ENC_F16] = { { KERN_flash_f16_64, KERN_flash_f16_128 },
+                      { KERN_flash_wgmma_f16_64, KERN_flash_wgmma_f16_128 } },
+        [ENC_BF16] = { { KERN_flash_bf16_64, KERN_flash_bf16_128 },
+                       { KERN_flash_wgmma_bf16_64, KERN_flash_wgmma_bf16_128 } },
+        [ENC_F8_E4M3] = { { KERN_flash_f8_64, KERN_flash_f8_128 },
+                          { KERN_flash_wgmma_f8_64, KERN_flash_wgmma_f8_128 } },
+    };
+    enum { L2_PART = 32 << 20 }; /* of the 50 MB and more of a Hopper */
+    const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
+    const enum enc enc = o->kv->enc;
+    const bool wgmma = b->wgmma && !(b->tries & CUDA_TRY_MMA), f8 = enc == ENC_F8_E4M3;
+
+    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) ||
+        group > FLASH_ROWS || enc == ENC_F32 || o->T != b->rows)
+        return false;
+    struct flash_args f = { .y = a->y,
+                            .q = a->q,
+                            .k = a->k,
+                            .v = a->v,
+                            .slot = a->slot,
+                            .seq = a->seq,
+                            .runs = b->runs_at,
+                            .table = a->table,
+                            .n_runs = (int)b->n_runs,
+                            .tokens = (int)(FLASH_ROWS / group),
+                            .H = a->H,
+                            .K = a->K,
+                            .scale = a->scale,
+                            .y16 = a->y16,
+                            .mode16 = a->mode16,
+                            .kp16 = a->kp16 };
+
+    for (size_t r = 0; r < b->n_runs; r++)
+        f.tiles += (int)over((size_t)b->runs[2 * r + 1], FLASH_ROWS / group);
+    for (f.heads = f.K; f.heads > 1; f.heads--) /* as many as stay in the second-level cache */
+        if (f.K % f.heads == 0 && (size_t)f.heads * b->slots * 2 * kv_row_bytes(enc, hd) <= L2_PART)
+            break;
+    const enum kernel k = kern[enc][wgmma][hd == 128];
+    const size_t tiles = (size_t)f.tiles;
+
+    if (!wgmma)
+        cuda_launch_with(b, k, tiles, K, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
+    else if (f8 || (map_cache(b, &f.map[0], a->k, o->kv) && map_cache(b, &f.map[1], a->v, o->kv)))
+        cuda_launch_with(b, k, tiles * K < b->sms ? tiles * K : b->sms, 1, 1, FLASH_WGMMA_THREADS,
+                         FLASH_WGMMA_SHARED(hd, f8), (void *[]){ &f });
+    return true;
+}
+
+void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o)
+{
+    if (!attn_runs(b, a, o)) {
+        attn_rows(b, a, o, o->T);
+    } else if (b->n_lone) {
+        a->rows = b->lone_at;
+        attn_rows(b, a, o, b->n_lone);
+    }
+}
