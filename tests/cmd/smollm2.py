@@ -1,6 +1,7 @@
 """The chats of tests/data/smollm2/chat.jsonl (recorded with transformers from the same GGUF file)
 through `puna run --json`. Usage: smollm2.py PUNA"""
 import json
+import os
 import subprocess
 import sys
 
@@ -53,6 +54,7 @@ def cached_equals_fresh():
     assert warm == cold
 
 
-assert chats("f32", 40) >= 7
+# under sanitizers (make SAN=1) a few tokens run the same code
+assert chats("f32", 8 if os.environ.get("SAN") else 40) >= 7
 chats("auto", 4)
 cached_equals_fresh()
