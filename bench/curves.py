@@ -2,13 +2,17 @@
 """Draws how speed changes with context and with batch, as one SVG file.
 
     bench/curves.py MODEL.gguf -o curves.svg [--contexts 512,...,32768] [--batches 1,2,...] [--peer]
+                    [--collect FILE]
 
 Three curves of `puna bench`: prefill of a prompt of N tokens, decode of one sequence after N
-tokens, and the tokens per second of B sequences together. With --peer (a Python that has
-llama-cpp-python) each has llama.cpp's beside it, measured after ours by the same definitions. The
-numbers are printed as a table too.
+tokens, beside what the read bandwidth that was measured with that point allows, and the tokens per
+second of B sequences together. With --peer (a Python that has llama-cpp-python) each has
+llama.cpp's beside it, by the same definitions and by turns at each point. The numbers are printed
+as a table too. --collect keeps points in a file as they are measured: stopped and started again, it
+goes on with those that lack.
 """
 import argparse
+import functools
 import html
 import json
 import os
@@ -20,7 +24,7 @@ import compare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT, LEFT, BOTTOM, GAP = 320, 220, 56, 40, 24
-COLOURS = ("#06c", "#c60")
+COLOURS = {"puna": "#06c", "llama.cpp": "#c60", "read bandwidth": "#888"}
 
 
 def arguments():
@@ -33,6 +37,8 @@ def arguments():
     p.add_argument("--reps", type=int, default=3)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--peer", action="store_true", help="llama.cpp's curves too")
+    p.add_argument("--collect", metavar="FILE",
+                   help="points, one by one: what is there is not measured again")
     p.add_argument("--puna", default=str(ROOT / "build" / "puna"))
     return p.parse_args()
 
@@ -44,49 +50,78 @@ def numbers(text):
     return values
 
 
-def ours(args):
-    command = [args.puna, "bench", args.model, "--json", "--no-ceilings", "--pp", "0", "--tg", "0",
-               "--threads", str(args.threads), "--reps", str(args.reps), "--depths", args.contexts,
-               "--batches", args.batches, "--tg-batched", str(args.steps)]
+def ours(args, depth=None, batch=None):
+    """One point: what `puna bench` says of it, and with a depth the ceiling of decode there."""
+    command = [args.puna, "bench", args.model, "--json", "--pp", "0", "--tg", "0",
+               "--threads", str(args.threads), "--reps", str(args.reps),
+               "--batches", str(batch or ""), "--tg-batched", str(args.steps)]
+    command += ["--depths", str(depth)] if depth else ["--no-ceilings"]
     p = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if p.returncode:
         sys.exit(f"{' '.join(command)}: exit status {p.returncode}")
-    return json.loads(p.stdout)
+    result = json.loads(p.stdout)
+    if batch:
+        return result["batched"][0]
+    read = max(v for k, v in result["ceilings"].items() if k.startswith("read_"))
+    return {**result["depths"][0], "ceiling_tok_per_s": read / result["depths"][0]["read_bytes"]}
 
 
-def theirs(args):
-    """What ours() gives, of llama.cpp: one sequence that grows, steps at each length."""
-    peer, depths = compare.Peer(args.model, args.threads), []
-    contexts, seconds, at = numbers(args.contexts), 0, 0
-    ctx = peer.context(contexts[-1] + args.steps + 1, 1)
-    for n in contexts:
-        seconds += peer.prefill(ctx, n - at, at)
-        at = n
-        peer.steps(ctx, n, 1, 1)
-        took = []
-        for _ in range(args.reps):
-            peer.forget(ctx, n)
-            took.append(peer.steps(ctx, n, args.steps, 1))
-        peer.forget(ctx, n)
-        depths.append({"context": n, "prefill_tok_per_s": n / seconds,
-                       "tok_per_s": compare.rates(args.steps, took)})
+@functools.lru_cache(maxsize=1)
+def peer_of(model, threads):
+    return compare.Peer(model, threads)
+
+
+def theirs(args, depth=None, batch=None):
+    """The same of llama.cpp."""
+    peer = peer_of(args.model, args.threads)
+    if batch:
+        return peer.measure_batched(batch, args.reps)
+    ctx, took = peer.context(depth + args.steps + 1, 1), []
+    seconds = peer.prefill(ctx, depth)
+    peer.steps(ctx, depth, 1, 1)
+    for _ in range(args.reps):
+        peer.forget(ctx, depth)
+        took.append(peer.steps(ctx, depth, args.steps, 1))
     peer.api.llama_free(ctx)
-    return {"depths": depths,
-            "batched": [peer.measure_batched(b, args.reps) for b in numbers(args.batches)]}
+    return {"context": depth, "prefill_tok_per_s": depth / seconds,
+            "tok_per_s": compare.rates(args.steps, took)}
+
+
+def points(args):
+    """{program: {"depths": [...], "batched": [...]}}, programs by turns at each point."""
+    programs = {"puna": ours, **({"llama.cpp": theirs} if args.peer else {})}
+    runs = {who: {"depths": [], "batched": []} for who in programs}
+    known = {}
+    if args.collect and os.path.exists(args.collect):
+        with open(args.collect) as f:
+            known = json.load(f)
+    for what, name, values in (("depths", "depth", args.contexts),
+                               ("batched", "batch", args.batches)):
+        for n in numbers(values):
+            for who, program in programs.items():
+                key = f"{os.path.basename(args.model)}, {args.threads} threads: {who}, {name} {n}"
+                if key not in known:
+                    known[key] = {**program(args, **{name: n}), "load": os.getloadavg()[0]}
+                    if args.collect:
+                        with open(args.collect, "w") as f:
+                            json.dump(known, f, indent=1)
+                runs[who][what].append(known[key])
+    return runs
 
 
 def measure(args):
     """{title: (x label, {program: [(x, tokens per second)]})}"""
-    runs = {"puna": ours(args)}
-    if args.peer:
-        runs["llama.cpp"] = theirs(args)
+    runs = points(args)
 
     def curve(list_name, x, y):
         return {who: [(r[x], y(r)) for r in run[list_name]] for who, run in runs.items()}
 
+    decode = curve("depths", "context", lambda r: r["tok_per_s"]["median"])
+    decode["read bandwidth"] = [(r["context"], r["ceiling_tok_per_s"])
+                                for r in runs["puna"]["depths"]]
     return {
         "prefill": ("prompt tokens", curve("depths", "context", lambda r: r["prefill_tok_per_s"])),
-        "decode": ("tokens before", curve("depths", "context", lambda r: r["tok_per_s"]["median"])),
+        "decode": ("tokens before", decode),
         "decode of several": ("sequences", curve("batched", "sequences",
                                                  lambda r: r["tok_per_s"]["median"])),
     }
@@ -106,12 +141,12 @@ def panel(index, title, label, lines):
                    f'text-anchor="end">{most_y * fraction:.0f}</text>')
     for k, (who, line) in enumerate(lines.items()):
         at = [(x0 + LEFT + wide * x / most_x, y0 + high * (1 - y / most_y)) for x, y in line]
-        out.append(f'<polyline fill="none" stroke="{COLOURS[k]}" stroke-width="2" points="'
+        out.append(f'<polyline fill="none" stroke="{COLOURS[who]}" stroke-width="2" points="'
                    + " ".join(f"{x:.1f},{y:.1f}" for x, y in at) + '"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[k]}"/>' for x, y in at]
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[who]}"/>' for x, y in at]
         if len(lines) > 1:
             out.append(f'<text x="{x0 + LEFT + wide - 4}" y="{y0 + 12 + 14 * k}" text-anchor="end" '
-                       f'fill="{COLOURS[k]}">{who}</text>')
+                       f'fill="{COLOURS[who]}">{who}</text>')
     last = -100
     for x in sorted({x for x, _ in points}):
         at = x0 + LEFT + wide * x / most_x

@@ -329,6 +329,22 @@ static int measure_batched(struct bench *b, json_t *out, struct err *e)
     return (int)n;
 }
 
+/* What a decoded token reads of the weights: of a table of embeddings that is no head, one row. */
+static size_t decode_bytes(const struct model *m)
+{
+    const size_t all = checkpoint_bytes(m->ckpt), table = m->embed.rows * m->embed.row_bytes;
+
+    return m->head.data == m->embed.data || table > all ? all : all - table;
+}
+
+/* What a token decoded after `depth` others reads: weights and cache. */
+static size_t read_at(const struct engine *g, size_t depth)
+{
+    const size_t blocks = (depth + KV_BLOCK - 1) / KV_BLOCK;
+
+    return decode_bytes(g->model) + kv_bytes(g->model->hp, g->kv, blocks);
+}
+
 /* The last of --depths, which grow; 0 without any, < 0 after an error. */
 static long deepest(const struct bench *b, struct err *e)
 {
@@ -371,9 +387,10 @@ static int measure_depths(struct bench *b, json_t *out, struct err *e)
         seconds += now() - start;
         at = depth;
         if (rc == 0 && (rc = herd_rates(b, &h, depth, steps, &r, e)) == 0)
-            json_array_append_new(list, json_pack("{s:I, s:f, s:o}", "context", (json_int_t)depth,
-                                                  "prefill_tok_per_s", (double)depth / seconds,
-                                                  "tok_per_s", r));
+            json_array_append_new(list, json_pack("{s:I, s:f, s:o, s:I}", "context",
+                                                  (json_int_t)depth, "prefill_tok_per_s",
+                                                  (double)depth / seconds, "tok_per_s", r,
+                                                  "read_bytes", (json_int_t)read_at(b->g, depth)));
     }
     herd_release(&h);
     return rc;
@@ -430,15 +447,7 @@ static double median(const json_t *figure)
     return json_number_value(json_object_get(json_object_get(figure, "tok_per_s"), "median"));
 }
 
-/* What a decoded token reads of the weights: of a table of embeddings that is no head, one row. */
-static size_t decode_bytes(const struct model *m)
-{
-    const size_t all = checkpoint_bytes(m->ckpt), table = m->embed.rows * m->embed.row_bytes;
-
-    return m->head.data == m->embed.data || table > all ? all : all - table;
-}
-
-static void print_depths(const json_t *list, const struct engine *g, double read, double weights)
+static void print_depths(const json_t *list, double read)
 {
     const json_t *d;
     size_t i;
@@ -448,8 +457,7 @@ static void print_depths(const json_t *list, const struct engine *g, double read
     json_array_foreach(list, i, d)
     {
         const json_int_t n = json_integer_value(json_object_get(d, "context"));
-        const size_t blocks = ((size_t)n + KV_BLOCK - 1) / KV_BLOCK;
-        const double bytes = weights + (double)kv_bytes(g->model->hp, g->kv, blocks);
+        const double bytes = json_number_value(json_object_get(d, "read_bytes"));
 
         printf("%-24lld %12.1f %12.1f", n,
                json_number_value(json_object_get(d, "prefill_tok_per_s")), median(d));
@@ -480,7 +488,7 @@ static void print_table(const json_t *out, const struct engine *g, const struct 
     }
     json_array_foreach(json_object_get(out, "batched"), i, b) printf(
         "batched %-16lld %12.1f\n", json_integer_value(json_object_get(b, "sequences")), median(b));
-    print_depths(json_object_get(out, "depths"), g, read, bytes);
+    print_depths(json_object_get(out, "depths"), read);
 
     const json_t *m = json_object_get(out, "memory");
 

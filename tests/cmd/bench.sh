@@ -11,6 +11,8 @@ import json, sys
 j = json.load(open(sys.argv[1]))
 assert {"load", "model", "prefill", "decode", "batched", "memory"} <= set(j), list(j)
 rows = [j["prefill"], j["decode"], *j["batched"], *j["depths"]]
+read = [r["read_bytes"] for r in j["depths"]] # the weights, and a cache that grows
+assert 0 < read[0] <= read[1] < read[2], read
 assert [r["context"] for r in j["depths"]] == [5, 40, 600] and all(r["prefill_tok_per_s"] > 0 for r in j["depths"])
 for r in rows:
     t = r["tok_per_s"]
