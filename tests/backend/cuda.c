@@ -392,6 +392,44 @@ static void products_teams(void **state)
     gpu_settle();
 }
 
+/* Rows of 16 bits through a ring that one warp fills: groups of it that are not whole, more and
+ * fewer of them than the ring has; the same bits whatever stands beside a row. */
+static void check_fed(struct ctx *c, enum enc enc, size_t rows, size_t cols)
+{
+    static const size_t T[] = { 1, 9, 16 };
+    void *owned;
+    struct weight w = plain(enc, rows, cols, &owned);
+    struct err e;
+
+    OK(c->be->place(c, &w, &e), e);
+    for (size_t t = 0; t < ARRAY_LEN(T); t++)
+        check_linear(c, &w, T[t], 6e-3);
+    c->be->unplace(c, &w);
+    check_alone(c, &w, 1, 16);
+    free(owned);
+}
+
+static void products_fed(void **state)
+{
+    static const size_t cols[] = { 256, 1536, 2176, 4480 };
+    static const char *const when[] = { "early", "late", "by chance" };
+
+    (void)state;
+    gpu_for_programs();
+    for (size_t k = 0; k < (gpu_emulated() ? ARRAY_LEN(when) : 1); k++) {
+        setenv("EMULATED_COPIES", when[k], 1);
+        struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+        cuda_try(c, CUDA_TRY_FEED);
+        for (size_t i = 0; i < ARRAY_LEN(cols); i++)
+            check_fed(c, i + k == 2 ? ENC_F16 : ENC_BF16, i == 2 ? 10 : 200, cols[i]);
+        check_gated(c, ENC_BF16, 1280, 6);
+        c->be->free(c);
+    }
+    unsetenv("EMULATED_COPIES");
+    gpu_settle();
+}
+
 /* What goes row by row, [T, D]. */
 static void check_rows(struct ctx *c, size_t T, size_t D)
 {
@@ -1140,6 +1178,7 @@ int main(void)
         cmocka_unit_test(products_auto),
         cmocka_unit_test(products_bf16),
         cmocka_unit_test(tiny),
+        cmocka_unit_test(products_fed),
         cmocka_unit_test(products_teams),
         cmocka_unit_test(products_load),
         cmocka_unit_test(products_wide),

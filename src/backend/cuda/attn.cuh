@@ -127,8 +127,8 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
         for (int s = lane; s < splits; s += WARP)
             by[h][s] /= sum;
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < n_heads * a.hd; i += blockDim.x) {
+    named_sync(WORKERS, WARPS * WARP);
+    for (int i = threadIdx.x; i < n_heads * a.hd; i += WARPS * WARP) {
         const int h = i / a.hd, k = i % a.hd;
         const float *p = part + (size_t)h * a.splits * stride + k;
         float v = 0;
@@ -162,13 +162,14 @@ struct attn_row {
  * among the slots from .. to of its sequence, head kh, to the cache: every item writes what it will
  * read, the same from all. */
 __device__ static inline void ready_item(const attn_phase &p, const attn_row *row, int t, int h0,
-                                         int n_heads, int kh, int from, int to, float *queries)
+                                         int n_heads, int kh, int from, int to, float *queries,
+                                         int threads)
 {
     const rope_args &r = p.r;
     const int hd = p.a.hd;
     const float *q = p.a.q + ((size_t)t * p.a.H + h0) * hd;
 
-    for (int i = threadIdx.x; i < n_heads * hd; i += blockDim.x)
+    for (int i = threadIdx.x; i < n_heads * hd; i += threads)
         queries[i] =
             (r.q ? turned(q + i / hd * hd, r, row[t].pos, i % hd) : q[i]) * p.a.scale;
     for (int n = 0; r.q && n < p.rows; n++) {
@@ -179,13 +180,13 @@ __device__ static inline void ready_item(const attn_phase &p, const attn_row *ro
         const size_t from_kv = ((size_t)n * r.K + kh) * hd;
         const size_t at = cache_at(row[t].table, s, r.K, kh, hd);
 
-        for (int i = threadIdx.x; i < 2 * hd; i += blockDim.x)
+        for (int i = threadIdx.x; i < 2 * hd; i += threads)
             if (i < hd)
                 store(r.kc, at + i, turned(r.k + from_kv, r, row[n].pos, i), r.enc);
             else
                 store(r.vc, at + i - hd, r.v[from_kv + i - hd], r.enc);
     }
-    __syncthreads();
+    named_sync(WORKERS, threads);
 }
 
 /* Row t, part y of the query heads (parts of each kv head follow one another), span `split`.
@@ -341,7 +342,7 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
             for (int i = 0; i < PER; i++)
                 mine_m[lane * PER + i] = st[h].acc[i];
         }
-        __syncthreads();
+        named_sync(WORKERS, WARPS * WARP);
 #pragma unroll 1
         for (int i = threadIdx.x; i < min(at_once * HW, all - first) * a.hd; i += WARPS * WARP) {
             const int in = i / a.hd, k = i - in * a.hd, h = first_h + first + in;
@@ -369,8 +370,8 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
             if (k == 0)
                 part[a.hd] = max, part[a.hd + 1] = l;
         }
-        __syncthreads();
+        named_sync(WORKERS, WARPS * WARP);
     }
-    if (splits > 1 && last_of(done, splits))
+    if (splits > 1 && last_of(done, splits, WARPS * WARP))
         merge_splits<GH * HW, WARPS>(a, t, first_h, all, splits);
 }

@@ -45,8 +45,7 @@ __device__ static inline void bar_spin(uint32_t bar, uint32_t parity)
         ;
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-/* Until it is; the hardware may let the warp sleep meanwhile. */
+/* From here on of compute capability 9.0: until it is; the hardware may let the warp sleep meanwhile. */
 __device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
@@ -88,9 +87,11 @@ __device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
 {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
 }
-#endif
 
 /* ---- named barriers ---- */
+
+/* Those of a program's blocks but the warp that feeds (stream.cuh), and of blocks without one: all. */
+enum { WORKERS = 1 };
 
 /* Until `threads` of the block, whole warps, have come; 0 is __syncthreads'. */
 __device__ static inline void named_sync(int id, int threads)

@@ -1,6 +1,7 @@
 /* block.cuh - what the threads of a block make together. */
 #pragma once
 
+#include "backend/cuda/barrier.cuh"
 #include "backend/cuda/unit.cuh"
 
 /* The sum of a block's values, to all of its threads. */
@@ -40,19 +41,19 @@ __device__ static inline float block_max(float v)
 }
 
 /* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they wrote
- * is there; zero before and after. */
-__device__ static inline bool last_of(int *done, int splits)
+ * is there; zero before and after. `threads` of each do. */
+__device__ static inline bool last_of(int *done, int splits, int threads)
 {
     __shared__ bool last;
 
     __threadfence();
-    __syncthreads();
+    named_sync(WORKERS, threads);
     if (threadIdx.x == 0) {
         last = atomicAdd(done, 1) == splits - 1;
         if (last)
             *done = 0;
     }
-    __syncthreads();
+    named_sync(WORKERS, threads);
     __threadfence();
     return last;
 }

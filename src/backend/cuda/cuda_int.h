@@ -100,6 +100,7 @@ struct driver {
     CUDA_PROGRAMS(F, u48)                                                                          \
     CUDA_PROGRAMS(F, u6)                                                                           \
     CUDA_PROGRAMS(F, n4)                                                                           \
+    CUDA_PROGRAMS(F, fed)                                                                          \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \

@@ -284,7 +284,7 @@ __device__ static inline void decode_body(const attn_args &a)
     }
     __syncthreads();
     merge_warps<SIZE>(a, t, kh, split, splits, all);
-    if (splits > 1 && last_of(a.done + blockIdx.z * gridDim.y + kh, splits))
+    if (splits > 1 && last_of(a.done + blockIdx.z * gridDim.y + kh, splits, WARPS * WARP))
         merge_splits<HEADS, WARPS>(a, t, kh * group, group, splits);
 }
 

@@ -201,18 +201,19 @@ struct pick_row {
 
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */
 
-/* Kernels of programs, by what their weights are; U6 takes all of U48 too. */
-enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASSES };
+/* Kernels of programs, by what their weights are; U6 takes all of U48 too. FED: W16 by a ring that
+ * one warp fills. */
+enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASS_FED, CLASSES };
 
 /* A warp's ring of stages in shared memory, by class: bytes of a stage, and how many. A stage is 16
  * rows by 256 bytes (W16) or 128 (F8), or a record. big: code for compute capability 9.0, whose
  * blocks may have 227 KiB; others get along with 99. */
 #define RING_SLOT(class)                                                                           \
-    ((class) == CLASS_W16   ? 4096                                                                 \
-     : (class) == CLASS_F8  ? 2048                                                                 \
-     : (class) == CLASS_U48 ? 1280                                                                 \
-     : (class) == CLASS_U6  ? 1792                                                                 \
-                            : 1152)
+    ((class) == CLASS_W16 || (class) == CLASS_FED ? 4096                                           \
+     : (class) == CLASS_F8                        ? 2048                                           \
+     : (class) == CLASS_U48                       ? 1280                                           \
+     : (class) == CLASS_U6                        ? 1792                                           \
+                                                  : 1152)
 #define RING_DEPTH(class, big)                                                                     \
     ((class) == CLASS_W16   ? ((big) ? 3 : 2)                                                      \
      : (class) == CLASS_F8  ? ((big) ? 5 : 4)                                                      \
@@ -220,6 +221,14 @@ enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASSES };
      : (class) == CLASS_U6  ? ((big) ? 5 : 4)                                                      \
                             : ((big) ? 6 : 4))
 #define RING_WARPS(big) ((big) ? 16 : 8)
+/* FED has one ring for all warps instead, on Hopper, which one warp more fills with bulk copies: of
+ * groups, 16 rows by the columns of a stage for each of eight warps, whose rows lie 64 bytes
+ * further apart for the banks. */
+enum { FED_WARPS = 8, FED_ROW = FED_WARPS * 256, FED_PITCH = FED_ROW + 64, FED_GROUPS = 5 };
+#define RING_BYTES(class, big)                                                                     \
+    ((class) == CLASS_FED ? FED_GROUPS * DEV_TILE * FED_PITCH                                      \
+                          : RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
+#define RING_THREADS(class, big) ((RING_WARPS(big) + ((class) == CLASS_FED)) * 32)
 
 enum {
     LUT_N4 = 256 * 32 * 4,           /* pairs of values by byte, a copy for each lane */

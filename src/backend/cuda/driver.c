@@ -470,7 +470,8 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "load", CUDA_TRY_LOAD },
+    } tries[] = { { "feed", CUDA_TRY_FEED },
+                  { "load", CUDA_TRY_LOAD },
                   { "mma", CUDA_TRY_MMA },
                   { "timed", CUDA_TRY_TIMED },
                   { "train_wgmma", CUDA_TRY_TRAIN_WGMMA },

@@ -4,6 +4,7 @@
  * than one more wait of all blocks for one another would take. */
 #pragma once
 
+#include "backend/cuda/barrier.cuh"
 #include "backend/cuda/codes.cuh"
 
 /* The factor of row t's norm, to all lanes of a warp. */
@@ -101,7 +102,7 @@ __device__ static __noinline__ void load_rows(const stream_args &a, int first, i
         max = warp_max(max);
         if (lane == 0)
             part[turn][warp] = max;
-        __syncthreads();
+        named_sync(WORKERS, STREAM_WARPS * WARP);
         for (int w = 0; w < warps; w++)
             max = fmaxf(max, part[turn][begin + w]);
         const float s = act_scale(l.act, l.bound, l.scale, max);
@@ -133,6 +134,6 @@ __device__ static inline void load_apart(const stream_args &a)
 {
     for (int t = blockIdx.x; t < a.T; t += gridDim.x) {
         load_rows(a, t, 1, a.x, a.out[0].w.kp, a.load.by);
-        __syncthreads(); /* the largest of its parts has been read */
+        named_sync(WORKERS, STREAM_WARPS * WARP); /* the largest of its parts has been read */
     }
 }

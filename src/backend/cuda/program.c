@@ -13,12 +13,13 @@ static size_t over(size_t a, size_t b)
     return (a + b - 1) / b;
 }
 
-static enum dev_class class_of(const struct dev_weight *w)
+static enum dev_class class_of(const struct cuda *b, const struct dev_weight *w)
 {
     return w->kind == DEV_F8                        ? CLASS_F8
            : w->kind == DEV_U6                      ? CLASS_U6
            : w->kind == DEV_N4                      ? CLASS_N4
            : w->kind == DEV_U8 || w->kind == DEV_U4 ? CLASS_U48
+           : b->big && (b->tries & CUDA_TRY_FEED)   ? CLASS_FED
                                                     : CLASS_W16;
 }
 
@@ -32,9 +33,8 @@ static size_t scratch_of(const struct cuda *b, size_t T, size_t attn, size_t buf
 
 static size_t shared_of(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
 {
-    return (size_t)(RING_WARPS(b->big) * RING_SLOT(class) * RING_DEPTH(class, b->big)) +
-           (class == CLASS_N4 ? LUT_N4 : 0) + scratch + feeds * sizeof(struct stream_feed) +
-           2 * sizeof(struct dev_phase);
+    return (size_t)RING_BYTES(class, b->big) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
+           feeds * sizeof(struct stream_feed) + 2 * sizeof(struct dev_phase);
 }
 
 static bool fits(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
@@ -158,7 +158,7 @@ static void launch(struct cuda *b, struct program *p)
 
     cuda_ok(b,
             b->d.cuLaunchCooperativeKernel(b->kern[k], (unsigned)b->sms, 1, 1,
-                                           (unsigned)(RING_WARPS(b->big) * 32), 1, 1,
+                                           (unsigned)RING_THREADS(p->class, b->big), 1, 1,
                                            (unsigned)(shared + kept), b->stream, (void *[]){ &a }),
             "program");
 }
@@ -257,11 +257,9 @@ static int teams_of(const struct cuda *b, size_t units)
 void program_stream(struct cuda *b, const struct stream_args *a)
 {
     const struct dev_weight *w = &a->out[0].w;
-    const enum dev_class class = class_of(w);
-    const bool rows = class == CLASS_W16 || class == CLASS_F8;
-    const int cols = class == CLASS_W16  ? RING_SLOT(CLASS_W16) / DEV_TILE / 2
-                     : w->kind == DEV_U8 ? 64
-                                         : 128;
+    const enum dev_class class = class_of(b, w);
+    const bool half = class == CLASS_W16 || class == CLASS_FED, rows = half || class == CLASS_F8;
+    const int cols = half ? RING_SLOT(CLASS_W16) / DEV_TILE / 2 : w->kind == DEV_U8 ? 64 : 128;
 
     const size_t rows_bytes = (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
 

@@ -12,12 +12,12 @@ static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds"
 /* Until every block has come here; `target` blocks have, counted from the start. */
 __device__ static inline void meet(unsigned *gate, unsigned target)
 {
-    __syncthreads();
+    named_sync(WORKERS, THREADS);
     if (threadIdx.x == 0) {
         gate_arrive(gate);
         gate_wait(gate, target);
     }
-    __syncthreads();
+    named_sync(WORKERS, THREADS);
 }
 
 /* The last block to leave makes the gate ready for the next program. */
@@ -41,7 +41,7 @@ __device__ static inline void attn_items(const attn_phase &p, const attn_row *ro
         if (from >= slots)
             continue;
         ready_item(p, row, t, kh * group + h, min(PROGRAM_HEADS, group - h), kh, from,
-                   min(slots, from + p.a.span), scratch);
+                   min(slots, from + p.a.span), scratch, THREADS);
         attn_item<ENC, 1, PROGRAM_HEADS, STREAM_WARPS, 4>(
             p.a, row[t], t, y, split, p.a.done + t * ny + y, scratch + PROGRAM_HEADS * p.a.hd,
             room - PROGRAM_HEADS * p.a.hd, scratch);
@@ -72,7 +72,7 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
     case kind * 4 + fine * 2 + pair:                                                               \
         stream_phase<CLASS, kind, fine, pair, NT>(p, s);                                           \
         break
-    if constexpr (CLASS == CLASS_W16) {
+    if constexpr (CLASS == CLASS_W16 || CLASS == CLASS_FED) {
         switch (form) {
             FORM(DEV_B16, 0, 0);
             FORM(DEV_H16, 0, 0);
@@ -97,14 +97,16 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 #undef FORM
 }
 
-/* grid: a block on each multiprocessor, all at once; 512 threads; shared memory: see program_args */
+/* grid: a block on each multiprocessor, all at once; 512 threads, and a warp more for FED; shared memory:
+ * see program_args */
 template <int CLASS, int NT> __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
+    __shared__ uint64_t landed[2 * FED_GROUPS], freed[FED_GROUPS];
     const int warp = threadIdx.x / WARP;
-    uint8_t *const lut_at = shared + STREAM_WARPS * R::depth * R::slot;
+    uint8_t *const lut_at = shared + RING_BYTES(CLASS, BIG);
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     stream_feed *const feeds = (stream_feed *)((uint8_t *)scratch + a.scratch);
     uint4 *const phases = (uint4 *)(feeds + a.n_feeds);
@@ -115,6 +117,8 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
 
     p.full = bar_at(full);
     p.empty = bar_at(empty);
+    p.landed = bar_at(landed);
+    p.freed = bar_at(freed);
     for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*feeds) / 8); i += THREADS)
         ((uint64_t *)feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
@@ -133,18 +137,32 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
         bar_init(p.full + threadIdx.x * 8, team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
         bar_init(p.empty + threadIdx.x * 8, (a.T + 1) / 2);
     }
+    if (R::fed && threadIdx.x == 0) {
+        for (int i = 0; i < 2 * FED_GROUPS; i++)
+            bar_init(p.landed + i * 8, 1);
+        for (int i = 0; i < FED_GROUPS; i++)
+            bar_init(p.freed + i * 8, FED_WARPS);
+        bar_fence_init();
+    }
     __syncthreads();
-    p.ring = shared + warp * R::depth * R::slot;
+    p.ring = R::fed ? shared : shared + warp * R::depth * R::slot;
     p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
     p.scratch = scratch;
     p.inputs = (uint16_t *)(phases + 2 * WORDS);
     p.factor = factor;
     p.lut = (const uint32_t *)lut_at;
-    p.ask.feed = -1;
-    enter_tile<CLASS>(p);
+    if constexpr (R::fed) {
+        if (warp == STREAM_WARPS) {
+            feed_ring(p);
+            return;
+        }
+    } else {
+        p.ask.feed = -1;
+        enter_tile<CLASS>(p);
 #pragma unroll 1
-    for (int i = 0; i < R::depth - 1; i++)
-        fetch<CLASS>(p, i);
+        for (int i = 0; i < R::depth - 1; i++)
+            fetch<CLASS>(p, i);
+    }
 #pragma unroll 1
     for (int i = 0; i < a.n; i++) {
         const dev_phase &now = *(const dev_phase *)(phases + i % 2 * WORDS);
@@ -169,11 +187,18 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     leave(a.gate);
 }
 
+/* Code for others has no FED, which nobody launches there. */
+template <int CLASS, int NT> __device__ static __forceinline__ void program_of(const program_args &a)
+{
+    if constexpr (CLASS != CLASS_FED || BIG)
+        program_body<CLASS, NT>(a);
+}
+
 #define PROGRAM(name, class, nt)                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                       \
+    extern "C" __global__ void __launch_bounds__(RING_THREADS(class, BIG), 1)                      \
         program_##name##_##nt(const __grid_constant__ program_args a)                              \
     {                                                                                              \
-        program_body<class, nt>(a);                                                                \
+        program_of<class, nt>(a);                                                                  \
     }
 #define PROGRAMS(name, class)                                                                      \
     PROGRAM(name, class, 1)                                                                        \
@@ -184,3 +209,4 @@ PROGRAMS(f8, CLASS_F8)
 PROGRAMS(u48, CLASS_U48)
 PROGRAMS(u6, CLASS_U6)
 PROGRAMS(n4, CLASS_N4)
+PROGRAMS(fed, CLASS_FED)

@@ -21,7 +21,8 @@
 /* ---- the rings ---- */
 
 template <int CLASS> struct ring_of {
-    static constexpr bool rows = CLASS == CLASS_W16 || CLASS == CLASS_F8;
+    static constexpr bool fed = CLASS == CLASS_FED;
+    static constexpr bool rows = CLASS == CLASS_W16 || CLASS == CLASS_F8 || fed;
     static constexpr int slot = RING_SLOT(CLASS), depth = RING_DEPTH(CLASS, BIG);
     static constexpr int piece = slot / DEV_TILE; /* of rows: bytes of each */
 };
@@ -45,8 +46,10 @@ struct program {
     float *factor;    /* [DEV_STREAM_ROWS] of its rows, if it is scaled */
     const uint32_t *lut;
     uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
+    uint32_t landed, freed; /* FED: [2][FED_GROUPS] and [FED_GROUPS] barriers */
     cursor ask;
     int slot;        /* of the stage that is used next */
+    int group, mine; /* FED: groups before this tile, of all and of this warp's half */
     int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
 };
 
@@ -81,6 +84,12 @@ __device__ static __forceinline__ int next_tile(int item, int swiglu, int teams)
     return swiglu && item % 2 == 0 ? item + 1 : item + (swiglu ? 2 * step - 1 : step);
 }
 
+/* Which of a feed's matrices a tile is of. */
+__device__ static __forceinline__ int out_at(const stream_feed &f, int item)
+{
+    return f.swiglu ? item % 2 : item >= f.tile0[2] ? 2 : item >= f.tile0[1] ? 1 : 0;
+}
+
 /* To stage s of the cursor's tile, or of the next one that has stages for this warp. */
 template <int CLASS> __device__ static __forceinline__ void enter_tile(program &p)
 {
@@ -110,7 +119,7 @@ template <int CLASS> __device__ static __forceinline__ void enter_tile(program &
         c.stride = f.stride;
     }
     const stream_feed &f = p.feeds[c.feed];
-    const int o = f.swiglu ? c.item % 2 : c.item >= f.tile0[2] ? 2 : c.item >= f.tile0[1] ? 1 : 0;
+    const int o = out_at(f, c.item);
     const int tile = f.swiglu ? c.item / 2 : c.item - f.tile0[o];
 
     if constexpr (R::rows) {
@@ -151,6 +160,61 @@ template <int CLASS> __device__ static __forceinline__ void fetch(program &p, in
             enter_tile<CLASS>(p);
     }
     copy_commit();
+}
+
+/* ---- a ring that is fed ---- */
+
+/* Groups of a tile; of them, those of either half of the warps, which take turns. */
+__device__ static __forceinline__ int groups_of(int stages)
+{
+    return (stages + FED_WARPS - 1) / FED_WARPS;
+}
+
+__device__ static __forceinline__ int half_of(int groups, int half)
+{
+    return (groups + 1 - half) / 2;
+}
+
+/* One warp asks for groups as soon as there is room, on and on, whatever the others wait for. By bulk
+ * copies, because ordinary loads of a multiprocessor (inputs, residuals, the gate) come back in the order in
+ * which they were asked for, cp.async among them: they would wait for all of the ring.
+ *
+ * A group has a slot of the ring, which its eight readers free; that it is there, the barriers of its half
+ * tell, which count its groups: whoever waits for one has waited for that of the round before, and no parity
+ * can be mistaken for the next but one. */
+__device__ static __forceinline__ void feed_ring(const program &p)
+{
+    const int lane = threadIdx.x % WARP;
+    int slot = 0, round = 0, count[2] = {};
+
+#pragma unroll 1
+    for (int i = 0; i < p.a->n_feeds; i++) {
+        const stream_feed &f = p.feeds[i];
+        const int first = blockIdx.x * (f.swiglu ? 2 : 1);
+
+        for (int item = first; item < f.tiles; item = next_tile(item, f.swiglu, 0)) {
+            const int o = out_at(f, item), tile = f.swiglu ? item / 2 : item - f.tile0[o];
+            const int row = min(tile * DEV_TILE + lane % DEV_TILE, f.rows[o] - 1);
+            const uint8_t *const from = f.q[o] + (size_t)row * f.stride;
+
+            for (int s = 0; s < f.stages; s += FED_WARPS) {
+                const int half = s / FED_WARPS & 1, n = count[half];
+                const uint32_t bar = p.landed + (half * FED_GROUPS + n % FED_GROUPS) * 8;
+                const int bytes = min((int)FED_WARPS, f.stages - s) * 256;
+
+                count[half]++;
+                bar_wait(p.freed + slot * 8, (round & 1) ^ 1);
+                if (lane == 0)
+                    bar_expect(bar, DEV_TILE * bytes);
+                __syncwarp();
+                if (lane < DEV_TILE)
+                    bulk_copy(p.ring_at + (slot * DEV_TILE + lane) * FED_PITCH, from + s * 256, bytes,
+                              bar);
+                if (++slot == FED_GROUPS)
+                    slot = 0, round++;
+            }
+        }
+    }
 }
 
 /* ---- a stage ---- */
@@ -208,8 +272,8 @@ struct shared_form {
 };
 
 /* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups have
- * zero points of their own. */
-template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1>
+ * zero points of their own. PITCH: bytes between rows, which lie in slabs otherwise. */
+template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1, int PITCH = 0>
 __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const shared_form &w,
                                             const uint4 *x, const uint32_t *lut)
 {
@@ -224,8 +288,9 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
         record_zeros(z, scales + w.gs * 32, 0, g);
 #pragma unroll
     for (int b = 0; b < kind_of<KIND>::slabs; b++) {
-        const uint4 *at = (const uint4 *)(p + b * 1024) + (lane ^ (b & 1) << 2);
-        const uint4 v[2] = { at[0], at[WARP] };
+        const uint4 *at = PITCH ? (const uint4 *)(p + g * PITCH + b * 64) + lane % 4
+                                : (const uint4 *)(p + b * 1024) + (lane ^ (b & 1) << 2);
+        const uint4 v[2] = { at[0], at[PITCH ? 8 * PITCH / 16 : WARP] };
         uint4 hi = make_uint4(0, 0, 0, 0);
 
         if constexpr (KIND == DEV_U6)
@@ -417,6 +482,33 @@ __device__ static __forceinline__ float take_sums(const program &p, int turn, in
     return v;
 }
 
+/* This warp's stages of a tile in a ring that is fed. It waits for all groups of its half, where it may
+ * have no stage: see feed_ring. */
+template <int KIND, int NT>
+__device__ static __forceinline__ void fed_tile(program &p, float acc[NT][4], uint4 *x,
+                                                const uint16_t *from, int stride, int T, int stages,
+                                                const shared_form &form)
+{
+    const int place = place_of(0), half = place / FED_WARPS, groups = groups_of(stages);
+
+    for (int i = half; i < groups; i += 2) {
+        const int slot = (p.group + i) % FED_GROUPS, n = p.mine + i / 2;
+        const int s = i * FED_WARPS + place % FED_WARPS;
+
+        if (s < stages)
+            load_inputs<KIND, NT>(x, from, stride, T, s);
+        bar_wait(p.landed + (half * FED_GROUPS + n % FED_GROUPS) * 8, n / FED_GROUPS & 1);
+        if (s < stages)
+            stage_product<KIND, false, false, false, NT, 1, FED_PITCH>(
+                acc, p.ring + slot * (DEV_TILE * FED_PITCH) + place % FED_WARPS * 256, form, x, p.lut);
+        __syncwarp();
+        if (threadIdx.x % WARP == 0)
+            bar_arrive(p.freed + slot * 8);
+    }
+    p.group += groups;
+    p.mine += half_of(groups, half);
+}
+
 /* FINE: scales change within a record. NT: tiles of 8 rows of x. */
 template <int CLASS, int KIND, bool FINE, bool PAIR, int NT>
 __device__ static __forceinline__ void stream_phase(program &p, const stream_args &a)
@@ -438,18 +530,18 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     /* A tile is ended that much later, when no warp's sums need waiting for; before it is the turn of
      * the same warp again. On an H200 8B decodes 2 % faster in Q4_0, 8 of it 4 % faster in Q8_0, and bf16
      * 1.5 % slower. */
-    const int behind = CLASS == CLASS_W16 ? 0 : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
+    const int behind = CLASS == CLASS_W16 || R::fed ? 0 : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if (a.kept && !a.load.x)
         for (int t = 0; t < T; t++)
 #pragma unroll 4
-            for (int i = threadIdx.x; i < kp / 8; i += blockDim.x)
+            for (int i = threadIdx.x; i < kp / 8; i += STREAM_WARPS * WARP)
                 ((uint4 *)(p.inputs + t * stride))[i] = ((const uint4 *)(a.x + (size_t)t * kp))[i];
     if (a.scaled && !a.load.x)
         row_factors(a, p.factor);
     if (a.kept || a.scaled)
-        __syncthreads();
+        named_sync(WORKERS, STREAM_WARPS * WARP);
     for (int n = 0; n < n_tiles + behind; n++) {
         const bool begins = n < n_tiles;
         int tile;
@@ -462,7 +554,9 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             for (int i = 0; i < NT; i++)
                 e[i] = end_of(a, out, tile, end_turn(n / unit, ends, teams) + i * size);
         }
-        for (int s = begins ? place_of(teams) : stages; s < stages; s += size) {
+        if constexpr (R::fed)
+            fed_tile<KIND, NT>(p, acc, x, from, stride, T, stages, form);
+        for (int s = begins && !R::fed ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
             load_inputs<KIND, NT>(x, from, stride, T, s);

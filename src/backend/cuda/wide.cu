@@ -150,7 +150,7 @@ __device__ static __forceinline__ void wide_body(const wide_args &a)
                 else if (row < out.w.rows)
                     end_sum(a.s, out, t, row, acc[n][i]);
             }
-    if (a.splits > 1 && last_of(a.done + blockIdx.x, a.splits))
+    if (a.splits > 1 && last_of(a.done + blockIdx.x, a.splits, blockDim.x))
         add_parts(a);
 }
 

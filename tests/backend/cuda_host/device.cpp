@@ -675,7 +675,10 @@ static CUresult launch(CUfunction f, const unsigned grid[3], const unsigned bloc
         shared_size = bytes;
         blockDim = { threads, 1, 1 };
         gridDim = dims;
-        copies = !when ? BY_CHANCE : strcmp(when, "late") == 0 ? LATE : EARLY;
+        copies = !when                        ? BY_CHANCE
+                 : strcmp(when, "early") == 0 ? EARLY
+                 : strcmp(when, "late") == 0  ? LATE
+                                              : BY_CHANCE;
         if (together)
             run_grid((int)threads);
         else
