@@ -1046,13 +1046,13 @@ static void quantised_load(void **state)
     enum { MOST = 26, VOCAB = 1024 };
     static const char *const names[] = { "fbgemm-fp8", "bnb-int8", "gptq-actorder" };
     static const size_t steps[] = { 13, 5, 1 };
-    float *want = xcalloc(MOST * VOCAB, sizeof(*want)),
-          *first = xcalloc(MOST * VOCAB, sizeof(*first));
-    float *got = xcalloc(MOST * VOCAB, sizeof(*got));
 
     (void)state;
     gpu_for_programs();
     const size_t N = gpu_emulated() ? 6 : MOST;
+    float *want = xcalloc(MOST * VOCAB, sizeof(*want)),
+          *first = xcalloc(MOST * VOCAB, sizeof(*first));
+    float *got = xcalloc(MOST * VOCAB, sizeof(*got));
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char *path = quantised_new(names[i]);
