@@ -27,7 +27,6 @@ class Chat:
         if self.pid == 0:
             os.execve(PUNA, [PUNA, "run", "--dtype", "f32", *args], env)
         self.raw, self.seen = b"", 0
-        self.dumb = env["TERM"] == "dumb"
         self.resize(100)
         self.expect(b">>> ")
 
@@ -63,9 +62,9 @@ class Chat:
 
     def send(self, text):
         """At a prompt: libedit shows it a little before it takes the terminal over, and what comes in
-        between meets the terminal's own line editor. TERM=dumb keeps that one."""
+        between meets the terminal's own line editor, which makes a zero byte of Ctrl-D."""
         end = time.monotonic() + WAIT
-        while not self.dumb and termios.tcgetattr(self.fd)[3] & termios.ICANON:
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
             assert time.monotonic() < end, "the prompt does not take the terminal over"
             time.sleep(0.001)
         self.press(text)
