@@ -137,6 +137,8 @@ log = p.communicate(timeout=600)[1]
 m = re.search(r"([\d.]+) MiB planned .* ([\d.]+) for the (\d+) used; ([\d.]+) measured", log)
 assert p.returncode == 0 and m, log
 planned, used, tokens, measured = map(float, m.groups())
-assert tokens >= 64 and abs(measured / used - 1) < 0.03 and measured < planned * 1.03, log
+twice = 16 # MiB at most of a tensor that is being put in order, if all the rest is in use already
+assert tokens >= 64 and -0.03 * used < measured - used < 0.03 * used + twice, log
+assert measured < planned * 1.03, log
 P
 echo ok
