@@ -357,35 +357,18 @@ INLINE void pack(uint8_t *u, const struct group *p, const struct weight *w, size
     }
 }
 
-#define PLACED(name, enc)                                                                          \
+#define PACK(name, enc)                                                                            \
     static void pack_##name(uint8_t *u, const struct group *p, const struct weight *w, size_t r0,  \
                             size_t g0, size_t ng)                                                  \
     {                                                                                              \
         pack(u, p, w, r0, g0, ng, enc);                                                            \
-    }                                                                                              \
-    static void dot_##name(float *acc, const uint8_t *u, const struct weight *w,                   \
-                           const struct q8 *x, size_t t0, size_t T)                                \
-    {                                                                                              \
-        dot(acc, u, w, x, t0, T, enc);                                                             \
-    }                                                                                              \
-    static void unpack_##name(struct group *p, const uint8_t *u, const struct weight *w,           \
-                              size_t g0, size_t ng)                                                \
-    {                                                                                              \
-        unpack(p, u, w, g0, ng, enc);                                                              \
     }
+PACK(planes4, PLANES4)
+PACK(planes8, PLANES8)
 PLACED(planes4, PLANES4)
 PLACED(planes8, PLANES8)
 
 void cpu_kern_placed_avx2(struct cpu_kern *k)
 {
-#define FILL(enc, name)                                                                            \
-    k->placed[enc] = (struct placed_kern){                                                         \
-        .pack_planes = pack_##name, .dot = dot_##name, .most = SIZE_MAX, .unpack = unpack_##name   \
-    }
-    FILL(ENC_AWQ, planes4);
-    FILL(ENC_GPTQ4, planes4);
-    FILL(ENC_PACKED4, planes4);
-    FILL(ENC_GPTQ8, planes8);
-    FILL(ENC_PACKED8, planes8);
-#undef FILL
+    FILL_PLANES(k, SIZE_MAX);
 }
