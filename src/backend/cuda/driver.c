@@ -396,10 +396,12 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[MODULES] = {
-        cuda_attn, cuda_decode, cuda_encoder, cuda_flash, cuda_flash_wgmma, cuda_linear, cuda_pack,
-        cuda_pick, cuda_small,  cuda_stream,  cuda_train, cuda_train_attn,  cuda_wide
-    };
+    const void *const image[] = { cuda_attn,        cuda_decode, cuda_encoder, cuda_flash,
+                                  cuda_flash_wgmma, cuda_linear, cuda_pack,    cuda_pick,
+                                  cuda_small,       cuda_stream, cuda_train,   cuda_train_attn,
+                                  cuda_train_wgmma, cuda_wide };
+
+    _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide + 1 == MODULES, "every file's code");
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 
