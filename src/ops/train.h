@@ -50,6 +50,14 @@ struct adamw {
     int64_t step; /* from 1 */
 };
 
+/* n values that learn in float32: they, their moments and their gradient. */
+struct adamw_values {
+    float *w, *m, *v;
+    const float *g;
+    size_t n;
+    bool decays; /* adamw.decay holds for them */
+};
+
 /* Values that learn, n of them: float32 at w, or bf16 at half, rounded at random
  * (adamw_round_at_random). Moments: float32 at m and v, or codes of bitsandbytes' maps in blocks of
  * 256, with and without a sign, and each block's largest magnitude. Of each pair one is NULL. Each
@@ -87,8 +95,8 @@ void train_dora_gain(struct ctx *c, const struct dora *d); /* where memory is th
 struct train_need {
     size_t T, wide;    /* rows, and the longest side of the matrices that they meet */
     size_t rows, cols; /* of the largest matrix that learns whole and is not among those; or 0 */
-    size_t hd;
-    bool encoded; /* matrices that are neither bf16 nor float32 */
+    size_t hd, pairs;  /* values of all pairs */
+    bool encoded;      /* matrices that are neither bf16 nor float32 */
 };
 
 struct train_ops {

@@ -7,13 +7,11 @@
 #include "base/rng.h"
 #include "ops/train.h"
 
-static void adamw_ref(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
-                      const float *g, size_t n)
+static void adamw_one(const struct adamw *a, float *w, float *m, float *v, const float *g, size_t n)
 {
     const double c1 = 1 - pow((double)a->beta1, (double)a->step);
     const double c2 = 1 - pow((double)a->beta2, (double)a->step);
 
-    (void)c;
     for (size_t i = 0; i < n; i++) {
         const double gi = (double)g[i] * a->clip;
 
@@ -21,6 +19,18 @@ static void adamw_ref(struct ctx *c, const struct adamw *a, float *w, float *m, 
         v[i] = (float)((double)a->beta2 * v[i] + (1 - (double)a->beta2) * gi * gi);
         w[i] = (float)(w[i] * (1 - (double)a->lr * a->decay) -
                        a->lr / c1 * m[i] / (sqrt(v[i] / c2) + (double)a->eps));
+    }
+}
+
+static void adamw_ref(struct ctx *c, const struct adamw *a, const struct adamw_values *of,
+                      size_t count)
+{
+    (void)c;
+    for (size_t i = 0; i < count; i++) {
+        struct adamw own = *a;
+
+        own.decay = of[i].decays ? a->decay : 0;
+        adamw_one(&own, of[i].w, of[i].m, of[i].v, of[i].g, of[i].n);
     }
 }
 
@@ -57,6 +67,7 @@ static void moments(float *m, float *kept, uint8_t *code, float *max, const stru
 
 static void adamw_packed_ref(struct ctx *c, const struct adamw *a, const struct adamw_packed *p)
 {
+    (void)c;
     for (size_t at = 0; at < p->n; at += ADAMW_BLOCK) {
         const size_t n = p->n - at < ADAMW_BLOCK ? p->n - at : ADAMW_BLOCK;
         float m[ADAMW_BLOCK], v[ADAMW_BLOCK], room[ADAMW_BLOCK], *w = p->half ? room : p->w + at;
@@ -65,7 +76,7 @@ static void adamw_packed_ref(struct ctx *c, const struct adamw *a, const struct 
             w[i] = bf16_to_f32(p->half[at + i]);
         moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, false);
         moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, false);
-        adamw_ref(c, a, w, m, v, p->g + at, n);
+        adamw_one(a, w, m, v, p->g + at, n);
         moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, true);
         moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, true);
         if (p->half)
@@ -371,10 +382,12 @@ static size_t scratch_ref(const struct ctx *c, const struct train_need *need)
     return 0;
 }
 
-static void square_sum_ref(struct ctx *c, double *out, const float *x, size_t n)
+static void square_sum_ref(struct ctx *c, double *out, const struct adamw_values *of, size_t count)
 {
     (void)c;
-    *out = dot(x, x, n);
+    *out = 0;
+    for (size_t i = 0; i < count; i++)
+        *out += dot(of[i].g, of[i].g, of[i].n);
 }
 
 static void swiglu_bwd_ref(struct ctx *c, float *dg, float *du, const float *dh, const float *g,

@@ -133,6 +133,22 @@ static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, b
     return bytes;
 }
 
+static size_t pair_values(const struct net *n)
+{
+    size_t values = 0;
+
+    for (int64_t l = 0; l < n->m->hp->layers; l++) {
+        const struct layer *w = &n->m->layer[l];
+        const struct weight *const all[] = {
+            &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(all); i++)
+            values += n->cfg.targets >> i & 1 ? n->cfg.rank * (all[i]->rows + all[i]->cols) : 0;
+    }
+    return values;
+}
+
 static size_t scratch_bytes(const struct net *n, const struct ctx *c, const struct train_ops *op,
                             size_t T)
 {
@@ -145,6 +161,7 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
                                      .rows = learns ? loss_rows(n, z.V) : 0,
                                      .cols = learns ? z.V : 0,
                                      .hd = (size_t)n->m->hp->head_dim,
+                                     .pairs = pair_values(n),
                                      .encoded = (enc != ENC_BF16 && enc != ENC_F32) ||
                                                 (head != ENC_BF16 && head != ENC_F32) };
 

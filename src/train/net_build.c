@@ -345,6 +345,7 @@ static int build_pair(struct net *n, struct net_mat *m, const char *module, size
         learn(&m->b, n, xasprintf(form, module, 'B'), m->w.rows, n->cfg.rank, PARAM_SMALL, e))
         return -1;
     m->b->turn = turn;
+    m->a->overwritten = m->b->overwritten = true;
     float *a = values_begin(n, m->a);
 
     if (p)

@@ -95,7 +95,9 @@ static void eight_bits(const struct job *j, float *w, size_t at, size_t n)
             for (size_t x = 0; x < m; x++)
                 s[k][x] = j->map[k].map[code[x]] * ((const float *)part[2 + k].p)[b];
         }
-        j->op->adamw(j->c, j->a, w + i, s[0], s[1], j->p->g + at + i, m);
+        const struct adamw_values of = { w + i, s[0], s[1], j->p->g + at + i, m, true };
+
+        j->op->adamw(j->c, j->a, &of, 1);
         for (size_t k = 0; k < 2; k++)
             ((float *)part[2 + k].p)[b] =
                 bnb_encode8((uint8_t *)part[k].p + at + i, &j->map[k], s[k], m);
@@ -115,8 +117,10 @@ static void chunk(const struct job *j, size_t at, size_t n)
     else if (p->part[0].enc == ENC_U8)
         eight_bits(j, w, at, n);
     else
-        j->op->adamw(j->c, j->a, w, (float *)p->part[0].p + at, (float *)p->part[1].p + at,
-                     p->g + at, n);
+        j->op->adamw(j->c, j->a,
+                     &(struct adamw_values){ w, (float *)p->part[0].p + at,
+                                             (float *)p->part[1].p + at, p->g + at, n, true },
+                     1);
     if (p->half)
         adamw_round_at_random(p->half + at, w, n, j->seed, j->a->step, at);
 }
@@ -221,23 +225,43 @@ static void packed(const struct job *j)
     j->op->adamw_packed(j->c, j->a, &k);
 }
 
-void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, const struct adamw *a,
-                struct optim_param *p, uint64_t seed)
+/* Values in float32 with moments in float32. */
+static bool is_plain(enum optim kind, const struct optim_param *p)
 {
-    struct bnb_map map[2];
-    struct job j = { .c = c, .op = op, .a = a, .p = p, .seed = seed, .n = p->rows * p->cols };
+    return kind != OPTIMISER_ADAFACTOR && p->part[0].enc != ENC_U8 && !p->half;
+}
 
-    if (kind == OPTIMISER_ADAFACTOR) {
-        adafactor(&j);
-    } else if (p->part[0].enc == ENC_U8 || p->half) {
-        bnb_map_init(&map[0], true);
-        bnb_map_init(&map[1], false);
-        j.map = map;
-        if (op->adamw_packed)
+void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, const struct adamw *a,
+                struct optim_param *p, size_t count, uint64_t seed)
+{
+    struct adamw_values *plain = xmalloc((count + 1) * sizeof(*plain));
+    struct bnb_map map[2];
+    size_t n = 0;
+
+    bnb_map_init(&map[0], true);
+    bnb_map_init(&map[1], false);
+    for (size_t i = 0; i < count; i++) {
+        const size_t values = p[i].rows * p[i].cols;
+        struct adamw own = *a;
+        struct job j = { .c = c,
+                         .op = op,
+                         .a = &own,
+                         .p = &p[i],
+                         .map = map,
+                         .seed = rng_u64(seed, i),
+                         .n = values };
+
+        own.decay = p[i].decays ? a->decay : 0;
+        if (is_plain(kind, &p[i]))
+            plain[n++] = (struct adamw_values){ p[i].w, p[i].part[0].p, p[i].part[1].p,
+                                                p[i].g, values,         p[i].decays };
+        else if (kind == OPTIMISER_ADAFACTOR)
+            adafactor(&j);
+        else if (op->adamw_packed)
             packed(&j);
         else
             all_chunks(&j);
-    } else {
-        op->adamw(c, a, p->w, p->part[0].p, p->part[1].p, p->g, j.n);
     }
+    op->adamw(c, a, plain, n);
+    free(plain);
 }

@@ -30,13 +30,15 @@ struct optim_param {
     size_t rows, cols;
     struct optim_part part[OPTIM_PARTS];
     size_t n_part;
+    bool decays; /* adamw.decay holds for it */
 };
 
 /* Which parts there are of a parameter, p NULL; returns how many. */
 size_t optim_parts(enum optim kind, size_t rows, size_t cols, bool embedding,
                    struct optim_part part[OPTIM_PARTS]);
-/* One step; `seed` is another one for every parameter. The bits do not depend on the threads. */
+/* One step of each of `count`; rounding of parameter i is drawn from rng_u64(seed, i). The bits do
+ * not depend on the threads. */
 void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, const struct adamw *a,
-                struct optim_param *p, uint64_t seed);
+                struct optim_param *p, size_t count, uint64_t seed);
 
 #endif

@@ -8,6 +8,11 @@
 #include "base/rng.h"
 #include "ops/backend.h"
 
+static bool on_host(const struct param_list *l)
+{
+    return !l->on || ctx_on_host(l->on);
+}
+
 /* The next bytes of p's memory, at a multiple of 64. */
 static void *carve(const struct param *p, size_t *at, size_t bytes)
 {
@@ -24,6 +29,14 @@ int param_new(struct param_list *l, struct param **out, char *name, size_t rows,
     size_t at = 0;
     void *mem;
 
+    if (!on_host(l) && !l->norm) {
+        if (l->on->be->alloc(l->on, &mem, sizeof(*l->norm), "the norm of gradients", e)) {
+            free(name);
+            free(p);
+            return -1;
+        }
+        l->norm = mem;
+    }
     half = half && kind != PARAM_SMALL;
     p->name = name;
     p->rows = rows;
@@ -62,6 +75,8 @@ void param_list_release(struct param_list *l)
         free(p->name);
         free(p);
     }
+    if (l->norm)
+        l->on->be->release(l->on, l->norm, sizeof(double));
     free(l->p);
     *l = (struct param_list){ 0 };
 }
@@ -73,11 +88,6 @@ size_t param_count(const struct param_list *l)
     for (size_t i = 0; i < l->n; i++)
         count += l->p[i]->rows * l->p[i]->cols;
     return count;
-}
-
-static bool on_host(const struct param_list *l)
-{
-    return !l->on || ctx_on_host(l->on);
 }
 
 int param_read(const struct param_list *l, void *to, const void *from, size_t bytes, struct err *e)
@@ -112,49 +122,50 @@ int param_view(const struct param_list *l, const void **at, void **owned, const 
 int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops *op, double *norm,
                struct err *e)
 {
-    double *each = xmalloc((l->n + 1) * sizeof(*each)), *to = each, squares = 0;
-    void *there = NULL;
+    struct adamw_values *all = xcalloc(l->n + 1, sizeof(*all));
+    double squares = 0;
     int rc = 0;
 
-    if (!ctx_on_host(c)) {
-        rc = c->be->alloc(c, &there, (l->n + 1) * sizeof(*each), "norms of gradients", e);
-        to = there;
-    }
-    for (size_t i = 0; rc == 0 && i < l->n; i++) {
+    for (size_t i = 0; i < l->n; i++) {
         struct param *p = l->p[i];
 
+        all[i].g = p->g;
+        all[i].n = p->rows * p->cols;
         if (p->fresh) /* nothing came */
-            op->zero(c, p->g, p->rows * p->cols * sizeof(float));
+            op->zero(c, p->g, all[i].n * sizeof(float));
         p->fresh = false;
-        op->square_sum(c, to + i, p->g, p->rows * p->cols);
     }
-    if (rc == 0 && !ctx_on_host(c) &&
-        (c->be->settle(c, e) || c->be->download(c, each, to, l->n * sizeof(*each), e)))
+    op->square_sum(c, l->norm ? l->norm : &squares, all, l->n);
+    if (l->norm &&
+        (c->be->settle(c, e) || c->be->download(c, &squares, l->norm, sizeof(squares), e)))
         rc = -1;
-    for (size_t i = 0; rc == 0 && i < l->n; i++)
-        squares += each[i];
     *norm = sqrt(squares);
-    c->be->release(c, there, 0);
-    free(each);
+    free(all);
     return rc;
 }
 
 void param_step(const struct param_list *l, struct ctx *c, const struct train_ops *op,
                 enum optim optim, const struct adamw *a, uint64_t seed)
 {
+    struct optim_param *all = xcalloc(l->n + 1, sizeof(*all));
+
+    for (size_t i = 0; i < l->n; i++) {
+        const struct param *p = l->p[i];
+
+        all[i] = (struct optim_param){ .w = p->w,
+                                       .half = p->half,
+                                       .g = p->g,
+                                       .rows = p->rows,
+                                       .cols = p->cols,
+                                       .n_part = p->n_part,
+                                       .decays = p->decay };
+        memcpy(all[i].part, p->part, sizeof(p->part));
+    }
+    optim_step(c, op, optim, a, all, l->n, seed);
+    free(all);
     for (size_t i = 0; i < l->n; i++) {
         struct param *p = l->p[i];
-        struct adamw own = *a;
-        struct optim_param o = { .w = p->w,
-                                 .half = p->half,
-                                 .g = p->g,
-                                 .rows = p->rows,
-                                 .cols = p->cols,
-                                 .n_part = p->n_part };
 
-        own.decay = p->decay ? a->decay : 0;
-        memcpy(o.part, p->part, sizeof(o.part));
-        optim_step(c, op, optim, &own, &o, rng_u64(seed, i));
         p->fresh = p->overwritten;
         if (!p->fresh)
             op->zero(c, p->g, p->rows * p->cols * sizeof(float));

@@ -28,6 +28,7 @@ struct param_list {
     struct param **p; /* owned, each and all */
     size_t n;
     struct ctx *on; /* whose memory; NULL = the process's own */
+    double *norm;   /* there, of all gradients; NULL = the same */
 };
 
 enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };

@@ -348,6 +348,7 @@ static void attention(void **state)
     for (int k = 0; k < WAYS; k++) {
         struct ctx *c = way_of(k);
 
+        cuda_try(c, CUDA_TRY_MMA);
         for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
             const size_t H = heads[i][0], K = heads[i][1], hd = heads[i][2];
 
@@ -361,7 +362,7 @@ static void attention(void **state)
     gpu_settle();
 }
 
-/* By Hopper's own products: tiles that are full and not, all groups of heads. */
+/* Where there are, by Hopper's own products: tiles that are full and not, all groups of heads. */
 static void attention_wgmma(void **state)
 {
     static const int32_t a[] = { 0, 5, 6, 23, 100 }, b[] = { 0, 130, 131, 200 }, d[] = { 0, 257 };
@@ -369,7 +370,6 @@ static void attention_wgmma(void **state)
     struct ctx *c = way_of(2);
 
     (void)state;
-    cuda_try(c, CUDA_TRY_TRAIN_WGMMA);
     for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
         const size_t H = heads[i][0], K = heads[i][1], hd = heads[i][2];
 
@@ -567,17 +567,24 @@ static void optimiser(void **state)
         struct pair w = pair_new(c, n[i], 1), m = pair_new(c, n[i], 2), v = pair_new(c, n[i], 3);
         struct pair g = pair_new(c, n[i], 4);
         const struct adamw a = { 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.5f, 3 };
+        const size_t cut = n[i] / 8 * 4; /* lists begin at multiples of 16 bytes */
+        const struct adamw_values here[] = { { w.h, m.h, v.h, g.h, cut, true },
+                                             { w.h + cut, m.h + cut, v.h + cut, g.h + cut,
+                                               n[i] - cut, false } };
+        const struct adamw_values there[] = { { w.d, m.d, v.d, g.d, cut, true },
+                                              { w.d + cut, m.d + cut, v.d + cut, g.d + cut,
+                                                n[i] - cut, false } };
         double want, got;
 
         for (size_t k = 0; k < n[i]; k++)
             v.h[k] = fabsf(v.h[k]);
         up(c, &v);
-        ref->square_sum(NULL, &want, g.h, n[i]);
-        op->square_sum(c, sum, g.d, n[i]);
+        ref->square_sum(NULL, &want, here, ARRAY_LEN(here));
+        op->square_sum(c, sum, there, ARRAY_LEN(there));
         OK(c->be->download(c, &got, sum, sizeof(got), &e), e);
         assert_true(fabs(got - want) <= 1e-12 * want);
-        ref->adamw(NULL, &a, w.h, m.h, v.h, g.h, n[i]);
-        op->adamw(c, &a, w.d, m.d, v.d, g.d, n[i]);
+        ref->adamw(NULL, &a, here, ARRAY_LEN(here));
+        op->adamw(c, &a, there, ARRAY_LEN(there));
         check(c, &w, 1e-6, "adamw");
         check(c, &m, 1e-6, "first moment");
         check(c, &v, 1e-6, "second moment");
@@ -587,6 +594,56 @@ static void optimiser(void **state)
         pair_free(c, &g);
     }
     c->be->release(c, sum, 0);
+    c->be->free(c);
+    gpu_settle();
+}
+
+/* More lists than a launch takes, some empty; then a product with what one of them became, of which
+ * it has a copy. */
+static void many_lists(void **state)
+{
+    enum { LISTS = 150, MOST = 2100, M = 24, K = 16 };
+    struct ctx *c = way_of(2), host = { .compute = COMPUTE_BF16 };
+    struct pair w = floats_new(c, LISTS * MOST, 1), m = floats_new(c, LISTS * MOST, 2);
+    struct pair v = floats_new(c, LISTS * MOST, 3), g = floats_new(c, LISTS * MOST, 4);
+    struct pair x = pair_new(c, M * K, 5), y = pair_new(c, M * M, 6);
+    const struct adamw a = { 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.5f, 3 };
+    struct adamw_values here[LISTS], there[LISTS];
+    struct product p = { .M = M, .N = M, .K = K, .by = 1, .act = true };
+
+    (void)state;
+    for (size_t k = 0; k < v.n; k++)
+        v.h[k] = fabsf(v.h[k]);
+    up(c, &v);
+    for (size_t i = 0; i < LISTS; i++) {
+        const size_t at = i * MOST, n = i == 77 ? M * K : i * 37 % MOST;
+
+        here[i] = (struct adamw_values){ w.h + at, m.h + at, v.h + at, g.h + at, n, i % 3 };
+        there[i] = (struct adamw_values){ w.d + at, m.d + at, v.d + at, g.d + at, n, i % 3 };
+    }
+    for (int step = 0; step < 3; step++) {
+        p.a = (struct mat){ .p = x.h, .rs = K, .cs = 1, .act = true };
+        p.b = (struct mat){ .p = here[77].w, .rs = 1, .cs = K };
+        p.c = y.h;
+        ref->product(&host, &p);
+        p.a.p = x.d;
+        p.b.p = there[77].w;
+        p.c = y.d;
+        op->product(c, &p);
+        check(c, &y, 4e-3, "product with what learns");
+        ref->adamw(NULL, &a, here, LISTS);
+        op->adamw(c, &a, there, LISTS);
+        check(c, &m, 1e-6, "first moments"); /* uploads: copies of w stay */
+        if (step == 1)
+            check(c, &w, 1e-6, "lists"); /* and here they go */
+    }
+    check(c, &w, 1e-6, "lists");
+    pair_free(c, &w);
+    pair_free(c, &m);
+    pair_free(c, &v);
+    pair_free(c, &g);
+    pair_free(c, &x);
+    pair_free(c, &y);
     c->be->free(c);
     gpu_settle();
 }
@@ -675,7 +732,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),  cmocka_unit_test(linears),         cmocka_unit_test(adopted),
         cmocka_unit_test(attention), cmocka_unit_test(attention_wgmma), cmocka_unit_test(rows),
-        cmocka_unit_test(optimiser), cmocka_unit_test(packed)
+        cmocka_unit_test(optimiser), cmocka_unit_test(many_lists),      cmocka_unit_test(packed)
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);

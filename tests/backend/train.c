@@ -69,7 +69,11 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     memcpy(r->m, w + 100, sizeof(r->m));
     for (int i = 0; i < D; i++)
         r->v[i] = fabsf(w[200 + i]);
-    op->adamw(c, &a, r->w, r->m, r->v, x, D);
+    const struct adamw_values learnt[] = { { r->w, r->m, r->v, x, D - 9, true },
+                                           { r->w + D - 9, r->m + D - 9, r->v + D - 9, x + D - 9, 9,
+                                             false } };
+
+    op->adamw(c, &a, learnt, ARRAY_LEN(learnt));
     const struct product nn = { .c = r->tn,
                                 .M = T,
                                 .N = V,
@@ -98,7 +102,10 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->product(c, &nn);
     op->product(c, &tn);
     op->product(c, &tt);
-    op->square_sum(c, &sum, x, T * 900);
+    const struct adamw_values squared[] = { { .g = x, .n = T * 600 },
+                                            { .g = x + T * 600, .n = T * 300 } };
+
+    op->square_sum(c, &sum, squared, ARRAY_LEN(squared));
     r->tt[0] += (float)sum * 1e-6f;
     op->col_dot(c, r->cd, x, x + 77, x + 9, T, F);
     op->col_scale(c, r->cs, x, x + 3, T, F, false);
@@ -119,7 +126,8 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(nll)                                                                                        \
     F_(z)                                                                                          \
     F_(dw)                                                                                         \
-    F_(y) F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs)  \
+    F_(y)                                                                                          \
+    F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs)        \
         F_(drop) F_(odd) F_(dodd)
 
 static void test_every_isa(void **state)

@@ -44,9 +44,11 @@ static void start(struct optim_param *p, enum optim kind, size_t rows, size_t co
 {
     const size_t n = rows * cols;
 
-    *p = (struct optim_param){
-        .w = xcalloc(n, sizeof(float)), .g = xcalloc(n, sizeof(float)), .rows = rows, .cols = cols
-    };
+    *p = (struct optim_param){ .w = xcalloc(n, sizeof(float)),
+                               .g = xcalloc(n, sizeof(float)),
+                               .rows = rows,
+                               .cols = cols,
+                               .decays = true };
     p->n_part = optim_parts(kind, rows, cols, false, p->part);
     for (size_t i = 0; i < p->n_part; i++)
         p->part[i].p = xcalloc(p->part[i].n, sizeof(float));
@@ -74,7 +76,7 @@ static void follow(struct optim_param *p, const char *name, enum optim kind, int
         snprintf(g, sizeof(g), "g%d", i);
         decode((float *)(uintptr_t)p->g, find(name, g), n);
         a.step = i + 1;
-        optim_step(c, &train_ops_cpu, kind, &a, p, 1);
+        optim_step(c, &train_ops_cpu, kind, &a, p, 1, 1);
     }
     const double far = rel_error(p->w, (const float *)(const void *)find(name, "end")->data, n);
 
@@ -136,7 +138,7 @@ static void test_stochastic(void **state)
         for (int s = 0; s < STEPS; s++) {
             const struct adamw a = { 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 1, s + 1 };
 
-            optim_step(c, &train_ops_cpu, OPTIMISER_ADAMW, &a, &p, 9);
+            optim_step(c, &train_ops_cpu, OPTIMISER_ADAMW, &a, &p, 1, 9);
         }
         for (size_t i = 0; i < N; i++)
             mean += (double)bf16_to_f32(p.half[i]) / N;

@@ -611,28 +611,42 @@ static void adamw_part(void *arg, int me, int n)
     j->k->adamw(j->a, j->c1, j->c2, j->w + lo, j->m + lo, j->v + lo, j->g + lo, hi - lo);
 }
 
-static void adamw_cpu(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
-                      const float *g, size_t n)
+static void adamw_cpu(struct ctx *c, const struct adamw *a, const struct adamw_values *of,
+                      size_t count)
 {
-    struct adamw_job j = { .k = kern(c), .a = a, .w = w, .m = m, .v = v, .g = g, .n = n };
+    for (size_t i = 0; i < count; i++) {
+        const struct adamw_values *x = &of[i];
+        struct adamw own = *a;
+        struct adamw_job j = {
+            .k = kern(c), .a = &own, .w = x->w, .m = x->m, .v = x->v, .g = x->g, .n = x->n
+        };
 
-    j.c1 = (float)(1 / (1 - pow((double)a->beta1, (double)a->step)));
-    j.c2 = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
-    cpu_share(c, adamw_part, &j, n);
+        own.decay = x->decays ? a->decay : 0;
+        j.c1 = (float)(1 / (1 - pow((double)a->beta1, (double)a->step)));
+        j.c2 = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
+        cpu_share(c, adamw_part, &j, x->n);
+    }
 }
 
 enum { SUM_PART = 1 << 14 }; /* values summed in float32; their sums are added in double */
 
-static void square_sum_cpu(struct ctx *c, double *out, const float *x, size_t n)
+static double squares(const struct cpu_kern *k, const float *x, size_t n)
 {
     double s = 0;
 
     for (size_t i = 0; i < n; i += SUM_PART) {
         const size_t m = n - i < SUM_PART ? n - i : SUM_PART;
 
-        s += (double)kern(c)->dot_one(x + i, x + i, m);
+        s += (double)k->dot_one(x + i, x + i, m);
     }
-    *out = s;
+    return s;
+}
+
+static void square_sum_cpu(struct ctx *c, double *out, const struct adamw_values *of, size_t count)
+{
+    *out = 0;
+    for (size_t i = 0; i < count; i++)
+        *out += squares(kern(c), of[i].g, of[i].n);
 }
 
 static size_t larger(size_t a, size_t b)

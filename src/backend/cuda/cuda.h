@@ -14,9 +14,9 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
 /* Kernels that are not used unless asked for: by a call, before anything is computed, or by
  * PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
-    CUDA_TRY_WIDE = 1, /* "wide": products of 33 to 64 rows without widened copies of weights */
-    CUDA_TRY_MMA = 2,  /* "mma": prompts' attention on Hopper by the kernel of earlier devices */
-    CUDA_TRY_TRAIN_WGMMA = 4, /* "train_wgmma": training's attention by Hopper's own products */
+    CUDA_TRY_WIDE = 1,  /* "wide": products of 33 to 64 rows without widened copies of weights */
+    CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
+                           earlier   devices */
     CUDA_TRY_TIMED = 8, /* "timed": of cuBLASLt's algorithms those that are fastest at first use */
     CUDA_TRY_LOAD = 16, /* "load": inputs that a weight's rule rounds or reorders, of up to 16 rows,
                           by the products themselves */

@@ -266,6 +266,13 @@ struct train_half {
 };
 enum { TRAIN_HALVES = 4 }; /* an input lives through a matrix and its pair */
 
+/* n values that learn and that products have asked for in bf16: the optimiser writes a copy. */
+struct train_copy {
+    const float *w;
+    size_t n, at;     /* at: in `copies` */
+    CUdeviceptr half; /* 0 = not there, or of older values */
+};
+
 struct blas; /* blas.c */
 enum { BLAS_SIDES = 2 };
 
@@ -364,6 +371,9 @@ struct cuda {
 
     struct train_half half[TRAIN_HALVES];
     uint64_t half_turn;
+    struct train_copy *copy; /* [n_copy] owned */
+    size_t n_copy;
+    struct gpu_room copies;
     struct gpu_room ordered, sums; /* of training: columns in order; sums of parts */
 };
 
@@ -433,7 +443,8 @@ int cuda_heads(struct ctx *c, const struct pick_ask *ask, size_t n, size_t V, st
 int cuda_row(struct ctx *c, size_t row, size_t V, float *out, struct err *e) MUST_USE;
 void cuda_adopt(struct ctx *c, struct weight *w);
 int cuda_settle(struct ctx *c, struct err *e) MUST_USE;
-void cuda_train_forget(struct cuda *b); /* what was rounded */
+/* What was rounded, as n bytes at p are others now; p NULL: any may be. */
+void cuda_train_forget(struct cuda *b, const void *p, size_t n);
 const struct dev_weight *cuda_placed(const struct weight *w);
 /* Rows r .. r + n of a weight as bf16 [n][kp], to b->dequant, which has room for whole tiles; r a
  * multiple of a tile. */

@@ -125,7 +125,7 @@ void cuda_release(struct ctx *c, void *p, size_t n)
     b->d.cuCtxSetCurrent(b->context);
     cuda_run(b, false);
     cuda_forget(b); /* a recording may use it */
-    cuda_train_forget(b);
+    cuda_train_forget(b, NULL, 0);
     b->d.cuStreamSynchronize(b->stream);
     b->d.cuMemFree((CUdeviceptr)(uintptr_t)p);
 }
@@ -196,7 +196,7 @@ int cuda_send(struct ctx *c, void *to, const void *from, size_t n, bool forget, 
 
     cuda_run(b, false);
     b->have.x = NULL;
-    cuda_train_forget(b);
+    cuda_train_forget(b, to, n);
     for (size_t at = 0; at < n && rc == 0; at += PIN_BYTES) {
         const size_t k = n - at < PIN_BYTES ? n - at : PIN_BYTES, i = b->pin_next;
 
@@ -274,7 +274,7 @@ static void free_cuda(struct ctx *c)
     struct gpu_room *const rooms[] = { &b->batch, &b->logits,  &b->hidden, &b->x16[0],  &b->x16[1],
                                        &b->ss[0], &b->ss[1],   &b->x8,     &b->rounded, &b->part,
                                        &b->done,  &b->dequant, &b->picks,  &b->gate_up, &b->ordered,
-                                       &b->sums,  &b->loaded };
+                                       &b->sums,  &b->loaded,  &b->copies };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);
@@ -314,6 +314,7 @@ static void free_cuda(struct ctx *c)
     team_free(b->loaders);
     team_free(b->ctx.team);
     free(b->runs);
+    free(b->copy);
     free(b->lone);
     /* the library stays: it has threads of its own */
     free(b);
@@ -476,7 +477,6 @@ static unsigned tries_of(const char *list)
                   { "load", CUDA_TRY_LOAD },
                   { "mma", CUDA_TRY_MMA },
                   { "timed", CUDA_TRY_TIMED },
-                  { "train_wgmma", CUDA_TRY_TRAIN_WGMMA },
                   { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/cuda_int.h"
 #include "backend/cuda/train_dev.h"
+#include "base/mem.h"
 
 enum {
     THREADS = 256,
@@ -25,10 +26,25 @@ static float *floats(const struct gpu_room *r)
 
 /* ---- what is known of memory ---- */
 
-void cuda_train_forget(struct cuda *b)
+static void forget_halves(struct cuda *b)
 {
     for (size_t i = 0; i < TRAIN_HALVES; i++)
         b->half[i].x = NULL;
+}
+
+void cuda_train_forget(struct cuda *b, const void *p, size_t n)
+{
+    const uintptr_t from = (uintptr_t)p;
+
+    forget_halves(b);
+    if (!p)
+        b->n_copy = 0; /* what was there may be something else's memory soon */
+    for (size_t i = 0; i < b->n_copy; i++) {
+        const uintptr_t at = (uintptr_t)b->copy[i].w;
+
+        if (at < from + n && from < at + b->copy[i].n * sizeof(float))
+            b->copy[i].half = 0;
+    }
 }
 
 /* What was noted before is launched; with `all` what was rounded before counts no longer, unless
@@ -38,7 +54,7 @@ static struct cuda *begin(struct ctx *c, bool all)
     struct cuda *b = c->backend;
 
     if (!c->half && (b->n_op || all))
-        cuda_train_forget(b);
+        forget_halves(b);
     cuda_run(b, false);
     b->have.x = NULL;
     return b;
@@ -86,6 +102,26 @@ static void launch_half(struct cuda *b, CUdeviceptr y, const float *x, size_t li
                 (void *[]){ &y, &x, &lines, &len_int, &ld, &to_int });
 }
 
+static struct train_copy *find_copy(const struct cuda *b, const float *w, size_t n)
+{
+    for (size_t i = 0; i < b->n_copy; i++)
+        if (b->copy[i].w == w && b->copy[i].n == n)
+            return &b->copy[i];
+    return NULL;
+}
+
+/* Of n values that learn: the copy that the optimiser wrote, or 0, and it will write one. */
+static CUdeviceptr ask_copy(struct cuda *b, const float *w, size_t n)
+{
+    const struct train_copy *k = find_copy(b, w, n);
+
+    if (k)
+        return k->half;
+    b->copy = xrealloc(b->copy, (b->n_copy + 1) * sizeof(*b->copy));
+    b->copy[b->n_copy++] = (struct train_copy){ .w = w, .n = n };
+    return 0;
+}
+
 /* a [R, C], float32, in bf16: what was rounded last is often wanted again. */
 static bool rounded(struct cuda *b, struct operand *o, const struct mat *a, size_t R, size_t C)
 {
@@ -93,7 +129,13 @@ static bool rounded(struct cuda *b, struct operand *o, const struct mat *a, size
     const size_t lines = rows ? R : C, len = rows ? C : R, ld = rows ? a->rs : a->cs;
     const size_t to = over(len, 8) * 8; /* lines begin at multiples of 16 bytes */
     struct train_half *h = &b->half[0];
+    const bool whole = !a->act && len % 8 == 0 && (ld == len || lines == 1);
+    const CUdeviceptr copy = whole ? ask_copy(b, a->p, lines * len) : 0;
 
+    if (copy) {
+        *o = (struct operand){ copy, rows ? len : 1, rows ? 1 : len, true };
+        return !b->failed;
+    }
     for (size_t i = 0; i < TRAIN_HALVES; i++) {
         struct train_half *k = &b->half[i];
 
@@ -347,10 +389,10 @@ static bool on_tensor_cores(const struct cuda *b, const struct attn_shape *s)
     return b->ctx.half && (s->hd == 64 || s->hd == 128);
 }
 
-/* Whether train_wgmma.cu's are wanted. */
+/* Whether train_wgmma.cu does: on Hopper, in less than half the time. */
 static bool by_wgmma(const struct cuda *b)
 {
-    return b->wgmma && b->tries & CUDA_TRY_TRAIN_WGMMA;
+    return b->wgmma && !(b->tries & CUDA_TRY_MMA);
 }
 
 /* One of its kernels, 64 or 128: for heads of so many values. */
@@ -603,15 +645,65 @@ static struct train_adamw_args adamw_args_of(const struct adamw *a)
     };
 }
 
-static void adamw_cuda(struct ctx *c, const struct adamw *a, float *w, float *m, float *v,
-                       const float *g, size_t n)
+/* Room for the copies that products have asked for; none is there any more. */
+static bool place_copies(struct cuda *b)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < b->n_copy; i++) {
+        b->copy[i].half = 0;
+        b->copy[i].at = bytes;
+        bytes += over(b->copy[i].n * sizeof(uint16_t), 256) * 256;
+    }
+    return cuda_room(b, &b->copies, bytes);
+}
+
+/* Lists at .. at + of->count, `per` values a block; returns how many blocks. */
+static size_t lists_of(struct train_lists *l, const struct adamw_values *of, size_t count,
+                       size_t per)
+{
+    size_t blocks = 0;
+
+    l->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (of[i].n == 0)
+            continue;
+        l->of[l->count++] = (struct train_list){ .w = of[i].w,
+                                                 .m = of[i].m,
+                                                 .v = of[i].v,
+                                                 .g = of[i].g,
+                                                 .n = of[i].n,
+                                                 .first = (unsigned)blocks,
+                                                 .decays = of[i].decays };
+        blocks += over(of[i].n, per);
+    }
+    return blocks;
+}
+
+static void adamw_cuda(struct ctx *c, const struct adamw *a, const struct adamw_values *of,
+                       size_t count)
 {
     struct cuda *b = begin(c, true);
-    struct train_adamw_args k = adamw_args_of(a);
+    struct train_adamw_args args = adamw_args_of(a);
+    struct train_lists l;
 
-    cuda_launch(b, KERN_train_adamw, over(n, THREADS), 1, 1, THREADS,
-                (void *[]){ &w, &m, &v, &g, &n, &k });
-    wrote(b, w, n);
+    forget_halves(b);
+    if (!place_copies(b))
+        return;
+    for (size_t at = 0; at < count; at += TRAIN_LISTS) {
+        const size_t some = count - at < TRAIN_LISTS ? count - at : TRAIN_LISTS;
+        const size_t blocks = lists_of(&l, of + at, some, TRAIN_ADAMW_VALUES);
+
+        for (int i = 0; i < l.count; i++) {
+            struct train_copy *k = find_copy(b, l.of[i].w, l.of[i].n);
+
+            if (!k)
+                continue;
+            k->half = b->copies.p + k->at;
+            l.of[i].half = (uint16_t *)(uintptr_t)k->half;
+        }
+        cuda_launch(b, KERN_train_adamw, blocks, 1, 1, THREADS, (void *[]){ &l, &args });
+    }
 }
 
 static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct adamw_packed *p)
@@ -639,20 +731,35 @@ static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct
         wrote(b, p->w, p->n);
 }
 
-static void square_sum_cuda(struct ctx *c, double *out, const float *x, size_t n)
+static void square_sum_cuda(struct ctx *c, double *out, const struct adamw_values *of, size_t count)
 {
-    enum { LEAST = 1 << 11, PARTS = 1 << 12 }; /* small ones fill more of the device so */
+    enum {
+        FEW = 1 << 13,
+        MANY = 1 << 17
+    }; /* of a block: many, where there are many blocks anyway */
     struct cuda *b = begin(c, false);
-    const size_t even = over(over(n, PARTS), THREADS) * THREADS;
-    const size_t part = even > LEAST ? even : LEAST, parts = over(n, part);
-    int per = (int)part, count = (int)parts;
+    struct train_lists l;
+    size_t all = 0, parts = 0, first = 0;
 
+    for (size_t i = 0; i < count; i++)
+        all += of[i].n;
+    int per = all / FEW > 1 << 14 ? MANY : FEW;
+
+    for (size_t i = 0; i < count; i++)
+        parts += over(of[i].n, (size_t)per);
     if (!cuda_room(b, &b->sums, (parts + 1) * sizeof(double)))
         return;
-    cuda_launch(b, KERN_train_squares, parts, 1, 1, THREADS,
-                (void *[]){ &b->sums.p, &x, &n, &per });
-    cuda_launch(b, KERN_train_squares_all, 1, 1, 1, THREADS,
-                (void *[]){ &out, &b->sums.p, &count });
+    for (size_t at = 0; at < count; at += TRAIN_LISTS) {
+        const size_t some = count - at < TRAIN_LISTS ? count - at : TRAIN_LISTS;
+        const size_t blocks = lists_of(&l, of + at, some, (size_t)per);
+        CUdeviceptr to = b->sums.p + first * sizeof(double);
+
+        cuda_launch(b, KERN_train_squares, blocks, 1, 1, THREADS, (void *[]){ &to, &l, &per });
+        first += blocks;
+    }
+    int n = (int)parts;
+
+    cuda_launch(b, KERN_train_squares_all, 1, 1, 1, THREADS, (void *[]){ &out, &b->sums.p, &n });
 }
 
 /* Rooms are a quarter larger than what was asked for: two parts of decoded matrices, inputs in
@@ -666,7 +773,7 @@ static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
                                                         : need->rows * need->cols);
     const size_t sums = need->T * (need->wide / need->hd + need->wide / 16) * sizeof(float);
 
-    return (2 * (size_t)PART_BYTES + inputs + sums) / 4 * 5;
+    return (2 * (size_t)PART_BYTES + inputs + sums + need->pairs * half) / 4 * 5;
 }
 
 const struct train_ops train_ops_cuda = {

@@ -2,6 +2,7 @@
  * to end. Every sum has one owner and one order: no atomics, the same bits each time.
  *
  * Activations are float32 or bf16: a kernel of both is a template, NAME_f32 and NAME_b16. */
+#include "backend/cuda/mma.cuh"
 #include "backend/cuda/train_act.cuh"
 #include "backend/cuda/train_dev.h"
 #include "backend/cuda/unit.cuh"
@@ -554,18 +555,65 @@ __device__ static inline float adamw_one(const train_adamw_args &a, float w, flo
     return w * a.keep - a.lr * m / (sqrtf(v * a.grow2) + a.eps);
 }
 
-extern "C" __global__ void train_adamw(float *w, float *m, float *v, const float *g, size_t n,
-                                       const __grid_constant__ train_adamw_args a)
+/* The list that the block has values of. */
+__device__ static inline const train_list &list_of_block(const train_lists &l)
 {
-    const size_t i = thread_of_grid();
+    int at = 0;
 
-    if (i >= n)
+#pragma unroll
+    for (int step = 32; step; step /= 2)
+        if (at + step < l.count && l.of[at + step].first <= blockIdx.x)
+            at += step;
+    return l.of[at];
+}
+static_assert(TRAIN_LISTS <= 64, "six steps find a list");
+
+/* Four neighbours, of which the first n count. */
+__device__ static inline float4 load_4(const float *p, int n)
+{
+    if (n >= 4)
+        return *(const float4 *)p;
+    return make_float4(p[0], n > 1 ? p[1] : 0, n > 2 ? p[2] : 0, 0);
+}
+
+__device__ static inline void store_4(float *p, float4 v, int n)
+{
+    if (n >= 4) {
+        *(float4 *)p = v;
         return;
-    float mi = m[i], vi = v[i];
+    }
+    p[0] = v.x;
+    if (n > 1)
+        p[1] = v.y;
+    if (n > 2)
+        p[2] = v.z;
+}
 
-    w[i] = adamw_one(a, w[i], mi, vi, g[i]);
-    m[i] = mi;
-    v[i] = vi;
+/* grid: blocks of all lists, 256 threads; arrays begin at multiples of 16 bytes */
+extern "C" __global__ void train_adamw(const __grid_constant__ train_lists l,
+                                       const __grid_constant__ train_adamw_args args)
+{
+    const train_list &x = list_of_block(l);
+    const size_t i = (size_t)(blockIdx.x - x.first) * TRAIN_ADAMW_VALUES + 4 * threadIdx.x;
+    train_adamw_args a = args;
+
+    if (i >= x.n)
+        return;
+    const int n = (int)min(4ull, x.n - i);
+    const float4 g = load_4(x.g + i, n);
+    float4 w = load_4(x.w + i, n), m = load_4(x.m + i, n), v = load_4(x.v + i, n);
+
+    if (!x.decays)
+        a.keep = 1;
+    w.x = adamw_one(a, w.x, m.x, v.x, g.x);
+    w.y = adamw_one(a, w.y, m.y, v.y, g.y);
+    w.z = adamw_one(a, w.z, m.z, v.z, g.z);
+    w.w = adamw_one(a, w.w, m.w, v.w, g.w);
+    store_4(x.w + i, w, n);
+    store_4(x.m + i, m, n);
+    store_4(x.v + i, v, n);
+    if (x.half) /* whole lines of eight values */
+        *(uint2 *)(x.half + i) = make_uint2(pair16<true>(w.x, w.y), pair16<true>(w.z, w.w));
 }
 
 enum { EACH_LANE = TRAIN_ADAMW_BLOCK / WARP };
@@ -709,14 +757,21 @@ __device__ static inline double block_sum_double(double v)
     return room[0]; /* of thread 0 */
 }
 
-/* part[block] = sum of the squares of `per` values. 256 threads */
-extern "C" __global__ void train_squares(double *part, const float *x, size_t n, int per)
+/* part[block] = sum of the squares of `per` gradients, a multiple of 4. grid: blocks of all lists, 256
+ * threads */
+extern "C" __global__ void train_squares(double *part, const __grid_constant__ train_lists l, int per)
 {
-    const size_t from = (size_t)blockIdx.x * per, to = from + per < n ? from + per : n;
+    const train_list &x = list_of_block(l);
+    const size_t from = (size_t)(blockIdx.x - x.first) * per, to = from + per < x.n ? from + per : x.n;
     double s = 0;
 
-    for (size_t i = from + threadIdx.x; i < to; i += SQUARES)
-        s += (double)x[i] * (double)x[i];
+#pragma unroll 4
+    for (size_t i = from + 4 * threadIdx.x; i < to; i += 4 * SQUARES) {
+        const float4 g = load_4(x.g + i, (int)min((size_t)4, to - i));
+
+        s += (double)g.x * (double)g.x + (double)g.y * (double)g.y;
+        s += (double)g.z * (double)g.z + (double)g.w * (double)g.w;
+    }
     s = block_sum_double(s);
     if (threadIdx.x == 0)
         part[blockIdx.x] = s;

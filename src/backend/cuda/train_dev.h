@@ -60,6 +60,22 @@ struct train_adamw_args {
     float beta1, rest1, beta2, rest2, lr, grow2, keep, eps, clip;
 };
 
+/* Lists of values (struct adamw_values), and where a copy of w in bf16 goes, or NULL. Blocks of a
+ * launch from number `first` on are list i's, so many values each. */
+enum { TRAIN_LISTS = 56, TRAIN_ADAMW_VALUES = 1024 };
+struct train_list {
+    float *w, *m, *v;
+    const float *g;
+    uint16_t *half;
+    unsigned long long n;
+    unsigned first;
+    int decays;
+};
+struct train_lists {
+    struct train_list of[TRAIN_LISTS];
+    int count;
+};
+
 /* struct adamw_packed (ops/train.h): of each pair of pointers one is NULL. */
 enum { TRAIN_ADAMW_BLOCK = 256 };
 struct train_packed_args {
