@@ -215,15 +215,16 @@ static void head_fwd(struct ctx *c, const struct model *m, struct acts *a, const
 }
 
 /* The layers. All that the last one owes to rows that nobody wants is its keys and values: of a
- * prompt's products that is most of a layer. Devices are given whole passes (their liveness is that
- * of whole rows), and so are adapters, whose runs of rows are those of the batch. */
+ * prompt's products that is most of a layer. Devices are given passes of few rows whole, as one
+ * launch, and so are adapters, whose runs of rows are those of the batch. */
 static void layers_fwd(struct ctx *c, const struct model *m, struct acts *a,
                        const struct kv_cache *kv, const struct pass *p)
 {
     const struct batch *b = p->b;
     const size_t layers = (size_t)m->hp->layers, n = b->n_want, D = (size_t)m->hp->dim;
     const size_t Q = (size_t)(m->hp->heads * m->hp->head_dim);
-    const bool narrow = ctx_on_host(c) && !b->hidden && !b->lora && n < b->T;
+    enum { FEW = 64 };
+    const bool narrow = (ctx_on_host(c) || b->T > FEW) && !b->hidden && !b->lora && n < b->T;
 
     for (size_t l = 0; l + narrow < layers; l++) {
         attn_fwd(c, m, &m->layer[l], a, kv, l, p, true);
