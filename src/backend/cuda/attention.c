@@ -54,7 +54,8 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
     a->done = (int *)(uintptr_t)b->done.p;
     a->splits = (int)splits;
     a->span = (int)span;
-    cuda_launch(b, kern[o->kv->enc][hd == 128], splits, K, rows, 128, (void *[]){ a });
+    cuda_launch_with(b, kern[o->kv->enc][hd == 128], splits, K, rows, DECODE_THREADS, DECODE_SHARED,
+                     (void *[]){ a });
 }
 
 /* Rows one by one: all, or those of the batch that are in no run. */

@@ -1,114 +1,140 @@
 /* decode.cu - attention of many rows, each of a sequence of its own or nearly so, on the tensor cores:
- * decoding of large batches, which is bound by reading the cache. Heads of 64 or 128 values, at most
- * 8 query heads to a kv head; bf16, f16 or E4M3 cache.
+ * decoding of large batches and of long contexts, which is bound by reading the cache. Heads of 64 or
+ * 128 values, at most 8 query heads to a kv head; bf16, f16 or E4M3 cache.
  *
  * A block has a row, a kv head with all its query heads, and a span of slots (attn.cuh); a warp has
- * every fourth tile of them. Keys go from memory to the registers of the product's 16 x 16 operand as
- * they lie, 16 bytes a lane, for the order of summands is free: scores [slot][head] = K q. Values are
- * read so that a lane has neighbouring slots of its elements, and pairs of them are the transposed
- * operand of out [element][head] += V^T p. Scores, maxima and sums are float32; queries and
- * probabilities are rounded to the cache's type, or to f16 beside E4M3. */
+ * every fourth tile of them, which come through a ring of its own in shared memory: what is on its way
+ * takes no registers, and nobody waits for other warps. Scores [slot][head] = K q; the transposed
+ * loads make keys' and values' rows the left operand of that and of out [element][head] += V^T p.
+ * Scores, maxima and sums are float32; queries and probabilities are rounded to the cache's type, or to
+ * f16 beside E4M3. */
 #include "backend/cuda/attn.cuh"
 #include "backend/cuda/mma.cuh"
 
-enum { WARPS = 4, HEADS = 8 };
+enum { WARPS = DECODE_WARPS, HEADS = 8, STAGES = DECODE_STAGES, EACH = DECODE_TILE };
 
-template <int WORDS> __device__ static inline void load_words(uint32_t *to, const uint8_t *p)
-{
-    if constexpr (WORDS == 2) {
-        const uint2 v = __ldcs((const uint2 *)p);
-
-        to[0] = v.x, to[1] = v.y;
-    } else {
-        const uint4 v = __ldcs((const uint4 *)p);
-
-        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-    }
-}
-
-/* Lane 4 g + c of a warp has, of a tile of TILE slots in parts of 16: of keys g and g + 8 of a part
- * the pieces of 16 bytes c, c + 4 and so on; of values 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 the piece g
- * (and g + 8): element i is number at(g, i) of the head, and tile e of the product has i = e in its
- * row g and e + OUTS in row g + 8. */
+/* A tile of keys or values, EACH bytes as rows of slots. 16 bytes number `chunk` of a row lie where no
+ * eight that are read together, the same of neighbouring rows, are in the same banks.
+ *
+ * E4M3: an element of the 16-bit matrices that are loaded is two values. Lane 4 g + c gets of 16 bytes
+ * of a key the four values 4 c on: its columns 2 c and 2 c + 8 of the product. Of values it gets number
+ * 2 g and 2 g + 1 of two slots: rows g and g + 8 of the product. */
 template <int SIZE, bool F8> struct tile {
     enum {
-        ROW = SIZE * (F8 ? 1 : 2),           /* bytes */
-        PARTS = (F8 ? 2 : 1) * (128 / SIZE), /* 8 KiB of keys and values */
-        SLOTS = 16 * PARTS,
-        KEY = ROW / 16, /* words of a key in a lane */
-        VALUE = ROW / 32,
+        ROW = SIZE * (F8 ? 1 : 2), /* bytes */
+        CHUNKS = ROW / 16,
+        SLOTS = EACH / ROW,
+        PARTS = SLOTS / 16,
         STEPS = SIZE / 16,
         OUTS = SIZE / 16
     };
 
-    /* row: of slot s0; to: slots beyond are not there */
-    __device__ static inline void keys(uint32_t k[PARTS][2][KEY], const uint8_t *row, int last)
+    /* `chunk` of a row: in other banks than its neighbours' */
+    __device__ static inline uint32_t place(int row, int chunk)
     {
-        const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+        return row * ROW + ((chunk ^ (CHUNKS < 8 ? row / 2 % CHUNKS : row % 8)) * 16);
+    }
+    /* The same 2^n rows further on, at most 8, which have to be 0 in `row`: place() ^ this, and ROW for
+     * each row. */
+    __device__ static constexpr uint32_t turn(int rows)
+    {
+        return CHUNKS < 8 ? rows / 2 % CHUNKS * 16 : rows % 8 * 16;
+    }
+    /* from: where the lane's 16 bytes of a tile are */
+    __device__ static inline void fetch(uint32_t to, const uint8_t *from)
+    {
+        const int lane = threadIdx.x % WARP;
+        const uint32_t mine = place(lane / CHUNKS, lane % CHUNKS);
 
 #pragma unroll
-        for (int p = 0; p < PARTS; p++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const uint8_t *from = row + min(16 * p + 8 * h + g, last) * ROW + c * 16;
+        for (int i = 0; i < EACH / 512; i++)
+            copy_async(to + (mine ^ turn(i * (512 / ROW))) + i * 512, from + i * 512);
+    }
+    /* What lies after slot `last` was never written, and a probability of 0 does not make it 0. */
+    __device__ static inline void clear(uint8_t *tile, int last)
+    {
+        for (int i = threadIdx.x % WARP; i < EACH / 16; i += WARP)
+            if (i / CHUNKS > last)
+                *(uint4 *)(tile + place(i / CHUNKS, i % CHUNKS)) = make_uint4(0, 0, 0, 0);
+        __syncwarp();
+    }
+    /* scores += 16 keys, rows of part p, times q */
+    template <bool BF16>
+    __device__ static inline void scores(float s[4], uint32_t at, int p, const uint32_t q[STEPS][2])
+    {
+        const int lane = threadIdx.x % WARP;
+        const uint32_t mine = place(lane % 16, lane / 16);
 
 #pragma unroll
-                for (int j = 0; j < KEY / 4; j++)
-                    load_words<4>(k[p][h] + 4 * j, from + j * 64);
+        for (int j = 0; j < CHUNKS; j += 2) {
+            uint32_t r[4];
+
+            load_matrices<false>(r, at + (mine ^ j * 16) + p * 16 * ROW);
+            if constexpr (F8) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint32_t left[4] = { half_pair(r[2 * i], 0), half_pair(r[2 * i + 1], 0),
+                                               half_pair(r[2 * i], 1), half_pair(r[2 * i + 1], 1) };
+
+                    mma<BF16>(s, left, q[j + i][0], q[j + i][1]);
+                }
+            } else {
+                mma<BF16>(s, r, q[j / 2][0], q[j / 2][1]);
             }
-    }
-    __device__ static inline void values(uint32_t v[PARTS][4][VALUE], const uint8_t *row, int last)
-    {
-        const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
-        constexpr int piece = VALUE < 4 ? VALUE : 4;
-
-#pragma unroll
-        for (int p = 0; p < PARTS; p++)
-#pragma unroll
-            for (int h = 0; h < 4; h++) {
-                const int s = 16 * p + 8 * (h / 2) + 2 * c + h % 2;
-                const uint8_t *from = row + min(s, last) * ROW + g * piece * 4;
-
-#pragma unroll
-                for (int j = 0; j < VALUE / piece; j++)
-                    load_words<piece>(v[p][h] + piece * j, from + j * 128);
-            }
-    }
-    __device__ static inline int at(int g, int i)
-    {
-        constexpr int piece = F8 ? SIZE / 8 : 8;
-
-        return i / piece * 64 + g * piece + i % piece;
-    }
-    /* Step `step` of keys in the order of `at_key`, as the product's left operand. */
-    __device__ static inline void key_operand(uint32_t a[4], const uint32_t k[2][KEY], int step)
-    {
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                a[2 * i + h] = F8 ? half_pair(k[h][step], i) : k[h][2 * step + i];
-    }
-    /* Element 2 i of the four values that a lane has for a step's column i. */
-    __device__ static inline int at_key(int c, int step, int i)
-    {
-        return F8 ? step / 4 * 64 + c * 16 + step % 4 * 4 + 2 * i
-                  : step / 2 * 32 + c * 8 + step % 2 * 4 + 2 * i;
-    }
-    /* Elements e and e + 1 of two neighbouring slots, as pairs of slots. */
-    __device__ static inline void value_pairs(uint32_t pair[2], const uint32_t lo[VALUE],
-                                              const uint32_t hi[VALUE], int e)
-    {
-        if constexpr (F8) {
-            const uint32_t both = __byte_perm(lo[e / 4], hi[e / 4], e % 4 ? 0x7362 : 0x5140);
-
-            pair[0] = half_pair(both, 0), pair[1] = half_pair(both, 1);
-        } else {
-            pair[0] = __byte_perm(lo[e / 2], hi[e / 2], 0x5410);
-            pair[1] = __byte_perm(lo[e / 2], hi[e / 2], 0x7632);
         }
     }
+    /* The two elements from which on a lane has queries for step `step`: i of 2. */
+    __device__ static inline int at_key(int c, int step, int i)
+    {
+        return step * 16 + (F8 ? 4 * c + 2 * i : 2 * c + 8 * i);
+    }
+    /* out += 16 values, rows of part p, times the probabilities p0 and p1 */
+    template <bool BF16>
+    __device__ static inline void weigh(float out[OUTS][4], uint32_t at, int p, uint32_t p0,
+                                        uint32_t p1)
+    {
+        const int lane = threadIdx.x % WARP;
+        const uint32_t mine = F8 ? place(lane % 16, lane / 16)
+                                 : place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+
+#pragma unroll
+        for (int j = 0; j < CHUNKS; j += 2) {
+            uint32_t r[4];
+
+            load_matrices<true>(r, at + (mine ^ j * 16) + p * 16 * ROW);
+            if constexpr (F8) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint32_t lo = __byte_perm(r[2 * i], 0, 0x3120);
+                    const uint32_t hi = __byte_perm(r[2 * i + 1], 0, 0x3120);
+                    const uint32_t left[4] = { half_pair(lo, 0), half_pair(lo, 1), half_pair(hi, 0),
+                                               half_pair(hi, 1) };
+
+                    mma<BF16>(out[j + i], left, p0, p1);
+                }
+            } else {
+                mma<BF16>(out[j / 2], r, p0, p1);
+            }
+        }
+    }
+    /* The element that row g or (i = 1) g + 8 of product e is. */
+    __device__ static inline int at(int g, int e, int i)
+    {
+        return e * 16 + (F8 ? 2 * g + i : g + 8 * i);
+    }
 };
+
+__device__ static inline float power2(float x)
+{
+#ifdef __CUDA_ARCH__
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); /* denormal results are zero */
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
 
 /* What a lane knows of its two heads, 2 c and 2 c + 1. */
 template <int OUTS> struct sums {
@@ -131,22 +157,23 @@ __device__ static inline void soften(float s[PARTS][4], sums<OUTS> &st)
 #pragma unroll
         for (int d = 4; d < WARP; d *= 2)
             m = fmaxf(m, __shfl_xor_sync(~0u, m, d));
-        by[h] = exp2f(st.max[h] - m); /* a tile has a slot at least: m is finite */
+        by[h] = power2(st.max[h] - m); /* a tile has a slot at least: m is finite */
         st.max[h] = m;
         st.sum[h] *= by[h];
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                s[p][2 * i + h] = exp2f(s[p][2 * i + h] - m);
+                s[p][2 * i + h] = power2(s[p][2 * i + h] - m);
                 st.sum[h] += s[p][2 * i + h];
             }
     }
+    if (__any_sync(~0u, by[0] != 1 || by[1] != 1)) /* seldom, after the first tiles */
 #pragma unroll
-    for (int e = 0; e < OUTS; e++)
+        for (int e = 0; e < OUTS; e++)
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            st.out[e][i] *= by[i % 2];
+            for (int i = 0; i < 4; i++)
+                st.out[e][i] *= by[i % 2];
 }
 
 /* The warps' sums, merged: the block's part of row t, or its result. */
@@ -182,23 +209,43 @@ __device__ static inline void merge_warps(const attn_args &a, int t, int kh, int
     }
 }
 
-/* grid: (splits, kv heads, rows), 128 threads */
+/* grid: (splits, kv heads, rows), 32 * WARPS threads */
 template <int SIZE, bool BF16, bool F8>
 __device__ static inline void decode_body(const attn_args &a)
 {
     typedef tile<SIZE, F8> L;
-    __shared__ float all[WARPS][HEADS][SIZE + 2];
+    enum { PAIR = 2 * EACH, RING = STAGES * PAIR, STEP = WARPS * L::SLOTS };
+    extern __shared__ __align__(128) uint8_t shared[]; /* rings, and the warps' sums after them */
     const int t = a.rows ? a.rows[blockIdx.z] : blockIdx.z, kh = blockIdx.y, split = blockIdx.x;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     const int group = a.H / a.K, slots = a.slot[t] + 1, from = split * a.span;
     const int to = min(slots, from + a.span), splits = (slots + a.span - 1) / a.span;
     const int32_t *table = a.table[a.seq[t]];
     const size_t head = (size_t)KV_BLOCK * L::ROW;
-    uint32_t q[L::STEPS][2], k[L::PARTS][2][L::KEY], v[L::PARTS][4][L::VALUE];
+    uint8_t *const ring = shared + warp * RING;
+    const uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring);
+    uint32_t q[L::STEPS][2];
     sums<L::OUTS> st = { { -INFINITY, -INFINITY }, {}, {} };
 
     if (from >= slots)
         return;
+    /* of the tile that is fetched next: its slot, and where it lies */
+    int next = from + warp * L::SLOTS, block = next < to ? table[next / KV_BLOCK] : 0;
+    const uint8_t *const k_from = a.k + kh * head + lane * 16, *const v_from = a.v + kh * head + lane * 16;
+
+#pragma unroll
+    for (int i = 0; i < STAGES; i++) {
+        const size_t at = (size_t)block * a.K * head + next % KV_BLOCK * L::ROW;
+
+        if (next < to)
+            L::fetch(ring_at + i * PAIR, k_from + at);
+        copy_commit();
+        if (next < to)
+            L::fetch(ring_at + i * PAIR + EACH, v_from + at);
+        copy_commit();
+        next += STEP;
+        block = next < to ? table[next / KV_BLOCK] : 0;
+    }
 #pragma unroll
     for (int s = 0; s < L::STEPS; s++)
 #pragma unroll
@@ -208,64 +255,53 @@ __device__ static inline void decode_body(const attn_args &a)
 
             q[s][i] = pair16<BF16>(f.x * a.scale, f.y * a.scale);
         }
-    int s0 = from + warp * L::SLOTS;
-    size_t at = s0 < to ? ((size_t)table[s0 / KV_BLOCK] * a.K + kh) * head +
-                              s0 % KV_BLOCK * L::ROW
-                        : 0;
+    int stage = 0;
 
-    if (s0 < to) {
-        L::keys(k, a.k + at, to - 1 - s0);
-        L::values(v, a.v + at, to - 1 - s0);
-    }
-    while (s0 < to) {
-        const int last = to - 1 - s0, next = s0 + WARPS * L::SLOTS;
+    for (int s0 = from + warp * L::SLOTS; s0 < to; s0 += STEP) {
+        const uint32_t keys = ring_at + stage, values = keys + EACH;
+        const size_t at = (size_t)block * a.K * head + next % KV_BLOCK * L::ROW;
+        const int last = to - 1 - s0;
         float s[L::PARTS][4] = {};
 
-        at = next < to ? ((size_t)table[next / KV_BLOCK] * a.K + kh) * head +
-                             next % KV_BLOCK * L::ROW
-                       : 0;
+        copy_wait<2 * STAGES - 1>(); /* the keys are there */
+        __syncwarp();
 #pragma unroll
         for (int p = 0; p < L::PARTS; p++)
-#pragma unroll
-            for (int i = 0; i < L::STEPS; i++) {
-                uint32_t left[4];
-
-                L::key_operand(left, k[p], i);
-                mma<BF16>(s[p], left, q[i][0], q[i][1]);
-            }
+            L::template scores<BF16>(s[p], keys, p, q);
+        __syncwarp();
         if (next < to)
-            L::keys(k, a.k + at, to - 1 - next);
+            L::fetch(keys, k_from + at);
+        copy_commit();
+        if (F8 && HALF_BY != 1)
 #pragma unroll
-        for (int p = 0; p < L::PARTS; p++)
+            for (int i = 0; i < 4 * L::PARTS; i++)
+                s[i / 4][i % 4] *= HALF_BY;
+        if (last < L::SLOTS - 1)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                s[p][i] = 16 * p + 8 * (i / 2) + g > last ? -INFINITY : F8 ? s[p][i] * HALF_BY : s[p][i];
+            for (int i = 0; i < 4 * L::PARTS; i++)
+                if (16 * (i / 4) + 8 * (i % 4 / 2) + g > last)
+                    s[i / 4][i % 4] = -INFINITY;
         soften<L::PARTS>(s, st);
+        copy_wait<2 * STAGES - 1>(); /* the values are there */
+        __syncwarp();
+        if (last < L::SLOTS - 1)
+            L::clear(ring + stage + EACH, last);
 #pragma unroll
-        for (int p = 0; p < L::PARTS; p++) {
-            const uint32_t p0 = transposed(pair16<BF16>(s[p][0], s[p][1]));
-            const uint32_t p1 = transposed(pair16<BF16>(s[p][2], s[p][3]));
-
-#pragma unroll
-            for (int e = 0; e < L::OUTS; e += 2) {
-                uint32_t left[2][4]; /* of elements e and e + 1 */
-
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    uint32_t pair[2];
-
-                    L::value_pairs(pair, v[p][i / 2 * 2], v[p][i / 2 * 2 + 1],
-                                   e + i % 2 * L::OUTS);
-                    left[0][i] = pair[0], left[1][i] = pair[1];
-                }
-                mma<BF16>(st.out[e], left[0], p0, p1);
-                mma<BF16>(st.out[e + 1], left[1], p0, p1);
-            }
-        }
+        for (int p = 0; p < L::PARTS; p++)
+            L::template weigh<BF16>(st.out, values, p, transposed(pair16<BF16>(s[p][0], s[p][1])),
+                                    transposed(pair16<BF16>(s[p][2], s[p][3])));
+        __syncwarp();
         if (next < to)
-            L::values(v, a.v + at, to - 1 - next);
-        s0 = next;
+            L::fetch(values, v_from + at);
+        copy_commit();
+        next += STEP;
+        block = next < to ? table[next / KV_BLOCK] : 0;
+        stage = stage + PAIR == RING ? 0 : stage + PAIR;
     }
+    copy_wait<0>();
+    __syncthreads();
+    float(*const all)[HEADS][SIZE + 2] = (float(*)[HEADS][SIZE + 2])shared;
+
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float l = st.sum[h];
@@ -279,8 +315,7 @@ __device__ static inline void decode_body(const attn_args &a)
         for (int e = 0; e < L::OUTS; e++)
 #pragma unroll
             for (int i = 0; i < 2; i++)
-                all[warp][2 * c + h][L::at(g, e + i * L::OUTS)] =
-                    st.out[e][2 * i + h] * (F8 ? HALF_BY : 1);
+                all[warp][2 * c + h][L::at(g, e, i)] = st.out[e][2 * i + h] * (F8 ? HALF_BY : 1);
     }
     __syncthreads();
     merge_warps<SIZE>(a, t, kh, split, splits, all);
@@ -289,7 +324,7 @@ __device__ static inline void decode_body(const attn_args &a)
 }
 
 #define DECODE(name, hd, bf16, f8)                                                                 \
-    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 4)                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 3)                                   \
         decode_##name##_##hd(const __grid_constant__ attn_args a)                                  \
     {                                                                                              \
         decode_body<hd, bf16, f8>(a);                                                              \

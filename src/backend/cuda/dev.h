@@ -164,6 +164,13 @@ struct attn_args {
     const int32_t *place; /* as in stream_args */
 };
 
+/* decode.cu: each warp has stages, of a tile of keys and one of values each. */
+enum { DECODE_WARPS = 4, DECODE_STAGES = 2, DECODE_TILE = 4096 };
+enum {
+    DECODE_THREADS = 32 * DECODE_WARPS,
+    DECODE_SHARED = DECODE_WARPS * DECODE_STAGES * 2 * DECODE_TILE
+};
+
 /* A CUtensorMap: what copies of tiles know of the tensor. */
 struct __attribute__((aligned(64))) dev_map {
     uint64_t opaque[16];

@@ -282,7 +282,11 @@ __device__ static inline uint32_t half_pair(uint32_t word, int i)
 {
     uint32_t r;
 
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((uint16_t)(i ? word >> 16 : word)));
+    /* the half is a part of the instruction */
+    if (i)
+        asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.rn.f16x2.e4m3x2 %0, h;}" : "=r"(r) : "r"(word));
+    else
+        asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.rn.f16x2.e4m3x2 %0, l;}" : "=r"(r) : "r"(word));
     return r;
 }
 #else

@@ -108,6 +108,17 @@ template <class T> static inline T __shfl_xor_sync(unsigned all, T v, int d)
     return __shfl_sync(all, v, (int)(threadIdx.x % 32) ^ d);
 }
 
+static inline int __any_sync(unsigned, int v)
+{
+    const uint32_t u = v != 0;
+    const lane_words *all = warp_meet(&u, 1);
+    int any = 0;
+
+    for (int i = 0; i < 32; i++)
+        any |= (int)all[i][0];
+    return any;
+}
+
 template <class T> static inline T atomicAdd(T *p, std::decay_t<T> v)
 {
     const T old = *p;
