@@ -163,9 +163,10 @@ static void check_kernels(struct doctor *d)
         const char *name, *does;
     } sets[] = {
         { "generic", "plain C" },
-        { "avx2", "vpmaddubsw for codes of 4 to 8 bits, float32 for the rest" },
-        { "avx512", "vpdpbusd for codes of 4 to 8 bits, float32 for the rest" },
-        { "avx512_bf16", "vpdpbusd for codes of 4 to 8 bits, vdpbf16ps for bf16, E4M3 and NF4" },
+        { "avx2", "vpmaddubsw for codes of 4 to 8 bits, vpmaddwd for NF4, float32 for the rest" },
+        { "avx512", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, float32 for the rest" },
+        { "avx512_bf16", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, vdpbf16ps for bf16 "
+                         "and E4M3" },
         { "amx", "as avx512_bf16; for many rows tdpbusd for codes of 4 to 8 bits and tdpbf16ps "
                  "for bf16" },
     };

@@ -56,7 +56,8 @@ static void embed_part(void *arg, int me, int n)
     struct weight w = *j->w;
     size_t lo, hi;
 
-    if (!order->pack && !order->pack_planes) /* the file's pages would come back for a few rows */
+    /* the file's pages would come back for a few rows */
+    if (!order->pack && !order->pack_planes && !j->k->exact[EXACT_FLOAT][w.enc].pack)
         w.data = weight_copy(&w);
     team_part(j->T, 1, me, n, &lo, &hi);
     for (size_t t = lo; t < hi; t++) {

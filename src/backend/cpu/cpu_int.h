@@ -40,8 +40,9 @@ void *room_get(struct room *r, size_t n);
 
 /* Whether the 8-bit path takes w: planes must change their scale at the ends of groups alone. */
 bool linear_unpacks(const struct cpu_kern *k, const struct weight *w);
-/* Whether an exact kernel does. */
-bool linear_exact(const struct cpu_kern *k, enum compute compute, const struct weight *w);
+/* The exact kernel that does, or NULL. */
+const struct exact_kern *linear_exact(const struct cpu_kern *k, enum compute compute,
+                                      const struct weight *w);
 /* Rows r0 .. r0+R of w, R <= 16, those `ahead` further on to be fetched. */
 struct rows16 rows_at(const struct weight *w, size_t r0, size_t R, size_t ahead);
 

@@ -47,7 +47,8 @@ static size_t bytes(const struct weight *w, enum exact_in in)
 {
     const size_t sixteens = w->p.act == ACT_BNB8 ? (w->cols + 15) / 16 : 0;
 
-    if (in != EXACT_ACT || w->p.group < w->cols || w->cols > MOST)
+    (void)in;
+    if (w->p.group < w->cols || w->cols > MOST)
         return 0;
     return sizeof(struct form) + whole(w->cols, 64) + 4 * whole(sixteens, 16) + 64 * sixteens;
 }
@@ -242,5 +243,5 @@ static void dot(float *y, size_t ys, const struct weight *w, size_t r0, size_t R
 
 void cpu_kern_exact_avx512(struct cpu_kern *k)
 {
-    k->exact[ENC_INT8] = (struct exact_kern){ bytes, form, dot };
+    k->exact[EXACT_ACT][ENC_INT8] = (struct exact_kern){ .bytes = bytes, .form = form, .dot = dot };
 }

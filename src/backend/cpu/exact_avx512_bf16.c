@@ -1,7 +1,8 @@
 /* exact_avx512_bf16.c - weights that bf16 holds exactly times inputs in bf16: codes of E4M3, and
  * values of NF4 and FP4 that are rounded to bf16 by definition (bnb4.h). Inputs rounded to E4M3 by
- * the checkpoint's rule, or to bf16 by the caller's wish, are exact as well; others are the sum of
- * two pieces, which leaves an error of 2^-18. What remains is a multiply-add of 32 products.
+ * the checkpoint's rule, or to bf16 by the caller's wish, are exact as well; others, of E4M3 alone
+ * (nf4.h has those of NF4), are the sum of two pieces, which leaves an error of 2^-18. What remains
+ * is a multiply-add of 32 products.
  *
  *     E4M3   tables of 128 bytes turn 64 codes into the high and the low byte of as many bf16;
  * their signs go straight to the high one. Scales multiply sums: those of weights and inputs
@@ -72,8 +73,7 @@ static size_t bytes(const struct weight *w, enum exact_in in)
             !multiple(f.block, 64, w->cols) || !multiple(w->p.group, 64, w->cols) ||
             !multiple(f.block, reach, w->cols) || !multiple(w->p.group, reach, w->cols))
             return 0;
-    } else if (in == EXACT_ACT || w->p.round != ENC_BF16 || w->p.group % 64 ||
-               w->cols % w->p.group) {
+    } else if (w->p.round != ENC_BF16 || w->p.group % 64 || w->cols % w->p.group) {
         return 0;
     }
     return f.scales + f.pieces * f.K * sizeof(bf16);
@@ -160,17 +160,13 @@ static void form(void *to, const struct weight *w, enum exact_in in, const float
         if (w->enc != ENC_F8)
             v = _mm512_permutexvar_ps(by_nibble, v);
         const __m256bh h = _mm512_cvtneps_pbh(v);
-        const __m256bh l = _mm512_cvtneps_pbh(_mm512_sub_ps(v, widened(h)));
 
-        if (w->enc == ENC_F8) {
+        if (w->enc == ENC_F8)
             put_f8(high, i, h);
-            if (f.pieces == 2)
-                put_f8(low, i, l);
-        } else {
+        else
             put_4(high, i, h);
-            if (f.pieces == 2)
-                put_4(low, i, l);
-        }
+        if (f.pieces == 2)
+            put_f8(low, i, _mm512_cvtneps_pbh(_mm512_sub_ps(v, widened(h))));
     }
 }
 
@@ -381,7 +377,7 @@ INLINE void tile_f8(const struct job *j, const struct f8_table *table, size_t r,
     put(j, r, t0, sum, R, S);
 }
 
-INLINE void tile_4(const struct job *j, size_t r, size_t t0, const int P, const int R, const int S)
+INLINE void tile_4(const struct job *j, size_t r, size_t t0, const int R, const int S)
 {
     enum { BLOCKS = 64 }; /* of 64 values, whose absmax are found at once */
     const struct weight *w = j->w;
@@ -390,11 +386,10 @@ INLINE void tile_4(const struct job *j, size_t r, size_t t0, const int P, const 
     const uint8_t *ahead = from + (size_t)R * K / 2 + AHEAD;
     const bf16 *x = (const bf16 *)(j->x + t0 * j->apart + j->f.scales);
     const __m512 map = _mm512_loadu_ps(w->p.map);
-    __m512 high[ROWS][TOKENS], low[ROWS][TOKENS];
+    __m512 sum[ROWS][TOKENS];
     float a[ROWS][BLOCKS + 16];
 
-    clear(high);
-    clear(low);
+    clear(sum);
     for (size_t i = 0; i < K; i += 128, x += 128) {
         const bool whole = i + 128 <= K;
         __m512bh v[ROWS][4];
@@ -413,18 +408,9 @@ INLINE void tile_4(const struct job *j, size_t r, size_t t0, const int P, const 
             if (t0 == 0)
                 _mm_prefetch((const char *)(ahead + (size_t)R * i / 2 + 64 * k), _MM_HINT_T1);
         }
-        multiply(high, v, 4, x, j->apart, R, S);
-        if (P == 2)
-            multiply(low, v, 4, x + j->f.K, j->apart, R, S);
+        multiply(sum, v, 4, x, j->apart, R, S);
     }
-    if (P == 2) {
-#pragma GCC unroll 4
-        for (int k = 0; k < R; k++)
-#pragma GCC unroll 4
-            for (int t = 0; t < S; t++)
-                high[k][t] = _mm512_add_ps(high[k][t], low[k][t]);
-    }
-    put(j, r, t0, high, R, S);
+    put(j, r, t0, sum, R, S);
 }
 
 /* ---- all rows and tokens ---- */
@@ -438,13 +424,13 @@ INLINE void some_rows(const struct job *j, const struct f8_table *table, size_t 
         if (enc == ENC_F8)
             tile_f8(j, table, r, t0, P, ROWS, S);
         else
-            tile_4(j, r, t0, P, ROWS, S);
+            tile_4(j, r, t0, ROWS, S);
     }
     for (; r < R; r++) {
         if (enc == ENC_F8)
             tile_f8(j, table, r, t0, P, 1, S);
         else
-            tile_4(j, r, t0, P, 1, S);
+            tile_4(j, r, t0, 1, S);
     }
 }
 
@@ -474,7 +460,7 @@ INLINE void dot(float *y, size_t ys, const struct weight *w, size_t r0, size_t R
                            .ys = ys,
                            .add = add };
 
-    if (j.f.pieces == 2)
+    if (enc == ENC_F8 && j.f.pieces == 2)
         all(&j, R, T, enc, 2);
     else
         all(&j, R, T, enc, 1);
@@ -494,6 +480,10 @@ static void dot_4(float *y, size_t ys, const struct weight *w, size_t r0, size_t
 
 void cpu_kern_exact_avx512_bf16(struct cpu_kern *k)
 {
-    k->exact[ENC_F8] = (struct exact_kern){ bytes, form, dot_f8 };
-    k->exact[ENC_NF4] = k->exact[ENC_FP4] = (struct exact_kern){ bytes, form, dot_4 };
+    static const struct exact_kern f8 = { .bytes = bytes, .form = form, .dot = dot_f8 };
+    static const struct exact_kern nf4 = { .bytes = bytes, .form = form, .dot = dot_4 };
+
+    for (size_t in = 0; in < EXACT_COUNT; in++)
+        k->exact[in][ENC_F8] = f8;
+    k->exact[EXACT_BF16][ENC_NF4] = k->exact[EXACT_BF16][ENC_FP4] = nf4;
 }

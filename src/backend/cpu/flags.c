@@ -151,6 +151,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     cpu_kern_columns_avx2(k);
     cpu_kern_placed_avx2(k);
     cpu_kern_row_floats_avx2(k);
+    cpu_kern_nf4_avx2(k);
     if (!(flags & CPU_AVX512))
         return;
     cpu_kern_avx512(k);
@@ -159,6 +160,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     cpu_kern_columns_avx512(k);
     cpu_kern_row_floats_avx512(k);
     cpu_kern_exact_avx512(k);
+    cpu_kern_nf4_avx512(k);
     if (!(flags & CPU_AVX512_BF16))
         return;
     cpu_kern_avx512_bf16(k);

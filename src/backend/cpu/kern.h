@@ -133,14 +133,16 @@ static inline const uint8_t *weight_copy(const struct weight *w)
 enum exact_in {
     EXACT_ACT,   /* rounded by the weight's own rule (planes.act) */
     EXACT_BF16,  /* rounded to bf16 */
-    EXACT_FLOAT, /* as they are, to 2^-18 */
+    EXACT_FLOAT, /* as they are: to 2^-18; NF4 and FP4: as nf4.h says */
+    EXACT_COUNT
 };
 
-/* Weights that a multiply-add of few bits takes without another rounding, for any number of tokens:
- * E4M3, NF4 and FP4 as bf16, INT8 as bytes. A row's result is the same in any batch. */
+/* Weights that a multiply-add of few bits takes without another rounding, or one of 2^-14, for any
+ * number of tokens: E4M3 as bf16, INT8 as bytes, NF4 and FP4 as numbers of 16 bits. A row's result
+ * is the same in any batch. */
 struct exact_kern {
-    /* Bytes of a row of inputs in the kernel's own form; 0: this weight or these inputs need
-     * another path. Forms lie exact_apart(bytes) from one another, at multiples of 64. */
+    /* Bytes of a row of inputs in the kernel's own form; 0: this weight needs another path. Forms
+     * lie exact_apart(bytes) from one another, at multiples of 64. */
     size_t (*bytes)(const struct weight *w, enum exact_in in);
     void (*form)(void *to, const struct weight *w, enum exact_in in, const float *x);
     /* y[t * ys + r] = or += row r0+r of w (of w.placed, a copy, if any) times token t, for R rows
@@ -148,6 +150,9 @@ struct exact_kern {
      * number of inputs */
     void (*dot)(float *y, size_t ys, const struct weight *w, size_t r0, size_t R, enum exact_in in,
                 const void *x, size_t T, bool add);
+    /* Sixteen rows from r0 on in an order of its own, and their bytes; NULL: placed as they are */
+    void (*pack)(uint8_t *unit, const struct weight *w, size_t r0);
+    size_t (*unit)(const struct weight *w);
 };
 
 /* Not a multiple of 4 KiB, of which few lines fit a cache. */
@@ -260,8 +265,8 @@ struct cpu_kern {
      * decode_f16, decode_bf16) and dot_f32; false where w's shape wants those; or NULL */
     bool (*row_floats[ENC_COUNT])(float *y, const struct weight *w, size_t r0, size_t R,
                                   const float *x, bool add);
-    struct exact_kern exact[ENC_COUNT];   /* NULLs = none */
-    struct placed_kern placed[ENC_COUNT]; /* NULLs where the file's order serves */
+    struct exact_kern exact[EXACT_COUNT][ENC_COUNT]; /* NULLs = none */
+    struct placed_kern placed[ENC_COUNT];            /* NULLs where the file's order serves */
     enum codes codes[ENC_COUNT];
     bool offset[ENC_COUNT]; /* whether m is not 0 */
     /* acc[T][16] and rest[T][16] += panel times rows t0 .. t0+T of x, groups g0 .. g0+ng; [1] for
@@ -336,6 +341,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags);
 void cpu_kern_generic(struct cpu_kern *k);
 void cpu_kern_unpack(struct cpu_kern *k); /* unpack.c: every encoding, plain C */
 void cpu_kern_planes(struct cpu_kern *k); /* planes.c: those with planes */
+void cpu_kern_nf4(struct cpu_kern *k);    /* nf4.c: NF4 and FP4, plain C */
 void cpu_kern_planes_avx2(struct cpu_kern *k);
 unpack_planes_fn unpack_planes_generic; /* plain C, for what a faster one leaves */
 decode_planes_fn decode_planes_generic;
@@ -344,11 +350,13 @@ void cpu_kern_q8_avx2(struct cpu_kern *k);
 void cpu_kern_columns_avx2(struct cpu_kern *k);
 void cpu_kern_placed_avx2(struct cpu_kern *k);
 void cpu_kern_row_floats_avx2(struct cpu_kern *k);
+void cpu_kern_nf4_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
 void cpu_kern_columns_avx512(struct cpu_kern *k);
 void cpu_kern_row_floats_avx512(struct cpu_kern *k);
 void cpu_kern_placed_avx512(struct cpu_kern *k);
 void cpu_kern_row_avx512(struct cpu_kern *k);
+void cpu_kern_nf4_avx512(struct cpu_kern *k);
 void cpu_kern_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_linear_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_exact_avx512(struct cpu_kern *k);

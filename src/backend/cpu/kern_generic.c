@@ -245,6 +245,7 @@ void cpu_kern_generic(struct cpu_kern *k)
     };
     cpu_kern_unpack(k);
     cpu_kern_planes(k);
+    cpu_kern_nf4(k);
     fill_floats(k);
     fill_train(k);
     fill_encoder(k);

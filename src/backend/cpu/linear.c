@@ -77,10 +77,13 @@ static enum exact_in exact_in(enum compute compute, const struct weight *w)
     return compute == COMPUTE_BF16 ? EXACT_BF16 : w->p.act != ACT_KEEP ? EXACT_ACT : EXACT_FLOAT;
 }
 
-bool linear_exact(const struct cpu_kern *k, enum compute compute, const struct weight *w)
+const struct exact_kern *linear_exact(const struct cpu_kern *k, enum compute compute,
+                                      const struct weight *w)
 {
-    return compute != COMPUTE_F32 && k->exact[w->enc].bytes &&
-           k->exact[w->enc].bytes(w, exact_in(compute, w));
+    const enum exact_in in = exact_in(compute, w);
+    const struct exact_kern *e = &k->exact[in][w->enc];
+
+    return compute != COMPUTE_F32 && e->bytes && e->bytes(w, in) ? e : NULL;
 }
 
 static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
@@ -134,7 +137,7 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
         const float *x = j->x + t * j->K;
 
         if (j->exact)
-            j->b->k.exact[w->enc].form(j->xe + t * j->apart, w, j->in, x);
+            j->b->k.exact[j->in][w->enc].form(j->xe + t * j->apart, w, j->in, x);
         if (j->act)
             weight_act(j->xf + t * j->K, w, x);
         if (j->q8 && w->p.order) {
@@ -360,8 +363,8 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
             unit_floats(j, o, j->x, false, r0, R, mem);
         break;
     case PATH_EXACT:
-        j->b->k.exact[o->w->enc].dot(o->y + r0, o->w->rows, o->w, r0, R, j->in, j->xe, j->T,
-                                     j->add);
+        j->b->k.exact[j->in][o->w->enc].dot(o->y + r0, o->w->rows, o->w, r0, R, j->in, j->xe, j->T,
+                                            j->add);
         break;
     case PATH_ROUNDED:
         unit_floats(j, o, j->xf, j->blocks, r0, R, mem);
@@ -475,8 +478,8 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum co
                                         row_bf16(K) * sizeof(bf16));
         break;
     case PATH_EXACT:
-        need->xf =
-            larger(need->xf, T * exact_apart(k->exact[w->enc].bytes(w, exact_in(compute, w))));
+        need->xf = larger(
+            need->xf, T * exact_apart(linear_exact(k, compute, w)->bytes(w, exact_in(compute, w))));
         break;
     case PATH_ROUNDED:
     case PATH_ACT:
@@ -537,7 +540,7 @@ static void make_room(struct job *j, struct cpu *b)
         const struct weight *w = j->out[0].w;
 
         j->in = exact_in(b->ctx.compute, w);
-        j->apart = exact_apart(b->k.exact[w->enc].bytes(w, j->in));
+        j->apart = exact_apart(b->k.exact[j->in][w->enc].bytes(w, j->in));
         j->xe = (uint8_t *)j->xf;
     }
     if (need.xb)

@@ -30,14 +30,25 @@ enum {
 struct place_job {
     const struct cpu_kern *k;
     const struct weight *w;
+    const struct exact_kern *exact; /* that takes it, or NULL */
     uint8_t *to;
+    size_t unit; /* bytes that sixteen rows have there */
 };
+
+/* Units u0 .. u0+n in the order of an exact kernel. */
+static void pack_exact(const struct place_job *j, size_t u0, size_t n)
+{
+    for (size_t u = u0; u < u0 + n; u++)
+        j->exact->pack(j->to + u * j->unit, j->w, u * LANES);
+    map_forget((const uint8_t *)j->w->data + u0 * placed_unit_bytes(j->w),
+               n * placed_unit_bytes(j->w));
+}
 
 /* Units u0 .. u0+n of a weight with planes. */
 static void pack_planes(const struct place_job *j, size_t u0, size_t n)
 {
     const struct weight *w = j->w;
-    const size_t G = w->cols / GROUP, unit = placed_unit_bytes(w);
+    const size_t G = w->cols / GROUP, unit = j->unit;
     struct group panel[CHUNK];
 
     for (size_t g = 0; g < G; g += CHUNK) {
@@ -54,7 +65,7 @@ static void pack_planes(const struct place_job *j, size_t u0, size_t n)
 static void pack_rows(const struct place_job *j, size_t u0, size_t n)
 {
     const struct weight *w = j->w;
-    const size_t unit = placed_unit_bytes(w);
+    const size_t unit = j->unit;
     const uint8_t *from = (const uint8_t *)w->data + u0 * unit;
     const bool order = j->k->placed[w->enc].pack;
 
@@ -83,15 +94,16 @@ static void share(const struct weight *w, int me, int n, size_t *lo, size_t *hi)
 static void place_part(void *arg, int me, int n)
 {
     const struct place_job *j = arg;
-    const bool planes = planes_bits(j->w->enc);
-    const size_t twice = TWICE / (size_t)n / placed_unit_bytes(j->w);
-    const size_t least = STEP / placed_unit_bytes(j->w) + 1;
+    const bool planes = planes_bits(j->w->enc), exact = j->exact && j->exact->pack;
+    const size_t twice = TWICE / (size_t)n / j->unit, least = STEP / j->unit + 1;
     const size_t step = planes ? BESIDE : twice > least ? twice : least;
     size_t lo, hi;
 
     share(j->w, me, n, &lo, &hi);
     for (size_t u = lo; u < hi; u += step)
-        (planes ? pack_planes : pack_rows)(j, u, hi - u < step ? hi - u : step);
+        (exact    ? pack_exact
+         : planes ? pack_planes
+                  : pack_rows)(j, u, hi - u < step ? hi - u : step);
 }
 
 /* n bytes in *s. */
@@ -130,22 +142,25 @@ static bool places(const struct ctx *c, const struct weight *w)
 int place_cpu(struct ctx *c, struct weight *w, struct err *e)
 {
     struct cpu *b = c->backend;
-    struct place_job j = { .k = &b->k, .w = w };
+    struct place_job j = { .k = &b->k, .w = w, .exact = linear_exact(&b->k, c->compute, w) };
     struct slab *s;
 
     if (!places(c, w))
         return 0;
-    const size_t unit = placed_unit_bytes(w), units = w->rows / LANES;
+    const size_t units = w->rows / LANES;
 
-    if (slab_get(b, &s, units * unit, e))
+    j.unit = j.exact && j.exact->pack ? j.exact->unit(w) : placed_unit_bytes(w);
+    if (slab_get(b, &s, units * j.unit, e))
         return -1;
     j.to = s->p + s->used;
-    s->used += (units * unit + 63) / 64 * 64;
+    s->used += (units * j.unit + 63) / 64 * 64;
     s->used = s->used < s->n ? s->used : s->n;
     s->weights++;
     team_run(c->team, place_part, &j);
     if (planes_bits(w->enc)) /* a line of AWQ or GPTQ belongs to many units: these go as a whole */
         map_forget(w->data, w->rows * w->cols * planes_bits(w->enc) / 8);
+    if (j.exact && j.exact->pack) /* scales are part of its units */
+        map_forget(w->p.scale, w->rows * w->cols / w->p.group * enc_table[w->p.scale_enc].bytes);
     w->placed = j.to;
     return 0;
 }

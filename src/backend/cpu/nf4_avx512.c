@@ -1,0 +1,115 @@
+/* nf4_avx512.c - nf4.h on AVX-512 VNNI: a lookup takes a nibble of each of 32 words, a multiply-add
+ * two values of sixteen rows. Of one token 64 bytes of codes are 11 instructions; by bytes (tables
+ * of high and low ones, inputs of two bytes each) they would be 11 as well, without the products of
+ * low bytes, and half as many again for a token more. */
+#define TILE 8 /* tokens whose sums, of integers and of floats, live in registers */
+
+#include <immintrin.h>
+
+#include "backend/cpu/kern.h"
+
+struct table {
+    __m512i t; /* twice: bit 4 of a word of codes does not matter */
+};
+
+static inline struct table table_of(const int16_t t[16])
+{
+    return (struct table){ _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)t)) };
+}
+
+/* In a line nibble j of a row's words are values j ^ 1 and 4 + (j ^ 1): a pair of inputs each. */
+static inline void put_group(int16_t *to, const float *x, float d)
+{
+    const __m512i pairs =
+        _mm512_set_epi16(30, 26, 31, 27, 28, 24, 29, 25, 22, 18, 23, 19, 20, 16, 21, 17, 14, 10, 15,
+                         11, 12, 8, 13, 9, 6, 2, 7, 3, 4, 0, 5, 1);
+    const __m512 by = _mm512_set1_ps(d);
+    const __m512i a = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_loadu_ps(x), by));
+    const __m512i b = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_loadu_ps(x + 16), by));
+    const __m512i q = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
+                                         _mm512_cvtepi32_epi16(b), 1);
+
+    _mm512_storeu_si512(to, d > 0 ? _mm512_permutexvar_epi16(pairs, q) : _mm512_setzero_si512());
+}
+
+#include "backend/cpu/nf4.inc"
+
+/* sum += w . the two numbers at q, which are broadcast */
+INLINE void two(__m512i *sum, __m512i w, const int16_t *q)
+{
+    __asm__("vpdpwssd %1%{1to16%}, %2, %0" : "+v"(*sum) : "m"(*(const int16_t(*)[2])q), "v"(w));
+}
+
+/* The chains of S tokens over a group, whose four lines are at p. */
+INLINE void group32(__m512 a[TILE], const uint8_t *p, __m512 dw, __m512i table, const uint8_t *d,
+                    const int16_t *q, size_t apart, const int S)
+{
+    __m512i sum[TILE + 1]; /* of one token two, which hides latency */
+    const int16_t *at[TILE];
+
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++) {
+        sum[t] = _mm512_setzero_si512();
+        at[t] = (const int16_t *)((const uint8_t *)q + (size_t)t * apart);
+        /* a register each: or the compiler keeps an address for each of 128 places */
+        __asm__("" : "+r"(at[t]));
+    }
+    sum[S] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (size_t l = 0; l < 4; l++) {
+        const __m512i c = _mm512_loadu_si512(p + 64 * l);
+
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) {
+            const __m512i v = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4 * (int)j), table);
+
+#pragma GCC unroll 8
+            for (int t = 0; t < S; t++)
+                two(&sum[S == 1 ? j % 2 : (size_t)t], v, at[t] + 8 * l + 2 * j);
+        }
+    }
+    if (S == 1)
+        sum[0] = _mm512_add_epi32(sum[0], sum[1]);
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++) {
+        const __m512 dx = _mm512_set1_ps(*(const float *)(d + (size_t)t * apart));
+
+        a[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_mul_ps(dw, dx), a[t]);
+    }
+}
+
+INLINE void stretch(float *acc, const uint8_t *u, const struct weight *w, const struct table *table,
+                    const uint8_t *x, size_t apart, size_t k0, size_t n, const int S)
+{
+    const size_t lead = S > 2 ? LEAD_MANY : LEAD, group = w->p.group;
+    const uint8_t *d = x + k0 / GROUP * sizeof(float);
+    const int16_t *q = (const int16_t *)(x + nf4_scales(w->cols)) + k0;
+    __m512 a[TILE];
+
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        a[t] = _mm512_loadu_ps(acc + LANES * t);
+    for (size_t k = 0; k < n; k += group) {
+        const __m512 dw = _mm512_loadu_ps(u);
+
+        _mm_prefetch((const char *)u + lead, _MM_HINT_T0);
+        u += 64;
+        for (size_t i = 0; i < group; i += GROUP) {
+#pragma GCC unroll 4
+            for (size_t l = 0; l < 4; l++)
+                _mm_prefetch((const char *)u + lead + 64 * l, _MM_HINT_T0);
+            group32(a, u, dw, table->t, d, q, apart, S);
+            u += 256;
+            d += sizeof(float);
+            q += GROUP;
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        _mm512_storeu_ps(acc + LANES * t, a[t]);
+}
+
+void cpu_kern_nf4_avx512(struct cpu_kern *k)
+{
+    fill_nf4(k);
+}
