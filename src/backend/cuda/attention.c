@@ -101,6 +101,26 @@ static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
                     kv->head_dim);
 }
 
+/* Whether prompts of o have a kernel on the tensor cores, and Hopper's. */
+static bool has_runs(const struct cuda *b, const struct op *o)
+{
+    const size_t hd = o->kv->head_dim;
+
+    return b->n_runs > 0 && b->ctx.compute != COMPUTE_F32 && (hd == 64 || hd == 128) &&
+           o->H / o->kv->kv_heads <= FLASH_ROWS && o->kv->enc != ENC_F32 && o->T == b->rows;
+}
+
+static bool by_wgmma(const struct cuda *b)
+{
+    return b->wgmma && !(b->tries & CUDA_TRY_MMA);
+}
+
+bool attn_takes16(const struct cuda *b, const struct op *o, int *mode)
+{
+    *mode = o->kv->enc == ENC_BF16 ? PREP_BF16 : PREP_F16;
+    return has_runs(b, o) && by_wgmma(b) && b->n_lone == 0;
+}
+
 /* Prompts on the tensor cores; false where there is no kernel for them. */
 static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op *o)
 {
@@ -116,13 +136,13 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
     enum { L2_PART = 32 << 20 }; /* of the 50 MB and more of a Hopper */
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const enum enc enc = o->kv->enc;
-    const bool wgmma = b->wgmma && !(b->tries & CUDA_TRY_MMA), f8 = enc == ENC_F8_E4M3;
+    const bool wgmma = by_wgmma(b), f8 = enc == ENC_F8_E4M3;
 
-    if (b->n_runs == 0 || b->ctx.compute == COMPUTE_F32 || (hd != 64 && hd != 128) ||
-        group > FLASH_ROWS || enc == ENC_F32 || o->T != b->rows)
+    if (!has_runs(b, o))
         return false;
     struct flash_args f = { .y = a->y,
                             .q = a->q,
+                            .q16 = b->q16 == a->q ? (uint16_t *)(uintptr_t)b->qkv.p : NULL,
                             .k = a->k,
                             .v = a->v,
                             .slot = a->slot,

@@ -73,6 +73,7 @@ struct driver {
     F(small, rope)                                                                                 \
     F(small, kv_write)                                                                             \
     F(small, rope_kv)                                                                              \
+    F(small, rope16)                                                                               \
     F(small, act)                                                                                  \
     F(small, norm_rows)                                                                            \
     F(small, gated)                                                                                \
@@ -328,6 +329,7 @@ struct cuda {
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks,
         gate_up, /* both in bf16 */
+        qkv,     /* all three in bf16 */
         loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
 
     struct program prog;
@@ -369,6 +371,8 @@ struct cuda {
         const struct weight *w;
     } have8;
 
+    const float *q16; /* queries that are in qkv, rotated and scaled; NULL = none */
+
     struct train_half half[TRAIN_HALVES];
     uint64_t half_turn;
     struct train_copy *copy; /* [n_copy] owned */
@@ -408,6 +412,8 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
  */
 void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);
 bool attn_in_program(const struct op *o);
+/* Whether all rows of o are prompts' on Hopper, and queries may come in 16 bits: the mode. */
+bool attn_takes16(const struct cuda *b, const struct op *o, int *mode);
 /* Attention with relative positions. */
 void cuda_attn_rel(struct cuda *b, const struct op *o);
 /* The rotation of so many rows, and the cache, as a kernel of its own. */

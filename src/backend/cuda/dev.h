@@ -147,6 +147,20 @@ struct rope_args {
     int H, K, hd, enc, interleaved;
 };
 
+/* The same of many rows, whose queries, keys and values are in bf16, heads of a multiple of 16. */
+struct rope16_args {
+    const uint16_t *q, *k, *v; /* [T, H * hd] or NULL, [T, K * hd] twice */
+    float *q32;                /* [T, H * hd], or NULL */
+    uint16_t *q16;             /* the same times `scale`, as mode16 says; or NULL */
+    float scale;
+    int mode16;
+    const float *inv_freq;
+    const int32_t *pos, *slot, *seq;
+    const int32_t *const *table;
+    uint8_t *kc, *vc;
+    int H, K, hd, enc, interleaved;
+};
+
 /* The batch as kernels see it, and the cache of one layer. */
 struct attn_args {
     float *y;       /* [T, H * hd]; NULL = y16 alone */
@@ -181,6 +195,7 @@ struct flash_args {
     struct dev_map map[2]; /* Hopper: keys and values as rows of a head, boxes of 64 by 64 */
     float *y;              /* NULL = y16 alone */
     const float *q;
+    const uint16_t *q16; /* Hopper: q times scale, as products take it; NULL = it is to be made */
     const uint8_t *k, *v;
     const int32_t *slot, *seq, *runs;
     const int32_t *const *table;

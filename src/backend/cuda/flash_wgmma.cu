@@ -84,9 +84,14 @@ template <int SIZE> __device__ static inline void call_queries(const flash_args 
 {
     const int group = a.H / a.K;
 
-    for (int k = 0; k < t.n; k++)
-        l2_prefetch(a.q + ((size_t)(t.t0 + k) * a.H + t.kh * group) * SIZE,
-                    group * SIZE * (int)sizeof(float));
+    for (int k = 0; k < t.n; k++) {
+        const size_t at = ((size_t)(t.t0 + k) * a.H + t.kh * group) * SIZE;
+
+        if (a.q16)
+            l2_prefetch(a.q16 + at, group * SIZE * (int)sizeof(*a.q16));
+        else
+            l2_prefetch(a.q + at, group * SIZE * (int)sizeof(*a.q));
+    }
 }
 
 /* Keys and values, by one thread. */
@@ -283,15 +288,18 @@ __device__ static inline void load_queries(const flash_args &a, const tile &w, u
     for (int k = 0; k < SIZE / 16; k++) {
         const int i = thread + k * WARPGROUP, r = i / (SIZE / 8), c = i % (SIZE / 8);
         const int m = wg * 64 + r, token = m / group;
+        const size_t from =
+            ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8;
+        uint4 *const there = (uint4 *)(to + c / 8 * room<SIZE, false>::slab + swizzled(m, c % 8));
         float4 f[2] = {};
 
-        if (token < w.n) {
-            const float *from =
-                a.q + ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8;
-
-            f[0] = ((const float4 *)from)[0], f[1] = ((const float4 *)from)[1];
+        if (a.q16) {
+            *there = token < w.n ? *(const uint4 *)(a.q16 + from) : make_uint4(0, 0, 0, 0);
+            continue;
         }
-        *(uint4 *)(to + c / 8 * room<SIZE, false>::slab + swizzled(m, c % 8)) =
+        if (token < w.n)
+            f[0] = ((const float4 *)(a.q + from))[0], f[1] = ((const float4 *)(a.q + from))[1];
+        *there =
             make_uint4(pair16<BF16>(f[0].x * a.scale, f[0].y * a.scale),
                        pair16<BF16>(f[0].z * a.scale, f[0].w * a.scale),
                        pair16<BF16>(f[1].x * a.scale, f[1].y * a.scale),

@@ -489,7 +489,7 @@ static void have_f8(struct cuda *b, const float *x, size_t T, const struct weigh
 /* x, or its norm with weights `norm`, in the ways that a has room for. */
 static void norm_rows(struct cuda *b, struct act_args *a, const float *norm, float eps)
 {
-    cuda_launch(b, KERN_norm_rows, (size_t)a->T, 1, 1, 1024, (void *[]){ a, &norm, &eps });
+    cuda_launch(b, KERN_norm_rows, (size_t)a->T, 1, 1, 256, (void *[]){ a, &norm, &eps });
 }
 
 static bool whole_rows(const struct act_args *a)
@@ -704,8 +704,8 @@ static bool input_ready(struct cuda *b, const struct op *o)
 }
 
 /* Queries, keys and values of many rows, side by side: those of keys and values do not fill the
- * device. How many of o's outputs are there. */
-static size_t side_by_side(struct cuda *b, const struct op *o)
+ * device. half: as for library, of each. How many of o's outputs are there. */
+static size_t side_by_side(struct cuda *b, const struct op *o, void *const *half)
 {
     size_t n = 0;
 
@@ -719,7 +719,7 @@ static size_t side_by_side(struct cuda *b, const struct op *o)
         if (i)
             cuda_ok(b, b->d.cuStreamWaitEvent(b->side[i - 1], b->fork, 0), "products");
         b->lane = i;
-        n += n == i && library(b, &o->out[i], o->x, o->T, o->add, &in, NULL);
+        n += n == i && library(b, &o->out[i], o->x, o->T, o->add, &in, half[i]);
         b->lane = 0;
         if (i) {
             cuda_ok(b, b->d.cuEventRecord(b->joined[i - 1], b->side[i - 1]), "products");
@@ -787,7 +787,7 @@ static bool gated_many(struct cuda *b, size_t i)
         return false;
     a.g = half;
     a.u = half + n;
-    cuda_launch(b, KERN_gated, s->T, 1, 1, 1024, (void *[]){ &a });
+    cuda_launch(b, KERN_gated, s->T, 1, 1, 512, (void *[]){ &a });
     if (a.y8)
         have_f8(b, s->y, s->T, next->out[0].w);
     else
@@ -847,15 +847,28 @@ static bool normed(struct cuda *b, size_t i)
     return true;
 }
 
+/* Of attention's scores, for exponents in base 2. */
+static float attn_scale(size_t hd)
+{
+    return (float)(1 / sqrt((double)hd) * M_LOG2E);
+}
+
+/* Whether q and the next two ops are the rotation of queries and keys, and the cache. */
+static bool is_rotation(const struct op *q)
+{
+    const struct op *k = q + 1, *w = q + 2;
+
+    return q->kind == OP_ROPE && k->kind == OP_ROPE && w->kind == OP_KV_WRITE && w->x == k->y &&
+           k->hd == q->hd && k->u == q->u && k->ids == q->ids && k->T == q->T && w->T == q->T &&
+           k->interleaved == q->interleaved && w->kv->head_dim == q->hd && w->kv->kv_heads == k->H;
+}
+
 /* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
 static size_t rotated(struct cuda *b, size_t i)
 {
     const struct op *q = &b->op[i], *k = q + 1, *w = q + 2;
 
-    if (i + 2 >= b->n_op || q->kind != OP_ROPE || k->kind != OP_ROPE || w->kind != OP_KV_WRITE ||
-        w->x != k->y || k->hd != q->hd || k->u != q->u || k->ids != q->ids || k->T != q->T ||
-        w->T != q->T || k->interleaved != q->interleaved || w->kv->head_dim != q->hd ||
-        w->kv->kv_heads != k->H)
+    if (i + 2 >= b->n_op || !is_rotation(q))
         return 0;
     struct rope_args a = { .q = q->y,
                            .k = k->y,
@@ -882,6 +895,65 @@ static size_t rotated(struct cuda *b, size_t i)
     else
         cuda_rope_kv(b, &a, q->T);
     return 3;
+}
+
+/* Queries, keys and values in bf16, as reference libraries have them, and what rotated() does: how
+ * many ops from i on that is; 0 = not that. */
+static size_t rotated_many(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *q = o + 1, *k = o + 2, *w = o + 3, *y = o + 4;
+
+    if (i + 3 >= b->n_op || o->n != 3 || o->add || b->ctx.half || !is_library(b, o) ||
+        !is_rotation(q) || q->y != o->out[0].y || k->y != o->out[1].y || w->u != o->out[2].y ||
+        q->T != o->T || q->hd % 16 || q->hd > 256 || w->kv->enc == ENC_F32 ||
+        !dead(b, i + 4, k->y, k->T * k->D) || !dead(b, i + 4, w->u, w->T * w->D))
+        return 0;
+    const size_t n[] = { q->T * q->D, k->T * k->D, w->T * w->D };
+    int mode = PREP_BF16;
+
+    for (size_t j = 0; j < o->n; j++)
+        if (cuda_placed(o->out[j].w)->kind == DEV_H16 || o->out[j].w->rows * o->T != n[j])
+            return 0;
+    if (!cuda_room(b, &b->qkv, (n[0] + n[1] + n[2]) * sizeof(uint16_t)))
+        return 0;
+    uint16_t *const half = (uint16_t *)(uintptr_t)b->qkv.p;
+    void *const to[] = { half, half + n[0], half + n[0] + n[1] };
+    const bool attends = i + 4 < b->n_op && y->kind == OP_ATTN && y->x == q->y && y->T == q->T;
+    const bool takes16 = attends && attn_takes16(b, y, &mode);
+    const bool none = !attends && dead(b, i + 4, q->y, n[0]);
+
+    for (size_t j = none ? 1 : side_by_side(b, o, to); j < o->n; j++) {
+        const struct inputs in = inputs_of(b, o->out[j].w, o->T);
+
+        if (!library(b, &o->out[j], o->x, o->T, false, &in, to[j]))
+            return 0;
+    }
+    struct rope16_args a = { .q = none ? NULL : half,
+                             .k = to[1],
+                             .v = to[2],
+                             .q32 = takes16 && dead(b, i + 5, q->y, n[0]) ? NULL : q->y,
+                             .q16 = takes16 ? half : NULL,
+                             .scale = attn_scale(q->hd),
+                             .mode16 = mode,
+                             .inv_freq = q->u,
+                             .pos = q->ids,
+                             .slot = w->at->slot,
+                             .seq = w->at->seq,
+                             .table = w->at->block_table,
+                             .kc = w->kv->layer[w->layer].k,
+                             .vc = w->kv->layer[w->layer].v,
+                             .H = (int)q->H,
+                             .K = (int)k->H,
+                             .hd = (int)q->hd,
+                             .enc = (int)w->kv->enc,
+                             .interleaved = q->interleaved };
+
+    cuda_launch(b, KERN_rope16, q->T, 1, 1, 384, (void *[]){ &a });
+    for (size_t j = 0; j < o->n; j++)
+        if (b->have.x == o->out[j].y)
+            b->have.x = NULL;
+    b->q16 = takes16 ? q->y : NULL;
+    return 4;
 }
 
 /* ---- attention ---- */
@@ -916,7 +988,7 @@ static void attention(struct cuda *b, size_t i)
                            .H = (int)o->H,
                            .K = (int)o->kv->kv_heads,
                            .hd = (int)hd,
-                           .scale = (float)(1 / sqrt((double)hd) * M_LOG2E),
+                           .scale = attn_scale(hd),
                            .y16 = (uint16_t *)(uintptr_t)copy.p,
                            .mode16 = copy.mode,
                            .kp16 = copy.kp,
@@ -1078,15 +1150,16 @@ void cuda_run(struct cuda *b, bool ending)
         size_t n;
 
         away_enter(b, o);
+        b->q16 = o->kind == OP_ATTN ? b->q16 : NULL;
         b->have8.x = i && b->have8.x && o->kind == OP_LINEAR ? b->have8.x : NULL;
         if (gated(b, i) || gated_many(b, i) || normed(b, i)) {
             i += 2;
         } else if (norm_f8(b, i)) {
             i++;
-        } else if ((n = rotated(b, i)) > 0) {
+        } else if ((n = rotated_many(b, i)) > 0 || (n = rotated(b, i)) > 0) {
             i += n;
         } else if (o->kind == OP_LINEAR) {
-            for (size_t k = side_by_side(b, o); k < o->n;)
+            for (size_t k = side_by_side(b, o, (void *[DEV_OUTS]){ 0 }); k < o->n;)
                 k += some(b, o, k);
             for (size_t k = 0; k < o->n; k++)
                 if (b->have.x == o->out[k].y)

@@ -1,6 +1,7 @@
 /* small.cu - everything that is neither a product nor attention: one formula of ops.def each. */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
+#include "backend/cuda/mma.cuh"
 
 /* A column of an input in 16 bits, if the next product is likely to want it; zeros up to kp. */
 struct copy16 {
@@ -186,6 +187,117 @@ extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
     }
 }
 
+/* Eight values of bf16. */
+__device__ static inline void get8(float *v, uint4 w)
+{
+    const uint32_t pair[4] = { w.x, w.y, w.z, w.w };
+
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = __uint_as_float(i % 2 ? pair[i / 2] & 0xFFFF0000 : pair[i / 2] << 16);
+}
+
+__device__ static inline void get8(float *v, const uint16_t *p)
+{
+    get8(v, *(const uint4 *)p);
+}
+
+/* Two values in 16 bits. */
+__device__ static inline uint32_t two16(const float *v, int mode)
+{
+    return mode == PREP_BF16 ? pair16<true>(v[0], v[1])
+                             : to16(v[0], mode) | (uint32_t)to16(v[1], mode) << 16;
+}
+
+/* Eight. */
+__device__ static inline uint4 eight16(const float *v, int mode)
+{
+    return make_uint4(two16(v, mode), two16(v + 2, mode), two16(v + 4, mode), two16(v + 6, mode));
+}
+
+/* Eight of bf16 to 16 bits. */
+__device__ static inline void put8(uint16_t *y, uint4 w, int mode)
+{
+    float v[8];
+
+    if (mode != PREP_BF16) {
+        get8(v, w);
+        w = eight16(v, mode);
+    }
+    *(uint4 *)y = w;
+}
+
+/* Eight values to a cache of 16 or 8 bits. */
+__device__ static inline void store8(uint8_t *cache, size_t at, const float *v, int enc)
+{
+    if (enc == DEV_ENC_F8_E4M3)
+        *(uint2 *)(cache + at) = make_uint2(four_f8(v, 1), four_f8(v + 4, 1));
+    else
+        *(uint4 *)(cache + 2 * at) = eight16(v, enc == DEV_ENC_BF16 ? PREP_BF16 : PREP_F16);
+}
+
+/* rope_kv of bf16. A thread has two times eight values of a head at a time, whose pairs they are. grid:
+ * rows, 384 threads */
+extern "C" __global__ void __launch_bounds__(384) rope16(const __grid_constant__ rope16_args a)
+{
+    enum { HALF_MOST = 128 };
+    __shared__ float2 turn[HALF_MOST];
+    const int t = blockIdx.x, half = a.hd / 2, each = half / 8, queries = a.q ? a.H : 0;
+    const int items = (queries + 2 * a.K) * each;
+    const bool inter = a.interleaved;
+    float v[16];
+
+    for (int i = threadIdx.x; i < half; i += blockDim.x)
+        sincosf((float)a.pos[t] * a.inv_freq[i], &turn[i].y, &turn[i].x);
+    __syncthreads();
+    const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
+
+    for (int n = threadIdx.x; n < items; n += blockDim.x) {
+        const int j = n % each * 8, lo = inter ? 2 * j : j, hi = inter ? lo + 8 : lo + half;
+        const int h = n / each - queries; /* of keys, then of values */
+        const uint16_t *from = h < 0     ? a.q + ((size_t)t * a.H + n / each) * a.hd
+                               : h < a.K ? a.k + ((size_t)t * a.K + h) * a.hd
+                                         : a.v + ((size_t)t * a.K + h - a.K) * a.hd;
+        const size_t at = to + (size_t)h % a.K * KV_BLOCK * a.hd;
+
+        get8(v, from + lo);
+        get8(v + 8, from + hi);
+        if (h >= a.K) {
+            store8(a.vc, at + lo, v, a.enc);
+            store8(a.vc, at + hi, v + 8, a.enc);
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const float2 by = turn[j + i];
+
+            if (inter)
+                rotate(v, 2 * i, 2 * i + 1, by.y, by.x);
+            else
+                rotate(v, i, i + 8, by.y, by.x);
+        }
+        if (h >= 0) {
+            store8(a.kc, at + lo, v, a.enc);
+            store8(a.kc, at + hi, v + 8, a.enc);
+            continue;
+        }
+        const size_t row = ((size_t)t * a.H + n / each) * a.hd;
+
+        if (a.q32)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                *(float4 *)(a.q32 + row + (i < 2 ? lo : hi - 8) + 4 * i) =
+                    make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+        if (a.q16) {
+#pragma unroll
+            for (int i = 0; i < 16; i++)
+                v[i] *= a.scale;
+            *(uint4 *)(a.q16 + row + lo) = eight16(v, a.mode16);
+            *(uint4 *)(a.q16 + row + hi) = eight16(v + 8, a.mode16);
+        }
+    }
+}
+
 /* What a checkpoint's own library makes of inputs (format/enc/act.h): the values, in 32 or 16 bits,
  * or E4M3 and their scale. grid: (groups, rows) */
 extern "C" __global__ void act(act_args a)
@@ -230,11 +342,11 @@ extern "C" __global__ void act(act_args a)
 }
 
 /* Rows of x or, with weights w, of its norm: as E4M3 with a scale for each (act), in 16 bits, and as
- * they are to y, each if it is wanted; at most ROWS_MOST columns, a multiple of 4. grid: rows, 1024
- * threads */
-extern "C" __global__ void __launch_bounds__(1024) norm_rows(act_args a, const float *w, float eps)
+ * they are to y, each if it is wanted; at most ROWS_MOST columns, a multiple of 4. What a multiprocessor
+ * has under way is what counts: blocks of 1024 threads took twice as long. grid: rows, 256 threads */
+extern "C" __global__ void __launch_bounds__(256) norm_rows(act_args a, const float *w, float eps)
 {
-    enum { STEP = 4 * 1024, KEPT = ROWS_MOST / STEP };
+    enum { STEP = 4 * 256, KEPT = ROWS_MOST / STEP };
     const size_t t = blockIdx.x;
     const int first = 4 * threadIdx.x;
     float kept[KEPT][4], sum = 0, max = 0;
@@ -246,8 +358,12 @@ extern "C" __global__ void __launch_bounds__(1024) norm_rows(act_args a, const f
             i < a.cols ? *(const float4 *)(a.x + t * a.cols + i) : make_float4(0, 0, 0, 0);
 
         kept[k][0] = v.x, kept[k][1] = v.y, kept[k][2] = v.z, kept[k][3] = v.w;
-        sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            sum += kept[k][j] * kept[k][j];
     if (w) {
         const float r = 1 / sqrtf(block_sum(sum) / (float)a.cols + eps);
 
@@ -256,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(1024) norm_rows(act_args a, const f
             const int i = first + k * STEP;
 
             if (i >= a.cols)
-                continue;
+                break;
             const float4 by = *(const float4 *)(w + i);
 
             kept[k][0] *= by.x * r, kept[k][1] *= by.y * r;
@@ -273,8 +389,7 @@ extern "C" __global__ void __launch_bounds__(1024) norm_rows(act_args a, const f
 
             if (i < a.kp) /* what is padding was read as zeros */
                 *(uint2 *)(a.y16 + t * a.kp + i) =
-                    make_uint2(to16(kept[k][0], a.mode16) | (uint32_t)to16(kept[k][1], a.mode16) << 16,
-                               to16(kept[k][2], a.mode16) | (uint32_t)to16(kept[k][3], a.mode16) << 16);
+                    make_uint2(two16(kept[k], a.mode16), two16(kept[k] + 2, a.mode16));
         }
     if (!a.y8)
         return;
@@ -306,57 +421,62 @@ __device__ static inline float silu(float x)
 #endif
 }
 
-/* grid: rows, 1024 threads; F is a multiple of 8 */
-extern "C" __global__ void __launch_bounds__(1024) gated(gated_args a)
+/* Eight gated values, in bf16. */
+__device__ static inline uint4 gate8(const uint16_t *g, const uint16_t *u)
 {
-    enum { PER = 8, STEP = PER * 1024, KEPT = GATED_MOST / STEP };
+    float x[8], y[8];
+
+    get8(x, g);
+    get8(y, u);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        x[i] = silu(x[i]) * y[i];
+    return eight16(x, PREP_BF16);
+}
+
+/* The gated values, rounded to bf16 before they are to anything else, as reference libraries have it.
+ * grid: rows, 512 threads; F is a multiple of 8 */
+extern "C" __global__ void __launch_bounds__(512) gated(gated_args a)
+{
+    enum { PER = 8, STEP = PER * 512, KEPT = GATED_MOST / STEP };
     const size_t t = blockIdx.x;
-    float kept[KEPT][PER], max = 0;
+    const uint16_t *const g = a.g + t * a.F, *const u = a.u + t * a.F;
+    const int first = PER * threadIdx.x;
+    uint4 kept[KEPT];
+    float v[PER], max = 0;
 
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
-        const int i = PER * threadIdx.x + k * STEP;
+        const int i = first + k * STEP;
 
-        if (i >= a.F)
-            continue;
-        const uint4 g = *(const uint4 *)(a.g + t * a.F + i), u = *(const uint4 *)(a.u + t * a.F + i);
-        const uint32_t gs[4] = { g.x, g.y, g.z, g.w }, us[4] = { u.x, u.y, u.z, u.w };
-
-#pragma unroll
-        for (int j = 0; j < PER; j++) {
-            const float x = __uint_as_float(j % 2 ? gs[j / 2] & 0xFFFF0000 : gs[j / 2] << 16);
-            const float y = __uint_as_float(j % 2 ? us[j / 2] & 0xFFFF0000 : us[j / 2] << 16);
-
-            kept[k][j] = silu(x) * y;
-            max = fmaxf(max, fabsf(kept[k][j]));
-        }
+        kept[k] = i < a.F ? gate8(g + i, u + i) : make_uint4(0, 0, 0, 0);
     }
-    const float s = a.y16 ? 1 : act_scale(a.act, a.bound, a.scale, block_max(max)), one = 1 / s;
+    if (a.y16) {
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (first + k * STEP < a.kp)
+                put8(a.y16 + t * a.kp + first + k * STEP, kept[k], a.mode16);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        get8(v, kept[k]);
+#pragma unroll
+        for (int j = 0; j < PER; j++)
+            max = fmaxf(max, fabsf(v[j]));
+    }
+    const float s = act_scale(a.act, a.bound, a.scale, block_max(max)), one = 1 / s;
 
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
-        const int i = PER * threadIdx.x + k * STEP;
+        const int i = first + k * STEP;
 
         if (i >= a.kp)
-            continue;
-        if (i >= a.F) { /* padding */
-#pragma unroll
-            for (int j = 0; j < PER; j++)
-                kept[k][j] = 0;
-        }
-        if (a.y16) {
-            uint32_t v[PER / 2];
-
-#pragma unroll
-            for (int j = 0; j < PER / 2; j++)
-                v[j] = to16(kept[k][2 * j], a.mode16) |
-                       (uint32_t)to16(kept[k][2 * j + 1], a.mode16) << 16;
-            *(uint4 *)(a.y16 + t * a.kp + i) = make_uint4(v[0], v[1], v[2], v[3]);
-        } else {
-            *(uint2 *)(a.y8 + t * a.kp + i) = make_uint2(four_f8(kept[k], one), four_f8(kept[k] + 4, one));
-        }
+            break;
+        get8(v, kept[k]);
+        *(uint2 *)(a.y8 + t * a.kp + i) = make_uint2(four_f8(v, one), four_f8(v + 4, one));
     }
-    if (a.scales && threadIdx.x == 0)
+    if (threadIdx.x == 0)
         a.scales[t] = s;
 }
 
