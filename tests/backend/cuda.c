@@ -283,7 +283,6 @@ static void products_load(void **state)
     gpu_for_programs();
     struct ctx *c = gpu_context(COMPUTE_AUTO);
 
-    cuda_try(c, CUDA_TRY_LOAD);
     for (size_t k = 0; k < plane_kinds_n; k++)
         for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
             struct planes_owned o;
@@ -1025,16 +1024,15 @@ static void quantised(void **state)
     gpu_settle();
 }
 
-/* The logits of N tokens of a quantised model, `step` at a time; tries: how. */
-static void eval_quantised(const char *path, unsigned tries, size_t n, size_t step, float *got)
+/* The logits of N tokens of a quantised model, `step` at a time. */
+static void eval_quantised(const char *path, const char *device, size_t n, size_t step, float *got)
 {
     struct engine *g;
-    struct session *s = open_on(&g, path, COMPUTE_AUTO, "cuda", 64);
+    struct session *s = open_on(&g, path, COMPUTE_AUTO, device, 64);
     const size_t vocab = (size_t)g->model->hp->vocab;
     int32_t ids[64];
     struct err e;
 
-    cuda_try(g->ctx, tries);
     for (size_t k = 0; k < n; k++)
         ids[k] = (int32_t)(rng_u64(9, (uint64_t)k) % vocab);
     for (size_t t = 0; t < n; t += step)
@@ -1044,8 +1042,8 @@ static void eval_quantised(const char *path, unsigned tries, size_t n, size_t st
     engine_close(g);
 }
 
-/* The same with inputs rounded and reordered inside of programs as by kernels of their own, and the
- * same bits by one row, by some and by many. */
+/* Inputs that are rounded and reordered inside of programs: as on the CPU, and the same bits by one
+ * row, by some and by many. */
 static void quantised_load(void **state)
 {
     enum { MOST = 26, VOCAB = 1024 };
@@ -1062,14 +1060,14 @@ static void quantised_load(void **state)
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char *path = quantised_new(names[i]);
 
-        eval_quantised(path, 0, N, 13, want);
+        eval_quantised(path, "cpu", N, 13, want);
         for (size_t k = 0; k < ARRAY_LEN(steps); k++) {
-            eval_quantised(path, CUDA_TRY_LOAD, N, steps[k], k ? got : first);
+            eval_quantised(path, "cuda", N, steps[k], k ? got : first);
             if (k && memcmp(got, first, N * VOCAB * sizeof(*got)) != 0)
                 MISS("%s, %zu rows at a time: other bits than %zu, relative difference %g\n",
                      names[i], steps[k], steps[0], rel_error(got, first, N * VOCAB));
         }
-        if (!(rel_error(first, want, N * VOCAB) < 2e-2))
+        if (!(rel_error(first, want, N * VOCAB) < 4e-2))
             MISS("%s: relative difference %g\n", names[i], rel_error(first, want, N * VOCAB));
         quantised_free(path);
     }

@@ -18,8 +18,6 @@ enum cuda_try {
     CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
                            earlier   devices */
     CUDA_TRY_TIMED = 8, /* "timed": of cuBLASLt's algorithms those that are fastest at first use */
-    CUDA_TRY_LOAD = 16, /* "load": inputs that a weight's rule rounds or reorders, of up to 16 rows,
-                          by the products themselves */
     CUDA_TRY_FEED = 32, /* "feed": programs of bf16 on Hopper, read by one warp of a block */
 };
 void cuda_try(struct ctx *c, unsigned what);

@@ -474,7 +474,6 @@ static unsigned tries_of(const char *list)
         const char *name;
         unsigned what;
     } tries[] = { { "feed", CUDA_TRY_FEED },
-                  { "load", CUDA_TRY_LOAD },
                   { "mma", CUDA_TRY_MMA },
                   { "timed", CUDA_TRY_TIMED },
                   { "wide", CUDA_TRY_WIDE } };
