@@ -135,7 +135,10 @@ void pick_list_ref(struct pick_list *l, const float *logits, size_t n, const str
         left -= out[i] ? 0 : exp(((double)x[i] - (double)max) / ask->temperature);
         l->drawn = left < 0 ? (int32_t)i : -1;
     }
-    while (l->n < PICK_MOST) {
+    for (size_t i = 0; i < n && ask->bare && !ask->draw && max < INFINITY; i++)
+        if (!out[i] && (l->drawn < 0 || x[i] > x[l->drawn]))
+            l->drawn = (int32_t)i;
+    while (l->n < PICK_MOST && !ask->bare) {
         size_t best = n;
 
         for (size_t i = 0; i < n; i++)

@@ -169,7 +169,7 @@ static int herd_new(struct herd *h, struct bench *b, size_t n, size_t tokens, st
         h->ask = xcalloc(n, sizeof(*h->ask));
         h->head = xcalloc(n, sizeof(*h->head));
         for (size_t i = 0; i < n; i++)
-            h->ask[i].row = i;
+            h->ask[i] = (struct pick_ask){ .row = i, .bare = true };
     }
     return 0;
 }

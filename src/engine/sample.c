@@ -306,6 +306,7 @@ bool sampling_ask(const struct sampling *p, size_t vocab, size_t answered, struc
     ask->allowed = p->allowed;
     ask->draw = draws_from_all(p);
     ask->u = ask->draw ? rng_uniform(p->seed, answered) : 0;
+    ask->bare = ask->draw || p->temperature == 0;
     ask->temperature = ask->draw || (p->top_p < 1 && !cuts_k(p, vocab)) ? p->temperature : 0;
     return p->temperature == 0 || ask->draw || (p->top_k > 0 && p->top_k <= PICK_MOST) ||
            p->top_p < 1 || p->min_p > 0;
@@ -351,12 +352,10 @@ int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, s
 
     if (l->bad)
         return -1;
-    if (draws_from_all(p))
+    if (p->temperature == 0 || draws_from_all(p))
         return l->drawn;
     if (n == 0 || !isfinite(l->logit[0]))
         return -1;
-    if (p->temperature == 0)
-        return l->id[0];
     for (size_t i = 0; i < n; i++)
         c[i] = (struct cand){ l->logit[i], l->id[i] };
     const size_t k = cut_list(p, l, c, n, vocab);

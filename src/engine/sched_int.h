@@ -87,6 +87,8 @@ struct sched {
     struct head *heads;
     struct pick_ask *head_asks;
     struct pick_list *lists, *chances;
+    size_t n_heads; /* of this pass, once that is prepared */
+    bool prepared;
     float *hidden; /* [chunk][D], made for the first job that pools; owned */
     size_t max_want;
     struct pace pace;

@@ -505,14 +505,15 @@ static void deal(struct sched *s)
 
 /* ---- the pass ---- */
 
-/* What was put off, while the pass is computed. */
-static void tell_all_late(void *arg)
+/* What was put off. */
+static void tell_all_late(struct sched *s)
 {
-    struct sched *s = arg;
-
     for (size_t i = 0; i < s->n_active; i++)
         tell_late(s->active[i]);
 }
+
+/* What needs no logits, while the pass is computed. */
+static void meanwhile(void *arg);
 
 static void lay_out(struct sched *s)
 {
@@ -555,7 +556,7 @@ static void lay_out(struct sched *s)
                                .n_want = want,
                                .lora = adapted ? s->lora : NULL,
                                .hidden = pooled ? s->hidden : NULL,
-                               .meanwhile = tell_all_late,
+                               .meanwhile = meanwhile,
                                .arg = s };
     BUG_ON(row > s->g->chunk || want > s->max_want);
 }
@@ -813,17 +814,26 @@ static int take_chances(struct sched *s, size_t n, struct err *e)
     return 0;
 }
 
+static void meanwhile(void *arg)
+{
+    struct sched *s = arg;
+
+    tell_all_late(s);
+    ahead_wait(s->ahead);
+    s->n_heads = 0;
+    for (size_t i = 0; i < s->n_active && s->have; i++)
+        s->n_heads += ask_head(s, s->active[i], &s->heads[s->n_heads], &s->head_asks[s->n_heads]);
+    s->prepared = true;
+}
+
 /* The next tokens that heads tell, of all answers at a time. */
 static int take_heads(struct sched *s, struct err *e)
 {
     struct ctx *c = s->g->ctx;
-    const size_t V = (size_t)s->g->model->hp->vocab;
-    size_t n = 0;
+    const size_t V = (size_t)s->g->model->hp->vocab, n = s->n_heads;
 
     for (size_t i = 0; i < s->max_want; i++)
         s->have[i] = false;
-    for (size_t i = 0; i < s->n_active; i++)
-        n += ask_head(s, s->active[i], &s->heads[n], &s->head_asks[n]);
     if (n && c->be->pick(c, s->head_asks, n, V, s->lists, e))
         return -1;
     for (size_t i = 0; i < n; i++) {
@@ -853,11 +863,12 @@ void sched_step(struct sched *s)
     struct err e;
 
     make_masks(s);
+    s->prepared = false;
     int rc = llama_forward(s->g->ctx, s->g->model, s->g->acts, &s->kv, &s->batch,
                            s->have ? NULL : s->logits, &e);
 
-    tell_all_late(s); /* a backend may have had no time */
-    ahead_wait(s->ahead);
+    if (!s->prepared) /* a backend may have had no time */
+        meanwhile(s);
     if (rc == 0 && s->have)
         rc = take_heads(s, &e);
     if (rc) {

@@ -37,19 +37,20 @@ struct pick_ask {
     bool draw;          /* an id is: that at which the sum, by ids, passes u times all */
     double u;           /* 0 <= u < 1 */
     int32_t at;         /* an id whose logit is wanted */
+    bool bare; /* no list is: `drawn` is all, without a draw the likeliest if it is finite */
 };
 
 /* Of a row of logits, or of the ids that a mask allows. */
 struct pick_list {
     int32_t n;        /* the likeliest: at most PICK_MOST, likeliest first, equal ones by id; 0 = it
-                       * could not be told */
+                       * could not be told, or a bare one was asked for */
     int32_t complete; /* there are no others, but for those at minus infinity */
     int32_t bad;      /* the row has a NaN, allowed or not */
     int32_t drawn;    /* -1 = none was asked for, or two ids are too near to u */
     float at;         /* the logit of ask.at, changed or not, allowed or not */
+    double sum;       /* of the weights, within PICK_SLACK; where an id is drawn, PICK_DRAW_SLACK */
     int32_t id[PICK_MOST];
     float logit[PICK_MOST];
-    double sum; /* of the weights, within PICK_SLACK; where an id is drawn, PICK_DRAW_SLACK */
 };
 
 /* Relative error of `sum`. Differences, the factor and their product are float32: 2.4e-7 of an

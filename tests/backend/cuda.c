@@ -884,7 +884,8 @@ static void heads(void **state)
         assert_true(c->be->enter(c, &p, &e) >= 0);
         OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
         OK(c->be->leave(c, &p, &e), e);
-        for (size_t m = 0; m < 3; m++) { /* heads and sums; draws; draws from changed rows */
+        /* heads and sums; draws; draws from changed rows; some or all without a head */
+        for (size_t m = 0; m < 5; m++) {
             for (size_t i = 0; i < N; i++)
                 ask[i] = (struct pick_ask){ .row = N - 1 - i,
                                             .allowed = i % 2 ? mask : NULL,
@@ -892,6 +893,7 @@ static void heads(void **state)
                                             .n_change = m < 2        ? 0
                                                         : vocab < 40 ? 1
                                                                      : 40,
+                                            .bare = m == 4 || (m == 3 && i % 2 == 0),
                                             .temperature = i ? 0.4 * (double)(i * (1 + 9 * m)) : 0,
                                             .draw = m > 0 && i > 0,
                                             .u = rng_uniform(m, i),

@@ -218,6 +218,7 @@ struct pick_row {
     int change, n;     /* the first of its changes, and how many */
     float by;          /* of logits, for exponents in base 2; 0 = no sum is wanted */
     int at;            /* an id whose logit is wanted */
+    int bare;          /* the head is not */
     double u, inverse; /* a draw, and 1 / temperature of it; inverse 0 = none */
 };
 

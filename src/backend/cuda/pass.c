@@ -2,6 +2,7 @@
  * graphs). A pass of few rows without adapters runs once as it comes, is recorded the second time
  * and is then only started again: what changes from step to step lies in the batch's arrays. */
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -259,7 +260,9 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
         fetch(c, p->out, &c->logits, p->b->n_want * p->V);
     if (!c->failed && p->b->hidden)
         fetch(c, p->b->hidden, &c->hidden, p->b->T * p->D);
-    cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "forward pass");
+    /* logits that stay here are looked at next, behind the pass: nobody need come back for that */
+    if (c->failed || !p->b->n_want || p->out || p->b->hidden)
+        cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "forward pass");
     return c->failed ? give_up(c, e) : 0;
 }
 
@@ -317,6 +320,7 @@ static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask 
                                     .n = (int)ask->n_change,
                                     .by = (float)(M_LOG2E * inverse),
                                     .at = ask->at,
+                                    .bare = ask->bare,
                                     .u = ask->u,
                                     .inverse = ask->draw ? inverse : 0 };
         if (ask->n_change)
@@ -325,6 +329,23 @@ static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask 
         if (ask->allowed)
             memcpy(mask + masks++ * words, ask->allowed, words * sizeof(*mask));
     }
+}
+
+/* What a's rows told, from p on, as it comes: beginnings of lists alone, or all of them. */
+static int take_lists(struct ctx *ctx, CUdeviceptr p, size_t n, size_t pitch, struct pick_list *out,
+                      struct err *e)
+{
+    const void *const from = (void *)(uintptr_t)p;
+
+    if (pitch == sizeof(*out))
+        return cuda_download(ctx, out, from, n * pitch, e);
+    uint8_t *const heads = xmalloc(n * pitch + 1);
+    const int rc = cuda_download(ctx, heads, from, n * pitch, e);
+
+    for (size_t i = 0; i < n && rc == 0; i++)
+        memcpy(&out[i], heads + i * pitch, pitch);
+    free(heads);
+    return rc;
 }
 
 int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
@@ -337,11 +358,16 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
     c->d.cuCtxSetCurrent(c->context);
     for (size_t done = 0; done < n;) {
         const struct asked a = lay_out_asks(ask + done, n - done, words);
+        bool bare = true;
 
         if (a.n == 0)
             return err_set(e, ERR_MEMORY,
                            "%zu changes and a mask of %zu logits take more than %d bytes",
                            ask[done].n_change, V, (int)PIN_BYTES);
+        for (size_t i = 0; i < a.n; i++)
+            bare = bare && ask[done + i].bare;
+        int pitch = (int)(bare ? offsetof(struct pick_list, id) : sizeof(*out));
+
         if (!cuda_room(c, &c->picks, a.bytes + a.n * sizeof(*out)) ||
             !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "heads of logits"))
             return give_up(c, e);
@@ -354,10 +380,10 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
             !cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "heads of logits"))
             return give_up(c, e);
         cuda_launch(c, KERN_pick, a.n, 1, 1, 1024,
-                    (void *[]){ &lists, &c->logits.p, &rows, &changes, &masks, &v });
+                    (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v });
         if (c->failed)
             return give_up(c, e);
-        if (cuda_download(ctx, out + done, (void *)(uintptr_t)lists, a.n * sizeof(*out), e))
+        if (take_lists(ctx, lists, a.n, (size_t)pitch, out + done, e))
             return -1;
         done += a.n;
     }

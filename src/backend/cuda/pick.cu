@@ -102,9 +102,33 @@ __device__ static inline void draw(int *at, double *part, int V, int span, doubl
     __syncthreads();
 }
 
-/* grid: rows asked for, 1024 threads. A changed row is as it was behind it. */
+__device__ static inline uint64_t warp_largest(uint64_t mine)
+{
+    for (int d = WARP / 2; d; d /= 2) {
+        const uint64_t high = __shfl_xor_sync(~0u, (uint32_t)(mine >> 32), d);
+        const uint64_t other = high << 32 | __shfl_xor_sync(~0u, (uint32_t)mine, d);
+
+        mine = other > mine ? other : mine;
+    }
+    return mine;
+}
+
+/* The largest, to all threads. */
+__device__ static inline uint64_t largest(uint64_t mine)
+{
+    __shared__ uint64_t part[THREADS / WARP];
+
+    mine = warp_largest(mine);
+    if (threadIdx.x % WARP == 0)
+        part[threadIdx.x / WARP] = mine;
+    __syncthreads();
+    return warp_largest(part[threadIdx.x % WARP]);
+}
+
+/* grid: rows asked for, 1024 threads. A changed row is as it was behind it. pitch: bytes from one
+ * row's list to the next; where all are bare, the lists' beginnings alone. */
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pick(pick_list *out, float *logits, const pick_row *ask, pick_change *changes,
+    pick(uint8_t *out, int pitch, float *logits, const pick_row *ask, pick_change *changes,
          const uint64_t *masks, int V)
 {
     __shared__ uint64_t head[ROOM];
@@ -143,14 +167,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         n += o != 0;
         mine = o > mine ? o : mine;
     }
-    head[threadIdx.x] = mine;
-    if (n)
+    if (n && !row.bare)
         atomicAdd(&finite, n);
     if (nan)
         bad = 1;
-    sort(head);
-    const float max = logit_of(head[0]);
-    const uint64_t least = head[PICK_MOST - 1] ? head[PICK_MOST - 1] : 1;
+    if (!row.bare) {
+        head[threadIdx.x] = mine;
+        sort(head);
+    }
+    const uint64_t top = row.bare ? largest(mine) : head[0];
+    const uint64_t least = row.bare ? UINT64_MAX : head[PICK_MOST - 1] ? head[PICK_MOST - 1] : 1;
+    const bool first = row.bare && row.inverse == 0; /* is all that is wanted */
+    const float max = logit_of(top);
     double sum = 0;
 
     const auto weight = [&](int i) {
@@ -160,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     head[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = begin + lane; i < end; i += WARP) {
+    for (int i = begin + lane; i < end && !first; i += WARP) {
         const uint64_t o = order(i);
 
         if (o >= least) {
@@ -174,19 +202,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         else if (o && row.by > 0)
             sum += exp2f((x[i] - max) * row.by);
     }
-    scan(part, sum);
-    sum = part[THREADS - 1];
+    if (!first)
+        scan(part, sum);
+    sum = first ? 0 : part[THREADS - 1];
     if (row.inverse > 0)
         draw(&drawn, part, V, span, row.u, weight);
-    sort(head);
+    if (!row.bare)
+        sort(head);
     const int most = found > ROOM ? 0 : found < PICK_MOST ? found : PICK_MOST;
-    pick_list *to = out + blockIdx.x;
+    pick_list *to = (pick_list *)(out + (size_t)blockIdx.x * pitch);
 
     if (threadIdx.x == 0) {
         to->n = most;
         to->complete = most > 0 && finite == most;
         to->bad = bad;
-        to->drawn = drawn;
+        to->drawn = first && top && max < INFINITY ? (int32_t) ~(uint32_t)top : drawn;
         to->at = at;
         to->sum = sum;
     }
