@@ -884,8 +884,7 @@ static void heads(void **state)
         assert_true(c->be->enter(c, &p, &e) >= 0);
         OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
         OK(c->be->leave(c, &p, &e), e);
-        /* heads and sums; draws; draws from changed rows; some or all without a head */
-        for (size_t m = 0; m < 5; m++) {
+        for (size_t m = 0; m < 5; m++) { /* sums; draws; of changed rows; some, all without heads */
             for (size_t i = 0; i < N; i++)
                 ask[i] = (struct pick_ask){ .row = N - 1 - i,
                                             .allowed = i % 2 ? mask : NULL,
