@@ -877,14 +877,13 @@ static void heads(void **state)
             x[i] = i % 5 == 4 ? -INFINITY : i / vocab == 1 ? roundf(x[i] * 4) : x[i] * 9;
         x[3 * vocab] = NAN;
         for (size_t i = 0; i < ARRAY_LEN(change); i++)
-            change[i] = (struct pick_change){ .id = (int32_t)(i * vocab / ARRAY_LEN(change)),
-                                              .add = (float)i - 3,
-                                              .by = i % 2 ? 1 : 1.7f,
-                                              .less = 0.3f * (float)(i % 3) };
+            change[i] =
+                (struct pick_change){ (int32_t)(i * vocab / ARRAY_LEN(change)), (float)i - 3,
+                                      i % 2 ? 1 : 1.7f, 0.3f * (float)(i % 3) };
         assert_true(c->be->enter(c, &p, &e) >= 0);
         OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
         OK(c->be->leave(c, &p, &e), e);
-        for (size_t m = 0; m < 5; m++) { /* sums; draws; of changed rows; some, all without heads */
+        for (size_t m = 0; m < 5; m++) { /* sums; draws; of changed rows; some, all bare */
             for (size_t i = 0; i < N; i++)
                 ask[i] = (struct pick_ask){ .row = N - 1 - i,
                                             .allowed = i % 2 ? mask : NULL,
@@ -895,8 +894,8 @@ static void heads(void **state)
                                             .bare = m == 4 || (m == 3 && i % 2 == 0),
                                             .temperature = i ? 0.4 * (double)(i * (1 + 9 * m)) : 0,
                                             .draw = m > 0 && i > 0,
-                                            .u = rng_uniform(m, i),
-                                            .at = (int32_t)(vocab * i / N) };
+                                            .at = (int32_t)(vocab * i / N),
+                                            .u = rng_uniform(m, i) };
             OK(c->be->pick(c, ask, N, vocab, list, &e), e);
             compare_heads(c, x, vocab, ask, list, N);
         }

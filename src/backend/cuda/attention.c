@@ -7,9 +7,22 @@ static size_t over(size_t a, size_t b)
     return (a + b - 1) / b;
 }
 
-bool attn_in_program(const struct op *o)
+/* Whether decode.cu has a kernel for it. */
+static bool has_decode(const struct cuda *b, const struct op *o)
 {
-    return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32;
+    enum { HEADS = 8 }; /* of queries to a kv head */
+    const size_t hd = o->kv->head_dim;
+
+    return b->ctx.compute != COMPUTE_F32 && o->kv->enc != ENC_F32 && (hd == 64 || hd == 128) &&
+           o->H / o->kv->kv_heads <= HEADS;
+}
+
+bool attn_in_program(const struct cuda *b, const struct op *o)
+{
+    enum { LONG = 8192 }; /* slots from which on a kernel of its own is faster */
+
+    return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
+           (b->slots < LONG || !has_decode(b, o));
 }
 
 /* Spans of slots: enough for `most` blocks, none below `least` slots. */
@@ -24,14 +37,21 @@ static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size
     *splits = over(b->slots, *span);
 }
 
-/* Many rows on the tensor cores: for decode.cu. */
-static bool is_crowd(const struct cuda *b, const struct op *o)
+/* The longest span of a row, and how many of them the longest row has: enough for all
+ * multiprocessors once, for spans have to be merged; of many rows those that are much longer than
+ * others are cut. One row of 131072 slots in bf16 took an H200 150 us in 49 spans, 169 in 98. */
+static void crowd_spans(const struct cuda *b, size_t blocks, size_t room, size_t *splits,
+                        size_t *span)
 {
-    enum { HEADS = 8 }; /* of queries to a kv head */
-    const size_t hd = o->kv->head_dim;
+    enum { LEAST = 256, BLOCKS = 3 /* fit on a multiprocessor */ };
+    const size_t n = BLOCKS * b->sms / blocks;
 
-    return b->ctx.compute != COMPUTE_F32 && o->kv->enc != ENC_F32 && o->T > DEV_STREAM_ROWS &&
-           (hd == 64 || hd == 128) && o->H / o->kv->kv_heads <= HEADS;
+    *span = n > 1 ? b->usual / n : 2 * b->usual;
+    *span = *span < LEAST ? LEAST : *span;
+    *splits = over(b->longest, *span);
+    *splits = *splits > room ? room : *splits;
+    *splits = *splits > ATTN_SPLITS ? ATTN_SPLITS : *splits ? *splits : 1;
+    *span = over(over(b->longest, *splits), KV_BLOCK) * KV_BLOCK;
 }
 
 static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
@@ -41,12 +61,11 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
         [ENC_BF16] = { KERN_decode_bf16_64, KERN_decode_bf16_128 },
         [ENC_F8_E4M3] = { KERN_decode_f8_64, KERN_decode_f8_128 },
     };
+    enum { ROOM = 64 << 20 }; /* for parts */
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
     size_t splits, span;
 
-    /* long spans: of 256 rows with 1500 slots each, one span for each took an H200 13.4 ms a step
-     * of 8B in FP8, three took 14.5 */
-    choose_splits(b, rows * K, 16 * b->sms, 256, &splits, &span);
+    crowd_spans(b, rows * K, ROOM / (o->T * o->H * (hd + 2) * sizeof(float)), &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * sizeof(int))))
         return;
@@ -70,11 +89,11 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     static const size_t heads[] = { 1, 4, 8 };
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
-    const bool program = attn_in_program(o);
+    const bool program = attn_in_program(b, o);
     const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
     size_t splits, span;
 
-    if (is_crowd(b, o)) {
+    if (!program && has_decode(b, o)) {
         attn_crowd(b, a, o, rows);
         return;
     }

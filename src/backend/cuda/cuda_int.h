@@ -341,6 +341,8 @@ struct cuda {
     bool ending; /* nothing in the activations is read after these */
 
     size_t slots; /* of this pass: no row sees more; a power of two */
+    /* that rows outside of runs see: the most, and on average; where it may be recorded `slots` */
+    size_t longest, usual;
     size_t splits, span;
     const void *slot, *seq, *table; /* of this pass, on the device */
     struct recording rec[RECORDINGS];
@@ -411,7 +413,7 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
 /* Attention of o, whose inputs and outputs a says; in_program: of few rows, which a program takes.
  */
 void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);
-bool attn_in_program(const struct op *o);
+bool attn_in_program(const struct cuda *b, const struct op *o);
 /* Whether all rows of o are prompts' on Hopper, and queries may come in 16 bits: the mode. */
 bool attn_takes16(const struct cuda *b, const struct op *o, int *mode);
 /* Attention with relative positions. */

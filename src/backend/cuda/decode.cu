@@ -2,7 +2,7 @@
  * decoding of large batches and of long contexts, which is bound by reading the cache. Heads of 64 or
  * 128 values, at most 8 query heads to a kv head; bf16, f16 or E4M3 cache.
  *
- * A block has a row, a kv head with all its query heads, and a span of slots (attn.cuh); a warp has
+ * A block has a row, a kv head with all its query heads, and a span of its slots; a warp has
  * every fourth tile of them, which come through a ring of its own in shared memory: what is on its way
  * takes no registers, and nobody waits for other warps. Scores [slot][head] = K q; the transposed
  * loads make keys' and values' rows the left operand of that and of out [element][head] += V^T p.
@@ -218,8 +218,11 @@ __device__ static inline void decode_body(const attn_args &a)
     extern __shared__ __align__(128) uint8_t shared[]; /* rings, and the warps' sums after them */
     const int t = a.rows ? a.rows[blockIdx.z] : blockIdx.z, kh = blockIdx.y, split = blockIdx.x;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    const int group = a.H / a.K, slots = a.slot[t] + 1, from = split * a.span;
-    const int to = min(slots, from + a.span), splits = (slots + a.span - 1) / a.span;
+    const int group = a.H / a.K, slots = a.slot[t] + 1;
+    /* as many spans as of a.span at most, of about the same length */
+    const int parts = (slots + a.span - 1) / a.span;
+    const int span = ((slots + parts - 1) / parts + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK;
+    const int splits = (slots + span - 1) / span, from = split * span, to = min(slots, from + span);
     const int32_t *table = a.table[a.seq[t]];
     const size_t head = (size_t)KV_BLOCK * L::ROW;
     uint8_t *const ring = shared + warp * RING;

@@ -72,8 +72,11 @@ static void find_runs(struct cuda *c, const struct batch *b)
 {
     enum { SHORTEST = 16 };
 
+    size_t all = 0, most = 0;
+
     c->rows = b->T;
     c->n_runs = c->n_lone = 0;
+    c->longest = c->usual = c->slots;
     if (b->T <= RECORD_ROWS)
         return;
     free(c->runs);
@@ -87,8 +90,17 @@ static void find_runs(struct cuda *c, const struct batch *b)
             c->runs[2 * c->n_runs] = (int32_t)t;
             c->runs[2 * c->n_runs++ + 1] = (int32_t)n;
         }
-        for (size_t k = 0; n < SHORTEST && k < n; k++)
+        for (size_t k = 0; n < SHORTEST && k < n; k++) {
+            const size_t slots = (size_t)b->slot[t + k] + 1;
+
             c->lone[c->n_lone++] = (int32_t)(t + k);
+            most = slots > most ? slots : most;
+            all += slots;
+        }
+    }
+    if (c->n_lone) {
+        c->longest = most;
+        c->usual = all / c->n_lone;
     }
 }
 

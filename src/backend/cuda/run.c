@@ -889,7 +889,7 @@ static size_t rotated(struct cuda *b, size_t i)
     const struct op *y = i + 3 < b->n_op ? &b->op[i + 3] : NULL;
 
     /* attention that follows at once does it too */
-    if (y && attn_in_program(y) && y->x == q->y && y->kv == w->kv && y->layer == w->layer &&
+    if (y && attn_in_program(b, y) && y->x == q->y && y->kv == w->kv && y->layer == w->layer &&
         y->T == q->T && dead(b, i + 4, q->y, q->T * q->D) && dead(b, i + 3, k->y, k->T * k->D))
         program_rope(b, &a, q->T);
     else
@@ -977,7 +977,7 @@ static void attention(struct cuda *b, size_t i)
     /* nobody would write the zeros of padding */
     const struct copy16 copy =
         o->D % CHUNK ? (struct copy16){ 0 }
-                     : copy_for(b, i, &y, o->T, o->D, attn_in_program(o) ? &place : NULL);
+                     : copy_for(b, i, &y, o->T, o->D, attn_in_program(b, o) ? &place : NULL);
     struct attn_args a = { .y = y,
                            .q = o->x,
                            .k = o->kv->layer[o->layer].k,
