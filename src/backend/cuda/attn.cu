@@ -10,20 +10,20 @@ template <int ENC, int GH> __device__ static inline void attn_body(const attn_ar
     const int t = a.rows ? a.rows[blockIdx.z] : blockIdx.z;
 
     if ((int)blockIdx.x * a.span <= a.slot[t])
-        attn_item<ENC, GH, 1, FEW_WARPS, 4>(a, { a.table[a.seq[t]], a.slot[t] }, t, blockIdx.y,
-                                         blockIdx.x, a.done + blockIdx.z * gridDim.y + blockIdx.y,
-                                         scratch, (int)(sizeof(scratch) / sizeof(*scratch)), NULL);
+        attn_item<ENC, GH, FEW_WARPS, 4>(a, t, blockIdx.y, blockIdx.x,
+                                         a.done + blockIdx.z * gridDim.y + blockIdx.y, scratch,
+                                         (int)(sizeof(scratch) / sizeof(*scratch)));
 }
 
-#define ATTN(name, enc, gh)                                                                     \
-    extern "C" __global__ void __launch_bounds__(FEW_WARPS *WARP)                                   \
-        attn_##name##_##gh(const __grid_constant__ attn_args a)                                 \
-    {                                                                                           \
-        attn_body<enc, gh>(a);                                                                  \
+#define ATTN(name, enc, gh)                                                                        \
+    extern "C" __global__ void __launch_bounds__(FEW_WARPS *WARP)                                  \
+        attn_##name##_##gh(const __grid_constant__ attn_args a)                                    \
+    {                                                                                              \
+        attn_body<enc, gh>(a);                                                                     \
     }
-#define ATTNS(name, enc)                                                                        \
-    ATTN(name, enc, 1)                                                                          \
-    ATTN(name, enc, 4)                                                                          \
+#define ATTNS(name, enc)                                                                           \
+    ATTN(name, enc, 1)                                                                             \
+    ATTN(name, enc, 4)                                                                             \
     ATTN(name, enc, 8)
 
 ATTNS(f32, DEV_ENC_F32)

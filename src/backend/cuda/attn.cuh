@@ -1,11 +1,11 @@
-/* attn.cuh - attention over the paged cache, one row at a time and float32 throughout: for decoding,
- * where it is bound by reading the cache, and for whatever else there is.
+/* attn.cuh - attention over the paged cache, one row at a time and float32 throughout: for
+ * decoding, where it is bound by reading the cache, and for whatever else there is.
  *
  * An item is one row, one kv head with GH of the query heads that share it, and a span of slots; a
- * block does it. A slot's key (and value) is read by LANES lanes, 8 elements each; every such group of
- * lanes keeps its own maximum, sum and weighted values for the slots that it sees, SLOTS at a time.
- * They are merged at the end: groups of a warp, warps of a block, and by the block that ends last the
- * spans of a row. */
+ * block does it. A slot's key (and value) is read by LANES lanes, 8 elements each; every such group
+ * of lanes keeps its own maximum, sum and weighted values for the slots that it sees, SLOTS at a
+ * time. They are merged at the end: groups of a warp, warps of a block, and by the block that ends
+ * last the spans of a row. */
 #pragma once
 
 #include "backend/cuda/block.cuh"
@@ -53,8 +53,10 @@ template <int ENC> struct packet16 {
     static constexpr int bytes = 16;
     static constexpr float by = 1;
 };
-template <> struct packet<DEV_ENC_F16> : packet16<DEV_ENC_F16> {};
-template <> struct packet<DEV_ENC_BF16> : packet16<DEV_ENC_BF16> {};
+template <> struct packet<DEV_ENC_F16> : packet16<DEV_ENC_F16> {
+};
+template <> struct packet<DEV_ENC_BF16> : packet16<DEV_ENC_BF16> {
+};
 template <> struct packet<DEV_ENC_F8_E4M3> {
     uint2 v;
     __device__ void load(const uint8_t *p)
@@ -140,78 +142,25 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
     }
 }
 
-/* Element i of a head at position pos, rotated. */
-__device__ static __noinline__ float turned(const float *x, const rope_args &r, int pos, int i)
-{
-    const int half = r.hd / 2, j = r.interleaved ? i / 2 : i % half;
-    const int other = r.interleaved ? i ^ 1 : i < half ? i + half : i - half;
-    const bool second = r.interleaved ? i & 1 : i >= half;
-    float s, c;
-
-    sincosf((float)pos * r.inv_freq[j], &s, &c);
-    return second ? x[i] * c + x[other] * s : x[i] * c - x[other] * s;
-}
-
-/* A row of the batch: its slot, position and sequence, and that sequence's blocks. */
-struct attn_row {
-    const int32_t *table;
-    int slot, pos, seq;
-};
-
-/* The queries of an item to shared memory, rotated if need be; keys and values of the pass's own rows
- * among the slots from .. to of its sequence, head kh, to the cache: every item writes what it will
- * read, the same from all. */
-__device__ static inline void ready_item(const attn_phase &p, const attn_row *row, int t, int h0,
-                                         int n_heads, int kh, int from, int to, float *queries,
-                                         int threads)
-{
-    const rope_args &r = p.r;
-    const int hd = p.a.hd;
-    const float *q = p.a.q + ((size_t)t * p.a.H + h0) * hd;
-
-    for (int i = threadIdx.x; i < n_heads * hd; i += threads)
-        queries[i] =
-            (r.q ? turned(q + i / hd * hd, r, row[t].pos, i % hd) : q[i]) * p.a.scale;
-    for (int n = 0; r.q && n < p.rows; n++) {
-        const int s = row[n].slot;
-
-        if (row[n].seq != row[t].seq || s < from || s >= to)
-            continue;
-        const size_t from_kv = ((size_t)n * r.K + kh) * hd;
-        const size_t at = cache_at(row[t].table, s, r.K, kh, hd);
-
-        for (int i = threadIdx.x; i < 2 * hd; i += threads)
-            if (i < hd)
-                store(r.kc, at + i, turned(r.k + from_kv, r, row[n].pos, i), r.enc);
-            else
-                store(r.vc, at + i - hd, r.v[from_kv + i - hd], r.enc);
-    }
-    named_sync(WORKERS, threads);
-}
-
 /* Row t, part y of the query heads (parts of each kv head follow one another), span `split`.
- * queries: [GH][hd] in shared memory, or NULL for those of a; scratch: shared memory of `room`
- * floats, at least WARPS * (hd + 2). HW neighbouring warps have GH heads each and the same slots: more
- * of them make shorter code, which a program has to read again in every layer. */
+ * scratch: shared memory of `room` floats, at least WARPS * (hd + 2). */
 /* long: the state of a lane lives through it */
-template <int ENC, int GH, int HW, int WARPS, int SLOTS>
-__device__ static void attn_item(const attn_args &a, const attn_row &row, int t, int y, int split,
-                                 int *done, float *scratch, int room, const float *queries)
+template <int ENC, int GH, int WARPS, int SLOTS>
+__device__ static void attn_item(const attn_args &a, int t, int y, int split, int *done,
+                                 float *scratch, int room)
 {
-    const int group = a.H / a.K, parts = (group + GH * HW - 1) / (GH * HW), kh = y / parts;
-    const int first_h = kh * group + y % parts * (GH * HW);
-    const int all = min(GH * HW, kh * group + group - first_h); /* heads of the item */
+    const int group = a.H / a.K, parts = (group + GH - 1) / GH, kh = y / parts;
+    const int h0 = kh * group + y % parts * GH, n_heads = min(GH, kh * group + group - h0);
     const int warp = threadIdx.x / WARP, in_warp = threadIdx.x % WARP;
-    const int my_h = warp % HW, h0 = first_h + my_h, n_heads = HW > 1 ? my_h < all : all;
-    const int slots = row.slot + 1, from = split * a.span, to = min(slots, from + a.span);
-    const int32_t *table = row.table;
+    const int slots = a.slot[t] + 1, from = split * a.span, to = min(slots, from + a.span);
+    const int32_t *table = a.table[a.seq[t]];
     const int splits = (slots + a.span - 1) / a.span; /* that this row has: at most a.splits */
     int lanes = 1;
 
     while (lanes * PER < a.hd)
         lanes *= 2;
-    const int lane = threadIdx.x % lanes, mine = (warp / HW * WARP + in_warp) / lanes;
-    const int stride = WARPS / HW * WARP / lanes;
+    const int lane = threadIdx.x % lanes, mine = (warp * WARP + in_warp) / lanes;
+    const int stride = WARPS * WARP / lanes;
     const bool live = lane * PER < a.hd;
     float q[GH][PER];
     state st[GH];
@@ -222,9 +171,9 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
 #pragma unroll
         for (int i = 0; i < PER; i++) {
             st[h].acc[i] = 0;
-            q[h][i] = !live || h >= n_heads ? 0
-                      : queries ? queries[(h + my_h) * a.hd + lane * PER + i]
-                                : a.q[((size_t)t * a.H + h0 + h) * a.hd + lane * PER + i] * a.scale;
+            q[h][i] = !live || h >= n_heads
+                          ? 0
+                          : a.q[((size_t)t * a.H + h0 + h) * a.hd + lane * PER + i] * a.scale;
             if constexpr (packet<ENC>::by != 1)
                 q[h][i] *= packet<ENC>::by; /* of the keys */
         }
@@ -326,10 +275,10 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
             merge(st[h], m, l, acc);
         }
     const int stride_m = a.hd + 2;
-    const int at_once = GH == 1 ? 1 : max(1, room / (WARPS * stride_m)); /* heads of a warp */
+    const int at_once = GH == 1 ? 1 : max(1, room / (WARPS * stride_m)); /* heads */
 
 #pragma unroll 1
-    for (int first = 0; first * HW < all; first += at_once) {
+    for (int first = 0; first < n_heads; first += at_once) {
 #pragma unroll
         for (int h = 0; h < GH; h++) {
             float *const mine_m = scratch + (warp * at_once + h - first) * stride_m;
@@ -344,17 +293,17 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
         }
         named_sync(WORKERS, WARPS * WARP);
 #pragma unroll 1
-        for (int i = threadIdx.x; i < min(at_once * HW, all - first) * a.hd; i += WARPS * WARP) {
-            const int in = i / a.hd, k = i - in * a.hd, h = first_h + first + in;
+        for (int i = threadIdx.x; i < min(at_once, n_heads - first) * a.hd; i += WARPS * WARP) {
+            const int in = i / a.hd, k = i - in * a.hd, h = h0 + first + in;
             const float *p = scratch + in * stride_m;
-            const int next = at_once * HW * stride_m;
+            const int next = at_once * stride_m;
             float max = -INFINITY, l = 0, v = 0;
 
 #pragma unroll
-            for (int o = 0; o < WARPS / HW; o++)
+            for (int o = 0; o < WARPS; o++)
                 max = fmaxf(max, p[o * next + a.hd]);
 #pragma unroll
-            for (int o = 0; o < WARPS / HW; o++) {
+            for (int o = 0; o < WARPS; o++) {
                 const float by = exp2f(p[o * next + a.hd] - max);
 
                 l = fmaf(p[o * next + a.hd + 1], by, l);
@@ -373,5 +322,5 @@ __device__ static void attn_item(const attn_args &a, const attn_row &row, int t,
         named_sync(WORKERS, WARPS * WARP);
     }
     if (splits > 1 && last_of(done, splits, WARPS * WARP))
-        merge_splits<GH * HW, WARPS>(a, t, first_h, all, splits);
+        merge_splits<GH, WARPS>(a, t, h0, n_heads, splits);
 }

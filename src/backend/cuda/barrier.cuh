@@ -45,7 +45,8 @@ __device__ static inline void bar_spin(uint32_t bar, uint32_t parity)
         ;
 }
 
-/* From here on of compute capability 9.0: until it is; the hardware may let the warp sleep meanwhile. */
+/* From here on of compute capability 9.0: until it is; the hardware may let the warp sleep
+ * meanwhile. */
 __device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
@@ -64,6 +65,16 @@ __device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
 __device__ static inline void bar_fence_init(void)
 {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* True for one thread of a whole warp, and the compiler knows it: instructions that take their
+ * operands from the warp, as copies do, need no loop over its threads. */
+__device__ static inline bool elected(void)
+{
+    uint32_t one;
+
+    asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(one));
+    return one;
 }
 
 /* Arrives, and so many bytes will. */
@@ -90,7 +101,8 @@ __device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
 
 /* ---- named barriers ---- */
 
-/* Those of a program's blocks but the warp that feeds (stream.cuh), and of blocks without one: all. */
+/* Those of a program's blocks but the warp that feeds (stream.cuh), and of blocks without one: all.
+ */
 enum { WORKERS = 1 };
 
 /* Until `threads` of the block, whole warps, have come; 0 is __syncthreads'. */

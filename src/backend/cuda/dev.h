@@ -245,12 +245,17 @@ enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASS_FED, 
                             : ((big) ? 6 : 4))
 #define RING_WARPS(big) ((big) ? 16 : 8)
 /* FED has one ring for all warps instead, on Hopper, which one warp more fills with bulk copies: of
- * groups, 16 rows by the columns of a stage for each of eight warps, whose rows lie 64 bytes
- * further apart for the banks. */
-enum { FED_WARPS = 8, FED_ROW = FED_WARPS * 256, FED_PITCH = FED_ROW + 64, FED_GROUPS = 5 };
-#define RING_BYTES(class, big)                                                                     \
-    ((class) == CLASS_FED ? FED_GROUPS * DEV_TILE * FED_PITCH                                      \
-                          : RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
+ * up to FED_GROUPS groups, 16 rows by FED_COLS columns of each warp, whose rows lie 64 bytes
+ * further apart for the banks. Of them FED_AHEAD are asked for at a time. */
+enum {
+    FED_COLS = 64,
+    FED_ROW = 16 * FED_COLS * 2,
+    FED_PITCH = FED_ROW + 64,
+    FED_GROUP = DEV_TILE * FED_PITCH,
+    FED_GROUPS = 6,
+    FED_AHEAD = 3
+};
+#define RING_BYTES(class, big)   (RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
 #define RING_THREADS(class, big) ((RING_WARPS(big) + ((class) == CLASS_FED)) * 32)
 
 enum {
@@ -295,6 +300,7 @@ struct program_args {
     const struct stream_feed *feed;
     int n, n_feeds, T;
     int scratch, buffers;            /* buffers of sums: 2^ */
+    int ring, groups;                /* bytes of all rings; FED: groups of it */
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;
     int n_rows;

@@ -31,15 +31,22 @@ static size_t scratch_of(const struct cuda *b, size_t T, size_t attn, size_t buf
     return (sums > attn ? sums : attn) / 16 * 16 + 16;
 }
 
-static size_t shared_of(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
+static size_t ring_of(const struct cuda *b, enum dev_class class, size_t groups)
 {
-    return (size_t)RING_BYTES(class, b->big) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
+    return class == CLASS_FED ? groups * FED_GROUP : (size_t)RING_BYTES(class, b->big);
+}
+
+/* groups: of FED's ring */
+static size_t shared_of(const struct cuda *b, enum dev_class class, size_t groups, size_t feeds,
+                        size_t scratch)
+{
+    return ring_of(b, class, groups) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
            feeds * sizeof(struct stream_feed) + 2 * sizeof(struct dev_phase);
 }
 
 static bool fits(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
 {
-    return shared_of(b, class, feeds, scratch) <= b->shared - STATIC_SHARED;
+    return shared_of(b, class, FED_AHEAD, feeds, scratch) <= b->shared - STATIC_SHARED;
 }
 
 /* What attention needs of the scratch: queries, and a head of every warp. */
@@ -106,31 +113,67 @@ static void write_phases(struct dev_phase *to, const struct program *p)
     }
 }
 
+/* How a block's shared memory is divided. */
+struct division {
+    size_t groups, buffers, scratch, shared; /* shared: bytes of all but inputs */
+};
+
+/* Bytes of a row of a phase's inputs in shared memory; 0: there is no room for them. */
+static size_t kept_row(const struct cuda *b, const struct program *p, const struct division *d,
+                       size_t i)
+{
+    const struct stream_args *s = &p->phase[i].u.s;
+    const size_t row =
+        p->phase[i].kind == PHASE_ATTN ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
+
+    return d->shared + p->T * row > b->shared - STATIC_SHARED ? 0 : row;
+}
+
+/* The division that keeps the inputs of the most phases; among them the longest ring, then the most
+ * buffers. */
+static struct division divide(const struct cuda *b, const struct program *p)
+{
+    const bool fed = p->class == CLASS_FED;
+    struct division best = { 0 };
+    size_t most = 0;
+
+    for (size_t groups = FED_GROUPS; groups >= FED_AHEAD; groups = fed ? groups - 1 : 0)
+        for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
+            const size_t scratch = scratch_of(b, p->T, p->attn, buffers);
+            const struct division d = { groups, buffers, scratch,
+                                        shared_of(b, p->class, groups, p->n_feeds, scratch) };
+            size_t kept = 1;
+
+            if (d.shared > b->shared - STATIC_SHARED)
+                continue;
+            for (size_t i = 0; i < p->n; i++)
+                kept += kept_row(b, p, &d, i) > 0;
+            if (kept > most) {
+                most = kept;
+                best = d;
+            }
+            if (!fed)
+                break;
+        }
+    return best;
+}
+
 static void launch(struct cuda *b, struct program *p)
 {
     const size_t feeds = p->n_feeds * sizeof(*p->feed);
-    size_t phases = p->n;
+    const struct division d = divide(b, p);
+    size_t phases = p->n, kept = 0;
     struct program_args a = { .n_feeds = (int)p->n_feeds, .T = (int)p->T };
-    size_t scratch = 0, buffers = SUM_BUFFERS, kept = 0;
     CUdeviceptr at = 0;
     uint8_t *host = NULL;
 
-    for (;; buffers--) {
-        scratch = scratch_of(b, p->T, p->attn, buffers);
-        if (buffers == 0 || fits(b, p->class, p->n_feeds, scratch))
-            break;
-    }
-    const size_t shared = shared_of(b, p->class, p->n_feeds, scratch);
-
     for (size_t i = 0; i < p->n; i++) {
-        struct stream_args *s = &p->phase[i].u.s;
-        const size_t row =
-            p->phase[i].kind == PHASE_ATTN ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
+        const size_t row = kept_row(b, p, &d, i);
 
-        if (row == 0 || shared + (size_t)s->T * row > b->shared - STATIC_SHARED)
+        if (row == 0)
             continue;
-        s->kept = (int)row;
-        kept = (size_t)s->T * row > kept ? (size_t)s->T * row : kept;
+        p->phase[i].u.s.kept = (int)row;
+        kept = p->T * row > kept ? p->T * row : kept;
     }
     for (size_t i = 0; i < p->n; i++)
         phases += loaded_apart(&p->phase[i]);
@@ -145,8 +188,10 @@ static void launch(struct cuda *b, struct program *p)
         return;
     a.phase = (const struct dev_phase *)(uintptr_t)at;
     a.feed = (const struct stream_feed *)(uintptr_t)(at + phases);
-    a.scratch = (int)scratch;
-    a.buffers = (int)buffers;
+    a.scratch = (int)d.scratch;
+    a.buffers = (int)d.buffers;
+    a.ring = (int)ring_of(b, p->class, d.groups);
+    a.groups = (int)d.groups;
     a.slot = p->at_rows.slot;
     a.seq = p->at_rows.seq;
     a.blocks = p->at_rows.table;
@@ -157,9 +202,9 @@ static void launch(struct cuda *b, struct program *p)
     const enum kernel k = (enum kernel)((int)KERN_program_w16_1 + 2 * (int)p->class + (p->T > 8));
 
     cuda_ok(b,
-            b->d.cuLaunchCooperativeKernel(b->kern[k], (unsigned)b->sms, 1, 1,
-                                           (unsigned)RING_THREADS(p->class, b->big), 1, 1,
-                                           (unsigned)(shared + kept), b->stream, (void *[]){ &a }),
+            b->d.cuLaunchCooperativeKernel(
+                b->kern[k], (unsigned)b->sms, 1, 1, (unsigned)RING_THREADS(p->class, b->big), 1, 1,
+                (unsigned)(d.shared + kept), b->stream, (void *[]){ &a }),
             "program");
 }
 

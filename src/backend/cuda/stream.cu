@@ -1,7 +1,7 @@
 /* stream.cu - programs: products of few rows (stream.cuh) and the attention between them, one after
  * the other in one kernel that has a block on each multiprocessor. Blocks wait for one another
  * between phases; the weights of what comes next are on their way meanwhile. */
-#include "backend/cuda/attn.cuh"
+#include "backend/cuda/attn_program.cuh"
 #include "backend/cuda/stream.cuh"
 
 enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) };
@@ -10,9 +10,12 @@ static_assert(sizeof(dev_phase) % sizeof(uint4) == 0 && WORDS <= THREADS, "copie
 static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds");
 
 /* Until every block has come here; `target` blocks have, counted from the start. */
-__device__ static inline void meet(unsigned *gate, unsigned target)
+__device__ static inline void meet(unsigned *gate, unsigned target, const dev_phase &next,
+                                   const attn_row *row)
 {
     named_sync(WORKERS, THREADS);
+    if (threadIdx.x == WARP && next.kind == PHASE_ATTN)
+        attn_ahead(next.u.a, row);
     if (threadIdx.x == 0) {
         gate_arrive(gate);
         gate_wait(gate, target);
@@ -27,41 +30,20 @@ __device__ static inline void leave(unsigned *gate)
         gate[0] = gate[1] = 0;
 }
 
-template <int ENC>
-__device__ static inline void attn_items(const attn_phase &p, const attn_row *row, float *scratch,
-                                         int room)
-{
-    const int ny = p.a.K * p.parts, n = p.rows * ny * p.a.splits, group = p.a.H / p.a.K;
-
-    for (int i = blockIdx.x; i < n; i += gridDim.x) {
-        const int t = i / (ny * p.a.splits), y = i / p.a.splits % ny, split = i % p.a.splits;
-        const int from = split * p.a.span, slots = row[t].slot + 1, kh = y / p.parts;
-        const int h = y % p.parts * PROGRAM_HEADS;
-
-        if (from >= slots)
-            continue;
-        ready_item(p, row, t, kh * group + h, min(PROGRAM_HEADS, group - h), kh, from,
-                   min(slots, from + p.a.span), scratch, THREADS);
-        attn_item<ENC, 1, PROGRAM_HEADS, STREAM_WARPS, 4>(
-            p.a, row[t], t, y, split, p.a.done + t * ny + y, scratch + PROGRAM_HEADS * p.a.hd,
-            room - PROGRAM_HEADS * p.a.hd, scratch);
-    }
-}
-
-__device__ static __noinline__ void attn_of(const attn_phase &p, const attn_row *row, float *scratch,
-                                            int room)
+__device__ static __noinline__ void attn_of(const attn_phase &p, const attn_row *row,
+                                            float *scratch)
 {
     if (p.enc == DEV_ENC_F16)
-        attn_items<DEV_ENC_F16>(p, row, scratch, room);
+        attn_items<DEV_ENC_F16>(p, row, scratch);
     else
-        attn_items<DEV_ENC_BF16>(p, row, scratch, room);
+        attn_items<DEV_ENC_BF16>(p, row, scratch);
 }
 
 /* On its own, so that the others' code stays as it is. */
 static __device__ __noinline__ void attn_f8_of(const attn_phase &p, const attn_row *row,
-                                               float *scratch, int room)
+                                               float *scratch)
 {
-    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, room);
+    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch);
 }
 
 /* form: as in dev_phase */
@@ -97,22 +79,24 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 #undef FORM
 }
 
-/* grid: a block on each multiprocessor, all at once; 512 threads, and a warp more for FED; shared memory:
- * see program_args */
-template <int CLASS, int NT> __device__ static __forceinline__ void program_body(const program_args &a)
+/* grid: a block on each multiprocessor, all at once; 512 threads, and a warp more for FED; shared
+ * memory: see program_args */
+template <int CLASS, int NT>
+__device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
-    __shared__ uint64_t landed[2 * FED_GROUPS], freed[FED_GROUPS];
+    __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
     const int warp = threadIdx.x / WARP;
-    uint8_t *const lut_at = shared + RING_BYTES(CLASS, BIG);
+    uint8_t *const lut_at = shared + a.ring;
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     stream_feed *const feeds = (stream_feed *)((uint8_t *)scratch + a.scratch);
     uint4 *const phases = (uint4 *)(feeds + a.n_feeds);
     __shared__ attn_row row[DEV_STREAM_ROWS];
     __shared__ float factor[DEV_STREAM_ROWS];
-    constexpr bool loads = CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
+    constexpr bool loads =
+        !R::fed && CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
     program p = { &a, feeds };
 
     p.full = bar_at(full);
@@ -125,11 +109,13 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
         phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
     if constexpr (CLASS == CLASS_N4)
         for (int i = threadIdx.x; i < 256 * WARP; i += THREADS)
-            ((uint32_t *)lut_at)[i] = a.table[i / WARP & 15] | (uint32_t)a.table[i / WARP >> 4] << 16;
+            ((uint32_t *)lut_at)[i] = a.table[i / WARP & 15] | (uint32_t)a.table[i / WARP >> 4]
+                                                                   << 16;
     if (threadIdx.x < a.n_rows) {
         const int seq = a.seq[threadIdx.x];
 
-        row[threadIdx.x] = { a.blocks[seq], a.slot[threadIdx.x], a.pos ? a.pos[threadIdx.x] : 0, seq };
+        row[threadIdx.x] = { a.blocks[seq], a.slot[threadIdx.x], a.pos ? a.pos[threadIdx.x] : 0,
+                             seq };
     }
     if (threadIdx.x < SUM_BARRIERS) {
         const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
@@ -138,10 +124,10 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
         bar_init(p.empty + threadIdx.x * 8, (a.T + 1) / 2);
     }
     if (R::fed && threadIdx.x == 0) {
-        for (int i = 0; i < 2 * FED_GROUPS; i++)
+        for (int i = 0; i < FED_GROUPS; i++) {
             bar_init(p.landed + i * 8, 1);
-        for (int i = 0; i < FED_GROUPS; i++)
-            bar_init(p.freed + i * 8, FED_WARPS);
+            bar_init(p.freed + i * 8, STREAM_WARPS);
+        }
         bar_fence_init();
     }
     __syncthreads();
@@ -167,13 +153,24 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
     for (int i = 0; i < a.n; i++) {
         const dev_phase &now = *(const dev_phase *)(phases + i % 2 * WORDS);
 
-        if (i + 1 < a.n && threadIdx.x < WORDS)
-            phases[(i + 1) % 2 * WORDS + threadIdx.x] =
-                ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
+        if (i + 1 < a.n && threadIdx.x < WORDS) {
+            const uint4 *const from = (const uint4 *)(a.phase + i + 1) + threadIdx.x;
+            uint4 *const to = phases + (i + 1) % 2 * WORDS + threadIdx.x;
+
+            if constexpr (R::fed) {
+                copy_async((uint32_t)__cvta_generic_to_shared(to), from);
+                copy_commit();
+            } else {
+                *to = *from;
+            }
+        }
+        if constexpr (R::fed)
+            if (i + 2 < a.n && threadIdx.x == THREADS - 1)
+                l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
         if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3)
-            attn_f8_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
+            attn_f8_of(now.u.a, row, scratch);
         else if (now.kind == PHASE_ATTN)
-            attn_of(now.u.a, row, scratch, a.scratch / (int)sizeof(float));
+            attn_of(now.u.a, row, scratch);
         else if (loads && now.kind == PHASE_LOAD)
             load_apart(now.u.s);
         else {
@@ -181,14 +178,18 @@ template <int CLASS, int NT> __device__ static __forceinline__ void program_body
                 load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
             product_of<CLASS, NT>(p, now.u.s, now.form);
         }
+        if constexpr (R::fed)
+            copy_wait<0>();
         if (i + 1 < a.n)
-            meet(a.gate, (i + 1) * gridDim.x);
+            meet(a.gate, (i + 1) * gridDim.x, *(const dev_phase *)(phases + (i + 1) % 2 * WORDS),
+                 row);
     }
     leave(a.gate);
 }
 
 /* Code for others has no FED, which nobody launches there. */
-template <int CLASS, int NT> __device__ static __forceinline__ void program_of(const program_args &a)
+template <int CLASS, int NT>
+__device__ static __forceinline__ void program_of(const program_args &a)
 {
     if constexpr (CLASS != CLASS_FED || BIG)
         program_body<CLASS, NT>(a);

@@ -1,15 +1,15 @@
-/* stream.cuh - y = x W^T for at most 16 rows of x: packed weights (dev.h) read once, at the memory's
- * speed, onto the tensor cores, and whatever elementwise work comes before and after.
+/* stream.cuh - y = x W^T for at most 16 rows of x: packed weights (dev.h) read once, at the
+ * memory's speed, onto the tensor cores, and whatever elementwise work comes before and after.
  *
  * A block has a run of tiles of 16 rows of W, which are the tensor cores' A; rows of x are B, and
- * those beyond T are zeros and cost nothing that counts. The warps of a block are one, two or four teams,
- * each with tiles of its own, which its warps share by columns: each takes every so many'th stage (a
- * record, or a piece of 16 rows) into a ring of its own in shared memory that runs on from tile to tile,
- * and from one product of a program to the next, whose weights do not depend on anything: so that
- * reading never stops. Codes are widened to f16 in registers,
- * exactly; scales meet the sums, in float32, at the end of a group. The second of a pair meets the sum
- * of x, which is a product with ones. One warp ends a tile, in turns, while the others go on. Columns
- * are summed in an order that depends on nothing but the shape of W, so a row's result is the same in
+ * those beyond T are zeros and cost nothing that counts. The warps of a block are one, two or four
+ * teams, each with tiles of its own, which its warps share by columns: each takes every so many'th
+ * stage (a record, or a piece of 16 rows) into a ring of its own in shared memory that runs on from
+ * tile to tile, and from one product of a program to the next, whose weights do not depend on
+ * anything: so that reading never stops. Codes are widened to f16 in registers, exactly; scales
+ * meet the sums, in float32, at the end of a group. The second of a pair meets the sum of x, which
+ * is a product with ones. One warp ends a tile, in turns, while the others go on. Columns are
+ * summed in an order that depends on nothing but the shape of W, so a row's result is the same in
  * any batch. */
 #pragma once
 
@@ -27,12 +27,13 @@ template <int CLASS> struct ring_of {
     static constexpr int piece = slot / DEV_TILE; /* of rows: bytes of each */
 };
 
-/* Where a warp's reading is: stage s of tile `item` of a feed; p is this lane's first byte of it. */
+/* Where a warp's reading is: stage s of tile `item` of a feed; p is this lane's first byte of it.
+ */
 struct cursor {
     const uint8_t *p;
     int item, last, s, stages, stride, feed, swiglu, teams;
     int size, step; /* of its team; bytes from a stage to the next of this warp */
-    int top; /* the last of the tile's rows that there is */
+    int top;        /* the last of the tile's rows that there is */
 };
 
 /* A program's state in a block. */
@@ -45,11 +46,11 @@ struct program {
     uint16_t *inputs; /* x of the phase, if it is kept */
     float *factor;    /* [DEV_STREAM_ROWS] of its rows, if it is scaled */
     const uint32_t *lut;
-    uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
-    uint32_t landed, freed; /* FED: [2][FED_GROUPS] and [FED_GROUPS] barriers */
+    uint32_t full, empty;   /* [SUM_BARRIERS] barriers: sums are there, were read */
+    uint32_t landed, freed; /* FED: [FED_GROUPS] barriers */
     cursor ask;
-    int slot;        /* of the stage that is used next */
-    int group, mine; /* FED: groups before this tile, of all and of this warp's half */
+    int slot;         /* of the stage, or group, that is used next */
+    int round;        /* FED: of the ring */
     int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
 };
 
@@ -69,8 +70,8 @@ __device__ static __forceinline__ int place_of(int teams)
     return threadIdx.x / WARP & (team_size(teams) - 1);
 }
 
-/* The team's tile number n, of those in units of 1 or 2. Blocks share the units in turns, and then their
- * teams, so that what all of them read at a time lies together. */
+/* The team's tile number n, of those in units of 1 or 2. Blocks share the units in turns, and then
+ * their teams, so that what all of them read at a time lies together. */
 __device__ static __forceinline__ int item_at(int n, int unit, int teams)
 {
     return (blockIdx.x + ((n / unit << teams) + team_of(teams)) * gridDim.x) * unit + n % unit;
@@ -164,53 +165,52 @@ template <int CLASS> __device__ static __forceinline__ void fetch(program &p, in
 
 /* ---- a ring that is fed ---- */
 
-/* Groups of a tile; of them, those of either half of the warps, which take turns. */
-__device__ static __forceinline__ int groups_of(int stages)
-{
-    return (stages + FED_WARPS - 1) / FED_WARPS;
-}
-
-__device__ static __forceinline__ int half_of(int groups, int half)
-{
-    return (groups + 1 - half) / 2;
-}
-
-/* One warp asks for groups as soon as there is room, on and on, whatever the others wait for. By bulk
- * copies, because ordinary loads of a multiprocessor (inputs, residuals, the gate) come back in the order in
- * which they were asked for, cp.async among them: they would wait for all of the ring.
- *
- * A group has a slot of the ring, which its eight readers free; that it is there, the barriers of its half
- * tell, which count its groups: whoever waits for one has waited for that of the round before, and no parity
- * can be mistaken for the next but one. */
+/* One warp asks for groups as soon as there is room, on and on, whatever the others wait for: by
+ * bulk copies, with no thread waiting for them; but for no more than FED_AHEAD at a time, which
+ * keep the memory busy. What else is asked for (inputs, residuals, the gate) would wait behind all
+ * of them. */
 __device__ static __forceinline__ void feed_ring(const program &p)
 {
-    const int lane = threadIdx.x % WARP;
-    int slot = 0, round = 0, count[2] = {};
+    const int lane = threadIdx.x % WARP, groups = p.a->groups;
+    int slot = 0, round = 0, past = 0, past_round = 0, under_way = 0;
 
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
         const stream_feed &f = p.feeds[i];
-        const int first = blockIdx.x * (f.swiglu ? 2 : 1);
+        const int first = blockIdx.x * (f.swiglu ? 2 : 1), bytes = f.stages * 256;
+        const int stride = f.stride;
 
+#pragma unroll 1
         for (int item = first; item < f.tiles; item = next_tile(item, f.swiglu, 0)) {
             const int o = out_at(f, item), tile = f.swiglu ? item / 2 : item - f.tile0[o];
-            const int row = min(tile * DEV_TILE + lane % DEV_TILE, f.rows[o] - 1);
-            const uint8_t *const from = f.q[o] + (size_t)row * f.stride;
+            const int top = f.rows[o] - 1 - tile * DEV_TILE;
+            const uint8_t *const from = f.q[o] + (size_t)tile * DEV_TILE * stride;
 
-            for (int s = 0; s < f.stages; s += FED_WARPS) {
-                const int half = s / FED_WARPS & 1, n = count[half];
-                const uint32_t bar = p.landed + (half * FED_GROUPS + n % FED_GROUPS) * 8;
-                const int bytes = min((int)FED_WARPS, f.stages - s) * 256;
+#pragma unroll 1
+            for (int at = 0; at < bytes; at += FED_ROW) {
+                const int n = min((int)FED_ROW, bytes - at);
+                const uint32_t to = p.ring_at + slot * FED_GROUP, bar = p.landed + slot * 8;
 
-                count[half]++;
                 bar_wait(p.freed + slot * 8, (round & 1) ^ 1);
-                if (lane == 0)
-                    bar_expect(bar, DEV_TILE * bytes);
+                if (under_way == FED_AHEAD) {
+                    bar_wait(p.landed + past * 8, past_round & 1);
+                    if (++past == groups)
+                        past = 0, past_round++;
+                } else {
+                    under_way++;
+                }
+                if (elected()) {
+                    const uint8_t *row = from + at;
+
+                    bar_expect(bar, DEV_TILE * n);
+#pragma unroll
+                    for (int r = 0; r < DEV_TILE; r++) {
+                        bulk_copy(to + r * FED_PITCH, row, n, bar);
+                        row += r < top ? stride : 0;
+                    }
+                }
                 __syncwarp();
-                if (lane < DEV_TILE)
-                    bulk_copy(p.ring_at + (slot * DEV_TILE + lane) * FED_PITCH, from + s * 256, bytes,
-                              bar);
-                if (++slot == FED_GROUPS)
+                if (++slot == groups)
                     slot = 0, round++;
             }
         }
@@ -220,8 +220,7 @@ __device__ static __forceinline__ void feed_ring(const program &p)
 /* ---- a stage ---- */
 
 /* Eight columns of a row of x that go with the lane's of block j of slab b. */
-template <int KIND>
-__device__ static inline uint4 inputs_at(const uint16_t *x, int b, int j, int c)
+template <int KIND> __device__ static inline uint4 inputs_at(const uint16_t *x, int b, int j, int c)
 {
     if constexpr (KIND == DEV_U6) {
         const uint2 lo = *(const uint2 *)(x + 32 * j + 4 * c);
@@ -235,21 +234,21 @@ __device__ static inline uint4 inputs_at(const uint16_t *x, int b, int j, int c)
     }
 }
 
-/* This lane's inputs of stage s; those of rows beyond T are left. */
-template <int KIND, int NT>
-__device__ static __forceinline__ void load_inputs(uint4 *into, const uint16_t *x, int stride, int T,
-                                                   int s)
+/* This lane's inputs, N blocks of 32 columns from x on; those of rows beyond T are left. */
+template <int KIND, int NT, int N>
+__device__ static __forceinline__ void load_inputs(uint4 *into, const uint16_t *x, int stride,
+                                                   int T)
 {
-    constexpr int blocks = kind_of<KIND>::blocks, n = kind_of<KIND>::slabs * blocks;
+    constexpr int blocks = kind_of<KIND>::blocks;
     const int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
 
 #pragma unroll
     for (int i = 0; i < NT; i++)
         if (i * 8 + g < T) {
-            const uint16_t *from = x + (i * 8 + g) * stride + s * n * 32;
+            const uint16_t *from = x + (i * 8 + g) * stride;
 
 #pragma unroll
-            for (int b = 0; b < n; b++)
+            for (int b = 0; b < N; b++)
                 into[b * NT + i] = inputs_at<KIND>(from, b / blocks, b % blocks, c);
         }
 }
@@ -271,11 +270,12 @@ struct shared_form {
     uint32_t zero; /* 1024 + zero_const, twice */
 };
 
-/* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups have
- * zero points of their own. PITCH: bytes between rows, which lie in slabs otherwise. */
-template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1, int PITCH = 0>
-__device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, const shared_form &w,
-                                            const uint4 *x, const uint32_t *lut)
+/* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups
+ * have zero points of their own. */
+template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1>
+__device__ static inline void stage_product(float acc[NT][4], const uint8_t *p,
+                                            const shared_form &w, const uint4 *x,
+                                            const uint32_t *lut)
 {
     typedef kind_of<KIND> K;
     constexpr bool plain = KIND == DEV_B16 || KIND == DEV_H16;
@@ -288,9 +288,8 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
         record_zeros(z, scales + w.gs * 32, 0, g);
 #pragma unroll
     for (int b = 0; b < kind_of<KIND>::slabs; b++) {
-        const uint4 *at = PITCH ? (const uint4 *)(p + g * PITCH + b * 64) + lane % 4
-                                : (const uint4 *)(p + b * 1024) + (lane ^ (b & 1) << 2);
-        const uint4 v[2] = { at[0], at[PITCH ? 8 * PITCH / 16 : WARP] };
+        const uint4 *at = (const uint4 *)(p + b * 1024) + (lane ^ (b & 1) << 2);
+        const uint4 v[2] = { at[0], at[WARP] };
         uint4 hi = make_uint4(0, 0, 0, 0);
 
         if constexpr (KIND == DEV_U6)
@@ -306,7 +305,8 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p, 
             code_pairs<KIND>(q[1], v[1], make_uint2(hi.z, hi.w), j, z[1], lut);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const uint32_t a[4] = { q[0][2 * h], q[1][2 * h], q[0][2 * h + 1], q[1][2 * h + 1] };
+                const uint32_t a[4] = { q[0][2 * h], q[1][2 * h], q[0][2 * h + 1],
+                                        q[1][2 * h + 1] };
                 const uint32_t one[4] = { 0x3C003C00, 0x3C003C00, 0x3C003C00, 0x3C003C00 };
 
 #pragma unroll
@@ -357,15 +357,15 @@ struct tile_end {
     float old, by; /* of the residual, of the next norm; asked for before the sums are there */
 };
 
-/* Whether this warp ends the tiles of unit n of its team: other ones each time. A team of fewer warps than
- * that takes has some end more: those so far apart. */
+/* Whether this warp ends the tiles of unit n of its team: other ones each time. A team of fewer
+ * warps than that takes has some end more: those so far apart. */
 __device__ static __forceinline__ int end_turn(int n, int ends, int teams)
 {
     return (place_of(teams) - n * ends) & (team_size(teams) - 1);
 }
 
-__device__ static __forceinline__ tile_end end_of(const stream_args &a, const dev_out &out, int tile,
-                                                  int turn)
+__device__ static __forceinline__ tile_end end_of(const stream_args &a, const dev_out &out,
+                                                  int tile, int turn)
 {
     const int i = turn * WARP + threadIdx.x % WARP;
     tile_end e = { i / DEV_TILE, tile * DEV_TILE + i % DEV_TILE };
@@ -390,8 +390,8 @@ __device__ static __forceinline__ void put_next(const stream_args &a, const tile
 }
 
 /* What becomes of the sum v. gate: of swiglu, from the tile before. */
-__device__ static inline void finish(const stream_args &a, const dev_out &out, bool second, int tile,
-                                     const tile_end &e, float v, float &gate)
+__device__ static inline void finish(const stream_args &a, const dev_out &out, bool second,
+                                     int tile, const tile_end &e, float v, float &gate)
 {
     if (a.swiglu) {
         if (!second)
@@ -413,6 +413,27 @@ __device__ static inline void finish(const stream_args &a, const dev_out &out, b
         s += __shfl_xor_sync(~0u, s, d);
     if (e.row % DEV_TILE == 0 && e.t < a.T)
         a.ss_out[(size_t)e.t * a.tiles + tile] = s;
+}
+
+/* The rows of x to shared memory; ASYNC: in the background. */
+template <bool ASYNC>
+__device__ static __forceinline__ void keep_inputs(const stream_args &a, uint16_t *to, int stride)
+{
+    const int kp = a.out[0].w.kp;
+
+    for (int t = 0; t < a.T; t++)
+#pragma unroll 4
+        for (int i = threadIdx.x; i < kp / 8; i += STREAM_WARPS * WARP) {
+            const uint4 *const from = (const uint4 *)(a.x + (size_t)t * kp) + i;
+
+            if constexpr (ASYNC)
+                copy_async((uint32_t)__cvta_generic_to_shared((uint4 *)(to + t * stride) + i),
+                           from);
+            else
+                ((uint4 *)(to + t * stride))[i] = *from;
+        }
+    if constexpr (ASYNC)
+        copy_commit();
 }
 
 /* The factors of rows, for the ends of tiles: of their norms, or of what was loaded. */
@@ -438,8 +459,8 @@ __device__ static __forceinline__ sum_place sums_at(const program &p, int turn, 
     const int k = turn & ((1 << p.a->buffers) - 1), team = team_of(teams);
     const int bar = (((1 << teams) - 1 + team) << SUM_BUFFERS) + k;
 
-    return { p.scratch + (k * STREAM_WARPS + team * team_size(teams)) * T * DEV_TILE, p.full + bar * 8,
-             p.empty + bar * 8, turn >> p.a->buffers };
+    return { p.scratch + (k * STREAM_WARPS + team * team_size(teams)) * T * DEV_TILE,
+             p.full + bar * 8, p.empty + bar * 8, turn >> p.a->buffers };
 }
 
 /* A warp's sums of a tile to those of the others. */
@@ -482,31 +503,44 @@ __device__ static __forceinline__ float take_sums(const program &p, int turn, in
     return v;
 }
 
-/* This warp's stages of a tile in a ring that is fed. It waits for all groups of its half, where it may
- * have no stage: see feed_ring. */
+/* This warp's columns of a tile in a ring that is fed. It waits for all groups, even those where it
+ * has no columns: so no parity can be mistaken for another. */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_tile(program &p, float acc[NT][4], uint4 *x,
-                                                const uint16_t *from, int stride, int T, int stages,
-                                                const shared_form &form)
+                                                const uint16_t *from, int stride, int T, int kp)
 {
-    const int place = place_of(0), half = place / FED_WARPS, groups = groups_of(stages);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint8_t *const mine =
+        p.ring + lane / 4 * FED_PITCH + warp * (FED_COLS * 2) + lane % 4 * 16;
 
-    for (int i = half; i < groups; i += 2) {
-        const int slot = (p.group + i) % FED_GROUPS, n = p.mine + i / 2;
-        const int s = i * FED_WARPS + place % FED_WARPS;
+#pragma unroll 1
+    for (int k = warp * FED_COLS; k - warp * FED_COLS < kp; k += STREAM_WARPS * FED_COLS) {
+        const bool there = k < kp;
+        const uint4 *const at = (const uint4 *)(mine + p.slot * FED_GROUP);
 
-        if (s < stages)
-            load_inputs<KIND, NT>(x, from, stride, T, s);
-        bar_wait(p.landed + (half * FED_GROUPS + n % FED_GROUPS) * 8, n / FED_GROUPS & 1);
-        if (s < stages)
-            stage_product<KIND, false, false, false, NT, 1, FED_PITCH>(
-                acc, p.ring + slot * (DEV_TILE * FED_PITCH) + place % FED_WARPS * 256, form, x, p.lut);
+        if (there)
+            load_inputs<KIND, NT, FED_COLS / 32>(x, from + k, stride, T);
+        bar_wait(p.landed + p.slot * 8, p.round & 1);
+        if (there)
+#pragma unroll
+            for (int b = 0; b < FED_COLS / 32; b++) {
+                const uint4 v = at[b * 4], w = at[8 * FED_PITCH / 16 + b * 4];
+                const uint32_t a[2][4] = { { v.x, w.x, v.y, w.y }, { v.z, w.z, v.w, w.w } };
+
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    const uint4 &u = x[b * NT + n];
+
+                    mma<KIND == DEV_B16>(acc[n], a[0], u.x, u.y);
+                    mma<KIND == DEV_B16>(acc[n], a[1], u.z, u.w);
+                }
+            }
         __syncwarp();
-        if (threadIdx.x % WARP == 0)
-            bar_arrive(p.freed + slot * 8);
+        if (lane == 0)
+            bar_arrive(p.freed + p.slot * 8);
+        if (++p.slot == p.a->groups)
+            p.slot = 0, p.round++;
     }
-    p.group += groups;
-    p.mine += half_of(groups, half);
 }
 
 /* FINE: scales change within a record. NT: tiles of 8 rows of x. */
@@ -527,19 +561,20 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     const int step = gridDim.x << teams, at = item_at(0, 1, teams), units = a.tiles / unit;
     const int n_tiles = at < units ? ((units - at - 1) / step + 1) * unit : 0;
     const int turn0 = teams == 0 ? p.turns[0] : teams == 1 ? p.turns[1] : p.turns[2];
-    /* A tile is ended that much later, when no warp's sums need waiting for; before it is the turn of
-     * the same warp again. On an H200 8B decodes 2 % faster in Q4_0, 8 of it 4 % faster in Q8_0, and bf16
-     * 1.5 % slower. */
-    const int behind = CLASS == CLASS_W16 || R::fed ? 0 : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
+    /* A tile is ended that much later, when no warp's sums need waiting for; before it is the turn
+     * of the same warp again. On an H200 8B decodes 2 % faster in Q4_0, 8 of it 4 % faster in Q8_0,
+     * and bf16 1.5 % slower. */
+    const int behind = CLASS == CLASS_W16 || R::fed
+                           ? 0
+                           : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if (a.kept && !a.load.x)
-        for (int t = 0; t < T; t++)
-#pragma unroll 4
-            for (int i = threadIdx.x; i < kp / 8; i += STREAM_WARPS * WARP)
-                ((uint4 *)(p.inputs + t * stride))[i] = ((const uint4 *)(a.x + (size_t)t * kp))[i];
+        keep_inputs<R::fed>(a, p.inputs, stride);
     if (a.scaled && !a.load.x)
         row_factors(a, p.factor);
+    if constexpr (R::fed)
+        copy_wait<0>();
     if (a.kept || a.scaled)
         named_sync(WORKERS, STREAM_WARPS * WARP);
     for (int n = 0; n < n_tiles + behind; n++) {
@@ -555,11 +590,11 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
                 e[i] = end_of(a, out, tile, end_turn(n / unit, ends, teams) + i * size);
         }
         if constexpr (R::fed)
-            fed_tile<KIND, NT>(p, acc, x, from, stride, T, stages, form);
+            fed_tile<KIND, NT>(p, acc, x, from, stride, T, kp);
         for (int s = begins && !R::fed ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
-            load_inputs<KIND, NT>(x, from, stride, T, s);
+            load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
             copy_wait<R::depth - 2>();
             __syncwarp();
             /* the slot of the stage before is free again */

@@ -37,6 +37,12 @@ static inline void bar_spin(uint32_t bar, uint32_t parity)
     barrier_wait(bar, parity);
 }
 
+static inline bool elected()
+{
+    __syncwarp();
+    return threadIdx.x % 32 == 0;
+}
+
 static inline void named_sync(int id, int threads)
 {
     named_barrier(id, threads, true);

@@ -14,6 +14,7 @@
 #define bar_fence_init ptx_bar_fence_init
 #define bar_arrive     ptx_bar_arrive
 #define bar_expect     ptx_bar_expect
+#define elected        ptx_elected
 #define bar_wait       ptx_bar_wait
 #define bar_test       ptx_bar_test
 #define bar_spin       ptx_bar_spin
@@ -50,6 +51,7 @@
 #undef bar_fence_init
 #undef bar_arrive
 #undef bar_expect
+#undef elected
 #undef bar_wait
 #undef bar_test
 #undef bar_spin
