@@ -96,6 +96,8 @@ static char *body_of(const struct run *r, size_t i)
         j = json_pack("{s:s, s:I, s:b, s:{s:b}, s:f, s:b}", "model", o->model, "max_tokens", n,
                       "stream", 1, "stream_options", "include_usage", 1, "temperature",
                       o->temperature, "ignore_eos", 1);
+    if (o->api != LOAD_TGI && o->temperature > 0) /* models' own defaults cut it */
+        json_object_set_new(j, "top_p", json_integer(1));
     if (o->api == LOAD_TGI && o->temperature > 0)
         json_object_update_new(
             json_object_get(j, "parameters"),
