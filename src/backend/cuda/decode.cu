@@ -209,6 +209,47 @@ __device__ static inline void merge_warps(const attn_args &a, int t, int kh, int
     }
 }
 
+/* All spans of row t, in their order, whichever ended last. A warp has a head; loads do not wait for
+ * one another: with few rows it is their time that counts. */
+template <int SIZE>
+__device__ static inline void merge_spans(const attn_args &a, int t, int kh, int splits)
+{
+    enum { EACH_LANE = SIZE / (2 * WARP) }; /* pairs */
+    const int group = a.H / a.K, lane = threadIdx.x % WARP;
+
+    for (int h = kh * group + threadIdx.x / WARP; h < (kh + 1) * group; h += WARPS) {
+        const float *p = a.part + ((size_t)t * a.H + h) * a.splits * (SIZE + 2);
+        float max = -INFINITY, sum = 0;
+        float2 v[EACH_LANE] = {};
+
+        for (int s = lane; s < splits; s += WARP)
+            max = fmaxf(max, p[s * (SIZE + 2) + SIZE]);
+#pragma unroll
+        for (int d = 1; d < WARP; d *= 2)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+#pragma unroll 8
+        for (int s = 0; s < splits; s++) {
+            const float2 *q = (const float2 *)(p + s * (SIZE + 2));
+            const float2 own = q[SIZE / 2];
+            const float by = power2(own.x - max);
+
+            sum = fmaf(own.y, by, sum);
+#pragma unroll
+            for (int i = 0; i < EACH_LANE; i++) {
+                const float2 f = q[i * WARP + lane];
+
+                v[i].x = fmaf(f.x, by, v[i].x);
+                v[i].y = fmaf(f.y, by, v[i].y);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < EACH_LANE; i++) {
+            put(a, t, h, 2 * (i * WARP + lane), v[i].x / sum);
+            put(a, t, h, 2 * (i * WARP + lane) + 1, v[i].y / sum);
+        }
+    }
+}
+
 /* grid: (splits, kv heads, rows), 32 * WARPS threads */
 template <int SIZE, bool BF16, bool F8>
 __device__ static inline void decode_body(const attn_args &a)
@@ -323,7 +364,7 @@ __device__ static inline void decode_body(const attn_args &a)
     __syncthreads();
     merge_warps<SIZE>(a, t, kh, split, splits, all);
     if (splits > 1 && last_of(a.done + blockIdx.z * gridDim.y + kh, splits, WARPS * WARP))
-        merge_splits<HEADS, WARPS>(a, t, kh * group, group, splits);
+        merge_spans<SIZE>(a, t, kh, splits);
 }
 
 #define DECODE(name, hd, bf16, f8)                                                                 \
