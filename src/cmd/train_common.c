@@ -40,7 +40,8 @@ static void on_step(void *arg, const struct train_step *s)
     fprintf(stderr, "step %zu/%zu  loss %.6g  grad norm %.6g  lr %.3g  %.0f tokens/s  %.0f s left",
             s->step, s->steps, s->loss, s->grad_norm, s->lr, s->tokens_per_s, left);
     if (s->mfu > 0)
-        fprintf(stderr, "  MFU %.0f %%", 100 * s->mfu);
+        fprintf(stderr, "  MFU %.0f %% (%.0f with attention)", 100 * s->mfu,
+                100 * s->mfu_attention);
     if (s->has_rewards)
         fprintf(stderr, "  rewards %.4g %.4g", s->chosen, s->rejected);
     if (s->has_eval)
@@ -373,6 +374,11 @@ static int open_device(struct ctx **c, const struct train_ops **op, const struct
                        unsigned flags, enum compute compute, struct err *e)
 {
     *op = &train_ops_cpu;
+    static const char *const f8[] = { "none", "forward", "both" }; /* enum f8_products */
+    size_t i;
+
+    if (train_named("--fp8-products", o->fp8_products, f8, ARRAY_LEN(f8), &i, e))
+        return -1;
     if (strcmp(o->device, "cuda") != 0)
         return cpu_ctx_new(c, (int)o->threads, flags, compute, e);
     if (cuda_ctx_new(c, compute, e))
@@ -386,6 +392,7 @@ static int open_device(struct ctx **c, const struct train_ops **op, const struct
     }
     fprintf(stderr, "computing on the GPU: %s\n", cuda_ctx_name(*c));
     (*c)->half = compute == COMPUTE_BF16;
+    (*c)->f8 = (enum f8_products)i;
     *op = &train_ops_cuda;
     return 0;
 }

@@ -12,7 +12,7 @@ struct train_opts {
     const char *train_file, *eval_file, *output_dir, *resume_from_checkpoint, *adapter_init;
     const char *dataset_text_field, *chat_format, *lr_scheduler_type, *lr_scheduler_kwargs, *dtype,
         *device, *isa, *pin;
-    const char *run_name, *optim, *loss_type, *dump_gradients, *dataset_name;
+    const char *run_name, *optim, *loss_type, *fp8_products, *dump_gradients, *dataset_name;
     const char *bnb_4bit_quant_type;
     const char *attn_implementation, *bnb_4bit_quant_storage, *bnb_4bit_compute_dtype;
     const char *dataset_train_split, *dataset_num_proc, *dataloader_num_workers, *ddp_timeout;
@@ -102,6 +102,8 @@ struct train_opts {
         TRAIN_RANGE(NUM, warmup_ratio, NULL, "X", "0", 0, 1, "the same as a part of all"),         \
         TRAIN_OPT(STR, optim, NULL, "NAME", "adamw_torch",                                         \
                   "adamw_torch, adamw_8bit or adafactor"),                                         \
+        TRAIN_OPT(STR, fp8_products, NULL, "none|forward|both", "both",                            \
+                  "a base of FP8 on Hopper: passes that multiply in it", .rare = true),            \
         TRAIN_OPT(BOOL, stochastic_rounding, NULL, NULL, "false",                                  \
                   "whole model: weights in bf16 alone, rounded at random", .rare = true),          \
         TRAIN_RANGE(NUM, weight_decay, NULL, "X", "0", 0, 1e3, "decay of matrices"),               \

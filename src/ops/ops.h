@@ -82,6 +82,9 @@ struct ctx {
     /* Activations are bf16: those that training's operations and embed, gather, rmsnorm, rope and
      * swiglu read and write. Of a device, where nobody but operations follows their pointers. */
     bool half;
+    /* Training with `half`, where the device multiplies E4M3: what meets frozen matrices of E4M3 in
+     * it, of those whose rule rounds inputs to it by the row. */
+    enum f8_products { F8_NONE, F8_FORWARD, F8_BOTH /* gradients too */ } f8;
     void *backend; /* the backend's own scratch */
 };
 

@@ -27,7 +27,7 @@ struct product {
     struct mat a, b; /* [M, K], [K, N] */
     float by;
     bool add;
-    bool act; /* c are activations */
+    bool act; /* c are activations, or a gradient in bf16: bf16 where ctx.half */
 };
 
 /* Bytes of an activation. */
@@ -56,6 +56,7 @@ struct adamw_values {
     const float *g;
     size_t n;
     bool decays; /* adamw.decay holds for them */
+    bool half_g; /* of square_sum: g is bf16 */
 };
 
 /* Values that learn, n of them: float32 at w, or bf16 at half, rounded at random
@@ -73,6 +74,7 @@ struct adamw_packed {
     const struct bnb_map *map; /* [2] */
     size_t n;
     uint64_t seed;
+    bool half_g; /* g is bf16 */
 };
 
 /* n values to bf16, up with the probability of what is cut off: four values share 64 random bits,
@@ -97,6 +99,7 @@ struct train_need {
     size_t rows, cols; /* of the largest matrix that learns whole and is not among those; or 0 */
     size_t hd, pairs;  /* values of all pairs */
     bool encoded;      /* matrices that are neither bf16 nor float32 */
+    bool f8;           /* and are E4M3 */
 };
 
 struct train_ops {

@@ -71,12 +71,16 @@ static void adamw_packed_ref(struct ctx *c, const struct adamw *a, const struct 
     for (size_t at = 0; at < p->n; at += ADAMW_BLOCK) {
         const size_t n = p->n - at < ADAMW_BLOCK ? p->n - at : ADAMW_BLOCK;
         float m[ADAMW_BLOCK], v[ADAMW_BLOCK], room[ADAMW_BLOCK], *w = p->half ? room : p->w + at;
+        float wide[ADAMW_BLOCK];
+
+        for (size_t i = 0; p->half_g && i < n; i++)
+            wide[i] = bf16_to_f32(((const uint16_t *)(const void *)p->g)[at + i]);
 
         for (size_t i = 0; p->half && i < n; i++)
             w[i] = bf16_to_f32(p->half[at + i]);
         moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, false);
         moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, false);
-        adamw_one(a, w, m, v, p->g + at, n);
+        adamw_one(a, w, m, v, p->half_g ? wide : p->g + at, n);
         moments(m, p->m, p->m_code, p->m_max, &p->map[0], at, n, true);
         moments(v, p->v, p->v_code, p->v_max, &p->map[1], at, n, true);
         if (p->half)
@@ -387,7 +391,13 @@ static void square_sum_ref(struct ctx *c, double *out, const struct adamw_values
     (void)c;
     *out = 0;
     for (size_t i = 0; i < count; i++)
-        *out += dot(of[i].g, of[i].g, of[i].n);
+        for (size_t k = 0; k < of[i].n; k++) {
+            const double g =
+                (double)(of[i].half_g ? bf16_to_f32(((const uint16_t *)(const void *)of[i].g)[k])
+                                      : of[i].g[k]);
+
+            *out += g * g;
+        }
 }
 
 static void swiglu_bwd_ref(struct ctx *c, float *dg, float *du, const float *dh, const float *g,

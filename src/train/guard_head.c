@@ -26,7 +26,7 @@ static int param_from(struct param **out, struct guard_head *h, const struct st 
     if (!t || t->nbytes != rows * cols * enc_table[t->enc].bytes || !enc_table[t->enc].decode)
         return err_set(e, ERR_FORMAT, "%s: no %s of %zu values", st_path(from), name, rows * cols);
     if (param_new(&h->params, out, xstrdup(name), rows, cols, rows > 1 ? PARAM_MATRIX : PARAM_SMALL,
-                  OPTIMISER_ADAMW, false, e))
+                  OPTIMISER_ADAMW, 0, e))
         return -1;
     enc_table[t->enc].decode((*out)->w, t->data, rows * cols);
     return 0;

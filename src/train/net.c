@@ -121,12 +121,14 @@ static size_t slab_bytes(const struct net *n, size_t T)
     return lay_out(&count, T, NULL);
 }
 
-static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, bool embedding,
-                          bool matrix)
+static size_t param_bytes(const struct net_cfg *cfg, size_t rows, size_t cols, enum param_kind kind)
 {
     struct optim_part part[OPTIM_PARTS];
-    const size_t k = optim_parts(cfg->optim, rows, cols, embedding, part);
-    size_t bytes = rows * cols * (sizeof(float) + (matrix && cfg->stochastic ? 2 : sizeof(float)));
+    const size_t k = optim_parts(cfg->optim, rows, cols, kind == PARAM_EMBEDDING, part);
+    const size_t value = kind != PARAM_SMALL && cfg->stochastic ? sizeof(uint16_t) : sizeof(float);
+    const size_t gradient =
+        kind == PARAM_MATRIX && cfg->half_gradients ? sizeof(uint16_t) : sizeof(float);
+    size_t bytes = rows * cols * (gradient + value);
 
     for (size_t i = 0; i < k; i++)
         bytes += part[i].n * enc_table[part[i].enc].bytes;
@@ -162,6 +164,7 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
                                      .cols = learns ? z.V : 0,
                                      .hd = (size_t)n->m->hp->head_dim,
                                      .pairs = pair_values(n),
+                                     .f8 = enc == ENC_F8,
                                      .encoded = (enc != ENC_BF16 && enc != ENC_F32) ||
                                                 (head != ENC_BF16 && head != ENC_F32) };
 
@@ -199,7 +202,8 @@ size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct tr
     if (cfg->full)
         n.cfg.targets = 0;
     const size_t D = (size_t)m->hp->dim, V = (size_t)m->hp->vocab;
-    const size_t wide = param_bytes(cfg, V, D, true, true);
+    const size_t embedding = param_bytes(cfg, V, D, PARAM_EMBEDDING);
+    const size_t head = param_bytes(cfg, V, D, PARAM_HEAD);
 
     for (int64_t l = 0; l < m->hp->layers; l++) {
         const struct layer *w = &m->layer[l];
@@ -209,21 +213,21 @@ size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct tr
 
         for (size_t i = 0; i < ARRAY_LEN(all); i++)
             learn +=
-                cfg->full ? param_bytes(cfg, all[i]->rows, all[i]->cols, false, true)
+                cfg->full ? param_bytes(cfg, all[i]->rows, all[i]->cols, PARAM_MATRIX)
                 : cfg->targets >> i & 1
-                    ? param_bytes(cfg, cfg->rank, all[i]->cols, false, false) +
-                          param_bytes(cfg, all[i]->rows, cfg->rank + 4 * cfg->dora, false, false)
+                    ? param_bytes(cfg, cfg->rank, all[i]->cols, PARAM_SMALL) +
+                          param_bytes(cfg, all[i]->rows, cfg->rank + 4 * cfg->dora, PARAM_SMALL)
                     : 0;
     }
     if (cfg->full)
-        learn += (m->hp->tied ? 1 : 2) * wide;
+        learn += embedding + (m->hp->tied ? 0 : head);
     else
-        learn += ((cfg->save & 1) + (cfg->save >> 1 & 1)) * wide;
+        learn += (cfg->save & 1 ? embedding : 0) + (cfg->save & 2 ? head : 0);
     for (unsigned at = NET_EMBED; at <= NET_HEAD && !cfg->full; at <<= 1)
         if (cfg->targets & at)
             learn +=
-                param_bytes(cfg, cfg->rank, at == NET_EMBED ? V : D, false, false) +
-                param_bytes(cfg, at == NET_EMBED ? D : V, cfg->rank + 4 * cfg->dora, false, false);
+                param_bytes(cfg, cfg->rank, at == NET_EMBED ? V : D, PARAM_SMALL) +
+                param_bytes(cfg, at == NET_EMBED ? D : V, cfg->rank + 4 * cfg->dora, PARAM_SMALL);
     return slab_bytes(&n, T) + learn + scratch_bytes(&n, c, op, T) +
            (ctx_on_host(c) ? 0 : device_bytes(&n, c));
 }
@@ -302,7 +306,7 @@ static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struc
 static void gradient(struct net *n, struct param *of, size_t M, size_t N, size_t K, struct mat a,
                      struct mat b, float by)
 {
-    const struct product p = { of->g, M, N, K, a, b, by, !of->fresh, false };
+    const struct product p = { of->g, M, N, K, a, b, by, !of->fresh, of->half_g };
 
     of->fresh = false;
     n->op->product(n->c, &p);

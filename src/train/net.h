@@ -58,9 +58,10 @@ struct net_cfg {
     unsigned save;    /* bit i: net_save_names[i] learns whole beside the pairs */
     bool reference;   /* passes with net_adapters off are asked for */
     enum optim optim;
-    bool stochastic;  /* full: matrices in bf16 alone, rounded at random */
-    bool decay_norms; /* weight decay reaches norms too */
-    const char *init; /* adapter to go on with; NULL = A random, B zero */
+    bool stochastic;     /* full: matrices in bf16 alone, rounded at random */
+    bool half_gradients; /* and gradients of the layers' matrices, on a device: each comes once */
+    bool decay_norms;    /* weight decay reaches norms too */
+    const char *init;    /* adapter to go on with; NULL = A random, B zero */
     uint64_t seed;
     size_t recompute; /* so many of the first layers keep their input alone, and compute the rest
                          again; NET_ALL = each */

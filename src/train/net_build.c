@@ -43,7 +43,10 @@ enum { SAVE_EMBED = 1, SAVE_HEAD = 2, SAVE_NORM = 4, SAVE_ATTN_NORM = 8, SAVE_FF
 static int learn(struct param **out, struct net *n, char *name, size_t rows, size_t cols,
                  enum param_kind kind, struct err *e)
 {
-    if (param_new(&n->params, out, name, rows, cols, kind, n->cfg.optim, n->cfg.stochastic, e))
+    const unsigned half = (n->cfg.stochastic ? PARAM_HALF_VALUES : 0u) |
+                          (n->cfg.half_gradients ? PARAM_HALF_GRADIENT : 0u);
+
+    if (param_new(&n->params, out, name, rows, cols, kind, n->cfg.optim, half, e))
         return -1;
     (*out)->decay |= n->cfg.decay_norms;
     return 0;
@@ -75,7 +78,7 @@ static int own_matrix(struct net_mat *to, struct net *n, const struct weight *w,
                              .data = p->half ? (void *)p->half : (void *)p->w,
                              .row_bytes = bytes,
                              .name = w->name };
-    p->overwritten = kind == PARAM_MATRIX; /* an embedding's rows are added to */
+    p->overwritten = kind != PARAM_EMBEDDING; /* an embedding's rows are added to */
     if (w->enc == enc && w->row_bytes == bytes)
         return param_write(&n->params, (void *)(uintptr_t)to->w.data, w->data, w->rows * bytes, e);
     row = xmalloc((w->cols + 1) * sizeof(*row));
@@ -157,7 +160,7 @@ static int build_full(struct net *n, struct err *e)
         n->head = n->embed;
         return 0;
     }
-    return own_matrix(&n->head, n, &m->head, xstrdup("lm_head.weight"), PARAM_MATRIX, e);
+    return own_matrix(&n->head, n, &m->head, xstrdup("lm_head.weight"), PARAM_HEAD, e);
 }
 
 /* ---- pairs ---- */
@@ -404,7 +407,7 @@ static int build_saved(struct net *n, const struct lora *from, struct err *e)
                    xasprintf("%smodel.embed_tokens.weight", head), PARAM_EMBEDDING, e))
         return -1;
     if (save & SAVE_HEAD && own_matrix(&n->head, n, f->head_w.data ? &f->head_w : &m->head,
-                                       xasprintf("%slm_head.weight", head), PARAM_MATRIX, e))
+                                       xasprintf("%slm_head.weight", head), PARAM_HEAD, e))
         return -1;
     if (save & SAVE_NORM &&
         saved_norm(&n->own_norm, &n->norm, f->norm, n, xasprintf("%smodel.norm.weight", head), e))

@@ -95,7 +95,7 @@ static void eight_bits(const struct job *j, float *w, size_t at, size_t n)
             for (size_t x = 0; x < m; x++)
                 s[k][x] = j->map[k].map[code[x]] * ((const float *)part[2 + k].p)[b];
         }
-        const struct adamw_values of = { w + i, s[0], s[1], j->p->g + at + i, m, true };
+        const struct adamw_values of = { w + i, s[0], s[1], j->p->g + at + i, m, true, false };
 
         j->op->adamw(j->c, j->a, &of, 1);
         for (size_t k = 0; k < 2; k++)
@@ -119,7 +119,8 @@ static void chunk(const struct job *j, size_t at, size_t n)
     else
         j->op->adamw(j->c, j->a,
                      &(struct adamw_values){ w, (float *)p->part[0].p + at,
-                                             (float *)p->part[1].p + at, p->g + at, n, true },
+                                             (float *)p->part[1].p + at, p->g + at, n, true,
+                                             false },
                      1);
     if (p->half)
         adamw_round_at_random(p->half + at, w, n, j->seed, j->a->step, at);
@@ -212,6 +213,7 @@ static void packed(const struct job *j)
     const struct adamw_packed k = { .w = p->w,
                                     .half = p->half,
                                     .g = p->g,
+                                    .half_g = p->half_g,
                                     .m = codes ? NULL : p->part[0].p,
                                     .v = codes ? NULL : p->part[1].p,
                                     .m_code = codes ? p->part[0].p : NULL,
@@ -253,8 +255,12 @@ void optim_step(struct ctx *c, const struct train_ops *op, enum optim kind, cons
 
         own.decay = p[i].decays ? a->decay : 0;
         if (is_plain(kind, &p[i]))
-            plain[n++] = (struct adamw_values){ p[i].w, p[i].part[0].p, p[i].part[1].p,
-                                                p[i].g, values,         p[i].decays };
+            plain[n++] = (struct adamw_values){ .w = p[i].w,
+                                                .m = p[i].part[0].p,
+                                                .v = p[i].part[1].p,
+                                                .g = p[i].g,
+                                                .n = values,
+                                                .decays = p[i].decays };
         else if (kind == OPTIMISER_ADAFACTOR)
             adafactor(&j);
         else if (op->adamw_packed)

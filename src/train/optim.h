@@ -26,11 +26,12 @@ enum { OPTIM_PARTS = 4 };
 struct optim_param {
     float *w;       /* [rows, cols]; NULL where `half` */
     uint16_t *half; /* the same in bf16, rounded at random so that small steps count on average */
-    const float *g;
+    const float *g; /* or bf16 behind it: half_g */
     size_t rows, cols;
     struct optim_part part[OPTIM_PARTS];
     size_t n_part;
     bool decays; /* adamw.decay holds for it */
+    bool half_g; /* on a device, beside `half` */
 };
 
 /* Which parts there are of a parameter, p NULL; returns how many. */

@@ -23,7 +23,7 @@ static void *carve(const struct param *p, size_t *at, size_t bytes)
 }
 
 int param_new(struct param_list *l, struct param **out, char *name, size_t rows, size_t cols,
-              enum param_kind kind, enum optim optim, bool half, struct err *e)
+              enum param_kind kind, enum optim optim, unsigned half, struct err *e)
 {
     struct param *p = xcalloc(1, sizeof(*p));
     size_t at = 0;
@@ -37,13 +37,16 @@ int param_new(struct param_list *l, struct param **out, char *name, size_t rows,
         }
         l->norm = mem;
     }
-    half = half && kind != PARAM_SMALL;
+    const bool values = half & PARAM_HALF_VALUES && kind != PARAM_SMALL;
+
     p->name = name;
     p->rows = rows;
     p->cols = cols;
     p->decay = rows > 1;
     p->n_part = optim_parts(optim, rows, cols, kind == PARAM_EMBEDDING, p->part);
-    p->bytes = rows * cols * (sizeof(float) + (half ? sizeof(uint16_t) : sizeof(float))) + 64 * 6;
+    p->half_g = half & PARAM_HALF_GRADIENT && kind == PARAM_MATRIX;
+    p->bytes = param_gradient_bytes(p) + rows * cols * (values ? sizeof(uint16_t) : sizeof(float)) +
+               64 * 6;
     for (size_t i = 0; i < p->n_part; i++)
         p->bytes += p->part[i].n * enc_table[p->part[i].enc].bytes;
     if (l->on ? l->on->be->alloc(l->on, &mem, p->bytes, name, e)
@@ -53,9 +56,9 @@ int param_new(struct param_list *l, struct param **out, char *name, size_t rows,
         return -1;
     }
     p->mem = mem;
-    p->g = carve(p, &at, rows * cols * sizeof(float));
-    p->half = half ? carve(p, &at, rows * cols * sizeof(uint16_t)) : NULL;
-    p->w = half ? NULL : carve(p, &at, rows * cols * sizeof(float));
+    p->g = carve(p, &at, param_gradient_bytes(p));
+    p->half = values ? carve(p, &at, rows * cols * sizeof(uint16_t)) : NULL;
+    p->w = values ? NULL : carve(p, &at, rows * cols * sizeof(float));
     for (size_t i = 0; i < p->n_part; i++)
         p->part[i].p = carve(p, &at, p->part[i].n * enc_table[p->part[i].enc].bytes);
     l->p = xrealloc(l->p, (l->n + 1) * sizeof(struct param *));
@@ -88,6 +91,11 @@ size_t param_count(const struct param_list *l)
     for (size_t i = 0; i < l->n; i++)
         count += l->p[i]->rows * l->p[i]->cols;
     return count;
+}
+
+size_t param_gradient_bytes(const struct param *p)
+{
+    return p->rows * p->cols * (p->half_g ? sizeof(uint16_t) : sizeof(float));
 }
 
 int param_read(const struct param_list *l, void *to, const void *from, size_t bytes, struct err *e)
@@ -131,8 +139,9 @@ int param_norm(const struct param_list *l, struct ctx *c, const struct train_ops
 
         all[i].g = p->g;
         all[i].n = p->rows * p->cols;
+        all[i].half_g = p->half_g;
         if (p->fresh) /* nothing came */
-            op->zero(c, p->g, all[i].n * sizeof(float));
+            op->zero(c, p->g, param_gradient_bytes(p));
         p->fresh = false;
     }
     op->square_sum(c, l->norm ? l->norm : &squares, all, l->n);
@@ -158,7 +167,8 @@ void param_step(const struct param_list *l, struct ctx *c, const struct train_op
                                        .rows = p->rows,
                                        .cols = p->cols,
                                        .n_part = p->n_part,
-                                       .decays = p->decay };
+                                       .decays = p->decay,
+                                       .half_g = p->half_g };
         memcpy(all[i].part, p->part, sizeof(p->part));
     }
     optim_step(c, op, optim, a, all, l->n, seed);
@@ -168,6 +178,6 @@ void param_step(const struct param_list *l, struct ctx *c, const struct train_op
 
         p->fresh = p->overwritten;
         if (!p->fresh)
-            op->zero(c, p->g, p->rows * p->cols * sizeof(float));
+            op->zero(c, p->g, param_gradient_bytes(p));
     }
 }

@@ -10,7 +10,7 @@ struct param {
     char *name;     /* the tensor's name in what is written; owned */
     float *w;       /* [rows, cols] NULL where `half` */
     uint16_t *half; /* the same in bf16 (net_cfg.stochastic) */
-    float *g;       /* gradient */
+    float *g;       /* gradient; with half_g bf16 behind it */
     size_t rows, cols;
     struct optim_part part[OPTIM_PARTS]; /* what the optimiser keeps */
     size_t n_part;
@@ -19,6 +19,7 @@ struct param {
     /* g of such a one is not cleared after a step: what comes first next overwrites it. That this
      * is still to come, fresh says. */
     bool overwritten, fresh;
+    bool half_g;
     bool decay;  /* weight decay applies */
     size_t turn; /* head size where the model has the rows in another order than Hugging Face (the
                     order of GGUF and Meta, MODEL.md); 0 = the same */
@@ -31,14 +32,18 @@ struct param_list {
     double *norm;   /* there, of all gradients; NULL = the same */
 };
 
-enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_EMBEDDING };
+/* PARAM_HEAD: a matrix whose gradient comes in parts. */
+enum param_kind { PARAM_SMALL, PARAM_MATRIX, PARAM_HEAD, PARAM_EMBEDDING };
+enum param_half { PARAM_HALF_VALUES = 1, PARAM_HALF_GRADIENT = 2 }; /* in bf16 alone */
 
 /* A parameter with room for its gradient and what the optimiser keeps, at the list's end; all of it
- * is zero. Matrices decay. half: values in bf16 alone. Takes name. */
+ * is zero. Matrices decay. half: of enum param_half; what is small stays float32, and but for a
+ * PARAM_MATRIX its gradient. Takes name. */
 int param_new(struct param_list *l, struct param **out, char *name, size_t rows, size_t cols,
-              enum param_kind kind, enum optim optim, bool half, struct err *e) MUST_USE;
+              enum param_kind kind, enum optim optim, unsigned half, struct err *e) MUST_USE;
 void param_list_release(struct param_list *l);
 size_t param_count(const struct param_list *l); /* values of all */
+size_t param_gradient_bytes(const struct param *p);
 /* Bytes between the list's memory and the process's own. */
 int param_read(const struct param_list *l, void *to, const void *from, size_t bytes,
                struct err *e) MUST_USE;

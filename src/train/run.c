@@ -339,6 +339,15 @@ static void watch_loss(struct run *r, size_t step, const struct train_step *s)
     r->square = keep * r->square + (1 - keep) * s->loss * s->loss;
 }
 
+/* Operations of attention where tokens meet so many: two products in the forward pass, four in the
+ * backward pass. */
+static double attention_operations(const struct run *r, double met)
+{
+    const struct hparams *hp = r->m->hp;
+
+    return 12 * met * (double)(hp->layers * hp->heads * hp->head_dim);
+}
+
 /* Operations of a step that trains `tokens` rows: two for each weight in the forward pass, two for
  * the gradient below, two for a weight that learns. Attention and what is computed again do not
  * count. */
@@ -433,6 +442,7 @@ static int one_step(struct run *r, size_t step, struct err *e)
     struct train_step s = { .step = step + 1, .steps = r->at.steps };
     const double from = now();
     const size_t before = r->step.tokens;
+    const double met = r->step.met;
     const bool last = step + 1 == r->at.steps;
 
     if (step_gradients(&r->step, step, &s, e))
@@ -446,8 +456,11 @@ static int one_step(struct run *r, size_t step, struct err *e)
     s.epoch = (double)(step + 1) / (double)r->plan.steps_per_epoch;
     s.seconds = now() - from;
     s.tokens_per_s = (double)(r->step.tokens - before) / s.seconds;
-    if (cfg->peak > 0)
+    if (cfg->peak > 0) {
         s.mfu = operations(r, r->step.tokens - before) / s.seconds / cfg->peak;
+        s.mfu_attention =
+            s.mfu + attention_operations(r, r->step.met - met) / s.seconds / cfg->peak;
+    }
     watch_loss(r, step, &s);
     if (r->eval.n && (last || (cfg->eval_steps && s.step % cfg->eval_steps == 0)) &&
         evaluate(r, &s, e))
@@ -474,6 +487,8 @@ static int start(struct run *r, struct err *e)
     const struct train_cfg *cfg = r->cfg;
     struct net_cfg net = cfg->net;
 
+    /* added up they would be rounded each time */
+    net.half_gradients = net.full && net.stochastic && r->c->half && cfg->accumulate == 1;
     net.reference =
         cfg->task == TASK_KTO || (cfg->task == TASK_DPO && loss_needs_reference(cfg->loss.kind));
     if (model_open(&r->m, cfg->model, e) || quantise(r, e) || read_data(r, e))

@@ -79,7 +79,8 @@ struct train_cfg {
 struct train_step {
     size_t step, steps;
     double epoch, loss, grad_norm, lr, tokens_per_s, seconds;
-    double mfu;    /* share of train_cfg.peak; 0 = unknown */
+    /* share of train_cfg.peak: of products with matrices, and with attention's; 0 = unknown */
+    double mfu, mfu_attention;
     size_t tokens; /* seen so far */
     bool has_rewards, has_kl;
     double chosen, rejected, accuracy, logp_chosen, logp_rejected, kl;

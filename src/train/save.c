@@ -68,8 +68,8 @@ static int write_params(const struct net *n, const char *path, enum enc enc, boo
     rc = st_write_open(&w, path, t, l->n, "pt", e);
     for (size_t i = 0; rc == 0 && i < l->n; i++) {
         const struct param *p = l->p[i];
-        const bool half = p->half && !gradients;
-        const void *from = half ? (const void *)p->half : gradients ? p->g : p->w, *at;
+        const bool half = gradients ? p->half_g : p->half != NULL;
+        const void *from = gradients ? p->g : half ? (const void *)p->half : p->w, *at;
         void *owned;
 
         rc = param_view(l, &at, &owned, from, p->rows * p->cols * (half ? 2 : sizeof(float)), e);

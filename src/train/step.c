@@ -26,6 +26,18 @@ static size_t sequence_asked(const struct net_batch *b, size_t i)
     return n;
 }
 
+static double batch_met(const struct net_batch *b)
+{
+    double met = 0;
+
+    for (size_t i = 0; i < b->n_seq; i++) {
+        const double n = b->cu[i + 1] - b->cu[i];
+
+        met += n * (n + 1) / 2;
+    }
+    return met;
+}
+
 static size_t batch_asked(const struct net_batch *b)
 {
     size_t n = 0;
@@ -262,6 +274,7 @@ int step_gradients(struct stepper *p, size_t step, struct train_step *s, struct 
         asked += batch_asked(&b);
         count += cfg->task == TASK_DPO ? n / 2 : n;
         p->tokens += b.T;
+        p->met += batch_met(&b);
         batch_release(&b);
         free(list);
     }

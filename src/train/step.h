@@ -11,6 +11,7 @@ struct stepper {
     struct plan *plan;
     double *ref;    /* [data->n] log-probabilities of the reference; NAN = not known yet */
     size_t tokens;  /* of the steps so far */
+    double met;     /* by tokens of the steps so far: those up to themselves in their sequences */
     uint64_t batch; /* which of all micro-batches is under way */
 };
 

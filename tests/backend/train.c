@@ -69,9 +69,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     memcpy(r->m, w + 100, sizeof(r->m));
     for (int i = 0; i < D; i++)
         r->v[i] = fabsf(w[200 + i]);
-    const struct adamw_values learnt[] = { { r->w, r->m, r->v, x, D - 9, true },
+    const struct adamw_values learnt[] = { { r->w, r->m, r->v, x, D - 9, true, false },
                                            { r->w + D - 9, r->m + D - 9, r->v + D - 9, x + D - 9, 9,
-                                             false } };
+                                             false, false } };
 
     op->adamw(c, &a, learnt, ARRAY_LEN(learnt));
     const struct product nn = { .c = r->tn,
@@ -127,8 +127,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(z)                                                                                          \
     F_(dw)                                                                                         \
     F_(y)                                                                                          \
-    F_(dx) F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs)        \
-        F_(drop) F_(odd) F_(dodd)
+    F_(dx)                                                                                         \
+    F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs) F_(drop)      \
+        F_(odd) F_(dodd)
 
 static void test_every_isa(void **state)
 {

@@ -137,6 +137,8 @@ struct driver {
     F(flash_wgmma, flash_wgmma_f8_64)                                                              \
     F(flash_wgmma, flash_wgmma_f8_128)                                                             \
     F(train, train_half)                                                                           \
+    F(train, train_f8)                                                                             \
+    F(train, train_turn)                                                                           \
     F(train, train_decode)                                                                         \
     F(train, train_order)                                                                          \
     F(train, train_product)                                                                        \
@@ -377,6 +379,11 @@ struct cuda {
 
     struct train_half half[TRAIN_HALVES];
     uint64_t half_turn;
+    struct { /* and in E4M3, to x8: rows of T x cols, as inputs within bound; x NULL = nothing */
+        const float *x;
+        size_t T, cols;
+        float bound;
+    } train8;
     struct train_copy *copy; /* [n_copy] owned */
     size_t n_copy;
     struct gpu_room copies;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_int.h"
+#include "backend/cuda/train_dev.h"
 
 enum { THREADS = 256, CHUNK = DEV_CHUNK };
 
@@ -1032,7 +1033,7 @@ static void affine(struct cuda *b, const struct op *o)
 /* The ops that training shares, where activations are bf16 (train.cu); false: not one of them. */
 static bool halves(struct cuda *b, struct op *o)
 {
-    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved;
+    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved, rows = (int)o->T;
     size_t n = o->T * o->D;
     float *y = o->y;
 
@@ -1050,8 +1051,9 @@ static bool halves(struct cuda *b, struct op *o)
                     (void *[]){ &y, &o->x, &o->u, &d, &o->by });
         return true;
     case OP_ROPE:
-        cuda_launch_with(b, KERN_train_rope, o->T, 1, 1, 128, o->hd / 2 * 2 * sizeof(float),
-                         (void *[]){ &y, &h, &hd, &o->ids, &o->u, &inter });
+        cuda_launch_with(b, KERN_train_rope, over(o->T, TRAIN_ROPE_ROWS), 1, 1, THREADS,
+                         TRAIN_ROPE_ROWS * o->hd * sizeof(float),
+                         (void *[]){ &y, &h, &hd, &rows, &o->ids, &o->u, &inter });
         return true;
     case OP_SWIGLU:
         cuda_launch(b, KERN_train_gate, over(n, n % 8 ? THREADS : 8 * THREADS), 1, 1, THREADS,

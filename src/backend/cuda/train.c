@@ -37,6 +37,7 @@ void cuda_train_forget(struct cuda *b, const void *p, size_t n)
     const uintptr_t from = (uintptr_t)p;
 
     forget_halves(b);
+    b->train8.x = NULL;
     if (!p)
         b->n_copy = 0; /* what was there may be something else's memory soon */
     for (size_t i = 0; i < b->n_copy; i++) {
@@ -53,6 +54,8 @@ static struct cuda *begin(struct ctx *c, bool all)
 {
     struct cuda *b = c->backend;
 
+    if (b->n_op || all)
+        b->train8.x = NULL;
     if (!c->half && (b->n_op || all))
         forget_halves(b);
     cuda_run(b, false);
@@ -69,6 +72,8 @@ static void wrote(struct cuda *b, const float *y, size_t n)
         if (h->x && h->x < y + n && h->x + (h->lines - 1) * h->ld + h->len > y)
             h->x = NULL;
     }
+    if (b->train8.x && b->train8.x < y + n && b->train8.x + b->train8.T * b->train8.cols > y)
+        b->train8.x = NULL;
 }
 
 /* The kernel for float32 activations, or the one for bf16 behind it. */
@@ -317,6 +322,116 @@ static void product_cuda(struct ctx *ctx, const struct product *p)
     wrote(b, p->c, p->M * p->N);
 }
 
+/* ---- products with frozen matrices of E4M3 whose rule rounds inputs to E4M3 by the row ---- */
+
+static bool takes_f8(const struct cuda *b, const struct weight *w, enum f8_products least)
+{
+    const struct dev_weight *d = cuda_placed(w);
+
+    return b->ctx.half && b->ctx.f8 >= least && d->kind == DEV_F8 && d->n_groups == 1 &&
+           w->p.act == ACT_F8 && w->p.act_group >= w->cols && w->rows % 16 == 0 &&
+           w->cols % 16 == 0 && blas_has_f8(b);
+}
+
+/* x [T, cols] to x8, kp apart, and its scales behind; by: as train_f8_args has it. */
+static bool round_f8(struct cuda *b, const float *x, size_t T, size_t cols, size_t kp,
+                     const float *by, float bound)
+{
+    const bool same = !by && b->train8.x == x && b->train8.T == T && b->train8.cols == cols &&
+                      b->train8.bound == bound;
+
+    if (same)
+        return !b->failed;
+    b->train8.x = NULL;
+    if (!cuda_room(b, &b->x8, T * (kp + sizeof(float))))
+        return false;
+    struct train_f8_args a = { .y = (uint8_t *)(uintptr_t)b->x8.p,
+                               .scale = (float *)(uintptr_t)(b->x8.p + T * kp),
+                               .x = (const uint16_t *)(const void *)x,
+                               .by = by,
+                               .bound = bound,
+                               .cols = (int)cols,
+                               .kp = (int)kp };
+
+    cuda_launch(b, KERN_train_f8, T, 1, 1, THREADS, (void *[]){ &a });
+    if (!by) {
+        b->train8.x = x;
+        b->train8.T = T;
+        b->train8.cols = cols;
+        b->train8.bound = bound;
+    }
+    return !b->failed;
+}
+
+/* y = to + x W^T as the checkpoint's rule has it; false: it has none, or cuBLASLt cannot. */
+static bool fwd_f8(struct cuda *b, float *y, const struct weight *w, const float *x, size_t T,
+                   const float *to)
+{
+    const struct dev_weight *d = cuda_placed(w);
+    const size_t kp = (size_t)d->kp;
+
+    if (!takes_f8(b, w, F8_FORWARD) || !cuda_room(b, &b->x8, T * (kp + sizeof(float))))
+        return false;
+    const struct blas_product p = { .y = y,
+                                    .ldy = w->rows,
+                                    .half_y = true,
+                                    .rows = w->rows,
+                                    .T = T,
+                                    .kp = kp,
+                                    .w = (CUdeviceptr)(uintptr_t)d->q,
+                                    .x = b->x8.p,
+                                    .w_scale = (CUdeviceptr)(uintptr_t)d->scale,
+                                    .x_scale = b->x8.p + T * kp,
+                                    .type = BLAS_F8,
+                                    .to = to };
+
+    return round_f8(b, x, T, w->cols, kp, NULL, w->p.act_bound) && blas_run(b, &p);
+}
+
+/* dx = to + dy W over W's first rows, in parts; returns how many of them. Their scales go into dy,
+ * which is rounded to E4M3 by the row, and W is turned: E4M3 is multiplied along what lies together
+ * alone. */
+static size_t dx_f8(struct cuda *b, float *dx, const struct weight *w, const float *dy, size_t T,
+                    const float *to)
+{
+    const struct dev_weight *d = cuda_placed(w);
+    const size_t N = w->rows, K = w->cols, most = PART_BYTES / K / 128 * 128;
+    const size_t part = most < 128 ? 128 : most < N ? most : N;
+    struct blas_product p = { .y = dx,
+                              .ldy = K,
+                              .half_y = true,
+                              .rows = K,
+                              .T = T,
+                              .kp = part,
+                              .ldx = N,
+                              .type = BLAS_F8,
+                              .to = to };
+    size_t r = 0;
+
+    if (!takes_f8(b, w, F8_BOTH) || !cuda_room(b, &b->x8, T * (N + sizeof(float))) ||
+        !cuda_room(b, &b->dequant, K * (part + sizeof(float))))
+        return 0;
+    p.w = b->dequant.p;
+    p.w_scale = b->dequant.p + K * part; /* ones */
+    p.x = b->x8.p;
+    p.x_scale = b->x8.p + T * N;
+    if (!round_f8(b, dy, T, N, N, (const float *)(const void *)d->scale, 0))
+        return 0;
+    for (int cols = (int)K, kp = d->kp; r < N; r += p.kp) {
+        const uint8_t *from = d->q + r * (size_t)kp;
+        int n = (int)(N - r < part ? N - r : part);
+
+        p.kp = (size_t)n;
+        p.x = b->x8.p + r;
+        cuda_launch(b, KERN_train_turn, over(K, 128), over(p.kp, 128), 1, THREADS,
+                    (void *[]){ &p.w, &p.w_scale, &from, &n, &cols, &kp });
+        if (!blas_run(b, &p))
+            break;
+        p.to = dx;
+    }
+    return r;
+}
+
 static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, const float *x,
                             size_t T, const float *to)
 {
@@ -325,6 +440,10 @@ static void linear_fwd_cuda(struct ctx *c, float *y, const struct weight *w, con
     const struct target into = { y, to, w->rows, c->half };
     struct operand left, part;
 
+    if (fwd_f8(b, y, w, x, T, to)) {
+        wrote(b, y, T * w->rows);
+        return;
+    }
     for (size_t r = 0, n; r < w->rows; r += n) {
         if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->cols))
             return;
@@ -343,7 +462,10 @@ static void linear_dx_cuda(struct ctx *c, float *dx, const struct weight *w, con
     struct target to = { dx, add ? dx : NULL, w->cols, c->half };
     struct operand left, part;
 
-    for (size_t r = 0, n; r < w->rows; r += n) {
+    size_t r = dx_f8(b, dx, w, dy, T, to.to);
+
+    to.to = r ? dx : to.to;
+    for (size_t n; r < w->rows; r += n) {
         if (!weight_part(b, w, r, &n, &part) || !operand_of(b, &left, &a, T, w->rows))
             return;
         left.p += r * (left.half ? sizeof(uint16_t) : sizeof(float));
@@ -674,7 +796,8 @@ static size_t lists_of(struct train_lists *l, const struct adamw_values *of, siz
                                                  .g = of[i].g,
                                                  .n = of[i].n,
                                                  .first = (unsigned)blocks,
-                                                 .decays = of[i].decays };
+                                                 .decays = of[i].decays,
+                                                 .half_g = of[i].half_g };
         blocks += over(of[i].n, per);
     }
     return blocks;
@@ -718,6 +841,7 @@ static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct
                                    .m_code = p->m_code,
                                    .v_code = p->v_code,
                                    .g = p->g,
+                                   .half_g = p->half_g,
                                    .n = p->n,
                                    .seed = p->seed,
                                    .first = (uint64_t)a->step << 36,
@@ -763,7 +887,7 @@ static void square_sum_cuda(struct ctx *c, double *out, const struct adamw_value
 }
 
 /* Rooms are a quarter larger than what was asked for: two parts of decoded matrices, inputs in
- * bf16, sums of attention (as many heads as a row is wide at most) and of norms. */
+ * bf16 and in E4M3, sums of attention (as many heads as a row is wide at most) and of norms. */
 static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
 {
     const size_t half = c->compute == COMPUTE_BF16 ? sizeof(uint16_t) : 0;
@@ -772,8 +896,9 @@ static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
         (need->T * need->wide > need->rows * need->cols ? need->T * need->wide
                                                         : need->rows * need->cols);
     const size_t sums = need->T * (need->wide / need->hd + need->wide / 16) * sizeof(float);
+    const size_t f8 = need->f8 ? need->T * (need->wide + sizeof(float)) : 0;
 
-    return (2 * (size_t)PART_BYTES + inputs + sums + need->pairs * half) / 4 * 5;
+    return (2 * (size_t)PART_BYTES + inputs + sums + f8 + need->pairs * half) / 4 * 5;
 }
 
 const struct train_ops train_ops_cuda = {

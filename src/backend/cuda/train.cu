@@ -7,6 +7,7 @@
 #include "backend/cuda/train_dev.h"
 #include "backend/cuda/unit.cuh"
 #include "base/rng.h"
+#include "format/enc/act.h"
 
 __device__ static inline size_t thread_of_grid()
 {
@@ -41,6 +42,16 @@ template <bool MAX> __device__ static inline float block_all(float v, float room
     __syncthreads();
     return v;
 }
+
+/* Rows of D values eight at a time where they can be. */
+#define BY_EIGHT(D, call)                                                                          \
+    if ((D) % 8 == 0) {                                                                            \
+        enum { N = 8 };                                                                            \
+        call;                                                                                      \
+    } else {                                                                                       \
+        enum { N = 1 };                                                                            \
+        call;                                                                                      \
+    }
 
 /* ---- operands of products ---- */
 
@@ -80,6 +91,84 @@ extern "C" __global__ void train_order(uint16_t *y, const uint16_t *x, const int
 
     if (k < cols)
         y[(size_t)blockIdx.y * kp + order[k]] = x[(size_t)blockIdx.y * kp + k];
+}
+
+/* grid: rows, 256 threads */
+template <int N> __device__ static inline void f8_row(const train_f8_args &a)
+{
+    __shared__ float room[WARP];
+    const uint16_t *x = a.x + (size_t)blockIdx.x * a.cols;
+    uint8_t *y = a.y + (size_t)blockIdx.x * a.kp;
+    float max = 0, v[N], by[N];
+
+    for (int i = threadIdx.x * N; i < a.cols; i += blockDim.x * N) {
+        load_n(v, x + i);
+        if (a.by)
+            load_n(by, a.by + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            max = fmaxf(max, fabsf(a.by ? v[k] * by[k] : v[k]));
+    }
+    max = block_all<true>(max, room);
+    const float s = a.by ? (max > 0 ? max / F8_E4M3_MAX : 1) : act_scale(ACT_F8, a.bound, 0, max);
+    const float one = 1 / s;
+
+    for (int i = threadIdx.x * N; i < a.kp; i += blockDim.x * N) {
+        if (i < a.cols)
+            load_n(v, x + i);
+        if (i < a.cols && a.by)
+            load_n(by, a.by + i);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = i >= a.cols ? 0 : a.by ? v[k] * by[k] : v[k];
+        if constexpr (N == 8)
+            *(uint2 *)(y + i) = make_uint2(four_f8(v, one), four_f8(v + 4, one));
+        else
+            y[i] = f32_to_f8_e4m3(v[0] * one);
+    }
+    if (threadIdx.x == 0)
+        a.scale[blockIdx.x] = s;
+}
+
+extern "C" __global__ void train_f8(const __grid_constant__ train_f8_args a)
+{
+    BY_EIGHT(a.cols, f8_row<N>(a));
+}
+
+/* y [cols][n] = x [n][kp] of bytes, and ones to one [cols]: whole multiples of 16. grid: (cols / 128,
+ * n / 128), 256 threads */
+extern "C" __global__ void train_turn(uint8_t *y, float *one, const uint8_t *x, int n, int cols, int kp)
+{
+    enum { SIDE = 128, PAD = 4 };
+    __shared__ uint8_t tile[SIDE][SIDE + PAD];
+    const int c0 = blockIdx.x * SIDE, r0 = blockIdx.y * SIDE;
+
+#pragma unroll
+    for (int i = threadIdx.x; i < SIDE * SIDE / 16; i += 256) {
+        const int r = i / (SIDE / 16), c = i % (SIDE / 16) * 16;
+
+        if (r0 + r >= n || c0 + c >= cols)
+            continue;
+        const uint4 v = *(const uint4 *)(x + (size_t)(r0 + r) * kp + c0 + c);
+        uint32_t *to = (uint32_t *)&tile[r][c];
+
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = threadIdx.x; i < SIDE * SIDE / 16; i += 256) {
+        const int c = i / (SIDE / 16), r = i % (SIDE / 16) * 16;
+        uint32_t v[4] = {};
+
+        if (r0 + r >= n || c0 + c >= cols)
+            continue;
+#pragma unroll
+        for (int k = 0; k < 16; k++)
+            v[k / 4] |= (uint32_t)tile[r + k][c] << k % 4 * 8;
+        *(uint4 *)(y + (size_t)(c0 + c) * n + r0 + r) = make_uint4(v[0], v[1], v[2], v[3]);
+    }
+    if (blockIdx.y == 0 && threadIdx.x < SIDE && c0 + threadIdx.x < cols)
+        one[c0 + threadIdx.x] = 1;
 }
 
 template <class T>
@@ -135,16 +224,6 @@ extern "C" __global__ void train_product(const __grid_constant__ train_product_a
 
 /* ---- rows ---- */
 
-/* Rows of D values eight at a time where they can be. */
-#define BY_EIGHT(D, call)                                                                          \
-    if ((D) % 8 == 0) {                                                                            \
-        enum { N = 8 };                                                                            \
-        call;                                                                                      \
-    } else {                                                                                       \
-        enum { N = 1 };                                                                            \
-        call;                                                                                      \
-    }
-
 /* Row ids[t] of a weight. grid: rows */
 extern "C" __global__ void train_lookup(uint16_t *y, dev_weight w, const int32_t *ids)
 {
@@ -189,34 +268,51 @@ extern "C" __global__ void train_gather(uint16_t *y, const uint16_t *x, const in
 
 /* dw[ids[t]] += dy[t]: the first row of an id owns all of them, in the order of t. grid: rows, 256
  * threads */
-template <class T>
-__device__ static inline void embed_bwd(float *dw, const T *dy, const int32_t *ids, int rows, int D)
+template <class T, int N>
+__device__ static inline void embed_rows(float *dw, const T *dy, const int32_t *ids, int rows, int D)
 {
-    enum { N = 256 };
-    __shared__ int same[N];
+    enum { MANY = 256 };
+    __shared__ uint32_t same[MANY / WARP];
     const int t = blockIdx.x;
     int before = 0;
 
     const int32_t id = ids[t];
 
-    for (int j = threadIdx.x; j < t; j += N)
+    for (int j = threadIdx.x; j < t; j += MANY)
         before |= ids[j] == id;
     if (__syncthreads_or(before))
         return;
-    for (int j = t; j < rows; j += N) {
-        const int n = min((int)N, rows - j);
+    for (int j = t; j < rows; j += MANY) {
+        const int k = j + threadIdx.x;
+        const uint32_t warp = __ballot_sync(~0u, k < rows && ids[k] == id);
 
+        if (!__syncthreads_or(warp)) /* and the last ones are read */
+            continue;
+        if (threadIdx.x % WARP == 0)
+            same[threadIdx.x / WARP] = warp;
         __syncthreads();
-        if (threadIdx.x < n)
-            same[threadIdx.x] = ids[j + threadIdx.x] == id;
-        __syncthreads();
-        for (int k = 0; k < n; k++) {
-            if (!same[k])
-                continue;
-            for (int i = threadIdx.x; i < D; i += N)
-                dw[(size_t)id * D + i] += get(dy + (size_t)(j + k) * D + i);
-        }
+        for (int w = 0; w < MANY / WARP; w++)
+            for (uint32_t left = same[w]; left; left &= left - 1) {
+                const T *from = dy + (size_t)(j + w * WARP + __ffs(left) - 1) * D;
+
+                for (int i = threadIdx.x * N; i < D; i += MANY * N) {
+                    float a[N], b[N];
+
+                    load_n(a, dw + (size_t)id * D + i);
+                    load_n(b, from + i);
+#pragma unroll
+                    for (int e = 0; e < N; e++)
+                        a[e] += b[e];
+                    store_n(dw + (size_t)id * D + i, a);
+                }
+            }
     }
+}
+
+template <class T>
+__device__ static inline void embed_bwd(float *dw, const T *dy, const int32_t *ids, int rows, int D)
+{
+    BY_EIGHT(D, (embed_rows<T, N>(dw, dy, ids, rows, D)));
 }
 BOTH(train_embed, embed_bwd, (float *dw, const T *dy, const int32_t *ids, int rows, int D),
      (dw, dy, ids, rows, D))
@@ -384,26 +480,73 @@ extern "C" __global__ void train_dora(const __grid_constant__ train_dora_args d)
     d.gain_less[o] = d.gain[o] - 1;
 }
 
-/* Every head of a row turned by its position; the angle is the float32 product. grid: rows, 128
- * threads; shared memory: two floats for each of hd / 2 */
-extern "C" __global__ void train_rope(uint16_t *x, int heads, int hd, const int32_t *pos,
-                                      const float *inv_freq, int interleaved)
+/* A head's pairs i .. i + N turned. */
+template <int N>
+__device__ static inline void turn_pairs(uint16_t *head, int i, int half, const float2 *turn,
+                                         bool interleaved)
+{
+    float v[2 * N], lo[N], hi[N];
+
+    if (interleaved) {
+#pragma unroll
+        for (int k = 0; k < 2 * N; k += N) {
+            load_n(lo, head + 2 * i + k);
+#pragma unroll
+            for (int e = 0; e < N; e++)
+                v[k + e] = lo[e];
+        }
+    } else {
+        load_n(lo, head + i);
+        load_n(hi, head + half + i);
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const float a = interleaved ? v[2 * k] : lo[k], b = interleaved ? v[2 * k + 1] : hi[k];
+        const float2 t = turn[i + k];
+
+        lo[k] = a * t.x - b * t.y;
+        hi[k] = b * t.x + a * t.y;
+        v[2 * k] = lo[k], v[2 * k + 1] = hi[k];
+    }
+    if (!interleaved) {
+        store_n(head + i, lo);
+        store_n(head + half + i, hi);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 2 * N; k += N) {
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            lo[e] = v[k + e];
+        store_n(head + 2 * i + k, lo);
+    }
+}
+
+/* Every head of a row turned by its position; the angle is the float32 product. grid: rows /
+ * TRAIN_ROPE_ROWS, 256 threads; shared memory: two floats for each of hd / 2 of those rows */
+template <int N>
+__device__ static inline void rope_rows(uint16_t *x, int heads, int hd, int rows, const int32_t *pos,
+                                        const float *inv_freq, bool interleaved)
 {
     extern __shared__ float2 turn[];
-    const int half = hd / 2;
+    const int half = hd / 2, parts = half / N, r0 = blockIdx.x * TRAIN_ROPE_ROWS;
+    const int some = min((int)TRAIN_ROPE_ROWS, rows - r0);
 
-    for (int i = threadIdx.x; i < half; i += blockDim.x)
-        sincosf((float)pos[blockIdx.x] * inv_freq[i], &turn[i].y, &turn[i].x);
+    for (int i = threadIdx.x; i < some * half; i += blockDim.x)
+        sincosf((float)pos[r0 + i / half] * inv_freq[i % half], &turn[i].y, &turn[i].x);
     __syncthreads();
-    x += (size_t)blockIdx.x * heads * hd;
-    for (int n = threadIdx.x; n < heads * half; n += blockDim.x) {
-        const int h = n / half, i = n % half;
-        uint16_t *lo = x + h * hd + (interleaved ? 2 * i : i), *hi = lo + (interleaved ? 1 : half);
-        const float a = get(lo), b = get(hi);
+    for (int n = threadIdx.x; n < some * heads * parts; n += blockDim.x) {
+        const int row_head = n / parts;
 
-        put(lo, a * turn[i].x - b * turn[i].y);
-        put(hi, b * turn[i].x + a * turn[i].y);
+        turn_pairs<N>(x + ((size_t)r0 * heads + row_head) * hd, n % parts * N, half,
+                      turn + row_head / heads * half, interleaved);
     }
+}
+
+extern "C" __global__ void train_rope(uint16_t *x, int heads, int hd, int rows, const int32_t *pos,
+                                      const float *inv_freq, int interleaved)
+{
+    BY_EIGHT(hd / 2, (rope_rows<N>(x, heads, hd, rows, pos, inv_freq, interleaved)));
 }
 
 /* h = silu(g) u. grid: n / 8 / 256 or n / 256 */
@@ -576,6 +719,16 @@ __device__ static inline float4 load_4(const float *p, int n)
     return make_float4(p[0], n > 1 ? p[1] : 0, n > 2 ? p[2] : 0, 0);
 }
 
+__device__ static inline float4 load_4(const uint16_t *p, int n)
+{
+    if (n < 4)
+        return make_float4(get(p), n > 1 ? get(p + 1) : 0, n > 2 ? get(p + 2) : 0, 0);
+    const uint2 u = *(const uint2 *)p;
+
+    return make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000),
+                       __uint_as_float(u.y << 16), __uint_as_float(u.y & 0xffff0000));
+}
+
 __device__ static inline void store_4(float *p, float4 v, int n)
 {
     if (n >= 4) {
@@ -600,7 +753,7 @@ extern "C" __global__ void train_adamw(const __grid_constant__ train_lists l,
     if (i >= x.n)
         return;
     const int n = (int)min(4ull, x.n - i);
-    const float4 g = load_4(x.g + i, n);
+    const float4 g = load_4((const float *)x.g + i, n);
     float4 w = load_4(x.w + i, n), m = load_4(x.m + i, n), v = load_4(x.v + i, n);
 
     if (!x.decays)
@@ -627,16 +780,44 @@ __device__ static inline void moments_from(float m[EACH_LANE], const uint8_t *co
     if (n == EACH_LANE)
         *(uint2 *)c = *(const uint2 *)code;
     else
-        for (int k = 0; k < n; k++)
-            c[k] = code[k];
+#pragma unroll
+        for (int k = 0; k < EACH_LANE; k++) /* nothing is indexed by what is not known: registers */
+            c[k] = k < n ? code[k] : 0;
 #pragma unroll
     for (int k = 0; k < EACH_LANE; k++)
         m[k] = k < n ? map[c[k]] * max : 0;
 }
 
-/* Back: bnb_encode8 of a block, one warp. Returns its largest magnitude. */
-__device__ static inline float moments_to(uint8_t *code, const float m[EACH_LANE], const float *bound,
-                                          int n)
+/* The code of v, -1 to 1, in bitsandbytes' dynamic map: as bnb_encode8 finds it, but where a last bit
+ * decides. Seven decades of magnitudes below 1 have B, 2 B, 4 B ... values, each in the middle of an
+ * equal part of 0.1 to 1 times its power of ten; then come zero and 1. */
+template <bool SIGNED> __device__ static inline int dynamic_code(float v)
+{
+    constexpr float B = SIGNED ? 1 : 2;
+    const float a = SIGNED ? fabsf(v) : v;
+    float power = 1e-6f, values = B, count = B, scale = B * (1e6f / 0.9f); /* of the first */
+
+#pragma unroll
+    for (int i = 1; i < 7; i++) { /* halfway from the last of the decade before to the first */
+        const bool above = a > (power * (1 - 0.45f / values) + power * (1 + 2.25f / values)) / 2;
+
+        power *= 10;
+        values *= 2;
+        count = above ? values : count;
+        scale = above ? values / (power * 0.9f) : scale;
+    }
+    const float part = ceilf(fmaf(a, scale, count * (-1 / 9.0f))) - 1;
+    int at = (int)(count - B + fminf(fmaxf(part, 0), count - 1));
+
+    at = a > 1 - 0.225f / (64 * B) ? 127 * (int)B : at;
+    if (a <= 1e-6f * (0.1f + 0.45f / B) / 2)
+        return SIGNED ? 127 : 0;
+    return !SIGNED ? at + 1 : v > 0 ? 128 + at : 126 - min(at, 126);
+}
+
+/* Back, a block, one warp. Returns its largest magnitude. */
+template <bool SIGNED>
+__device__ static inline float moments_to(uint8_t *code, const float m[EACH_LANE], int n)
 {
     __align__(8) uint8_t c[EACH_LANE];
     float max = 0;
@@ -648,38 +829,29 @@ __device__ static inline float moments_to(uint8_t *code, const float m[EACH_LANE
     const float by = 1 / fmaxf(max, 1e-38f);
 
 #pragma unroll
-    for (int k = 0; k < EACH_LANE; k++) {
-        const float v = m[k] * by;
-        int lo = 0;
-
-#pragma unroll
-        for (int half = 128; half; half /= 2)
-            lo += bound[lo + half - 1] < v ? half : 0;
-        c[k] = (uint8_t)lo;
-    }
+    for (int k = 0; k < EACH_LANE; k++)
+        c[k] = (uint8_t)dynamic_code<SIGNED>(m[k] * by);
     if (n == EACH_LANE)
         *(uint2 *)code = *(const uint2 *)c;
     else
-        for (int k = 0; k < n; k++)
-            code[k] = c[k];
+#pragma unroll
+        for (int k = 0; k < EACH_LANE; k++)
+            if (k < n)
+                code[k] = c[k];
     return max;
 }
 
 /* A warp has a block of 256 values, a lane eight neighbours. grid: blocks / 8, 256 threads */
 extern "C" __global__ void train_adamw_packed(const __grid_constant__ train_packed_args p)
 {
-    __shared__ float map[2][256], bound[2][256];
+    __shared__ float map[2][256];
     const size_t block = thread_of_grid() / WARP;
     const size_t at = block * TRAIN_ADAMW_BLOCK + threadIdx.x % WARP * EACH_LANE;
     float m[EACH_LANE], v[EACH_LANE], w[EACH_LANE], g[EACH_LANE];
 
     if (p.m_code) {
-        const int i = threadIdx.x; /* of 256 */
-
-        for (int k = 0; k < 2; k++) {
-            map[k][i] = p.map[k][i];
-            bound[k][i] = i < 255 ? (p.map[k][i] + p.map[k][i + 1]) / 2 : INFINITY;
-        }
+        for (int k = 0; k < 2; k++)
+            map[k][threadIdx.x] = p.map[k][threadIdx.x]; /* of 256 */
         __syncthreads();
     }
     if (block * TRAIN_ADAMW_BLOCK >= p.n)
@@ -687,21 +859,31 @@ extern "C" __global__ void train_adamw_packed(const __grid_constant__ train_pack
     const int n = at >= p.n ? 0 : (int)min((unsigned long long)EACH_LANE, p.n - at);
 
     if (n == EACH_LANE) {
-        load_n(g, p.g + at);
+        if (p.half_g)
+            load_n(g, (const uint16_t *)p.g + at);
+        else
+            load_n(g, (const float *)p.g + at);
         if (p.half)
             load_n(w, p.half + at);
         else
             load_n(w, p.w + at);
     } else {
+#pragma unroll
         for (int k = 0; k < EACH_LANE; k++) {
-            g[k] = k < n ? p.g[at + k] : 0;
+            g[k] = k >= n     ? 0
+                   : p.half_g ? get((const uint16_t *)p.g + at + k)
+                              : get((const float *)p.g + at + k);
             w[k] = k >= n ? 0 : p.half ? get(p.half + at + k) : p.w[at + k];
         }
     }
     if (p.m_code) {
         moments_from(m, p.m_code + at, p.m_max[block], map[0], n);
         moments_from(v, p.v_code + at, p.v_max[block], map[1], n);
+    } else if (n == EACH_LANE) {
+        load_n(m, p.m + at);
+        load_n(v, p.v + at);
     } else {
+#pragma unroll
         for (int k = 0; k < EACH_LANE; k++)
             m[k] = k < n ? p.m[at + k] : 0, v[k] = k < n ? p.v[at + k] : 0;
     }
@@ -709,18 +891,27 @@ extern "C" __global__ void train_adamw_packed(const __grid_constant__ train_pack
     for (int k = 0; k < EACH_LANE; k++)
         w[k] = adamw_one(p.a, w[k], m[k], v[k], g[k]);
     if (p.m_code) {
-        const float m_max = moments_to(p.m_code + at, m, bound[0], n);
-        const float v_max = moments_to(p.v_code + at, v, bound[1], n);
+        const float m_max = moments_to<true>(p.m_code + at, m, n);
+        const float v_max = moments_to<false>(p.v_code + at, v, n);
 
         if (threadIdx.x % WARP == 0)
             p.m_max[block] = m_max, p.v_max[block] = v_max;
+    } else if (n == EACH_LANE) {
+        store_n(p.m + at, m);
+        store_n(p.v + at, v);
     } else {
-        for (int k = 0; k < n; k++)
-            p.m[at + k] = m[k], p.v[at + k] = v[k];
+#pragma unroll
+        for (int k = 0; k < EACH_LANE; k++)
+            if (k < n)
+                p.m[at + k] = m[k], p.v[at + k] = v[k];
     }
+    if (!p.half && n == EACH_LANE)
+        store_n(p.w + at, w);
     if (!p.half) {
-        for (int k = 0; k < n; k++)
-            p.w[at + k] = w[k];
+#pragma unroll
+        for (int k = 0; k < EACH_LANE; k++)
+            if (n < EACH_LANE && k < n)
+                p.w[at + k] = w[k];
         return;
     }
     __align__(16) uint16_t to[EACH_LANE];
@@ -738,8 +929,10 @@ extern "C" __global__ void train_adamw_packed(const __grid_constant__ train_pack
     if (n == EACH_LANE)
         *(uint4 *)(p.half + at) = *(const uint4 *)to;
     else
-        for (int k = 0; k < n; k++)
-            p.half[at + k] = to[k];
+#pragma unroll
+        for (int k = 0; k < EACH_LANE; k++)
+            if (k < n)
+                p.half[at + k] = to[k];
 }
 
 enum { SQUARES = 256 };
@@ -767,7 +960,8 @@ extern "C" __global__ void train_squares(double *part, const __grid_constant__ t
 
 #pragma unroll 4
     for (size_t i = from + 4 * threadIdx.x; i < to; i += 4 * SQUARES) {
-        const float4 g = load_4(x.g + i, (int)min((size_t)4, to - i));
+        const int n = (int)min((size_t)4, to - i);
+        const float4 g = x.half_g ? load_4((const uint16_t *)x.g + i, n) : load_4((const float *)x.g + i, n);
 
         s += (double)g.x * (double)g.x + (double)g.y * (double)g.y;
         s += (double)g.z * (double)g.z + (double)g.w * (double)g.w;

@@ -4,7 +4,7 @@
 
 #include "backend/cuda/dev.h"
 
-enum { TRAIN_HEAD = 128 /* the largest head */ };
+enum { TRAIN_HEAD = 128 /* the largest head */, TRAIN_ROPE_ROWS = 4 /* of a block */ };
 
 /* train_attn.cu: rows of a block, 16 for each warp, and rows that they meet at a time; shared
  * memory of its kernels, two times the latter of two matrices, and for dk and dv the former of two
@@ -26,6 +26,17 @@ struct train_product_args {
     unsigned long long ldc, M, N, K, a_rs, a_cs, b_rs, b_cs;
     float by;
     int half, half_c; /* half: operands are bf16, else float32; half_c: c is */
+};
+
+/* Rows of x [cols] as E4M3 [kp], each with a scale of its own: of a forward pass as the weight's
+ * rule for inputs says (ACT_F8 with `bound`), or, with `by`, of a gradient times by[cols]. */
+struct train_f8_args {
+    uint8_t *y;
+    float *scale; /* [rows] */
+    const uint16_t *x;
+    const float *by;
+    float bound;
+    int cols, kp;
 };
 
 /* Sequences end to end (struct attn_shape); the first row of arrays is the batch's first. */
@@ -65,11 +76,11 @@ struct train_adamw_args {
 enum { TRAIN_LISTS = 56, TRAIN_ADAMW_VALUES = 1024 };
 struct train_list {
     float *w, *m, *v;
-    const float *g;
+    const void *g; /* float32, or bf16 where half_g */
     uint16_t *half;
     unsigned long long n;
     unsigned first;
-    int decays;
+    bool decays, half_g;
 };
 struct train_lists {
     struct train_list of[TRAIN_LISTS];
@@ -82,8 +93,9 @@ struct train_packed_args {
     float *w, *m, *v, *m_max, *v_max;
     uint16_t *half;
     uint8_t *m_code, *v_code;
-    const float *g;
+    const void *g; /* float32, or bf16 where half_g */
     unsigned long long n, seed, first; /* first: of the step's random numbers */
+    bool half_g;
     float map[2][256];
     struct train_adamw_args a;
 };

@@ -108,15 +108,25 @@ template <class T> static inline T __shfl_xor_sync(unsigned all, T v, int d)
     return __shfl_sync(all, v, (int)(threadIdx.x % 32) ^ d);
 }
 
-static inline int __any_sync(unsigned, int v)
+static inline uint32_t __ballot_sync(unsigned, int v) /* of whole warps */
 {
-    const uint32_t u = v != 0;
-    const lane_words *all = warp_meet(&u, 1);
-    int any = 0;
+    const uint32_t one = v != 0;
+    const lane_words *all = warp_meet(&one, 1);
+    uint32_t bits = 0;
 
     for (int i = 0; i < 32; i++)
-        any |= (int)all[i][0];
-    return any;
+        bits |= all[i][0] << i;
+    return bits;
+}
+
+static inline int __any_sync(unsigned all, int v)
+{
+    return __ballot_sync(all, v) != 0;
+}
+
+static inline int __ffs(int v)
+{
+    return __builtin_ffs(v);
 }
 
 template <class T> static inline T atomicAdd(T *p, std::decay_t<T> v)
