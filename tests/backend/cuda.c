@@ -581,7 +581,7 @@ static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, siz
     from_gpu(c, got, dy, n * sizeof(*got));
     /* runs of rows, many rows, long contexts: 16 bits on the tensor cores */
     const bool half = enc != ENC_F32 && (hd == 64 || hd == 128) &&
-                      (b.T > 64 || ((b.T > 16 || len > 4096) && H / K <= 8));
+                      (b.T > 64 || ((b.T > 16 || len > 8192) && H / K <= 8));
     const double err = rel_error(got, want, b.T * H * hd);
 
     if (!(err < (!half ? 3e-6 : enc == ENC_BF16 ? 6e-3 : 1e-3)))
@@ -604,7 +604,7 @@ static void check_attention(struct ctx *c, enum enc enc, size_t H, size_t K, siz
 static bool emulates(enum enc enc, size_t hd, size_t rows, size_t len)
 {
     if (len >= 200)
-        return len > 4096 && hd == 64 && enc != ENC_F32 && enc != ENC_F16;
+        return len > 8192 && hd == 64 && enc != ENC_F32 && enc != ENC_F16;
     return enc == ENC_F32 ? rows < 10 : rows == 9 || (rows == 33 && (hd == 64 || hd == 128));
 }
 
@@ -615,7 +615,7 @@ static void attention(void **state)
                                        { 16, 2, 80 }, { 16, 1, 128 }, { 4, 2, 256 } };
     static const size_t rows_len[][2] = { { 1, 1 },     { 1, 65 },    { 3, 3 },   { 2, 700 },
                                           { 9, 70 },    { 9, 700 },   { 20, 70 }, { 33, 130 },
-                                          { 100, 300 }, { 130, 130 }, { 3, 4200 } };
+                                          { 100, 300 }, { 130, 130 }, { 3, 8200 } };
     struct ctx *c = gpu_context(COMPUTE_AUTO);
 
     (void)state;
