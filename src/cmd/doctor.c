@@ -163,7 +163,8 @@ static void check_kernels(struct doctor *d)
         const char *name, *does;
     } sets[] = {
         { "generic", "plain C" },
-        { "avx2", "vpmaddubsw for codes of 4 to 8 bits, vpmaddwd for NF4, float32 for the rest" },
+        { "avx2", "vpmaddubsw for codes of 4 to 8 bits, vpmaddwd for NF4 and INT8, float32 "
+                  "for the rest" },
         { "avx512", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, float32 for the rest" },
         { "avx512_bf16", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, vdpbf16ps for bf16 "
                          "and E4M3" },

@@ -196,7 +196,7 @@ static void placed(void **state)
                 struct planes_owned o, p;
                 struct weight w = planes_new(&plane_kinds[k], 288, cols[m], &o);
                 struct weight odd = planes_new(&plane_kinds[k], 40, cols[m], &p);
-                const bool int8 = flags & CPU_AVX512 && w.enc == ENC_INT8;
+                const bool int8 = w.enc == ENC_INT8;
                 const bool f8 = flags & CPU_AVX512_BF16 && w.enc == ENC_F8 && w.cols % 64 == 0 &&
                                 w.p.group % 64 == 0;
                 const bool whole =

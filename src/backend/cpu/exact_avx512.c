@@ -1,57 +1,18 @@
-/* exact_avx512.c - INT8 weights times inputs that the checkpoint's rule rounds to 8 bits: sums of
- * integers, to which scales come in the end. LLM.int8 leaves inputs from a bound on as floats:
- * sixteens of inputs that hold any are listed, and meet their weights as float32.
- *
- * A multiply-add takes unsigned bytes times signed ones: weights are told from -128, and 128 times
- * the sum of the inputs goes off the total. */
+/* exact_avx512.c - exact_int8.inc on AVX-512 VNNI. A multiply-add takes unsigned bytes times signed
+ * ones: weights are told from -128, and 128 times the sum of the inputs goes off the total. */
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
 #include "base/num.h"
 
-enum {
-    ROWS = 4,          /* of a tile */
-    TOKENS = 4,        /* most of a tile */
-    AHEAD = 1 << 15,   /* bytes from what is read to what is fetched */
-    MOST = 128 * 1024, /* inputs whose sum fits 32 bits */
-};
+typedef int8_t code;
 
-/* A row of inputs: this, bytes, and for LLM.int8 the listed sixteens: numbers, then floats. */
-struct form {
-    _Alignas(64) float step;
-    int32_t sum; /* of the bytes */
-    uint32_t n;  /* sixteens listed */
-};
-
-static size_t whole(size_t n, size_t of)
+static inline bool takes(const struct weight *w)
 {
-    return (n + of - 1) / of * of;
+    return w->cols <= 128 * 1024; /* their sum fits 32 bits */
 }
 
-INLINE int8_t *bytes_of(const struct form *f)
-{
-    return (int8_t *)(uintptr_t)(f + 1);
-}
-
-INLINE uint32_t *list_of(const struct form *f, size_t K)
-{
-    return (uint32_t *)(uintptr_t)(bytes_of(f) + whole(K, 64));
-}
-
-INLINE float *floats_of(const struct form *f, size_t K)
-{
-    return (float *)(list_of(f, K) + whole((K + 15) / 16, 16));
-}
-
-static size_t bytes(const struct weight *w, enum exact_in in)
-{
-    const size_t sixteens = w->p.act == ACT_BNB8 ? (w->cols + 15) / 16 : 0;
-
-    (void)in;
-    if (w->p.group < w->cols || w->cols > MOST)
-        return 0;
-    return sizeof(struct form) + whole(w->cols, 64) + 4 * whole(sixteens, 16) + 64 * sixteens;
-}
+#include "backend/cpu/exact_int8.inc"
 
 INLINE __mmask16 some(size_t n)
 {
@@ -74,7 +35,7 @@ static void form(void *to, const struct weight *w, enum exact_in in, const float
     const struct planes *p = &w->p;
     const size_t K = w->cols;
     struct form *f = to;
-    int8_t *q = bytes_of(f);
+    code *q = codes_of(f);
     __m512 max = _mm512_setzero_ps();
     __m512i sum = _mm512_setzero_si512();
     __mmask16 floats, none = 0;
@@ -132,16 +93,6 @@ INLINE void add_floats(__m512 y[ROWS], const uint8_t *from, const struct form *f
     }
 }
 
-struct job {
-    const struct weight *w;
-    size_t r0;
-    const uint8_t *x;
-    size_t apart;
-    float *y;
-    size_t ys;
-    bool add;
-};
-
 /* sum[k][t] += 64 weights of each row at `from`, of which n exist, times inputs from place i on */
 INLINE void multiply(__m512i sum[ROWS][TOKENS], const uint8_t *from, const struct form *const *f,
                      size_t K, size_t i, const bool all, const int R, const int S)
@@ -158,7 +109,7 @@ INLINE void multiply(__m512i sum[ROWS][TOKENS], const uint8_t *from, const struc
     }
 #pragma GCC unroll 4
     for (int t = 0; t < S; t++) {
-        const __m512i in = _mm512_loadu_si512(bytes_of(f[t]) + i);
+        const __m512i in = _mm512_loadu_si512(codes_of(f[t]) + i);
 
 #pragma GCC unroll 4
         for (int k = 0; k < R; k++)
@@ -204,44 +155,15 @@ INLINE void tile(const struct job *j, size_t r, size_t t0, const int R, const in
         add_floats(y, from, f[t], K, R);
 #pragma GCC unroll 4
         for (int k = 0; k < R; k++) {
-            const size_t row = j->r0 + r + (size_t)k;
             const uint32_t off = 128 * (uint32_t)f[t]->sum;
             const int32_t n = (int32_t)((uint32_t)_mm512_reduce_add_epi32(sum[k][t]) - off);
-            const float s = planes_scale(&w->p, row / w->p.row_group);
-            float *to = j->y + (t0 + (size_t)t) * j->ys + r + (size_t)k;
 
-            *to = s * (f[t]->step * (float)n + _mm512_reduce_add_ps(y[k])) + (j->add ? *to : 0);
+            put(j, r + (size_t)k, t0 + (size_t)t, f[t], n, _mm512_reduce_add_ps(y[k]));
         }
     }
 }
 
-INLINE void some_rows(const struct job *j, size_t R, size_t t0, const int S)
-{
-    size_t r = 0;
-
-    for (; r + ROWS <= R; r += ROWS)
-        tile(j, r, t0, ROWS, S);
-    for (; r < R; r++)
-        tile(j, r, t0, 1, S);
-}
-
-static void dot(float *y, size_t ys, const struct weight *w, size_t r0, size_t R, enum exact_in in,
-                const void *x, size_t T, bool add)
-{
-    const struct job j = {
-        .w = w, .r0 = r0, .x = x, .apart = exact_apart(bytes(w, in)), .y = y, .ys = ys, .add = add
-    };
-    size_t t = 0;
-
-    for (; t + 4 <= T; t += 4)
-        some_rows(&j, R, t, 4);
-    for (; t + 2 <= T; t += 2)
-        some_rows(&j, R, t, 2);
-    for (; t < T; t++)
-        some_rows(&j, R, t, 1);
-}
-
 void cpu_kern_exact_avx512(struct cpu_kern *k)
 {
-    k->exact[EXACT_ACT][ENC_INT8] = (struct exact_kern){ .bytes = bytes, .form = form, .dot = dot };
+    fill_int8(k);
 }

@@ -152,6 +152,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
     cpu_kern_placed_avx2(k);
     cpu_kern_row_floats_avx2(k);
     cpu_kern_nf4_avx2(k);
+    cpu_kern_exact_avx2(k);
     if (!(flags & CPU_AVX512))
         return;
     cpu_kern_avx512(k);

@@ -351,6 +351,7 @@ void cpu_kern_columns_avx2(struct cpu_kern *k);
 void cpu_kern_placed_avx2(struct cpu_kern *k);
 void cpu_kern_row_floats_avx2(struct cpu_kern *k);
 void cpu_kern_nf4_avx2(struct cpu_kern *k);
+void cpu_kern_exact_avx2(struct cpu_kern *k);
 void cpu_kern_avx512(struct cpu_kern *k);
 void cpu_kern_columns_avx512(struct cpu_kern *k);
 void cpu_kern_row_floats_avx512(struct cpu_kern *k);
