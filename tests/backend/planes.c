@@ -217,7 +217,7 @@ static void placed(void **state)
     }
 }
 
-/* A code of E4M3 that is no number spoils its row, and that alone. */
+/* A code of E4M3 that is no number spoils its row, and that alone; a scale may be large. */
 static void nan_code(void **state)
 {
     enum { ROWS = 8, COLS = 128 };
@@ -226,10 +226,15 @@ static void nan_code(void **state)
     };
     struct planes_owned o;
     const struct weight w = planes_new(&kind, ROWS, COLS, &o);
-    float *x = random_floats(COLS, 1), y[ROWS];
+    const float large = 1000;
+    struct ctx ref = { .op = &ops_ref };
+    float *x = random_floats(COLS, 1), y[ROWS], want[ROWS];
+    const struct linear_out truth = { want, &w };
     unsigned flags;
 
     (void)state;
+    memcpy(o.scale + 1 + 5 * sizeof(large), &large, sizeof(large));
+    ops_ref.linear(&ref, &truth, 1, x, 1);
     o.codes[1 + 3 * COLS + 77] = 0x7F;
     o.codes[1 + 6 * COLS + 127] = 0xFF;
     for (size_t i = 0; i < ARRAY_LEN(isa); i++) {
@@ -241,6 +246,7 @@ static void nan_code(void **state)
         c->op->linear(c, &out, 1, x, 1);
         for (size_t r = 0; r < ROWS; r++)
             assert_int_equal(y[r] != y[r], r == 3 || r == 6);
+        assert_true(rel_error(y + 5, want + 5, 1) < 1e-4);
         cpu_ctx_free(c);
     }
     planes_release(&o);

@@ -1,4 +1,5 @@
 #include <immintrin.h>
+#include <math.h>
 
 #include "backend/cpu/f8_avx2.inc"
 #include "backend/cpu/kern.h"
@@ -27,6 +28,27 @@ struct by {
 static inline struct by by_scale(float s)
 {
     return (struct by){ .f = { _mm256_set1_ps(s), _mm256_set1_ps(s) } };
+}
+
+/* Codes of E4M3 shifted to where a float32 has exponent and mantissa are 2^-120 of them, as f16
+ * (f8) 1/256: b and a undo that. */
+static inline struct by by_f8(float s)
+{
+    return (struct by){ .f = { _mm256_set1_ps(s * 256), _mm256_set1_ps(s * 0x1p120f) } };
+}
+
+static inline bool f8_slow(const struct by *by)
+{
+    return !(fabsf(_mm256_cvtss_f32(by->f.b)) < INFINITY);
+}
+
+/* Eight codes of E4M3, any but NaN, as 2^-120 of them. */
+static inline __m256 f8x8(const uint8_t *p)
+{
+    const __m256i w = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    const __m256i bits = _mm256_set1_epi32((int)0x87F00000);
+
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(w, 20), bits));
 }
 
 /* A copy in an array first would be two stores, from which one load has to wait. */
@@ -124,11 +146,13 @@ static inline v values16(const uint8_t *p, const struct by *by, const enum enc e
                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16))) };
     if (enc == ENC_BF16)
         return (v){ bf16x8(p), bf16x8(p + 16) };
+    if (enc == ENC_F8 && !nan)
+        return (v){ _mm256_mul_ps(f8x8(p), by->f.b), _mm256_mul_ps(f8x8(p + 8), by->f.b) };
     if (enc == ENC_F8) {
-        const __m256i h = f8(p, nan);
+        const __m256i h = f8(p, true);
 
         return (v){ _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), by->f.a),
-                    _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)), by->f.b) };
+                    _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)), by->f.a) };
     }
     return (v){ _mm256_mul_ps(i8x8(p), by->f.a), _mm256_mul_ps(i8x8(p + 8), by->f.b) };
 }

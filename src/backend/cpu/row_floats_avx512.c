@@ -23,6 +23,17 @@ static inline struct by by_scale(float s)
     return (struct by){ _mm512_set1_ps(s) };
 }
 
+static inline struct by by_f8(float s)
+{
+    return by_scale(s * 256);
+}
+
+static inline bool f8_slow(const struct by *by)
+{
+    (void)by;
+    return false;
+}
+
 /* map * a, rounded to `to` */
 static inline struct by by_map(const uint8_t *map, float a, enum enc to)
 {
