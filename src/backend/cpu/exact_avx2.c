@@ -14,6 +14,7 @@ static inline bool takes(const struct weight *w)
 }
 
 #include "backend/cpu/exact_int8.inc"
+#include "backend/cpu/lanes_avx2.inc"
 
 INLINE __m256 magnitude(__m256 x)
 {
@@ -29,14 +30,6 @@ INLINE __m256 seen(__m256 x, const struct planes *p, __m256 *floats)
     x = _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     *floats = _mm256_cmp_ps(magnitude(x), _mm256_set1_ps(p->act_bound), _CMP_NLT_UQ);
     return x;
-}
-
-static float largest(__m256 v)
-{
-    __m128 q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-
-    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
 
 /* Eight inputs as integers; those that stay floats as 0, and by themselves. */
@@ -69,7 +62,7 @@ static void form(void *to, const struct weight *w, enum exact_in in, const float
         /* the second where one is no number */
         max = _mm256_max_ps(_mm256_andnot_ps(floats, magnitude(v)), max);
     }
-    const float s = act_scale(p->act, p->act_bound, p->act_scale, largest(max));
+    const float s = act_scale(p->act, p->act_bound, p->act_scale, largest8(max));
 
     f->step = _mm256_movemask_ps(none) ? NAN : p->act == ACT_BNB8 ? s / 127 : s;
     f->sum = 0;
@@ -105,10 +98,7 @@ static float listed(const uint8_t *row, const struct form *f, size_t K)
         y = _mm256_fmadd_ps(weights8(row + list[n]), _mm256_loadu_ps(x), y);
         y = _mm256_fmadd_ps(weights8(row + list[n] + 8), _mm256_loadu_ps(x + 8), y);
     }
-    __m128 q = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
-
-    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+    return sum8(y);
 }
 
 static int32_t total(__m256i v)

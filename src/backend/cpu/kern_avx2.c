@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/lanes_avx2.inc"
 
 struct lanes {
     __m256 a, b;
@@ -81,11 +82,7 @@ static inline float v_one_f16(const uint8_t p[2])
 }
 static inline float v_sum(v16 x)
 {
-    const __m256 s = _mm256_add_ps(x.a, x.b);
-    __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-
-    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+    return sum8(_mm256_add_ps(x.a, x.b));
 }
 /* v_sum of four, in its order */
 static inline void sum4(float *out, const __m256 s[4])
@@ -109,11 +106,7 @@ static inline void v_sum4(float *out, const v16 x[4])
 }
 static inline float v_hmax(v16 x)
 {
-    const __m256 s = _mm256_max_ps(x.a, x.b);
-    __m128 q = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-
-    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+    return largest8(_mm256_max_ps(x.a, x.b));
 }
 static inline int v_to_i8(int8_t *p, v16 x)
 {
@@ -132,19 +125,19 @@ enum { DOT_R = 2, DOT_S = 3 };
 /* attention: vectors of four slots, slots and vectors of a value whose sums do */
 enum { ATTN_QUADS = 1, ATTN_SLOTS = 2, ATTN_VECTORS = 1 };
 
-static inline v16 low4(v16 x, v16 y)
+static inline v16 lower(v16 x, v16 y)
 {
     return (v16){ _mm256_permute2f128_ps(x.a, y.a, 0x20), _mm256_permute2f128_ps(x.b, y.b, 0x20) };
 }
-static inline v16 high4(v16 x, v16 y)
+static inline v16 upper(v16 x, v16 y)
 {
     return (v16){ _mm256_permute2f128_ps(x.a, y.a, 0x31), _mm256_permute2f128_ps(x.b, y.b, 0x31) };
 }
 /* The four-lanes of four vectors as columns: lane r of x[d] is what lane d of x[r] was. */
 static inline void v_turn4(v16 x[4])
 {
-    const v16 a = low4(x[0], x[1]), b = high4(x[0], x[1]);
-    const v16 c = low4(x[2], x[3]), d = high4(x[2], x[3]);
+    const v16 a = lower(x[0], x[1]), b = upper(x[0], x[1]);
+    const v16 c = lower(x[2], x[3]), d = upper(x[2], x[3]);
 
     x[0] = (v16){ a.a, c.a };
     x[1] = (v16){ b.a, d.a };

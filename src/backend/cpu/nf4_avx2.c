@@ -57,7 +57,6 @@ INLINE void look_up(__m256i v[2], __m256i code, const struct table *table)
 INLINE void eight_rows(__m256i sum[TILE], const uint8_t *p, const struct table *table,
                        const int16_t *q, size_t apart, const int S)
 {
-    const __m256i nibble = _mm256_set1_epi8(15);
     __m256i s[TILE][2];
 
 #pragma GCC unroll 4
@@ -71,7 +70,7 @@ INLINE void eight_rows(__m256i sum[TILE], const uint8_t *p, const struct table *
         for (size_t j = 0; j < 2; j++) {
             __m256i v[2];
 
-            look_up(v, _mm256_and_si256(j ? _mm256_srli_epi16(c, 4) : c, nibble), table);
+            look_up(v, j ? high4(c) : low4(c), table);
 #pragma GCC unroll 4
             for (int t = 0; t < S; t++) {
                 const uint8_t *at =

@@ -13,6 +13,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/lanes_avx2.inc"
 #include "backend/cpu/placed_planes.inc"
 
 enum {
@@ -118,30 +119,6 @@ INLINE __m256i load(const uint8_t *p)
 INLINE void store(uint8_t *p, __m256i v)
 {
     _mm256_storeu_si256((__m256i *)p, v);
-}
-
-INLINE __m256i low4(__m256i x)
-{
-    return _mm256_and_si256(x, _mm256_set1_epi8(15));
-}
-
-INLINE __m256i high4(__m256i x)
-{
-    return low4(_mm256_srli_epi16(x, 4));
-}
-
-INLINE __m256i four(const int8_t *q)
-{
-    int32_t w;
-
-    memcpy(&w, q, 4);
-    return _mm256_set1_epi32(w);
-}
-
-/* 32 bits from pairs of 16-bit sums */
-INLINE __m256i wide(__m256i sum)
-{
-    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
 /* total[t][i] = the codes at p, of rows 8i .. 8i+7, told from their centre, times 32 inputs of

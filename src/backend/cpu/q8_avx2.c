@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/lanes_avx2.inc"
 #include "format/enc/q4_0.h"
 #include "format/enc/q4_1.h"
 #include "format/enc/q4_k.h"
@@ -18,20 +19,6 @@
 #include "format/enc/q8_0.h"
 
 /* ---- the panel times a tile of tokens ---- */
-
-INLINE __m256i four(const int8_t *q)
-{
-    int32_t w;
-
-    memcpy(&w, q, 4);
-    return _mm256_set1_epi32(w);
-}
-
-/* pairs of 16-bit sums to 32 bits */
-INLINE __m256i wide(__m256i sum)
-{
-    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-}
 
 /* One link of a chain: acc = fma(m, s, fma(float(sum), d * dx, acc)) */
 INLINE __m256 link(__m256 acc, __m256i sum, const float *d, const float *m, const struct q8 *x,
@@ -412,16 +399,6 @@ INLINE void put(struct sink *k, size_t g, const int i, const struct eight *e, co
             _mm256_store_ps(k->p[g].m[h] + 8 * i, e->m[h]);
         }
     }
-}
-
-INLINE __m256i low4(__m256i x)
-{
-    return _mm256_and_si256(x, _mm256_set1_epi8(15));
-}
-
-INLINE __m256i high4(__m256i x)
-{
-    return low4(_mm256_srli_epi16(x, 4));
 }
 
 /* The four bytes at `off` of every row. */

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/f8_avx2.inc"
 #include "backend/cpu/kern.h"
+#include "backend/cpu/lanes_avx2.inc"
 
 struct lanes {
     __m256 a, b;
@@ -120,11 +121,7 @@ static inline float v_end(v f, const enum enc enc)
 
         f = (v){ _mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31) };
     }
-    const __m256 s = _mm256_add_ps(f.a, f.b);
-    __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-
-    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+    return sum8(_mm256_add_ps(f.a, f.b));
 }
 
 static inline __m256 bf16x8(const uint8_t *p)
@@ -155,11 +152,6 @@ static inline v values16(const uint8_t *p, const struct by *by, const enum enc e
                     _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)), by->f.a) };
     }
     return (v){ _mm256_mul_ps(i8x8(p), by->f.a), _mm256_mul_ps(i8x8(p + 8), by->f.b) };
-}
-
-static inline __m256i low4(__m256i x)
-{
-    return _mm256_and_si256(x, _mm256_set1_epi8(15));
 }
 
 /* Eight codes, of which the lowest four bits count: a lookup goes by three, the fourth picks the
@@ -197,7 +189,7 @@ static inline void mapped64(v w[4], const uint8_t *p, const struct by *by, const
     __m256i q = _mm256_loadu_si256((const __m256i *)p);
 
     if (to == ENC_F16) { /* bytes of w[0] and w[2] are the lower eight of each half */
-        const __m256i even = low4(_mm256_srli_epi16(q, 4)), odd = low4(q);
+        const __m256i even = high4(q), odd = low4(q);
 
         f16_apart(&w[0].a, &w[2].a, halfwords(even, by, false));
         f16_apart(&w[1].a, &w[3].a, halfwords(even, by, true));
@@ -209,7 +201,7 @@ static inline void mapped64(v w[4], const uint8_t *p, const struct by *by, const
                              10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
 
         q = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(q, turns), 0xD8);
-        const __m256i even = low4(_mm256_srli_epi16(q, 4)), odd = low4(q);
+        const __m256i even = high4(q), odd = low4(q);
 
         bf16_apart(&w[0].a, &w[1].a, halfwords(even, by, false));
         bf16_apart(&w[2].a, &w[3].a, halfwords(even, by, true));
