@@ -29,7 +29,7 @@ struct engine_opts {
     const char *kv;        /* the cache's type: f32, f16, bf16, q8_0 or fp8; NULL = the model's,
                             * or f32 where arithmetic is f32: that is asked for to compare with */
     int isa;               /* CPU flags to allow; -1 = all this machine has */
-    size_t chunk;          /* prompt rows per forward pass; 0 = 512 */
+    size_t chunk;          /* prompt rows per forward pass; 0 = 512, on a GPU 2048 or more */
     bool no_tokenizer;     /* ids only (logits, bench) */
     const char *tokenizer; /* path of another tokenizer; NULL = the model's own */
     enum engine_weights weights;
