@@ -118,8 +118,8 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
 static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
                       const struct kv_cache *kv)
 {
-    return cuda_map(b, m, cache, kv->enc == ENC_BF16, kv->blocks * kv->kv_heads * KV_BLOCK,
-                    kv->head_dim);
+    return cuda_map(b, m, cache, kv->enc == ENC_BF16 ? BLAS_BF16 : BLAS_F16,
+                    kv->blocks * kv->kv_heads * KV_BLOCK, kv->head_dim, 64);
 }
 
 /* Whether prompts of o have a kernel on the tensor cores, and Hopper's. */
@@ -197,6 +197,17 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
 
 void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o)
 {
+    const size_t hd = o->kv->head_dim;
+
+    if (hd % 8 || hd > 256) {
+        if (!b->failed)
+            err_set(&b->fault, ERR_HARDWARE,
+                    "heads of %zu values: the GPU's attention takes multiples of 8 up to 256; use "
+                    "--device cpu",
+                    hd);
+        b->failed = true;
+        return;
+    }
     if (!attn_runs(b, a, o)) {
         attn_rows(b, a, o, o->T);
     } else if (b->n_lone) {

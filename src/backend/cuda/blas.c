@@ -2,7 +2,6 @@
  * stream.cu does them, a few rows at a time. */
 #include <cublasLt.h>
 #include <dlfcn.h>
-#include <math.h>
 #include <stdlib.h>
 
 #include "backend/cuda/cuda_int.h"
@@ -16,7 +15,6 @@
     F(cublasLtMatmulDescSetAttribute)                                                              \
     F(cublasLtMatrixLayoutCreate)                                                                  \
     F(cublasLtMatrixLayoutDestroy)                                                                 \
-    F(cublasLtMatrixLayoutSetAttribute)                                                            \
     F(cublasLtMatmulPreferenceCreate)                                                              \
     F(cublasLtMatmulPreferenceDestroy)                                                             \
     F(cublasLtMatmulPreferenceSetAttribute)                                                        \
@@ -24,10 +22,6 @@
     F(cublasLtMatmul)
 
 enum { PLANS = 256, WORKSPACE = 32 << 20, ALIGN = 256 };
-/* CUDA_TRY_TIMED: one algorithm for T up to the next multiple of T_STEP, of the CHOICES that the
- * library likes best. */
-enum { T_STEP = 64, CHOICES = 6 };
-
 /* One shape of product, ready to run. */
 struct plan {
     size_t rows, T, kp, ldy, ldw, ldx, align;
@@ -35,8 +29,6 @@ struct plan {
     bool w_across, x_across, half_y;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
-    cublasLtMatmulHeuristicResult_t *choice; /* [n_choice] not timed yet, or NULL; owned */
-    int n_choice;
 };
 
 struct blas {
@@ -61,7 +53,6 @@ static void plan_release(const struct blas *l, struct plan *p)
         l->cublasLtMatrixLayoutDestroy(p->x);
     if (p->y)
         l->cublasLtMatrixLayoutDestroy(p->y);
-    free(p->choice);
     *p = (struct plan){ 0 };
 }
 
@@ -198,14 +189,14 @@ static bool set_align(const struct blas *l, cublasLtMatmulPreference_t pref, siz
 }
 
 /* Column-major to cuBLAS: y^T [rows, T] = W [rows, kp] x^T [kp, T]. */
-static bool plan_make(const struct blas *l, struct plan *p, int choices)
+static bool plan_make(const struct blas *l, struct plan *p)
 {
     static const cudaDataType_t types[BLAS_TYPES] = { CUDA_R_16BF, CUDA_R_16F, CUDA_R_8F_E4M3,
                                                       CUDA_R_32F };
     const cudaDataType_t type = types[p->type];
     const size_t most = WORKSPACE;
     cublasLtMatmulPreference_t pref = NULL;
-    cublasLtMatmulHeuristicResult_t *found = xcalloc((size_t)choices, sizeof(*found));
+    cublasLtMatmulHeuristicResult_t found;
     int n = 0;
     const bool ok =
         l->cublasLtMatrixLayoutCreate(&p->w, type, p->w_across ? p->rows : p->kp,
@@ -218,34 +209,20 @@ static bool plan_make(const struct blas *l, struct plan *p, int choices)
         l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                 &most, sizeof(most)) == 0 &&
         set_align(l, pref, p->align) &&
-        l->cublasLtMatmulAlgoGetHeuristic(l->handle, desc_of(l, p), p->w, p->x, p->y, p->y, pref,
-                                          choices, found, &n) == 0 &&
+        l->cublasLtMatmulAlgoGetHeuristic(l->handle, desc_of(l, p), p->w, p->x, p->y, p->y, pref, 1,
+                                          &found, &n) == 0 &&
         n >= 1;
 
     if (pref)
         l->cublasLtMatmulPreferenceDestroy(pref);
     if (ok)
-        p->algo = found[0].algo;
-    if (ok && n > 1) {
-        p->choice = found;
-        p->n_choice = n;
-    } else {
-        free(found);
-    }
+        p->algo = found.algo;
     return ok;
-}
-
-/* Whether o's plan is for some numbers of rows. Recorded passes cannot be timed. */
-static bool is_timed(const struct cuda *b, const struct blas_product *o)
-{
-    return b->tries & CUDA_TRY_TIMED && o->T > RECORD_ROWS && !o->w_across && !o->x_across;
 }
 
 static struct plan *plan_for(const struct cuda *b, const struct blas_product *o)
 {
     struct blas *l = b->blas;
-    const bool timed = is_timed(b, o);
-    const size_t T = timed ? (o->T + T_STEP - 1) / T_STEP * T_STEP : o->T;
     const uintptr_t bits = (uintptr_t)o->w | (uintptr_t)o->x | (uintptr_t)o->y | (uintptr_t)o->to;
     const size_t low = (size_t)(bits & (~bits + 1)), align = o->by && low < ALIGN ? low : ALIGN;
     const size_t ldw = o->ldw ? o->ldw : o->kp, ldx = o->ldx ? o->ldx : o->kp;
@@ -253,7 +230,7 @@ static struct plan *plan_for(const struct cuda *b, const struct blas_product *o)
     for (size_t i = 0; i < l->n; i++) {
         struct plan *p = &l->plan[i];
 
-        if (p->rows == o->rows && p->T == T && p->kp == o->kp && p->ldy == o->ldy &&
+        if (p->rows == o->rows && p->T == o->T && p->kp == o->kp && p->ldy == o->ldy &&
             p->type == o->type && p->ldw == ldw && p->ldx == ldx && p->align == align &&
             p->w_across == o->w_across && p->x_across == o->x_across && p->half_y == o->half_y)
             return p;
@@ -265,7 +242,7 @@ static struct plan *plan_for(const struct cuda *b, const struct blas_product *o)
     l->next = (l->next + 1) % PLANS;
     plan_release(l, p);
     *p = (struct plan){ .rows = o->rows,
-                        .T = T,
+                        .T = o->T,
                         .kp = o->kp,
                         .ldy = o->ldy,
                         .ldw = ldw,
@@ -275,7 +252,7 @@ static struct plan *plan_for(const struct cuda *b, const struct blas_product *o)
                         .w_across = o->w_across,
                         .x_across = o->x_across,
                         .half_y = o->half_y };
-    if (plan_make(l, p, timed ? CHOICES : 1))
+    if (plan_make(l, p))
         return p;
     plan_release(l, p);
     return NULL;
@@ -287,81 +264,17 @@ bool blas_can(struct cuda *b, const struct blas_product *o)
 }
 
 static cublasStatus_t multiply(const struct cuda *b, const struct plan *p,
-                               const struct blas_product *o, const cublasLtMatmulAlgo_t *algo,
-                               void *y, const void *to)
+                               const struct blas_product *o)
 {
     static const float one = 1;
     const struct blas *l = b->blas;
     const float *const by = o->by ? o->by : &one, beta = o->add || o->to ? 1 : 0;
     const void *const w = (const void *)(uintptr_t)o->w, *const x = (const void *)(uintptr_t)o->x;
 
-    return l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta, to, p->y, y,
-                             p->y, algo, (void *)(uintptr_t)(l->workspace + b->lane * WORKSPACE),
-                             WORKSPACE, b->lane ? b->side[b->lane - 1] : b->stream);
-}
-
-/* Seconds of RUNS products into y; infinite where the library refuses. */
-static float time_of(struct cuda *b, const struct plan *p, const struct blas_product *o,
-                     const cublasLtMatmulAlgo_t *algo, void *y, CUevent start, CUevent end)
-{
-    enum { RUNS = 4 };
-    const CUstream at = b->lane ? b->side[b->lane - 1] : b->stream;
-    float ms = INFINITY;
-
-    for (int i = 0; i <= RUNS; i++) { /* the first is the warm-up */
-        if (i == 1 && !cuda_ok(b, b->d.cuEventRecord(start, at), "timing"))
-            return INFINITY;
-        if (multiply(b, p, o, algo, y, y) != CUBLAS_STATUS_SUCCESS)
-            return INFINITY;
-    }
-    return cuda_ok(b, b->d.cuEventRecord(end, at), "timing") &&
-                   cuda_ok(b, b->d.cuEventSynchronize(end), "timing") &&
-                   cuda_ok(b, b->d.cuEventElapsedTime(&ms, start, end), "timing")
-               ? ms
-               : INFINITY;
-}
-
-/* The fastest of p's choices from now on, by products like o into memory of their own; the first
- * where there is none. */
-static void choose(struct cuda *b, struct plan *p, const struct blas_product *o)
-{
-    CUdeviceptr y = 0;
-    CUevent start = NULL, end = NULL;
-
-    if (b->d.cuMemAlloc(&y, o->T * o->ldy * (o->half_y ? 2 : sizeof(float))) == CUDA_SUCCESS &&
-        cuda_ok(b, b->d.cuEventCreate(&start, CU_EVENT_DEFAULT), "timing") &&
-        cuda_ok(b, b->d.cuEventCreate(&end, CU_EVENT_DEFAULT), "timing") &&
-        cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "timing")) {
-        float best = INFINITY;
-
-        for (int i = 0; i < p->n_choice; i++) {
-            const float t = time_of(b, p, o, &p->choice[i].algo, (void *)(uintptr_t)y, start, end);
-
-            if (t < best) {
-                best = t;
-                p->algo = p->choice[i].algo;
-            }
-        }
-    }
-    if (start)
-        b->d.cuEventDestroy(start);
-    if (end)
-        b->d.cuEventDestroy(end);
-    if (y)
-        b->d.cuMemFree(y);
-    free(p->choice);
-    p->choice = NULL;
-}
-
-/* p's layouts hold as many rows as o has. */
-static bool fit(const struct blas *l, const struct plan *p, const struct blas_product *o)
-{
-    const uint64_t T = o->T;
-
-    return l->cublasLtMatrixLayoutSetAttribute(p->x, CUBLASLT_MATRIX_LAYOUT_COLS, &T, sizeof(T)) ==
-               0 &&
-           l->cublasLtMatrixLayoutSetAttribute(p->y, CUBLASLT_MATRIX_LAYOUT_COLS, &T, sizeof(T)) ==
-               0;
+    return l->cublasLtMatmul(l->handle, desc_of(l, p), by, w, p->w, x, p->x, &beta,
+                             o->to ? o->to : o->y, p->y, o->y, p->y, &p->algo,
+                             (void *)(uintptr_t)(l->workspace + b->lane * WORKSPACE), WORKSPACE,
+                             b->lane ? b->side[b->lane - 1] : b->stream);
 }
 
 bool blas_run(struct cuda *b, const struct blas_product *o)
@@ -376,16 +289,12 @@ bool blas_run(struct cuda *b, const struct blas_product *o)
         return false;
     struct plan *p = plan_for(b, o);
 
-    if (!p || (is_timed(b, o) && !fit(l, p, o))) {
+    if (!p) {
         l->f8 &= o->type != BLAS_F8 || o->half_y; /* it would not the next time either */
         return false;
     }
-    if (p->choice)
-        choose(b, p, o);
     return cuda_ok(b,
-                   !b->failed && multiply(b, p, o, &p->algo, o->y, o->to ? o->to : o->y) ==
-                                     CUBLAS_STATUS_SUCCESS
-                       ? CUDA_SUCCESS
-                       : CUDA_ERROR_UNKNOWN,
+                   !b->failed && multiply(b, p, o) == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS
+                                                                            : CUDA_ERROR_UNKNOWN,
                    "cuBLASLt product");
 }

@@ -17,7 +17,6 @@ enum cuda_try {
     CUDA_TRY_WIDE = 1,  /* "wide": products of 33 to 64 rows without widened copies of weights */
     CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
                            earlier   devices */
-    CUDA_TRY_TIMED = 8, /* "timed": of cuBLASLt's algorithms those that are fastest at first use */
     CUDA_TRY_FEED = 32, /* "feed": programs of bf16 on Hopper, read by one warp of a block */
 };
 void cuda_try(struct ctx *c, unsigned what);

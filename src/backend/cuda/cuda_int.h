@@ -95,6 +95,8 @@ struct driver {
     F(encoder, gelu)                                                                               \
     F(encoder, layernorm)                                                                          \
     F(encoder, attn_rel)                                                                           \
+    F(gemm, gemm_gated_bf16)                                                                       \
+    F(gemm, gemm_gated_f8)                                                                         \
     F(linear, product)                                                                             \
     CUDA_PROGRAMS(F, w16) /* in the order of enum dev_class */                                     \
     CUDA_PROGRAMS(F, f8)                                                                           \
@@ -207,7 +209,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 14,
+    MODULES = 15,
     PROGRAM_PHASES = 1024
 };
 
@@ -408,10 +410,6 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
                  void **args);
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args);
-/* How TMA sees rows of 16-bit floats, bf16 or f16, end to end, which it copies 64 by 64 with the
- * 128-byte swizzle; what lies outside is zero. p is at a multiple of 16. */
-bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, bool is_bf16, size_t rows,
-              size_t cols);
 /* A product, the rotation and its cache, and attention as phases of a program; launched by flush at
  * the latest, which everything else that is launched does first. */
 void program_stream(struct cuda *b, const struct stream_args *a);
@@ -423,6 +421,10 @@ void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);
 bool attn_in_program(const struct cuda *b, const struct op *o);
 /* Whether all rows of o are prompts' on Hopper, and queries may come in 16 bits: the mode. */
 bool attn_takes16(const struct cuda *b, const struct op *o, int *mode);
+/* y (+)= by x, as x is, without the tensor cores. */
+void cuda_product(struct cuda *b, const struct linear_out *out, const float *x, size_t T, bool add);
+/* An encoder's product, in float32: through cuBLASLt where the weight is that too. */
+void cuda_affine(struct cuda *b, const struct op *o);
 /* Attention with relative positions. */
 void cuda_attn_rel(struct cuda *b, const struct op *o);
 /* The rotation of so many rows, and the cache, as a kernel of its own. */
@@ -460,6 +462,8 @@ void cuda_adopt(struct ctx *c, struct weight *w);
 int cuda_settle(struct ctx *c, struct err *e) MUST_USE;
 /* What was rounded, as n bytes at p are others now; p NULL: any may be. */
 void cuda_train_forget(struct cuda *b, const void *p, size_t n);
+/* An op that training shares, where activations are bf16; false: not one of them. */
+bool cuda_train_op(struct cuda *b, struct op *o);
 const struct dev_weight *cuda_placed(const struct weight *w);
 /* Rows r .. r + n of a weight as bf16 [n][kp], to b->dequant, which has room for whole tiles; r a
  * multiple of a tile. */
@@ -481,12 +485,19 @@ struct blas_product {
     bool w_across, x_across; /* lies as [kp][rows], [kp][T]; not E4M3 */
     const float *by; /* NULL = 1, and operands begin at multiples of 256 bytes or nearly so */
 };
+/* How TMA sees rows of bf16, f16 or E4M3, end to end, which it copies in boxes of 128 bytes of
+ * `lines` rows with the 128-byte swizzle; what lies outside is zero. p is at a multiple of 16. */
+bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, enum blas_type type, size_t rows,
+              size_t cols, unsigned lines);
 struct blas *blas_open(struct cuda *b);
 void blas_close(struct cuda *b);
 /* false: cuBLASLt cannot. */
 bool blas_can(struct cuda *b, const struct blas_product *p);
 bool blas_run(struct cuda *b, const struct blas_product *p);
 bool blas_has_f8(const struct cuda *b);
+/* y [T][rows] = silu(of p[0]) * (of p[1]) in bf16, by a kernel of ours; both have one x and the
+ * same shape. false: there is none for them. */
+bool gemm_gated(struct cuda *b, const struct blas_product *p, uint16_t *y);
 
 #endif
 #endif

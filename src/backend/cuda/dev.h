@@ -126,7 +126,8 @@ struct act_args {
     float bound, scale;
 };
 
-/* Gate and up in bf16 to the gated values, in 16 bits or as E4M3 with a scale for each row. */
+/* Gate and up in bf16 to the gated values, or g itself where u is NULL, in 16 bits or as E4M3 with
+ * a scale for each row. */
 enum { GATED_MOST = 32768 }; /* columns that a block keeps */
 struct gated_args {
     const uint16_t *g, *u; /* [T][F] */
@@ -211,6 +212,17 @@ enum { FLASH_ROWS = 128 }; /* of a tile: a row of the batch with one query head 
  * multiple of that. */
 enum { FLASH_WGMMA_THREADS = 384 };
 #define FLASH_WGMMA_SHARED(hd, f8) (1024 + 5 * 256 * (hd) + ((f8) ? 3 * 128 * (hd) : 0) + 256)
+
+/* gemm.cu: y [T][N] = silu(x w[0]^T) * (x w[1]^T) in bf16; x [T][K], w [N][K] as bf16 or E4M3,
+ * boxes of 128 bytes of 128 rows; N a multiple of 8. */
+struct gemm_args {
+    struct dev_map x, w[2];
+    uint16_t *y;
+    const float *x_scale, *w_scale[2]; /* of E4M3 rows */
+    int T, N, K;
+};
+enum { GEMM_ROWS = 128, GEMM_COLS = 128, GEMM_THREADS = 384 };
+#define GEMM_SHARED (1024 + 4 * (GEMM_ROWS + 2 * GEMM_COLS) * 128 + 64)
 
 /* A row of logits whose head is wanted. */
 struct pick_row {

@@ -21,6 +21,7 @@ EMBED(decode);
 EMBED(encoder);
 EMBED(flash);
 EMBED(flash_wgmma);
+EMBED(gemm);
 EMBED(linear);
 EMBED(pack);
 EMBED(pick);
@@ -37,6 +38,7 @@ enum {
     FILE_encoder,
     FILE_flash,
     FILE_flash_wgmma,
+    FILE_gemm,
     FILE_linear,
     FILE_pack,
     FILE_pick,
@@ -397,10 +399,10 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[] = { cuda_attn,        cuda_decode, cuda_encoder, cuda_flash,
-                                  cuda_flash_wgmma, cuda_linear, cuda_pack,    cuda_pick,
-                                  cuda_small,       cuda_stream, cuda_train,   cuda_train_attn,
-                                  cuda_train_wgmma, cuda_wide };
+    const void *const image[] = { cuda_attn,        cuda_decode,      cuda_encoder, cuda_flash,
+                                  cuda_flash_wgmma, cuda_gemm,        cuda_linear,  cuda_pack,
+                                  cuda_pick,        cuda_small,       cuda_stream,  cuda_train,
+                                  cuda_train_attn,  cuda_train_wgmma, cuda_wide };
 
     _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide + 1 == MODULES, "every file's code");
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
@@ -415,8 +417,9 @@ static int open_kernels(struct cuda *b, struct err *e)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, DECODE_SHARED);
         else if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
-                 kernels[i].file == FILE_flash_wgmma || kernels[i].file == FILE_wide ||
-                 kernels[i].file == FILE_train_attn || kernels[i].file == FILE_train_wgmma)
+                 kernels[i].file == FILE_flash_wgmma || kernels[i].file == FILE_gemm ||
+                 kernels[i].file == FILE_wide || kernels[i].file == FILE_train_attn ||
+                 kernels[i].file == FILE_train_wgmma)
             rc = b->d.cuFuncSetAttribute(
                 b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
     if (rc == 0)
@@ -449,20 +452,24 @@ static int open_kernels(struct cuda *b, struct err *e)
     return rc ? cuda_fail(b, rc, "no memory for copies", e) : 0;
 }
 
-bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, bool is_bf16, size_t rows,
-              size_t cols)
+bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, enum blas_type type, size_t rows,
+              size_t cols, unsigned lines)
 {
-    const cuuint64_t size[] = { cols, rows }, apart[] = { cols * sizeof(uint16_t) };
-    const cuuint32_t box[] = { 64, 64 }, step[] = { 1, 1 };
+    static const CUtensorMapDataType types[] = {
+        [BLAS_BF16] = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        [BLAS_F16] = CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        [BLAS_F8] = CU_TENSOR_MAP_DATA_TYPE_UINT8,
+    };
+    const unsigned bytes = type == BLAS_F8 ? 1 : 2;
+    const cuuint64_t size[] = { cols, rows }, apart[] = { cols * bytes };
+    const cuuint32_t box[] = { 128 / bytes, lines }, step[] = { 1, 1 };
     CUtensorMap map;
 
     _Static_assert(sizeof(map) == sizeof(*m), "a tensor map");
     if (!cuda_ok(b,
                  b->d.cuTensorMapEncodeTiled(
-                     &map,
-                     is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                     ARRAY_LEN(size), (void *)(uintptr_t)p, size, apart, box, step,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                     &map, types[type], ARRAY_LEN(size), (void *)(uintptr_t)p, size, apart, box,
+                     step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
                  "a tensor map"))
         return false;
@@ -476,10 +483,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "feed", CUDA_TRY_FEED },
-                  { "mma", CUDA_TRY_MMA },
-                  { "timed", CUDA_TRY_TIMED },
-                  { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "feed", CUDA_TRY_FEED }, { "mma", CUDA_TRY_MMA }, { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {

@@ -307,23 +307,6 @@ __device__ static inline void load_queries(const flash_args &a, const tile &w, u
     }
 }
 
-/* Word k of lane l of four to word l of lane k. */
-__device__ static inline void transpose4(uint32_t (&w)[4])
-{
-#pragma unroll
-    for (int d = 1; d < 4; d *= 2) {
-        const bool high = threadIdx.x & d;
-
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            if (!(k & d)) {
-                const uint32_t got = __shfl_xor_sync(~0u, high ? w[k] : w[k | d], d);
-
-                (high ? w[k] : w[k | d]) = got;
-            }
-    }
-}
-
 /* A row's values times `by`; I: which of the lane's two rows. */
 template <int SIZE, int I>
 __device__ static inline void put_row(const flash_args &a, const float (&o)[SIZE / 2], float by,

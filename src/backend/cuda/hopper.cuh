@@ -63,6 +63,15 @@ __device__ static inline float exp2_fast(float x)
     return y;
 }
 
+/* 1 / x, to a few units in the last place; 0 where that would be too small. */
+__device__ static inline float reciprocal(float x)
+{
+    float y;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Two values in E4M3 as f16, the lower byte in the lower half. */
 __device__ static inline uint32_t pair_of_f8(uint16_t two)
 {
@@ -105,13 +114,25 @@ template <int N> __device__ static inline void wgmma_wait(void)
     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
     "%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
     "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
+#define REGS128                                                                                    \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
+    "%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70," \
+    "%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93," \
+    "%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,"    \
+    "%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 #define OUT4(d, i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define OUT16(d, i) OUT4(d, i), OUT4(d, i + 4), OUT4(d, i + 8), OUT4(d, i + 12)
 #define OUT32(d)    OUT16(d, 0), OUT16(d, 16)
 #define OUT64(d)    OUT16(d, 0), OUT16(d, 16), OUT16(d, 32), OUT16(d, 48)
+#define OUT128(d)   OUT64(d), OUT16(d, 64), OUT16(d, 80), OUT16(d, 96), OUT16(d, 112)
 
 /* What is computed with these registers stays before or after this: the compiler does not know when
  * products that are under way write them. */
+__device__ static inline void hold(float (&d)[128])
+{
+    asm volatile("" : OUT128(d)::"memory");
+}
 __device__ static inline void hold(float (&d)[64])
 {
     asm volatile("" : OUT64(d)::"memory");
@@ -130,6 +151,14 @@ __device__ static inline void hold(float (&d)[32])
                  : out(d)                                                                          \
                  : "l"(a), "l"(b), "r"((int)add))
 template <bool BF16>
+__device__ static inline void wgmma_ss(float (&d)[128], uint64_t a, uint64_t b, bool add)
+{
+    if constexpr (BF16)
+        WGMMA_SS("256", "bf16", REGS128, OUT128, "128", "129", "130");
+    else
+        WGMMA_SS("256", "f16", REGS128, OUT128, "128", "129", "130");
+}
+template <bool BF16>
 __device__ static inline void wgmma_ss(float (&d)[64], uint64_t a, uint64_t b, bool add)
 {
     if constexpr (BF16)
@@ -144,6 +173,16 @@ __device__ static inline void wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, b
         WGMMA_SS("64", "bf16", REGS32, OUT32, "32", "33", "34");
     else
         WGMMA_SS("64", "f16", REGS32, OUT32, "32", "33", "34");
+}
+
+/* The same of E4M3, 32 values of the sum. */
+__device__ static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 " REGS128
+                 ", %128, %129, p, 1, 1;\n}"
+                 : OUT128(d)
+                 : "l"(a), "l"(b), "r"((int)add));
 }
 
 /* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */

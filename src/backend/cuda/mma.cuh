@@ -65,3 +65,20 @@ __device__ static inline uint32_t transposed(uint32_t v)
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
     return r;
 }
+
+/* Word k of lane l of four to word l of lane k. */
+__device__ static inline void transpose4(uint32_t (&w)[4])
+{
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2) {
+        const bool high = threadIdx.x & d;
+
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (!(k & d)) {
+                const uint32_t got = __shfl_xor_sync(~0u, high ? w[k] : w[k | d], d);
+
+                (high ? w[k] : w[k | d]) = got;
+            }
+    }
+}

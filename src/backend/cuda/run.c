@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_int.h"
-#include "backend/cuda/train_dev.h"
 
 enum { THREADS = 256, CHUNK = DEV_CHUNK };
 
@@ -53,24 +52,30 @@ static bool reads(const struct cuda *b, const struct op *o, const float *lo, con
     return is_product(o) && o->add && meets(o->out[0].y, o->T * o->out[0].w->rows, lo, hi);
 }
 
-static bool overwrites(const struct op *o, const float *lo, const float *hi)
+/* How far o writes all anew from lo on; lo: it does not. */
+static const float *overwritten(const struct op *o, const float *lo)
 {
+    const float *to = lo;
+
     for (size_t i = 0; is_product(o) && i < o->n; i++)
-        if (o->out[i].y <= lo && o->out[i].y + o->T * o->out[i].w->rows >= hi)
-            return true;
-    return !is_product(o) && o->y && o->y <= lo && o->y + o->T * o->D >= hi;
+        if (o->out[i].y <= lo && o->out[i].y + o->T * o->out[i].w->rows > to)
+            to = o->out[i].y + o->T * o->out[i].w->rows;
+    if (!is_product(o) && o->y && o->y <= lo && o->y + o->T * o->D > to)
+        to = o->y + o->T * o->D;
+    return to;
 }
 
-/* Whether nobody reads y [n] from op i on before it is written again. */
+/* Whether nobody reads y [n] from op i on before it is written again, perhaps row after row. */
 static bool dead(const struct cuda *b, size_t i, const float *y, size_t n)
 {
-    for (; i < b->n_op; i++) {
-        if (reads(b, &b->op[i], y, y + n))
+    const float *const end = y + n;
+
+    for (; i < b->n_op && y < end; i++) {
+        if (reads(b, &b->op[i], y, end))
             return false;
-        if (overwrites(&b->op[i], y, y + n))
-            return true;
+        y = overwritten(&b->op[i], y);
     }
-    return b->ending;
+    return y >= end || b->ending;
 }
 
 /* ---- products: which way, and what they want of their inputs ---- */
@@ -533,23 +538,50 @@ static bool all_f8(struct cuda *b, const struct op *o)
     return true;
 }
 
-static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
-                       bool add, const struct inputs *in, void *half)
+/* x in E4M3, to x8, where w takes that; nothing to do where it is there. */
+static bool prepare_f8(struct cuda *b, const struct inputs *in, const struct weight *w,
+                       const float *x, size_t T)
 {
-    struct act_args a = act_of(in, out->w, x, T);
+    struct act_args a = act_of(in, w, x, T);
 
-    if (!takes_f8(b, out->w, in) || !f8_room(b, &a))
+    if (!takes_f8(b, w, in) || !f8_room(b, &a))
         return false;
-    const struct blas_product p = product_f8(b, out, T, add, half);
-
-    if (b->have8.x != x || b->have8.T != T || !weight_same_act(b->have8.w, out->w)) {
+    if (b->have8.x != x || b->have8.T != T || !weight_same_act(b->have8.w, w)) {
         if (whole_rows(&a))
             norm_rows(b, &a, NULL, 0);
         else
             launch_act(b, &a);
-        have_f8(b, x, T, out->w);
+        have_f8(b, x, T, w);
     }
+    return !b->failed;
+}
+
+static bool library_f8(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
+                       bool add, const struct inputs *in, void *half)
+{
+    if (!prepare_f8(b, in, out->w, x, T))
+        return false;
+    const struct blas_product p = product_f8(b, out, T, add, half);
+
     return blas_run(b, &p);
+}
+
+/* The same from x16, of a weight that is bf16 or f16. */
+static struct blas_product product16(const struct cuda *b, const struct linear_out *out, size_t T,
+                                     bool add, void *half)
+{
+    const struct dev_weight *w = cuda_placed(out->w);
+
+    return (struct blas_product){ .y = half ? half : out->y,
+                                  .half_y = half != NULL,
+                                  .ldy = out->w->rows,
+                                  .w = (CUdeviceptr)(uintptr_t)w->q,
+                                  .rows = out->w->rows,
+                                  .x = b->x16[b->cur].p,
+                                  .T = T,
+                                  .kp = (size_t)w->kp,
+                                  .type = w->kind == DEV_H16 ? BLAS_F16 : BLAS_BF16,
+                                  .add = add };
 }
 
 /* What is neither bf16 nor f16 is widened first, a slice of rows at a time. half as for library_f8.
@@ -565,16 +597,7 @@ static bool library(struct cuda *b, const struct linear_out *out, const float *x
         return true;
     if (!prepare(b, in, out->w, x, T))
         return false;
-    struct blas_product p = { .y = half ? half : out->y,
-                              .half_y = half != NULL,
-                              .ldy = rows,
-                              .w = (CUdeviceptr)(uintptr_t)w->q,
-                              .rows = rows,
-                              .x = b->x16[b->cur].p,
-                              .T = T,
-                              .kp = kp,
-                              .type = w->kind == DEV_H16 ? BLAS_F16 : BLAS_BF16,
-                              .add = add };
+    struct blas_product p = product16(b, out, T, add, half);
 
     if (w->kind == DEV_B16 || w->kind == DEV_H16)
         return blas_run(b, &p);
@@ -596,15 +619,13 @@ static bool library(struct cuda *b, const struct linear_out *out, const float *x
     return true;
 }
 
-static void product(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
-                    bool add, const struct inputs *in)
+void cuda_product(struct cuda *b, const struct linear_out *out, const float *x, size_t T, bool add)
 {
-    const float *from = changed(b, in, out->w, x, T);
     int t = (int)T, plus = add;
     float *y = out->y;
 
     cuda_launch(b, KERN_product, over(out->w->rows, 8), over(T, 4), 1, THREADS,
-                (void *[]){ &y, (void *)(uintptr_t)cuda_placed(out->w), &from, &t, &plus });
+                (void *[]){ &y, (void *)(uintptr_t)cuda_placed(out->w), &x, &t, &plus });
 }
 
 /* The outputs of o from number i on that go along with it; how many they are. */
@@ -623,7 +644,7 @@ static size_t some(struct cuda *b, const struct op *o, size_t i)
         route = cuda_placed(out->w)->kind == DEV_RAW ? ROUTE_PLAIN : ROUTE_STREAM;
     }
     if (route == ROUTE_PLAIN) {
-        product(b, out, o->x, o->T, o->add, &in);
+        cuda_product(b, out, changed(b, &in, out->w, o->x, o->T), o->T, o->add);
         return 1;
     }
     while (i + n < o->n && route_of(b, out[n].w, o->T) == route &&
@@ -757,8 +778,46 @@ static bool gated_for(struct cuda *b, const struct op *o, struct gated_args *a)
     return true;
 }
 
-/* The same of many rows, through cuBLASLt: gate and up are in bf16 between, as reference libraries
- * have them. */
+/* Where the product o reads inputs in bf16 and no more; NULL: it does not. */
+static uint16_t *gated_there(struct cuda *b, const struct op *o)
+{
+    const struct inputs in = inputs_of(b, o->out[0].w, o->T);
+
+    return o->n == 1 && plain(&in) && in.mode == PREP_BF16 && in.kp == o->D &&
+                   cuda_room(b, next16(b), o->T * in.kp * sizeof(uint16_t))
+               ? (uint16_t *)(uintptr_t)next16(b)->p
+               : NULL;
+}
+
+/* The gated values of o in bf16 by one kernel of ours: where they are, as `next` takes them if
+ * *there; NULL: there is no such kernel. */
+static uint16_t *gated_at_once(struct cuda *b, const struct op *o, const struct op *next,
+                               bool *there)
+{
+    const struct inputs in = inputs_of(b, o->out[0].w, o->T);
+    const bool f8 = takes_f8(b, o->out[0].w, &in);
+    struct blas_product p[2];
+
+    if (f8 ? !all_f8(b, o) || !prepare_f8(b, &in, o->out[0].w, o->x, o->T)
+           : !same_inputs(b, o->out[0].w, o->out[1].w, o->T) ||
+                 !prepare(b, &in, o->out[0].w, o->x, o->T))
+        return NULL;
+    uint16_t *y = gated_there(b, next);
+
+    *there = y != NULL;
+    if (!y && cuda_room(b, &b->gate_up, o->T * next->D * sizeof(*y)))
+        y = (uint16_t *)(uintptr_t)b->gate_up.p;
+    for (size_t i = 0; i < 2; i++) {
+        if (!y || (!f8 && cuda_placed(o->out[i].w)->kind != DEV_B16))
+            return NULL;
+        p[i] = f8 ? product_f8(b, &o->out[i], o->T, false, y)
+                  : product16(b, &o->out[i], o->T, false, y);
+    }
+    return gemm_gated(b, p, y) ? y : NULL;
+}
+
+/* The same of many rows: gate and up, or what comes of them, are in bf16 between, as reference
+ * libraries have them. */
 static bool gated_many(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i], *s = &b->op[i + 1];
@@ -774,11 +833,17 @@ static bool gated_many(struct cuda *b, size_t i)
     if (!next || !is_library(b, next) || w[0]->rows != s->D || w[1]->rows != s->D ||
         cuda_placed(w[0])->kind == DEV_H16 || cuda_placed(w[1])->kind == DEV_H16 ||
         !dead(b, i + 3, s->y, n) || (s->y != s->x && !dead(b, i + 2, s->x, n)) ||
-        !dead(b, i + 2, s->u, n) || !cuda_room(b, &b->gate_up, 2 * n * sizeof(uint16_t)))
+        !dead(b, i + 2, s->u, n))
         return false;
-    uint16_t *const half = (uint16_t *)(uintptr_t)b->gate_up.p;
+    bool there = false;
+    uint16_t *half = gated_at_once(b, o, next, &there);
+    const bool once = half != NULL;
 
-    for (size_t k = 0; k < 2; k++) {
+    if (!once && cuda_room(b, &b->gate_up, 2 * n * sizeof(*half)))
+        half = (uint16_t *)(uintptr_t)b->gate_up.p;
+    if (!half)
+        return false;
+    for (size_t k = 0; k < 2 && !once; k++) {
         const struct inputs in = inputs_of(b, w[k], o->T);
 
         if (!library(b, &o->out[k], o->x, o->T, false, &in, half + k * n))
@@ -787,8 +852,9 @@ static bool gated_many(struct cuda *b, size_t i)
     if (!gated_for(b, next, &a))
         return false;
     a.g = half;
-    a.u = half + n;
-    cuda_launch(b, KERN_gated, s->T, 1, 1, 512, (void *[]){ &a });
+    a.u = once ? NULL : half + n;
+    if (!there || !once)
+        cuda_launch(b, KERN_gated, s->T, 1, 1, 512, (void *[]){ &a });
     if (a.y8)
         have_f8(b, s->y, s->T, next->out[0].w);
     else
@@ -959,6 +1025,19 @@ static size_t rotated_many(struct cuda *b, size_t i)
 
 /* ---- attention ---- */
 
+/* The product after attention i, if it takes E4M3 and is all that reads it: made of bf16 in next16,
+ * as a says; or NULL. */
+static const struct op *rounded_next(struct cuda *b, size_t i, struct gated_args *a)
+{
+    const struct op *o = &b->op[i], *next = consumer(b, i, o->y, o->T, o->D);
+
+    return next && is_library(b, next) && o->D % 8 == 0 && dead(b, i + 2, o->y, o->T * o->D) &&
+                   gated_for(b, next, a) && a->y8 &&
+                   cuda_room(b, next16(b), o->T * o->D * sizeof(uint16_t))
+               ? next
+               : NULL;
+}
+
 static void attention(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i];
@@ -966,20 +1045,14 @@ static void attention(struct cuda *b, size_t i)
     const int32_t *place = NULL;
     float *y = o->y;
 
-    if (hd % 8 || hd > 256) {
-        if (!b->failed)
-            err_set(&b->fault, ERR_HARDWARE,
-                    "heads of %zu values: the GPU's attention takes multiples of 8 up to 256; use "
-                    "--device cpu",
-                    hd);
-        b->failed = true;
-        return;
-    }
+    struct gated_args f = { .F = (int)o->D };
+    const struct op *const next = rounded_next(b, i, &f);
     /* nobody would write the zeros of padding */
     const struct copy16 copy =
-        o->D % CHUNK ? (struct copy16){ 0 }
-                     : copy_for(b, i, &y, o->T, o->D, attn_in_program(b, o) ? &place : NULL);
-    struct attn_args a = { .y = y,
+        next           ? (struct copy16){ next16(b)->p, PREP_BF16, f.F }
+        : o->D % CHUNK ? (struct copy16){ 0 }
+                       : copy_for(b, i, &y, o->T, o->D, attn_in_program(b, o) ? &place : NULL);
+    struct attn_args a = { .y = next ? NULL : y,
                            .q = o->x,
                            .k = o->kv->layer[o->layer].k,
                            .v = o->kv->layer[o->layer].v,
@@ -995,74 +1068,17 @@ static void attention(struct cuda *b, size_t i)
                            .kp16 = copy.kp,
                            .place = place };
 
-    if (o->D % CHUNK)
+    if (o->D % CHUNK || next)
         b->have.x = NULL;
     cuda_attention(b, &a, o);
-}
-
-/* ---- encoders ---- */
-
-/* In float32: through cuBLASLt where the weight is that too. */
-static void affine(struct cuda *b, const struct op *o)
-{
-    enum { FEWEST = 8 };
-    const struct linear_out *out = &o->out[0];
-    const struct dev_weight *w = cuda_placed(out->w);
-    const struct inputs none = { 0 };
-    const struct blas_product p = { .y = out->y,
-                                    .ldy = out->w->rows,
-                                    .rows = out->w->rows,
-                                    .T = o->T,
-                                    .kp = out->w->cols,
-                                    .w = (CUdeviceptr)(uintptr_t)w->q,
-                                    .x = (CUdeviceptr)(uintptr_t)o->x,
-                                    .type = BLAS_F32,
-                                    .add = o->add };
-    int rows = (int)out->w->rows;
-    float *y = out->y;
-
-    if (!b->blas || o->T < FEWEST || w->enc != DEV_ENC_F32 || w->kind != DEV_RAW ||
-        !blas_run(b, &p))
-        product(b, out, o->x, o->T, o->add, &none);
-    cuda_launch(b, KERN_bias, over(out->w->rows, THREADS), o->T, 1, THREADS,
-                (void *[]){ &y, (void *)(uintptr_t)&o->bias, &rows });
+    if (next) {
+        f.g = a.y16;
+        cuda_launch(b, KERN_gated, o->T, 1, 1, 512, (void *[]){ &f });
+        have_f8(b, o->y, o->T, next->out[0].w);
+    }
 }
 
 /* ---- one op ---- */
-
-/* The ops that training shares, where activations are bf16 (train.cu); false: not one of them. */
-static bool halves(struct cuda *b, struct op *o)
-{
-    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved, rows = (int)o->T;
-    size_t n = o->T * o->D;
-    float *y = o->y;
-
-    switch (o->kind) {
-    case OP_EMBED:
-        cuda_launch(b, KERN_train_lookup, o->T, 1, 1, 128,
-                    (void *[]){ &y, (void *)(uintptr_t)cuda_placed(o->out[0].w), &o->ids });
-        return true;
-    case OP_GATHER:
-        cuda_launch(b, KERN_train_gather, over(o->D, o->D % 8 ? THREADS : 8 * THREADS), o->T, 1,
-                    THREADS, (void *[]){ &y, &o->x, &o->ids, &d });
-        return true;
-    case OP_RMSNORM:
-        cuda_launch(b, KERN_train_rmsnorm, o->T, 1, 1, THREADS,
-                    (void *[]){ &y, &o->x, &o->u, &d, &o->by });
-        return true;
-    case OP_ROPE:
-        cuda_launch_with(b, KERN_train_rope, over(o->T, TRAIN_ROPE_ROWS), 1, 1, THREADS,
-                         TRAIN_ROPE_ROWS * o->hd * sizeof(float),
-                         (void *[]){ &y, &h, &hd, &rows, &o->ids, &o->u, &inter });
-        return true;
-    case OP_SWIGLU:
-        cuda_launch(b, KERN_train_gate, over(n, n % 8 ? THREADS : 8 * THREADS), 1, 1, THREADS,
-                    (void *[]){ &y, &o->x, &o->u, &n });
-        return true;
-    default:
-        return false;
-    }
-}
 
 static void small(struct cuda *b, size_t i)
 {
@@ -1071,11 +1087,11 @@ static void small(struct cuda *b, size_t i)
     float *y = o->y;
     struct copy16 copy;
 
-    if (b->ctx.half && halves(b, o))
+    if (b->ctx.half && cuda_train_op(b, o))
         return;
     switch (o->kind) {
     case OP_AFFINE:
-        affine(b, o);
+        cuda_affine(b, o);
         break;
     case OP_ATTN_REL:
         cuda_attn_rel(b, o);

@@ -15,11 +15,38 @@ __device__ static void put16(const copy16 &c, int t, int i, float f)
         c.p[(size_t)t * c.kp + i] = to16(f, c.mode);
 }
 
+/* Eight values of bf16. */
+__device__ static inline void get8(float *v, uint4 w)
+{
+    const uint32_t pair[4] = { w.x, w.y, w.z, w.w };
+
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = __uint_as_float(i % 2 ? pair[i / 2] & 0xFFFF0000 : pair[i / 2] << 16);
+}
+
+__device__ static inline void get8(float *v, const uint16_t *p)
+{
+    get8(v, *(const uint4 *)p);
+}
+
 /* grid: rows */
 extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 {
     const size_t t = blockIdx.x, r = ids[t];
+    const uint8_t *const row = w.q + r * w.row_bytes;
 
+    if (w.kind == DEV_RAW && w.enc == DEV_ENC_BF16 && w.cols % 8 == 0 && (uintptr_t)row % 16 == 0) {
+        for (int i = 8 * threadIdx.x; i < w.cols; i += 8 * blockDim.x) {
+            float4 *const to = (float4 *)(y + t * w.cols + i);
+            float v[8];
+
+            get8(v, (const uint16_t *)row + i);
+            to[0] = make_float4(v[0], v[1], v[2], v[3]);
+            to[1] = make_float4(v[4], v[5], v[6], v[7]);
+        }
+        return;
+    }
     for (int u = threadIdx.x; u * UNIT < w.cols; u += blockDim.x) {
         float v[UNIT];
 
@@ -187,21 +214,6 @@ extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
     }
 }
 
-/* Eight values of bf16. */
-__device__ static inline void get8(float *v, uint4 w)
-{
-    const uint32_t pair[4] = { w.x, w.y, w.z, w.w };
-
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        v[i] = __uint_as_float(i % 2 ? pair[i / 2] & 0xFFFF0000 : pair[i / 2] << 16);
-}
-
-__device__ static inline void get8(float *v, const uint16_t *p)
-{
-    get8(v, *(const uint4 *)p);
-}
-
 /* Two values in 16 bits. */
 __device__ static inline uint32_t two16(const float *v, int mode)
 {
@@ -245,13 +257,12 @@ extern "C" __global__ void __launch_bounds__(384) rope16(const __grid_constant__
     const int t = blockIdx.x, half = a.hd / 2, each = half / 8, queries = a.q ? a.H : 0;
     const int items = (queries + 2 * a.K) * each;
     const bool inter = a.interleaved;
+    const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
     float v[16];
 
     for (int i = threadIdx.x; i < half; i += blockDim.x)
         sincosf((float)a.pos[t] * a.inv_freq[i], &turn[i].y, &turn[i].x);
     __syncthreads();
-    const size_t to = cache_at(a.table[a.seq[t]], a.slot[t], a.K, 0, a.hd);
-
     for (int n = threadIdx.x; n < items; n += blockDim.x) {
         const int j = n % each * 8, lo = inter ? 2 * j : j, hi = inter ? lo + 8 : lo + half;
         const int h = n / each - queries; /* of keys, then of values */
@@ -434,13 +445,13 @@ __device__ static inline uint4 gate8(const uint16_t *g, const uint16_t *u)
     return eight16(x, PREP_BF16);
 }
 
-/* The gated values, rounded to bf16 before they are to anything else, as reference libraries have it.
- * grid: rows, 512 threads; F is a multiple of 8 */
+/* The gated values, or g as it is without u, rounded to bf16 before they are to anything else, as
+ * reference libraries have it. grid: rows, 512 threads; F is a multiple of 8 */
 extern "C" __global__ void __launch_bounds__(512) gated(gated_args a)
 {
     enum { PER = 8, STEP = PER * 512, KEPT = GATED_MOST / STEP };
     const size_t t = blockIdx.x;
-    const uint16_t *const g = a.g + t * a.F, *const u = a.u + t * a.F;
+    const uint16_t *const g = a.g + t * a.F, *const u = a.u ? a.u + t * a.F : NULL;
     const int first = PER * threadIdx.x;
     uint4 kept[KEPT];
     float v[PER], max = 0;
@@ -449,7 +460,9 @@ extern "C" __global__ void __launch_bounds__(512) gated(gated_args a)
     for (int k = 0; k < KEPT; k++) {
         const int i = first + k * STEP;
 
-        kept[k] = i < a.F ? gate8(g + i, u + i) : make_uint4(0, 0, 0, 0);
+        kept[k] = i >= a.F ? make_uint4(0, 0, 0, 0)
+                  : u      ? gate8(g + i, u + i)
+                           : *(const uint4 *)(g + i);
     }
     if (a.y16) {
 #pragma unroll

@@ -529,10 +529,10 @@ static bool map_inputs(struct cuda *b, const struct attn_shape *s, struct train_
 {
     const size_t wide = s->H * s->hd, narrow = s->K * s->hd;
 
-    return cuda_map(b, &w->map[0], w->a.q, true, s->T, wide) &&
-           cuda_map(b, &w->map[1], w->a.k, true, s->T, narrow) &&
-           cuda_map(b, &w->map[2], w->a.v, true, s->T, narrow) &&
-           (!w->a.dy || cuda_map(b, &w->map[3], w->a.dy, true, s->T, wide));
+    return cuda_map(b, &w->map[0], w->a.q, BLAS_BF16, s->T, wide, 64) &&
+           cuda_map(b, &w->map[1], w->a.k, BLAS_BF16, s->T, narrow, 64) &&
+           cuda_map(b, &w->map[2], w->a.v, BLAS_BF16, s->T, narrow, 64) &&
+           (!w->a.dy || cuda_map(b, &w->map[3], w->a.dy, BLAS_BF16, s->T, wide, 64));
 }
 
 static void attn_cuda(struct ctx *c, float *o, float *lse, const struct attn_shape *s,
@@ -899,6 +899,39 @@ static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
     const size_t f8 = need->f8 ? need->T * (need->wide + sizeof(float)) : 0;
 
     return (2 * (size_t)PART_BYTES + inputs + sums + f8 + need->pairs * half) / 4 * 5;
+}
+
+bool cuda_train_op(struct cuda *b, struct op *o)
+{
+    int d = (int)o->D, h = (int)o->H, hd = (int)o->hd, inter = o->interleaved, rows = (int)o->T;
+    size_t n = o->T * o->D;
+    float *y = o->y;
+
+    switch (o->kind) {
+    case OP_EMBED:
+        cuda_launch(b, KERN_train_lookup, o->T, 1, 1, 128,
+                    (void *[]){ &y, (void *)(uintptr_t)cuda_placed(o->out[0].w), &o->ids });
+        return true;
+    case OP_GATHER:
+        cuda_launch(b, KERN_train_gather, over(o->D, o->D % 8 ? THREADS : 8 * THREADS), o->T, 1,
+                    THREADS, (void *[]){ &y, &o->x, &o->ids, &d });
+        return true;
+    case OP_RMSNORM:
+        cuda_launch(b, KERN_train_rmsnorm, o->T, 1, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &d, &o->by });
+        return true;
+    case OP_ROPE:
+        cuda_launch_with(b, KERN_train_rope, over(o->T, TRAIN_ROPE_ROWS), 1, 1, THREADS,
+                         TRAIN_ROPE_ROWS * o->hd * sizeof(float),
+                         (void *[]){ &y, &h, &hd, &rows, &o->ids, &o->u, &inter });
+        return true;
+    case OP_SWIGLU:
+        cuda_launch(b, KERN_train_gate, over(n, n % 8 ? THREADS : 8 * THREADS), 1, 1, THREADS,
+                    (void *[]){ &y, &o->x, &o->u, &n });
+        return true;
+    default:
+        return false;
+    }
 }
 
 const struct train_ops train_ops_cuda = {

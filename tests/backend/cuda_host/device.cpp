@@ -14,6 +14,7 @@
 
 #include "cuda.h"
 #include "device.h"
+#include "format/enc/f8.h"
 
 dim3_at threadIdx, blockIdx, blockDim, gridDim;
 
@@ -71,7 +72,7 @@ struct fiber {
 struct tensor_map {
     const uint8_t *p;
     cuuint64_t cols, rows, apart;
-    cuuint32_t box_cols, box_rows;
+    cuuint32_t box_cols, box_rows, size; /* size: of a value */
 };
 
 struct bulk {
@@ -317,11 +318,13 @@ static void arrive_bulk(const bulk &k)
         for (uint32_t j = 0; j < m.box_cols; j++) {
             const int64_t r = (int64_t)k.r + i, c = (int64_t)k.c + j;
             const bool in = r >= 0 && r < (int64_t)m.rows && c >= 0 && c < (int64_t)m.cols;
-            uint32_t at = k.to + i * 128 + j * 2;
+            uint32_t at = k.to + i * 128 + j * m.size;
 
             at ^= (at >> 7 & 7) << 4;
-            *(uint16_t *)(shared + at) =
-                in ? ((const uint16_t *)(m.p + (cuuint64_t)r * m.apart))[c] : 0;
+            if (in)
+                memcpy(shared + at, m.p + (cuuint64_t)r * m.apart + (cuuint64_t)c * m.size, m.size);
+            else
+                memset(shared + at, 0, m.size);
         }
     b->bytes -= (int32_t)k.bytes;
     barrier_turn(b);
@@ -351,7 +354,7 @@ void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar)
     memcpy(&m, map, sizeof(m));
     if (to % 1024)
         die("a swizzled tile at %u", to);
-    begin_bulk({ to, m.box_cols * m.box_rows * 2, bar, NULL, m, c, r });
+    begin_bulk({ to, m.box_cols * m.box_rows * m.size, bar, NULL, m, c, r });
 }
 
 /* One of those that are on their way; `must`: there is nothing else to wait for. */
@@ -369,9 +372,9 @@ static bool land_bulk(bool must)
     return true;
 }
 
-/* Line i of a swizzled operand, its 16 values of the sum. Lines lie 8 in stride; across, values do,
- * and lines 64 in lead. */
-static void operand_line(float to[16], const wgmma_product &p, uint64_t d, bool across, uint32_t i)
+/* Line i of a swizzled operand, its 16 values of the sum (E4M3: 32). Lines lie 8 in stride; across,
+ * values do, and lines 64 in lead. */
+static void operand_line(float to[32], const wgmma_product &p, uint64_t d, bool across, uint32_t i)
 {
     const uint32_t lead = (uint32_t)(d >> 16 & 0x3FFF) << 4, stride = (uint32_t)(d >> 32 & 0x3FFF)
                                                                       << 4;
@@ -386,7 +389,12 @@ static void operand_line(float to[16], const wgmma_product &p, uint64_t d, bool 
             die("an operand's value at %u of %zu of shared memory", at, shared_size);
         const uint16_t h = *(const uint16_t *)(shared + at);
 
-        to[k] = p.bf16 ? bf16_to_f32(h) : f16_to_f32(h);
+        if (p.f8) {
+            to[2 * k] = f8_e4m3_to_f32((uint8_t)h);
+            to[2 * k + 1] = f8_e4m3_to_f32((uint8_t)(h >> 8));
+        } else {
+            to[k] = p.bf16 ? bf16_to_f32(h) : f16_to_f32(h);
+        }
     }
 }
 
@@ -395,7 +403,7 @@ static void operand_line(float to[16], const wgmma_product &p, uint64_t d, bool 
 static void multiply(const wgmma_product &p, int i)
 {
     const uint32_t w = (uint32_t)i / WARP, g = (uint32_t)i % WARP / 4, q = (uint32_t)i % 4;
-    float a[2][16], b[16];
+    float a[2][32], b[32];
 
     if ((p.b_at >> 62) != 1 || (!p.registers && (p.a_at >> 62) != 1))
         die("an operand that is not swizzled by 128 bytes");
@@ -415,7 +423,7 @@ static void multiply(const wgmma_product &p, int i)
             float *to = &p.d[c / 2 * 4 + 2 * r + c % 2];
             double s = p.add ? *to : 0;
 
-            for (int k = 0; k < 16; k++)
+            for (int k = 0; k < (p.f8 ? 32 : 16); k++)
                 s += (double)a[r][k] * b[k];
             *to = (float)s;
         }
@@ -749,15 +757,16 @@ CUresult cuFuncGetAttribute(int *v, CUfunction_attribute, CUfunction)
 }
 
 /* Two axes of 16-bit values. */
-CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType, cuuint32_t rank, void *p,
+CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *p,
                                 const cuuint64_t *size, const cuuint64_t *apart,
                                 const cuuint32_t *box, const cuuint32_t *step,
                                 CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                                 CUtensorMapFloatOOBfill)
 {
-    const tensor_map m = { (const uint8_t *)p, size[0], size[1], apart[0], box[0], box[1] };
+    const cuuint32_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+    const tensor_map m = { (const uint8_t *)p, size[0], size[1], apart[0], box[0], box[1], bytes };
 
-    if (rank != 2 || (uintptr_t)p % 16 || apart[0] % 16 || box[0] * 2 != 128 || box[1] > 256 ||
+    if (rank != 2 || (uintptr_t)p % 16 || apart[0] % 16 || box[0] * bytes != 128 || box[1] > 256 ||
         step[0] != 1 || step[1] != 1)
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(map, &m, sizeof(m));

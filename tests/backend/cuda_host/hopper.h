@@ -87,6 +87,11 @@ static inline float exp2_fast(float x)
     return exp2f(x);
 }
 
+static inline float reciprocal(float x)
+{
+    return 1 / x;
+}
+
 static inline uint32_t pair_of_f8(uint16_t two)
 {
     return f32_to_f16(f8_e4m3_to_f32((uint8_t)two)) |
@@ -114,14 +119,19 @@ template <int N> static inline void hold(float (&)[N])
 template <bool BF16, int N>
 static inline void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, bool add)
 {
-    product_begin({ d, 2 * N, add, BF16, false, false, {}, a, b });
+    product_begin({ d, 2 * N, add, BF16, false, false, false, {}, a, b });
+}
+
+static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, bool add)
+{
+    product_begin({ d, 256, add, false, true, false, false, {}, a, b });
 }
 
 template <bool BF16, int N>
 static inline void wgmma_rs(float (&d)[N], const uint32_t *a, uint64_t b, bool add)
 {
     const lane_words *all = warp_meet(a, 4);
-    wgmma_product p = { d, 2 * N, add, BF16, true, true, {}, 0, b };
+    wgmma_product p = { d, 2 * N, add, BF16, false, true, true, {}, 0, b };
 
     for (int q = 0; q < 4; q++)
         memcpy(p.a[q], all[threadIdx.x % 32 / 4 * 4 + q], sizeof(p.a[q]));

@@ -25,6 +25,8 @@
 #define tile_copy      ptx_tile_copy
 #define bulk_copy      ptx_bulk_copy
 #define l2_prefetch    ptx_l2_prefetch
+#define reciprocal     ptx_reciprocal
+#define wgmma_f8       ptx_wgmma_f8
 #define fence_async    ptx_fence_async
 #define registers_less ptx_registers_less
 #define registers_more ptx_registers_more
@@ -62,6 +64,8 @@
 #undef tile_copy
 #undef bulk_copy
 #undef l2_prefetch
+#undef reciprocal
+#undef wgmma_f8
 #undef fence_async
 #undef registers_less
 #undef registers_more
