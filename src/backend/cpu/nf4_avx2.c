@@ -78,8 +78,11 @@ INLINE void eight_rows(__m256i sum[TILE], const uint8_t *p, const struct table *
                 const __m256i x = _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)at));
 
 #pragma GCC unroll 2
-                for (int h = 0; h < 2; h++)
+                for (int h = 0; h < 2; h++) {
                     s[t][h] = _mm256_add_epi32(s[t][h], _mm256_madd_epi16(v[h], x));
+                    /* now: or the compiler keeps products for a tree of sums, in memory */
+                    __asm__("" : "+x"(s[t][h]));
+                }
             }
         }
     }
