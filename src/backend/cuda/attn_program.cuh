@@ -57,32 +57,34 @@ __device__ static inline void ready_item(const attn_phase &p, const attn_row *ro
                                          const attn_place &at, float *queries)
 {
     const rope_args &r = p.r;
-    const int hd = p.a.hd, half = hd / 2, n_q = at.n_heads * half;
-    const int n = n_q + (r.q ? p.rows * hd : 0);
+    const int hd = p.a.hd, half = hd / 2, rows = r.q ? p.rows : 0;
 
-    for (int i = threadIdx.x; i < n; i += STREAM_WARPS * WARP) {
-        const int in = i - n_q, t = in < 0 ? at.t : in / hd;
-        const bool value = in >= 0 && in % hd >= half;
-        const int k = (in < 0 ? i : in) % half, head = in < 0 ? i / half : 0;
-        const int first = r.q && r.interleaved ? 2 * k : k;
-        const int second = r.q && r.interleaved ? 2 * k + 1 : k + half, s = row[t].slot;
+    /* a warp has a head of queries, of keys or of values at a time */
+    for (int i = threadIdx.x / WARP; i < at.n_heads + 2 * rows; i += STREAM_WARPS) {
+        const int in = i - at.n_heads, t = in < 0 ? at.t : in / 2, s = row[t].slot;
+        const bool value = in >= 0 && in % 2;
 
         if (in >= 0 && (row[t].seq != row[at.t].seq || s < at.from || s >= at.to))
             continue;
-        const float *x = in < 0 ? p.a.q + ((size_t)t * p.a.H + at.h0 + head) * hd
+        const float *x = in < 0 ? p.a.q + ((size_t)t * p.a.H + at.h0 + i) * hd
                                 : (value ? r.v : r.k) + ((size_t)t * r.K + at.kh) * hd;
-        float2 v = make_float2(x[first], x[second]);
+        const size_t to = in < 0 ? 0 : cache_at(row[t].table, s, r.K, at.kh, hd);
 
-        if (r.q && !value)
-            v = turned(v, (float)row[t].pos * r.inv_freq[k]);
-        if (in < 0) {
-            queries[head * hd + first] = v.x * p.a.scale;
-            queries[head * hd + second] = v.y * p.a.scale;
-        } else {
-            const size_t to = cache_at(row[t].table, s, r.K, at.kh, hd);
+#pragma unroll 2
+        for (int k = threadIdx.x % WARP; k < half; k += WARP) {
+            const int first = r.q && r.interleaved ? 2 * k : k;
+            const int second = r.q && r.interleaved ? 2 * k + 1 : k + half;
+            float2 v = make_float2(x[first], x[second]);
 
-            store(value ? r.vc : r.kc, to + first, v.x, r.enc);
-            store(value ? r.vc : r.kc, to + second, v.y, r.enc);
+            if (r.q && !value)
+                v = turned(v, (float)row[t].pos * r.inv_freq[k]);
+            if (in < 0) {
+                queries[i * hd + first] = v.x * p.a.scale;
+                queries[i * hd + second] = v.y * p.a.scale;
+            } else {
+                store(value ? r.vc : r.kc, to + first, v.x, r.enc);
+                store(value ? r.vc : r.kc, to + second, v.y, r.enc);
+            }
         }
     }
 }
@@ -135,16 +137,18 @@ __device__ static void attn_place_sums(const attn_phase &p, const attn_row *row,
         /* the slots of one block of the cache, or fewer */
         const int next = min(s0 + stride * SLOTS, (s0 / KV_BLOCK + 1) * KV_BLOCK);
         const int to = min(next, at.to);
-        const size_t base = ((size_t)block * a.K + at.kh) * KV_BLOCK;
+        const size_t base =
+            (((size_t)block * a.K + at.kh) * KV_BLOCK * a.hd + (live ? lane * PER : 0)) *
+            (packet<ENC>::bytes / PER);
+        const uint8_t *const keys = a.k + base, *const values = a.v + base;
 
 #pragma unroll
         for (int j = 0; j < SLOTS; j++) {
             const int s = min(s0 + j * stride + mine, to - 1) % KV_BLOCK;
-            const size_t from =
-                ((base + s) * a.hd + (live ? lane * PER : 0)) * (packet<ENC>::bytes / PER);
+            const int from = s * a.hd * (packet<ENC>::bytes / PER);
 
-            k[j].load(a.k + from);
-            v[j].load(a.v + from);
+            k[j].load(keys + from);
+            v[j].load(values + from);
         }
         block = table[min(next / KV_BLOCK, last)];
 #pragma unroll
@@ -233,7 +237,7 @@ __device__ static void attn_place_sums(const attn_phase &p, const attn_row *row,
         }
         named_sync(WORKERS, STREAM_WARPS * WARP);
         for (int i = threadIdx.x; i < BESIDE * a.hd; i += STREAM_WARPS * WARP) {
-            const int pair = i / a.hd, e = i - pair * a.hd, head = pair * MINE + h;
+            const int pair = i >= a.hd, e = i - pair * a.hd, head = pair * MINE + h;
             const float *from = merged + pair * stride_m;
             float max = -INFINITY, l = 0, v = 0;
 
