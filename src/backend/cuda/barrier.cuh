@@ -93,6 +93,20 @@ __device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t 
                  : "memory");
 }
 
+/* The same of what is read once: it goes from the second-level cache before anything else. */
+__device__ static inline void bulk_copy_once(uint32_t to, const void *from, uint32_t bytes,
+                                             uint32_t bar)
+{
+    uint64_t once;
+
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(bar), "l"(once)
+        : "memory");
+}
+
 /* Bytes to the second-level cache, a multiple of 16. */
 __device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
 {

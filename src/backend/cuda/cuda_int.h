@@ -210,7 +210,8 @@ enum {
     PIN_BYTES = 16 << 20,
     OPS = 2048,
     MODULES = 15,
-    PROGRAM_PHASES = 1024
+    PROGRAM_PHASES = 1024,
+    GATE_BYTES = (2 + PROGRAM_PHASES) * 4
 };
 
 /* An op as it was asked for. */
@@ -337,7 +338,7 @@ struct cuda {
         loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
 
     struct program prog;
-    CUdeviceptr gate; /* of programs */
+    CUdeviceptr gate; /* of programs: the gate, and claims; zero between them */
     struct away away;
 
     struct op op[OPS]; /* noted, not launched yet */

@@ -256,19 +256,23 @@ enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASS_FED, 
      : (class) == CLASS_U6  ? ((big) ? 5 : 4)                                                      \
                             : ((big) ? 6 : 4))
 #define RING_WARPS(big) ((big) ? 16 : 8)
-/* FED has one ring for all warps instead, on Hopper, which one warp more fills with bulk copies: of
- * up to FED_GROUPS groups, 16 rows by FED_COLS columns of each warp, whose rows lie 64 bytes
- * further apart for the banks. Of them FED_AHEAD are asked for at a time. */
+/* FED has one ring for all warps instead, on Hopper (fed.cuh): of up to FED_GROUPS groups, 16 rows
+ * by FED_COLS columns of each warp, whose rows lie 64 bytes further apart for the banks. Of them
+ * FED_AHEAD are asked for at a time. */
 enum {
     FED_COLS = 64,
-    FED_ROW = 16 * FED_COLS * 2,
+    FED_GROUP_COLS = 16 * FED_COLS,
+    FED_ROW = FED_GROUP_COLS * 2,
     FED_PITCH = FED_ROW + 64,
     FED_GROUP = DEV_TILE * FED_PITCH,
     FED_GROUPS = 6,
-    FED_AHEAD = 3
+    FED_LEAST = 3, /* groups */
+    FED_AHEAD = 2,
+    FED_ENDS = 3 /* warps that end tiles */
 };
-#define RING_BYTES(class, big)   (RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
-#define RING_THREADS(class, big) ((RING_WARPS(big) + ((class) == CLASS_FED)) * 32)
+#define RING_BYTES(class, big) (RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
+#define RING_THREADS(class, big)                                                                   \
+    ((RING_WARPS(big) + ((class) == CLASS_FED ? 1 + FED_ENDS : 0)) * 32)
 
 enum {
     LUT_N4 = 256 * 32 * 4,           /* pairs of values by byte, a copy for each lane */
@@ -316,7 +320,8 @@ struct program_args {
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;
     int n_rows;
-    unsigned *gate; /* [2] zero before and after */
+    unsigned *gate;   /* [2] zero before and after */
+    unsigned *claims; /* FED: [n_feeds] units that were claimed, the same */
     uint16_t table[16];
 };
 

@@ -441,9 +441,9 @@ static int open_kernels(struct cuda *b, struct err *e)
             rc = b->d.cuEventCreate(&b->joined[i], CU_EVENT_DISABLE_TIMING);
     }
     if (rc == 0)
-        rc = b->d.cuMemAlloc(&b->gate, 2 * sizeof(unsigned));
+        rc = b->d.cuMemAlloc(&b->gate, GATE_BYTES);
     if (rc == 0)
-        rc = b->d.cuMemsetD8Async(b->gate, 0, 2 * sizeof(unsigned), b->stream);
+        rc = b->d.cuMemsetD8Async(b->gate, 0, GATE_BYTES, b->stream);
     for (size_t i = 0; i < 2 && rc == 0; i++) {
         rc = b->d.cuMemAllocHost(&b->pin[i], PIN_BYTES);
         if (rc == 0)

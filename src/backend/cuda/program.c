@@ -6,7 +6,7 @@
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
 
-enum { STATIC_SHARED = 4096 /* what a kernel has besides */ };
+enum { STATIC_SHARED = 4608 /* what a kernel has besides */ };
 
 static size_t over(size_t a, size_t b)
 {
@@ -46,7 +46,7 @@ static size_t shared_of(const struct cuda *b, enum dev_class class, size_t group
 
 static bool fits(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
 {
-    return shared_of(b, class, FED_AHEAD, feeds, scratch) <= b->shared - STATIC_SHARED;
+    return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->shared - STATIC_SHARED;
 }
 
 /* What attention needs of the scratch: queries, and a head of every warp. */
@@ -137,7 +137,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
     struct division best = { 0 };
     size_t most = 0;
 
-    for (size_t groups = FED_GROUPS; groups >= FED_AHEAD; groups = fed ? groups - 1 : 0)
+    for (size_t groups = FED_GROUPS; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
         for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
             const size_t scratch = scratch_of(b, p->T, p->attn, buffers);
             const struct division d = { groups, buffers, scratch,
@@ -198,6 +198,7 @@ static void launch(struct cuda *b, struct program *p)
     a.pos = p->pos;
     a.n_rows = (int)p->n_rows;
     a.gate = (unsigned *)(uintptr_t)b->gate;
+    a.claims = p->class == CLASS_FED ? a.gate + 2 : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
     const enum kernel k = (enum kernel)((int)KERN_program_w16_1 + 2 * (int)p->class + (p->T > 8));
 
@@ -308,6 +309,9 @@ void program_stream(struct cuda *b, const struct stream_args *a)
 
     const size_t rows_bytes = (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
 
+    /* FED: tiles of 16 rows, or 8 of both matrices */
+    const int tiles = class == CLASS_FED && a->swiglu ? (w->rows + 7) / 8 : a->tiles;
+
     launch_rope(b);
     if (a->load.x && !cuda_room(b, &b->loaded, rows_bytes + (size_t)a->T * sizeof(float)))
         return;
@@ -323,7 +327,7 @@ void program_stream(struct cuda *b, const struct stream_args *a)
         ph->u.s.load.by = (float *)(uintptr_t)(b->loaded.p + rows_bytes);
     }
     ph->u.s.teams = rows ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
-    *f = (struct stream_feed){ .tiles = a->tiles,
+    *f = (struct stream_feed){ .tiles = tiles,
                                .stages = w->kp / cols,
                                .stride = !rows               ? w->rec
                                          : class == CLASS_F8 ? w->kp

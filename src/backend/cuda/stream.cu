@@ -2,6 +2,7 @@
  * the other in one kernel that has a block on each multiprocessor. Blocks wait for one another
  * between phases; the weights of what comes next are on their way meanwhile. */
 #include "backend/cuda/attn_program.cuh"
+#include "backend/cuda/fed.cuh"
 #include "backend/cuda/stream.cuh"
 
 enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) };
@@ -9,25 +10,30 @@ enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) 
 static_assert(sizeof(dev_phase) % sizeof(uint4) == 0 && WORDS <= THREADS, "copied by 16 bytes");
 static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds");
 
-/* Until every block has come here; `target` blocks have, counted from the start. */
-__device__ static inline void meet(unsigned *gate, unsigned target, const dev_phase &next,
-                                   const attn_row *row)
+/* Until every block has come here; then the gate has seen `target` arrivals since the start, of
+ * which the block has `arrive` to make here. */
+__device__ static inline void meet(unsigned *gate, unsigned target, int arrive,
+                                   const dev_phase &next, const attn_row *row)
 {
     named_sync(WORKERS, THREADS);
     if (threadIdx.x == WARP && next.kind == PHASE_ATTN)
         attn_ahead(next.u.a, row);
     if (threadIdx.x == 0) {
-        gate_arrive(gate);
+        for (int i = 0; i < arrive; i++)
+            gate_arrive(gate);
         gate_wait(gate, target);
     }
     named_sync(WORKERS, THREADS);
 }
 
 /* The last block to leave makes the gate ready for the next program. */
-__device__ static inline void leave(unsigned *gate)
+__device__ static inline void leave(const program_args &a)
 {
-    if (threadIdx.x == 0 && atomicAdd(&gate[1], 1) == gridDim.x - 1)
-        gate[0] = gate[1] = 0;
+    if (threadIdx.x || atomicAdd(&a.gate[1], 1) != gridDim.x - 1)
+        return;
+    a.gate[0] = a.gate[1] = 0;
+    for (int i = 0; a.claims && i < a.n_feeds; i++)
+        a.claims[i] = 0;
 }
 
 __device__ static __noinline__ void attn_of(const attn_phase &p, const attn_row *row,
@@ -54,7 +60,7 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
     case kind * 4 + fine * 2 + pair:                                                               \
         stream_phase<CLASS, kind, fine, pair, NT>(p, s);                                           \
         break
-    if constexpr (CLASS == CLASS_W16 || CLASS == CLASS_FED) {
+    if constexpr (CLASS == CLASS_W16) {
         switch (form) {
             FORM(DEV_B16, 0, 0);
             FORM(DEV_H16, 0, 0);
@@ -85,9 +91,12 @@ template <int CLASS, int NT>
 __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
+    constexpr bool fed = CLASS == CLASS_FED;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
     __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
+    __shared__ int tile[FED_GROUPS];
+    __shared__ fed_done done[1 << SUM_BUFFERS];
     const int warp = threadIdx.x / WARP;
     uint8_t *const lut_at = shared + a.ring;
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
@@ -96,13 +105,11 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ attn_row row[DEV_STREAM_ROWS];
     __shared__ float factor[DEV_STREAM_ROWS];
     constexpr bool loads =
-        !R::fed && CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
+        !fed && CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
     program p = { &a, feeds };
 
     p.full = bar_at(full);
     p.empty = bar_at(empty);
-    p.landed = bar_at(landed);
-    p.freed = bar_at(freed);
     for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*feeds) / 8); i += THREADS)
         ((uint64_t *)feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
@@ -121,25 +128,36 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
 
         bar_init(p.full + threadIdx.x * 8, team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
-        bar_init(p.empty + threadIdx.x * 8, (a.T + 1) / 2);
+        bar_init(p.empty + threadIdx.x * 8, fed ? FED_ENDS : (a.T + 1) / 2);
     }
-    if (R::fed && threadIdx.x == 0) {
+    if (fed && threadIdx.x == 0) {
         for (int i = 0; i < FED_GROUPS; i++) {
-            bar_init(p.landed + i * 8, 1);
-            bar_init(p.freed + i * 8, STREAM_WARPS);
+            bar_init(bar_at(landed + i), 1);
+            bar_init(bar_at(freed + i), STREAM_WARPS);
         }
         bar_fence_init();
     }
     __syncthreads();
-    p.ring = R::fed ? shared : shared + warp * R::depth * R::slot;
+    p.ring = shared + warp * R::depth * R::slot;
     p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
     p.scratch = scratch;
     p.inputs = (uint16_t *)(phases + 2 * WORDS);
     p.factor = factor;
     p.lut = (const uint32_t *)lut_at;
-    if constexpr (R::fed) {
+    fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
+                      bar_at(landed), bar_at(freed),
+                      tile,           done };
+
+    if constexpr (fed) {
         if (warp == STREAM_WARPS) {
-            feed_ring(p);
+            feed_ring(p, ring);
+            return;
+        }
+        if (warp > STREAM_WARPS) {
+            const dev_phase *both[2] = { (const dev_phase *)phases,
+                                         (const dev_phase *)(phases + WORDS) };
+
+            fed_ends(p, ring, both);
             return;
         }
     } else {
@@ -157,14 +175,14 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             const uint4 *const from = (const uint4 *)(a.phase + i + 1) + threadIdx.x;
             uint4 *const to = phases + (i + 1) % 2 * WORDS + threadIdx.x;
 
-            if constexpr (R::fed) {
+            if constexpr (fed) {
                 copy_async((uint32_t)__cvta_generic_to_shared(to), from);
                 copy_commit();
             } else {
                 *to = *from;
             }
         }
-        if constexpr (R::fed)
+        if constexpr (fed)
             if (i + 2 < a.n && threadIdx.x == THREADS - 1)
                 l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
         if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3)
@@ -176,15 +194,25 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         else {
             if (loads && now.u.s.load.x)
                 load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
-            product_of<CLASS, NT>(p, now.u.s, now.form);
+            if constexpr (!fed)
+                product_of<CLASS, NT>(p, now.u.s, now.form);
+            else if (now.form == DEV_B16 * 4)
+                fed_phase<DEV_B16, NT>(p, ring, now.u.s, i % 2, i + 1 < a.n);
+            else
+                fed_phase<DEV_H16, NT>(p, ring, now.u.s, i % 2, i + 1 < a.n);
         }
-        if constexpr (R::fed)
+        if constexpr (fed)
             copy_wait<0>();
         if (i + 1 < a.n)
-            meet(a.gate, (i + 1) * gridDim.x, *(const dev_phase *)(phases + (i + 1) % 2 * WORDS),
-                 row);
+            meet(a.gate, (i + 1) * gridDim.x * (fed ? FED_ENDS : 1),
+                 !fed                     ? 1
+                 : now.kind == PHASE_ATTN ? FED_ENDS
+                                          : 0,
+                 *(const dev_phase *)(phases + (i + 1) % 2 * WORDS), row);
     }
-    leave(a.gate);
+    if constexpr (fed)
+        fed_give<NT>(p, ring.done, ring.turn, a.T, { LAST, 0 }, (const float(*)[NT][4])NULL);
+    leave(a);
 }
 
 /* Code for others has no FED, which nobody launches there. */

@@ -21,8 +21,7 @@
 /* ---- the rings ---- */
 
 template <int CLASS> struct ring_of {
-    static constexpr bool fed = CLASS == CLASS_FED;
-    static constexpr bool rows = CLASS == CLASS_W16 || CLASS == CLASS_F8 || fed;
+    static constexpr bool rows = CLASS == CLASS_W16 || CLASS == CLASS_F8;
     static constexpr int slot = RING_SLOT(CLASS), depth = RING_DEPTH(CLASS, BIG);
     static constexpr int piece = slot / DEV_TILE; /* of rows: bytes of each */
 };
@@ -46,11 +45,9 @@ struct program {
     uint16_t *inputs; /* x of the phase, if it is kept */
     float *factor;    /* [DEV_STREAM_ROWS] of its rows, if it is scaled */
     const uint32_t *lut;
-    uint32_t full, empty;   /* [SUM_BARRIERS] barriers: sums are there, were read */
-    uint32_t landed, freed; /* FED: [FED_GROUPS] barriers */
+    uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
     cursor ask;
-    int slot;         /* of the stage, or group, that is used next */
-    int round;        /* FED: of the ring */
+    int slot;         /* of the stage that is used next */
     int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
 };
 
@@ -161,60 +158,6 @@ template <int CLASS> __device__ static __forceinline__ void fetch(program &p, in
             enter_tile<CLASS>(p);
     }
     copy_commit();
-}
-
-/* ---- a ring that is fed ---- */
-
-/* One warp asks for groups as soon as there is room, on and on, whatever the others wait for: by
- * bulk copies, with no thread waiting for them; but for no more than FED_AHEAD at a time, which
- * keep the memory busy. What else is asked for (inputs, residuals, the gate) would wait behind all
- * of them. */
-__device__ static __forceinline__ void feed_ring(const program &p)
-{
-    const int lane = threadIdx.x % WARP, groups = p.a->groups;
-    int slot = 0, round = 0, past = 0, past_round = 0, under_way = 0;
-
-#pragma unroll 1
-    for (int i = 0; i < p.a->n_feeds; i++) {
-        const stream_feed &f = p.feeds[i];
-        const int first = blockIdx.x * (f.swiglu ? 2 : 1), bytes = f.stages * 256;
-        const int stride = f.stride;
-
-#pragma unroll 1
-        for (int item = first; item < f.tiles; item = next_tile(item, f.swiglu, 0)) {
-            const int o = out_at(f, item), tile = f.swiglu ? item / 2 : item - f.tile0[o];
-            const int top = f.rows[o] - 1 - tile * DEV_TILE;
-            const uint8_t *const from = f.q[o] + (size_t)tile * DEV_TILE * stride;
-
-#pragma unroll 1
-            for (int at = 0; at < bytes; at += FED_ROW) {
-                const int n = min((int)FED_ROW, bytes - at);
-                const uint32_t to = p.ring_at + slot * FED_GROUP, bar = p.landed + slot * 8;
-
-                bar_wait(p.freed + slot * 8, (round & 1) ^ 1);
-                if (under_way == FED_AHEAD) {
-                    bar_wait(p.landed + past * 8, past_round & 1);
-                    if (++past == groups)
-                        past = 0, past_round++;
-                } else {
-                    under_way++;
-                }
-                if (elected()) {
-                    const uint8_t *row = from + at;
-
-                    bar_expect(bar, DEV_TILE * n);
-#pragma unroll
-                    for (int r = 0; r < DEV_TILE; r++) {
-                        bulk_copy(to + r * FED_PITCH, row, n, bar);
-                        row += r < top ? stride : 0;
-                    }
-                }
-                __syncwarp();
-                if (++slot == groups)
-                    slot = 0, round++;
-            }
-        }
-    }
 }
 
 /* ---- a stage ---- */
@@ -503,46 +446,6 @@ __device__ static __forceinline__ float take_sums(const program &p, int turn, in
     return v;
 }
 
-/* This warp's columns of a tile in a ring that is fed. It waits for all groups, even those where it
- * has no columns: so no parity can be mistaken for another. */
-template <int KIND, int NT>
-__device__ static __forceinline__ void fed_tile(program &p, float acc[NT][4], uint4 *x,
-                                                const uint16_t *from, int stride, int T, int kp)
-{
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const uint8_t *const mine =
-        p.ring + lane / 4 * FED_PITCH + warp * (FED_COLS * 2) + lane % 4 * 16;
-
-#pragma unroll 1
-    for (int k = warp * FED_COLS; k - warp * FED_COLS < kp; k += STREAM_WARPS * FED_COLS) {
-        const bool there = k < kp;
-        const uint4 *const at = (const uint4 *)(mine + p.slot * FED_GROUP);
-
-        if (there)
-            load_inputs<KIND, NT, FED_COLS / 32>(x, from + k, stride, T);
-        bar_wait(p.landed + p.slot * 8, p.round & 1);
-        if (there)
-#pragma unroll
-            for (int b = 0; b < FED_COLS / 32; b++) {
-                const uint4 v = at[b * 4], w = at[8 * FED_PITCH / 16 + b * 4];
-                const uint32_t a[2][4] = { { v.x, w.x, v.y, w.y }, { v.z, w.z, v.w, w.w } };
-
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    const uint4 &u = x[b * NT + n];
-
-                    mma<KIND == DEV_B16>(acc[n], a[0], u.x, u.y);
-                    mma<KIND == DEV_B16>(acc[n], a[1], u.z, u.w);
-                }
-            }
-        __syncwarp();
-        if (lane == 0)
-            bar_arrive(p.freed + p.slot * 8);
-        if (++p.slot == p.a->groups)
-            p.slot = 0, p.round++;
-    }
-}
-
 /* FINE: scales change within a record. NT: tiles of 8 rows of x. */
 template <int CLASS, int KIND, bool FINE, bool PAIR, int NT>
 __device__ static __forceinline__ void stream_phase(program &p, const stream_args &a)
@@ -564,17 +467,15 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     /* A tile is ended that much later, when no warp's sums need waiting for; before it is the turn
      * of the same warp again. On an H200 8B decodes 2 % faster in Q4_0, 8 of it 4 % faster in Q8_0,
      * and bf16 1.5 % slower. */
-    const int behind = CLASS == CLASS_W16 || R::fed
+    const int behind = CLASS == CLASS_W16
                            ? 0
                            : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if (a.kept && !a.load.x)
-        keep_inputs<R::fed>(a, p.inputs, stride);
+        keep_inputs<false>(a, p.inputs, stride);
     if (a.scaled && !a.load.x)
         row_factors(a, p.factor);
-    if constexpr (R::fed)
-        copy_wait<0>();
     if (a.kept || a.scaled)
         named_sync(WORKERS, STREAM_WARPS * WARP);
     for (int n = 0; n < n_tiles + behind; n++) {
@@ -589,9 +490,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             for (int i = 0; i < NT; i++)
                 e[i] = end_of(a, out, tile, end_turn(n / unit, ends, teams) + i * size);
         }
-        if constexpr (R::fed)
-            fed_tile<KIND, NT>(p, acc, x, from, stride, T, kp);
-        for (int s = begins && !R::fed ? place_of(teams) : stages; s < stages; s += size) {
+        for (int s = begins ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
             load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);

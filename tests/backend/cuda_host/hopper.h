@@ -63,6 +63,11 @@ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint
     bulk_begin(to, from, bytes, bar);
 }
 
+static inline void bulk_copy_once(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    bulk_begin(to, from, bytes, bar);
+}
+
 static inline void l2_prefetch(const void *p, uint32_t bytes)
 {
     const volatile uint8_t *q = (const uint8_t *)p;

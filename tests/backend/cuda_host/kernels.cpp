@@ -24,6 +24,7 @@
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
 #define bulk_copy      ptx_bulk_copy
+#define bulk_copy_once ptx_bulk_copy_once
 #define l2_prefetch    ptx_l2_prefetch
 #define reciprocal     ptx_reciprocal
 #define wgmma_f8       ptx_wgmma_f8
@@ -63,6 +64,7 @@
 #undef named_arrive
 #undef tile_copy
 #undef bulk_copy
+#undef bulk_copy_once
 #undef l2_prefetch
 #undef reciprocal
 #undef wgmma_f8

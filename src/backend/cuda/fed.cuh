@@ -1,0 +1,336 @@
+/* fed.cuh - products of weights of 16 bits in programs on Hopper. As in stream.cuh a block has
+ * tiles of 16 rows of W, whose columns its warps share; but there is one ring for all of them,
+ * which a warp more fills with bulk copies: ordinary loads of a multiprocessor come back in the
+ * order in which they were asked for, and inputs, residuals and the gate would wait behind a ring
+ * of cp.async.
+ *
+ * Multiprocessors get unequal shares of a busy memory, so tiles are not dealt out beforehand: a
+ * block's first of a product is its own, every other one it claims when it asks for the one before.
+ * What a row's sums are depends on nothing but the shape of W. Of a gated product a tile is 8 rows
+ * of the gate and the same 8 of the other. Warps of their own end tiles, two rows of x at a time.
+ */
+#pragma once
+
+#include "backend/cuda/stream.cuh"
+
+/* A tile whose sums are there: of a phase of this parity; NO_TILE ends it, LAST the program. */
+struct fed_done {
+    int tile, phase;
+};
+
+enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256 };
+
+/* What the ring is to a thread. */
+struct fed_ring {
+    uint8_t *at;            /* groups */
+    uint32_t to;            /* the same, as copies take it */
+    uint32_t landed, freed; /* [FED_GROUPS] barriers */
+    int *tile;              /* [FED_GROUPS] which a group begins; NO_TILE: the end of a phase */
+    fed_done *done;         /* [2^SUM_BUFFERS] */
+    int place;              /* used next */
+    int turn;               /* tiles before, and ends of phases */
+};
+
+/* A value that is not computed anew wherever it is used. */
+template <class X> __device__ static __forceinline__ X held(X x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+__device__ static __forceinline__ int slot_of(int place)
+{
+    return place & (FED_ROUND - 1);
+}
+
+__device__ static __forceinline__ int round_of(int place)
+{
+    return place >= FED_ROUND;
+}
+
+/* The next group of a ring; `place` is a slot, with FED_ROUND in every other round. */
+__device__ static __forceinline__ int fed_next(int place, int groups)
+{
+    const int slot = slot_of(place) + 1;
+
+    return slot == groups ? (place & FED_ROUND) ^ FED_ROUND : place + 1;
+}
+
+/* The warp that feeds: asks for groups as soon as there is room, on and on, whatever the others
+ * wait for; no more than FED_AHEAD at a time, which keep the memory busy. */
+__device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
+{
+    const int lane = threadIdx.x % WARP, groups = p.a->groups;
+    int past = 0, under_way = 0;
+    const auto room = [&] {
+        bar_wait(r.freed + slot_of(r.place) * 8, round_of(r.place) ^ 1);
+        if (under_way < FED_AHEAD) {
+            under_way++;
+        } else {
+            bar_wait(r.landed + slot_of(past) * 8, round_of(past));
+            past = fed_next(past, groups);
+        }
+    };
+
+#pragma unroll 1
+    for (int i = 0; i < p.a->n_feeds; i++) {
+        const stream_feed &f = p.feeds[i];
+        const int stride = f.stride, bytes = f.stages * 256;
+
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < f.tiles;) {
+            const int o = f.swiglu ? 0 : out_at(f, tile),
+                      row = (tile - f.tile0[o]) * (f.swiglu ? 8 : 16);
+            const int top = f.rows[o] - 1 - row; /* the last of the tile's rows that there is */
+            const uint8_t *const first = f.q[o] + (size_t)row * stride;
+            const uint8_t *const second =
+                f.swiglu ? f.q[1] + (size_t)row * stride : first + (size_t)min(8, top) * stride;
+            const int top2 = f.swiglu ? top : top - 8;
+            int next = 0;
+
+            if (lane == 0 && f.tiles > (int)gridDim.x)
+                next = (int)atomicAdd(p.a->claims + i, 1u);
+#pragma unroll 1
+            for (int at = 0; at < bytes; at += FED_ROW) {
+                const int n = min((int)FED_ROW, bytes - at);
+                const uint32_t to = r.to + slot_of(r.place) * FED_GROUP,
+                               bar = r.landed + slot_of(r.place) * 8;
+
+                room();
+                if (elected()) {
+                    const uint8_t *x = first + at, *y = second + at;
+
+                    r.tile[slot_of(r.place)] = tile;
+                    bar_expect(bar, DEV_TILE * n);
+#pragma unroll
+                    for (int k = 0; k < 8; k++) {
+                        bulk_copy_once(to + k * FED_PITCH, x, n, bar);
+                        bulk_copy_once(to + (k + 8) * FED_PITCH, y, n, bar);
+                        x += k < top ? stride : 0;
+                        y += k < top2 ? stride : 0;
+                    }
+                }
+                __syncwarp();
+                r.place = fed_next(r.place, groups);
+            }
+            tile = (int)gridDim.x + __shfl_sync(~0u, next, 0);
+            if (f.tiles <= (int)gridDim.x)
+                break;
+        }
+        room();
+        if (elected()) {
+            r.tile[slot_of(r.place)] = NO_TILE;
+            bar_arrive(r.landed + slot_of(r.place) * 8);
+        }
+        __syncwarp();
+        r.place = fed_next(r.place, groups);
+    }
+}
+
+/* One group times this warp's columns of x. */
+template <int KIND, int NT>
+__device__ static __forceinline__ void fed_group(float acc[2][NT][4], const uint8_t *group,
+                                                 const uint4 *x)
+{
+    const uint4 *const at = (const uint4 *)group;
+
+#pragma unroll
+    for (int b = 0; b < FED_COLS / 32; b++) {
+        const uint4 v = at[b * 4], w = at[8 * FED_PITCH / 16 + b * 4];
+        const uint32_t a[2][4] = { { v.x, w.x, v.y, w.y }, { v.z, w.z, v.w, w.w } };
+
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            mma<KIND == DEV_B16>(acc[0][n], a[0], x[b * NT + n].x, x[b * NT + n].y);
+            mma<KIND == DEV_B16>(acc[1][n], a[1], x[b * NT + n].z, x[b * NT + n].w);
+        }
+    }
+}
+
+/* The lane's value of a tile, as end_of. */
+__device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int tile, int turn)
+{
+    if (!a.swiglu) {
+        int in;
+        const dev_out &out = out_of(a, tile, &in);
+
+        return end_of(a, out, in, turn);
+    }
+    const int i = turn * WARP + threadIdx.x % WARP;
+    tile_end e = { i / DEV_TILE, tile * 8 + i % 8 };
+
+    e.there = i % DEV_TILE < 8 && e.t < a.T && e.row < a.out[0].w.rows;
+    return e;
+}
+
+/* Two rows of x of a tile. sum: the warps' */
+__device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
+                                               const float *factor, int tile, int turn)
+{
+    const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
+    const tile_end e = fed_end_of(a, tile, turn);
+    const bool there = t < a.T;
+    float v = 0, none = 0;
+    int in;
+
+    if (there)
+#pragma unroll
+        for (int o = 0; o < STREAM_WARPS; o++)
+            v += sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+    if (a.scaled && there)
+        v *= factor[t];
+    if (a.swiglu) {
+        const float up = __shfl_xor_sync(~0u, v, 8);
+
+        if (e.there)
+            put_next(a, e, v / (1 + expf(-v)) * up);
+        return;
+    }
+    const dev_out &out = out_of(a, tile, &in);
+
+    finish(a, out, false, in, e, v, none);
+}
+
+/* The warps that end tiles, and phases when all of theirs are ended. */
+__device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
+                                                const dev_phase *const phases[2])
+{
+    const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
+    const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
+
+#pragma unroll 1
+    for (int k = 0, round = 0;;) {
+        bar_wait(p.full + k * 8, round);
+        const fed_done d = r.done[k];
+
+        if (d.tile >= 0)
+#pragma unroll 1
+            for (int turn = mine; 2 * turn < T; turn += FED_ENDS)
+                fed_end(phases[d.phase]->u.s, p.scratch + k * STREAM_WARPS * T * DEV_TILE, p.factor,
+                        d.tile, turn);
+        __syncwarp();
+        if (lane == 0)
+            bar_arrive(p.empty + k * 8);
+        if (d.tile == LAST)
+            break;
+        if (d.tile == NO_TILE && lane == 0)
+            gate_arrive(p.a->gate);
+        if (++k == buffers)
+            k = 0, round ^= 1;
+    }
+}
+
+/* This warp's sums of a tile to those of the others; or nothing. */
+template <int NT>
+__device__ static __forceinline__ void fed_give(const program &p, fed_done *done, int turn, int T,
+                                                const fed_done &d, const float acc[2][NT][4])
+{
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+    const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
+    float *const sum = p.scratch + (k * STREAM_WARPS + warp) * T * DEV_TILE;
+
+    if (use > 0)
+        bar_wait(p.empty + k * 8, (use - 1) & 1);
+    if (acc)
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (n * 8 + 2 * c + i % 2 < T)
+                    sum[(n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] =
+                        acc[0][n][i] + acc[1][n][i];
+    if (threadIdx.x == 0)
+        done[k] = d;
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(p.full + k * 8);
+}
+
+/* load_inputs of a kept row. */
+template <int NT>
+__device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row, int stride, int T,
+                                                 int g)
+{
+#pragma unroll
+    for (int i = 0; i < NT; i++)
+        if (i * 8 + g < T)
+#pragma unroll
+            for (int b = 0; b < FED_COLS / 32; b++)
+                into[b * NT + i] = *(const uint4 *)(row + i * 16 * stride + b * 64);
+}
+
+/* phase: its parity; more: others follow */
+template <int KIND, int NT>
+__device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const stream_args &a,
+                                                 int phase, bool more)
+{
+    const int warp = held((int)threadIdx.x / WARP), lane = held((int)threadIdx.x % WARP);
+    const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups;
+    const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
+    const uint32_t landed = held(r.landed), freed = held(r.freed);
+    const uint32_t mine = held((uint32_t)(g * FED_PITCH + warp * (FED_COLS * 2) + lane % 4 * 16));
+    /* this lane's row of x, if it is kept */
+    const uint32_t kept =
+        held((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
+    const uint16_t *const far = a.x + warp * FED_COLS;
+    const bool near = a.kept > 0;
+    int place = held(r.place), turn = held(r.turn);
+    uint4 x[FED_COLS / 32 * NT] = {}; /* rows beyond T stay zeros */
+    uint4
+        then[FED_COLS / 32 * NT] = {}; /* the next ones, from column `ahead` on, if they are far */
+    int ahead = -1;
+
+    if (near)
+        keep_inputs<true>(a, p.inputs, stride);
+    if (a.scaled)
+        row_factors(a, p.factor);
+    copy_wait<0>();
+    named_sync(WORKERS, STREAM_WARPS * WARP);
+#pragma unroll 1
+    for (;;) {
+        bar_wait(landed + slot_of(place) * 8, round_of(place));
+        const int tile = r.tile[slot_of(place)];
+
+        if (tile < 0)
+            break;
+        float acc[2][NT][4] = {};
+#pragma unroll 1
+        for (int k = 0;;) {
+            const bool there = k + warp * FED_COLS < kp;
+
+            if (near) {
+                if (there)
+                    load_kept<NT>(x, r.at + kept + k * 2 + lane % 4 * 16, stride, T, g);
+            } else {
+                const int next = k + FED_GROUP_COLS < kp ? k + FED_GROUP_COLS : 0;
+
+                if (k != ahead && there)
+                    load_inputs<KIND, NT, FED_COLS / 32>(then, far + k, stride, T);
+#pragma unroll
+                for (int i = 0; i < FED_COLS / 32 * NT; i++)
+                    x[i] = then[i];
+                if (next + warp * FED_COLS < kp)
+                    load_inputs<KIND, NT, FED_COLS / 32>(then, far + next, stride, T);
+                ahead = next;
+            }
+            if (there)
+                fed_group<KIND, NT>(acc, r.at + (mine + slot_of(place) * FED_GROUP), x);
+            __syncwarp();
+            if (lane == 0)
+                bar_arrive(freed + slot_of(place) * 8);
+            place = fed_next(place, groups);
+            k += FED_GROUP_COLS;
+            if (k >= kp)
+                break;
+            bar_wait(landed + slot_of(place) * 8, round_of(place));
+        }
+        fed_give<NT>(p, r.done, turn++, T, { tile, phase }, acc);
+    }
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(freed + slot_of(place) * 8);
+    place = fed_next(place, groups);
+    if (more)
+        fed_give<NT>(p, r.done, turn++, T, { NO_TILE, phase }, (const float(*)[NT][4])NULL);
+    r.place = place, r.turn = turn;
+}
