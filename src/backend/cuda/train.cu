@@ -93,46 +93,69 @@ extern "C" __global__ void train_order(uint16_t *y, const uint16_t *x, const int
         y[(size_t)blockIdx.y * kp + order[k]] = x[(size_t)blockIdx.y * kp + k];
 }
 
-/* grid: rows, 256 threads */
-template <int N> __device__ static inline void f8_row(const train_f8_args &a)
+/* Eight values, times by[i .. i + 8] unless it is NULL. */
+__device__ static inline void scaled_eight(float (&v)[8], const uint4 &x, const float *by, int i)
 {
+    float f[8];
+
+    load_n(v, (const uint16_t *)&x);
+    if (!by)
+        return;
+    load_n(f, by + i);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k] *= f[k];
+}
+
+/* cols: a multiple of 8. grid: rows, 256 threads */
+extern "C" __global__ void train_f8(const __grid_constant__ train_f8_args a)
+{
+    enum { STEP = 8 * 256, KEPT = 7 }; /* what lies behind is read twice */
     __shared__ float room[WARP];
     const uint16_t *x = a.x + (size_t)blockIdx.x * a.cols;
     uint8_t *y = a.y + (size_t)blockIdx.x * a.kp;
-    float max = 0, v[N], by[N];
+    const int first = 8 * threadIdx.x;
+    uint4 kept[KEPT];
+    float max = 0, v[8];
 
-    for (int i = threadIdx.x * N; i < a.cols; i += blockDim.x * N) {
-        load_n(v, x + i);
-        if (a.by)
-            load_n(by, a.by + i);
 #pragma unroll
-        for (int k = 0; k < N; k++)
-            max = fmaxf(max, fabsf(a.by ? v[k] * by[k] : v[k]));
+    for (int k = 0; k < KEPT; k++)
+        kept[k] = first + k * STEP < a.cols ? *(const uint4 *)(x + first + k * STEP)
+                                            : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        if (first + k * STEP >= a.cols)
+            break;
+        scaled_eight(v, kept[k], a.by, first + k * STEP);
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            max = fmaxf(max, fabsf(v[e]));
+    }
+    for (int i = first + KEPT * STEP; i < a.cols; i += STEP) {
+        scaled_eight(v, *(const uint4 *)(x + i), a.by, i);
+        for (int e = 0; e < 8; e++)
+            max = fmaxf(max, fabsf(v[e]));
     }
     max = block_all<true>(max, room);
     const float s = a.by ? (max > 0 ? max / F8_E4M3_MAX : 1) : act_scale(ACT_F8, a.bound, 0, max);
     const float one = 1 / s;
 
-    for (int i = threadIdx.x * N; i < a.kp; i += blockDim.x * N) {
-        if (i < a.cols)
-            load_n(v, x + i);
-        if (i < a.cols && a.by)
-            load_n(by, a.by + i);
 #pragma unroll
-        for (int k = 0; k < N; k++)
-            v[k] = i >= a.cols ? 0 : a.by ? v[k] * by[k] : v[k];
-        if constexpr (N == 8)
-            *(uint2 *)(y + i) = make_uint2(four_f8(v, one), four_f8(v + 4, one));
-        else
-            y[i] = f32_to_f8_e4m3(v[0] * one);
+    for (int k = 0; k < KEPT; k++) {
+        const int i = first + k * STEP;
+
+        if (i >= a.kp)
+            break;
+        scaled_eight(v, kept[k], i < a.cols ? a.by : NULL, i);
+        *(uint2 *)(y + i) = make_uint2(four_f8(v, one), four_f8(v + 4, one));
+    }
+    for (int i = first + KEPT * STEP; i < a.kp; i += STEP) {
+        scaled_eight(v, i < a.cols ? *(const uint4 *)(x + i) : make_uint4(0, 0, 0, 0),
+                     i < a.cols ? a.by : NULL, i);
+        *(uint2 *)(y + i) = make_uint2(four_f8(v, one), four_f8(v + 4, one));
     }
     if (threadIdx.x == 0)
         a.scale[blockIdx.x] = s;
-}
-
-extern "C" __global__ void train_f8(const __grid_constant__ train_f8_args a)
-{
-    BY_EIGHT(a.cols, f8_row<N>(a));
 }
 
 /* y [cols][n] = x [n][kp] of bytes, and ones to one [cols]: whole multiples of 16. grid: (cols / 128,
