@@ -326,7 +326,7 @@ void program_stream(struct cuda *b, const struct stream_args *a)
         ph->u.s.x = (uint16_t *)(uintptr_t)b->loaded.p;
         ph->u.s.load.by = (float *)(uintptr_t)(b->loaded.p + rows_bytes);
     }
-    ph->u.s.teams = rows ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
+    ph->u.s.teams = half ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
     *f = (struct stream_feed){ .tiles = tiles,
                                .stages = w->kp / cols,
                                .stride = !rows               ? w->rec
