@@ -71,6 +71,7 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * sizeof(int))))
         return;
+    a->q16 = b->q16 == a->q ? (const uint16_t *)(uintptr_t)b->qkv.p : NULL;
     a->part = splits > 1 ? (float *)(uintptr_t)b->part.p : NULL;
     a->done = (int *)(uintptr_t)b->done.p;
     a->splits = (int)splits;
@@ -139,7 +140,9 @@ static bool by_wgmma(const struct cuda *b)
 bool attn_takes16(const struct cuda *b, const struct op *o, int *mode)
 {
     *mode = o->kv->enc == ENC_BF16 ? PREP_BF16 : PREP_F16;
-    return has_runs(b, o) && by_wgmma(b) && b->n_lone == 0;
+    if (has_runs(b, o))
+        return by_wgmma(b) && (b->n_lone == 0 || has_decode(b, o));
+    return has_decode(b, o) && !attn_in_program(b, o);
 }
 
 /* Prompts on the tensor cores; false where there is no kernel for them. */

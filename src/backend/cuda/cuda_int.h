@@ -420,7 +420,7 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
  */
 void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);
 bool attn_in_program(const struct cuda *b, const struct op *o);
-/* Whether all rows of o are prompts' on Hopper, and queries may come in 16 bits: the mode. */
+/* Whether all rows of o have kernels that take queries in 16 bits: the mode. */
 bool attn_takes16(const struct cuda *b, const struct op *o, int *mode);
 /* y (+)= by x, as x is, without the tensor cores. */
 void cuda_product(struct cuda *b, const struct linear_out *out, const float *x, size_t T, bool add);

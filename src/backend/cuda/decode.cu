@@ -294,10 +294,15 @@ __device__ static inline void decode_body(const attn_args &a)
     for (int s = 0; s < L::STEPS; s++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const float *x = a.q + ((size_t)t * a.H + kh * group + g) * SIZE + L::at_key(c, s, i);
-            const float2 f = g < group ? *(const float2 *)x : make_float2(0, 0);
+            const size_t x = ((size_t)t * a.H + kh * group + g) * SIZE + L::at_key(c, s, i);
 
-            q[s][i] = pair16<BF16>(f.x * a.scale, f.y * a.scale);
+            if (a.q16) {
+                q[s][i] = g < group ? *(const uint32_t *)(a.q16 + x) : 0;
+            } else {
+                const float2 f = g < group ? *(const float2 *)(a.q + x) : make_float2(0, 0);
+
+                q[s][i] = pair16<BF16>(f.x * a.scale, f.y * a.scale);
+            }
         }
     int stage = 0;
 

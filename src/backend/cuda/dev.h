@@ -177,6 +177,7 @@ struct attn_args {
     uint16_t *y16; /* [T][kp16], NULL = not wanted */
     int mode16, kp16;
     const int32_t *place; /* as in stream_args */
+    const uint16_t *q16;  /* decode.cu: q times scale, as products take it; or NULL */
 };
 
 /* decode.cu: each warp has stages, of a tile of keys and one of values each. */
