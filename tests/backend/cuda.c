@@ -421,7 +421,6 @@ static void products_fed(void **state)
         setenv("EMULATED_COPIES", when[k], 1);
         struct ctx *c = gpu_context(COMPUTE_AUTO);
 
-        cuda_try(c, CUDA_TRY_FEED);
         for (size_t i = 0; i < ARRAY_LEN(cols); i++)
             check_fed(c, i + k == 2 ? ENC_F16 : ENC_BF16, i == 2 ? 10 : 200, cols[i]);
         check_gated(c, ENC_BF16, 1280, 6);

@@ -14,10 +14,9 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
 /* Kernels that are not used unless asked for: by a call, before anything is computed, or by
  * PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
-    CUDA_TRY_WIDE = 1,  /* "wide": products of 33 to 64 rows without widened copies of weights */
-    CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
-                           earlier   devices */
-    CUDA_TRY_FEED = 32, /* "feed": programs of bf16 on Hopper, read by one warp of a block */
+    CUDA_TRY_WIDE = 1, /* "wide": products of 33 to 64 rows without widened copies of weights */
+    CUDA_TRY_MMA = 2,  /* "mma": attention of prompts and of training on Hopper by the kernels of
+                          earlier   devices */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -19,7 +19,7 @@ static enum dev_class class_of(const struct cuda *b, const struct dev_weight *w)
            : w->kind == DEV_U6                      ? CLASS_U6
            : w->kind == DEV_N4                      ? CLASS_N4
            : w->kind == DEV_U8 || w->kind == DEV_U4 ? CLASS_U48
-           : b->big && (b->tries & CUDA_TRY_FEED)   ? CLASS_FED
+           : b->big                                 ? CLASS_FED
                                                     : CLASS_W16;
 }
 

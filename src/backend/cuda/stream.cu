@@ -215,11 +215,11 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     leave(a);
 }
 
-/* Code for others has no FED, which nobody launches there. */
+/* FED is Hopper's, W16 others': nobody launches what is empty. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void program_of(const program_args &a)
 {
-    if constexpr (CLASS != CLASS_FED || BIG)
+    if constexpr (CLASS != (BIG ? CLASS_W16 : CLASS_FED))
         program_body<CLASS, NT>(a);
 }
 
