@@ -10,9 +10,13 @@ int gpu_ask(void **state)
     struct ctx *c;
 
     (void)state;
-    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e))
+    if (cuda_ctx_new(&c, COMPUTE_AUTO, &e)) {
         why_not = e.msg;
-    else {
+        if (strstr(e.msg, "kernels do not load")) { /* there is a GPU: no reason to skip */
+            print_error("%s\n", e.msg);
+            return -1;
+        }
+    } else {
         emulated = strstr(cuda_ctx_name(c), "emulated") != NULL;
         c->be->free(c);
     }
