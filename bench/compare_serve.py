@@ -136,4 +136,5 @@ def main():
     print(f"\nA ratio above 1 means that puna is better. Load average before: {load:.2f}.")
 
 
-main()
+if __name__ == "__main__":
+    main()
