@@ -312,11 +312,12 @@ struct cuda {
     CUstream stream;
     CUmodule module[MODULES];
     CUfunction kern[KERN_COUNT];
-    size_t sms, shared; /* multiprocessors; shared memory that a block may have */
-    bool hopper;        /* or later */
-    unsigned tries;     /* enum cuda_try */
-    bool big;           /* programs have the rings of compute capability 9.0 (dev.h) */
-    bool wgmma;         /* the code that was loaded has Hopper's own instructions */
+    size_t sms, shared;         /* multiprocessors; shared memory that a block may have */
+    size_t dynamic[KERN_COUNT]; /* of it, what the launch of a kernel may ask for */
+    bool hopper;                /* or later */
+    unsigned tries;             /* enum cuda_try */
+    bool big;                   /* programs have the rings of compute capability 9.0 (dev.h) */
+    bool wgmma;                 /* the code that was loaded has Hopper's own instructions */
     char name[160];
     struct blas *blas; /* NULL = not to be had */
     /* Products beside the one in `stream`: they begin after `fork` and are awaited by `joined`. */

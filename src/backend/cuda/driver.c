@@ -412,16 +412,15 @@ static int open_kernels(struct cuda *b, struct err *e)
         rc = b->d.cuModuleLoadData(&b->module[i], image[i]);
     for (size_t i = 0; i < KERN_COUNT && rc == 0; i++)
         rc = b->d.cuModuleGetFunction(&b->kern[i], b->module[kernels[i].file], kernels[i].name);
-    for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) /* what a kernel has of its own counts too */
-        if (kernels[i].file == FILE_decode)
+    for (size_t i = 0; i < KERN_COUNT && rc == 0; i++) {
+        int own = 0;
+
+        rc = b->d.cuFuncGetAttribute(&own, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, b->kern[i]);
+        b->dynamic[i] = b->shared - (size_t)own;
+        if (rc == 0)
             rc = b->d.cuFuncSetAttribute(
-                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, DECODE_SHARED);
-        else if (kernels[i].file == FILE_stream || kernels[i].file == FILE_flash ||
-                 kernels[i].file == FILE_flash_wgmma || kernels[i].file == FILE_gemm ||
-                 kernels[i].file == FILE_wide || kernels[i].file == FILE_train_attn ||
-                 kernels[i].file == FILE_train_wgmma)
-            rc = b->d.cuFuncSetAttribute(
-                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->shared - 4096);
+                b->kern[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)b->dynamic[i]);
+    }
     if (rc == 0)
         rc = b->d.cuFuncGetAttribute(&threads, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
                                      b->kern[KERN_program_w16_1]);

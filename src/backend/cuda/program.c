@@ -6,8 +6,6 @@
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
 
-enum { STATIC_SHARED = 4608 /* what a kernel has besides */ };
-
 static size_t over(size_t a, size_t b)
 {
     return (a + b - 1) / b;
@@ -21,6 +19,11 @@ static enum dev_class class_of(const struct cuda *b, const struct dev_weight *w)
            : w->kind == DEV_U8 || w->kind == DEV_U4 ? CLASS_U48
            : b->big                                 ? CLASS_FED
                                                     : CLASS_W16;
+}
+
+static enum kernel kernel_of(enum dev_class class, size_t T)
+{
+    return (enum kernel)((int)KERN_program_w16_1 + 2 * (int)class + (T > 8));
 }
 
 /* Bytes of shared memory: of the scratch, with 2^buffers of sums in it; and of all but inputs. */
@@ -44,9 +47,9 @@ static size_t shared_of(const struct cuda *b, enum dev_class class, size_t group
            feeds * sizeof(struct stream_feed) + 2 * sizeof(struct dev_phase);
 }
 
-static bool fits(const struct cuda *b, enum dev_class class, size_t feeds, size_t scratch)
+static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t feeds, size_t scratch)
 {
-    return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->shared - STATIC_SHARED;
+    return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->dynamic[kernel_of(class, T)];
 }
 
 /* What attention needs of the scratch: queries, and a head of every warp. */
@@ -126,7 +129,7 @@ static size_t kept_row(const struct cuda *b, const struct program *p, const stru
     const size_t row =
         p->phase[i].kind == PHASE_ATTN ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
 
-    return d->shared + p->T * row > b->shared - STATIC_SHARED ? 0 : row;
+    return d->shared + p->T * row > b->dynamic[kernel_of(p->class, p->T)] ? 0 : row;
 }
 
 /* The division that keeps the inputs of the most phases; among them the longest ring, then the most
@@ -144,7 +147,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
                                         shared_of(b, p->class, groups, p->n_feeds, scratch) };
             size_t kept = 1;
 
-            if (d.shared > b->shared - STATIC_SHARED)
+            if (d.shared > b->dynamic[kernel_of(p->class, p->T)])
                 continue;
             for (size_t i = 0; i < p->n; i++)
                 kept += kept_row(b, p, &d, i) > 0;
@@ -200,12 +203,11 @@ static void launch(struct cuda *b, struct program *p)
     a.gate = (unsigned *)(uintptr_t)b->gate;
     a.claims = p->class == CLASS_FED ? a.gate + 2 : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
-    const enum kernel k = (enum kernel)((int)KERN_program_w16_1 + 2 * (int)p->class + (p->T > 8));
-
     cuda_ok(b,
-            b->d.cuLaunchCooperativeKernel(
-                b->kern[k], (unsigned)b->sms, 1, 1, (unsigned)RING_THREADS(p->class, b->big), 1, 1,
-                (unsigned)(d.shared + kept), b->stream, (void *[]){ &a }),
+            b->d.cuLaunchCooperativeKernel(b->kern[kernel_of(p->class, p->T)], (unsigned)b->sms, 1,
+                                           1, (unsigned)RING_THREADS(p->class, b->big), 1, 1,
+                                           (unsigned)(d.shared + kept), b->stream,
+                                           (void *[]){ &a }),
             "program");
 }
 
@@ -260,7 +262,7 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
         (feed && p->n_feeds &&
          ((class != p->class && !both) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
-        (p->n && !fits(b, class, p->n_feeds + feed, scratch_of(b, T, most, 0))))
+        (p->n && !fits(b, class, T, p->n_feeds + feed, scratch_of(b, T, most, 0))))
         program_flush(b);
     if (feed || !p->n_feeds)
         p->class = class;

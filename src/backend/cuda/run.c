@@ -106,16 +106,25 @@ static size_t wide_shared(const struct dev_weight *d, size_t T)
     return (size_t)WIDE_SHARED(d->kind, d->rec, (int)record_cols(d), (int)wide_tiles(T));
 }
 
+static enum kernel wide_kernel(const struct dev_weight *d, size_t T)
+{
+    const enum kernel k = d->kind == DEV_U8   ? (d->pair ? KERN_wide_u8_pair_4 : KERN_wide_u8_4)
+                          : d->kind == DEV_U4 ? (d->pair ? KERN_wide_u4_pair_4 : KERN_wide_u4_4)
+                          : d->kind == DEV_U6 ? KERN_wide_u6_4
+                                              : KERN_wide_n4_4;
+
+    return (enum kernel)((int)k + (wide_tiles(T) == 8));
+}
+
 static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
 {
-    enum { BESIDES = 4096 }; /* shared memory that a kernel has of its own */
     const bool codes =
         d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6 || d->kind == DEV_N4;
 
     /* On an H200 8B in Q4_0 makes 3619 tok/s so in batches of 32, 2370 widened; of 64 3380, 3960 */
     return codes && T > DEV_STREAM_ROWS &&
            T <= (b->tries & CUDA_TRY_WIDE ? WIDE_ROWS : WIDE_PAYS) &&
-           wide_shared(d, T) <= b->shared - BESIDES;
+           wide_shared(d, T) <= b->dynamic[wide_kernel(d, T)];
 }
 
 static enum route route_of(const struct cuda *b, const struct weight *w, size_t T)
@@ -454,13 +463,8 @@ static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t 
     }
     a.splits = (int)splits;
     a.per = (int)per;
-    const enum kernel k = d->kind == DEV_U8   ? (d->pair ? KERN_wide_u8_pair_4 : KERN_wide_u8_4)
-                          : d->kind == DEV_U4 ? (d->pair ? KERN_wide_u4_pair_4 : KERN_wide_u4_4)
-                          : d->kind == DEV_U6 ? KERN_wide_u6_4
-                                              : KERN_wide_n4_4;
-
-    cuda_launch_with(b, (enum kernel)((int)k + (wide_tiles(T) == 8)), groups, splits, 1,
-                     WIDE_WARPS * 32, wide_shared(d, T), (void *[]){ &a });
+    cuda_launch_with(b, wide_kernel(d, T), groups, splits, 1, WIDE_WARPS * 32, wide_shared(d, T),
+                     (void *[]){ &a });
 }
 
 /* ---- products of many rows: cuBLASLt ---- */
@@ -1044,7 +1048,6 @@ static void attention(struct cuda *b, size_t i)
     const size_t hd = o->kv->head_dim;
     const int32_t *place = NULL;
     float *y = o->y;
-
     struct gated_args f = { .F = (int)o->D };
     const struct op *const next = rounded_next(b, i, &f);
     /* nobody would write the zeros of padding */
