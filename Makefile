@@ -111,7 +111,7 @@ CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/
               src/base/num.h src/ops/pick.h src/format/enc/enc.def
 
 TRAIN_DEPS := src/backend/cuda/train_dev.h src/base/rng.h
-TRAIN_FAT  := $(patsubst %,$(BUILD)/cuda/%.fatbin,train train_attn train_wgmma)
+TRAIN_FAT  := $(patsubst %,$(BUILD)/cuda/%.fatbin,train train_attn train_optim train_wgmma)
 $(TRAIN_FAT): CUDA_DEPS += $(TRAIN_DEPS)
 $(TRAIN_FAT): $(TRAIN_DEPS)
 
@@ -156,7 +156,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 
 EMU      := $(BUILD)/tests/cuda_host
 EMU_DIR  := tests/backend/cuda_host
-EMU_CU   := attn decode encoder flash flash_wgmma gemm linear pack pick small stream train train_attn train_wgmma wide
+EMU_CU   := attn decode encoder flash flash_wgmma gemm linear pack pick small stream train train_attn train_optim train_wgmma wide
 EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
             $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
 
@@ -188,6 +188,9 @@ $(EMU)/cuda $(EMU)/cuda_train: $(EMU)/%: $(BUILD)/obj/tests/backend/%.o $(EMU_OB
                                 $(BUILD)/libpuna.a $(EMU)/libcuda.so.1
 	$(if $(V),,@echo "  TEST  $@")
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS) -lcmocka
+$(EMU)/puna: $(BUILD)/obj/cmd/main.o $(EMU_OBJ) $(BUILD)/libpuna.a $(EMU)/libcuda.so.1
+	$(if $(V),,@echo "  LINK  $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS)
 
 .PHONY: tests test
 tests: $(TESTBIN)

@@ -77,6 +77,22 @@ struct adamw_packed {
     bool half_g; /* g is bf16 */
 };
 
+/* A matrix that learns by Adafactor (Shazeer and Stern, arXiv:1804.04235) with transformers'
+ * constants, without relative steps. Of its squared gradients means by row and by column are kept;
+ * of a single row no means, and `row` is NULL. Values as struct adamw_packed has them; of struct
+ * adamw lr, decay, clip and step count. */
+struct adafactor {
+    float *w;
+    uint16_t *half;
+    const float *g;
+    float *row, *col; /* [rows], [cols] */
+    size_t rows, cols;
+    uint64_t seed;
+    bool half_g; /* g is bf16 */
+};
+void train_adafactor(struct ctx *c, const struct adamw *a, const struct adafactor *p); /* where
+    memory is the process's own */
+
 /* n values to bf16, up with the probability of what is cut off: four values share 64 random bits,
  * those of a step's values `at` on, a multiple of 4. */
 void adamw_round_at_random(uint16_t *to, const float *x, size_t n, uint64_t seed, int64_t step,
@@ -93,6 +109,13 @@ struct dora {
 };
 void train_dora_gain(struct ctx *c, const struct dora *d); /* where memory is the process's own */
 
+/* What learning makes of a row's loss: all zero changes nothing; the two do not go together. */
+struct loss_form {
+    float
+        smooth; /* share of the label that all tokens have alike: + smooth (z[label] - mean of z) */
+    bool dft;   /* times the label's probability, taken as a constant (arXiv:2508.05629) */
+};
+
 /* What the largest pass of a run asks of a backend beside its arguments. */
 struct train_need {
     size_t T, wide;    /* rows, and the longest side of the matrices that they meet */
@@ -100,6 +123,7 @@ struct train_need {
     size_t hd, pairs;  /* values of all pairs */
     bool encoded;      /* matrices that are neither bf16 nor float32 */
     bool f8;           /* and are E4M3 */
+    bool adafactor;    /* is the optimiser */
 };
 
 struct train_ops {

@@ -88,6 +88,81 @@ static void adamw_packed_ref(struct ctx *c, const struct adamw *a, const struct 
     }
 }
 
+static double gradient_at(const struct adafactor *p, size_t i, double clip)
+{
+    return clip *
+           (double)(p->half_g ? bf16_to_f32(((const uint16_t *)(const void *)p->g)[i]) : p->g[i]);
+}
+
+/* Means of squares, and what a gradient is multiplied by for them: by_row[rows], by_col[cols]. */
+static void factors(const struct adafactor *p, double clip, double b2, double *by_row,
+                    double *by_col)
+{
+    double mean = 0;
+
+    for (size_t i = 0; i < p->cols; i++)
+        by_col[i] = 0;
+    for (size_t r = 0; r < p->rows; r++) {
+        double s = 0;
+
+        for (size_t i = 0; i < p->cols; i++) {
+            const double g = gradient_at(p, r * p->cols + i, clip), x = g * g + 1e-30;
+
+            s += x;
+            by_col[i] += x;
+        }
+        if (p->row)
+            p->row[r] = (float)(b2 * (double)p->row[r] + (1 - b2) * s / (double)p->cols);
+        by_row[r] = p->row ? (double)p->row[r] : 1;
+        mean += by_row[r] / (double)p->rows;
+    }
+    for (size_t r = 0; r < p->rows; r++)
+        by_row[r] = sqrt(mean / by_row[r]);
+    for (size_t i = 0; i < p->cols; i++) {
+        p->col[i] = (float)(b2 * (double)p->col[i] + (1 - b2) * by_col[i] / (double)p->rows);
+        by_col[i] = 1 / sqrt((double)p->col[i]);
+    }
+}
+
+void train_adafactor(struct ctx *c, const struct adamw *a, const struct adafactor *p)
+{
+    enum { SOME = 4096 };
+    const size_t n = p->rows * p->cols, C = p->cols;
+    const double clip = (double)a->clip, b2 = 1 - pow((double)a->step, -0.8);
+    double *by_row = xmalloc((p->rows + C) * sizeof(*by_row)), *by_col = by_row + p->rows, sum = 0;
+
+    (void)c;
+    factors(p, clip, b2, by_row, by_col);
+    for (size_t i = 0; i < n; i++) {
+        const double u = gradient_at(p, i, clip) * by_row[i / C] * by_col[i % C];
+
+        sum += u * u;
+    }
+    const double rms = sqrt(sum / (double)n), lr = (double)a->lr / (rms > 1 ? rms : 1);
+    const double keep = 1 - (double)a->lr * (double)a->decay;
+
+    for (size_t at = 0; at < n; at += SOME) {
+        const size_t m = n - at < SOME ? n - at : SOME;
+        float room[SOME], *w = p->half ? room : p->w + at;
+
+        for (size_t k = 0; k < m; k++) {
+            const size_t i = at + k;
+            const double was = (double)(p->half ? bf16_to_f32(p->half[i]) : w[k]);
+
+            w[k] =
+                (float)(was * keep - lr * gradient_at(p, i, clip) * by_row[i / C] * by_col[i % C]);
+        }
+        if (p->half)
+            adamw_round_at_random(p->half + at, w, m, p->seed, a->step, at);
+    }
+    free(by_row);
+}
+
+static void adafactor_ref(struct ctx *c, const struct adamw *a, const struct adafactor *p)
+{
+    train_adafactor(c, a, p);
+}
+
 /* Where head h of row t lies in a matrix of `heads` heads. */
 static size_t head_at(const struct attn_shape *s, size_t t, size_t heads, size_t h)
 {
@@ -213,22 +288,39 @@ static void noise_ref(struct ctx *c, float *x, size_t n, uint64_t first, double 
 }
 
 static void cross_entropy_ref(struct ctx *c, float *nll, float *z, const int32_t *label,
-                              const float *coef, size_t T, size_t V)
+                              const float *coef, struct loss_form form, size_t T, size_t V)
 {
+    const double e = coef ? (double)form.smooth : 0;
+
     (void)c;
     for (size_t t = 0; t < T; t++) {
         float *zt = z + t * V;
-        double max = -INFINITY, sum = 0;
+        double max = -INFINITY, sum = 0, mean = 0;
 
-        for (size_t i = 0; i < V; i++)
+        for (size_t i = 0; i < V; i++) {
             max = fmax(max, zt[i]);
+            mean += (double)zt[i] / (double)V;
+        }
         for (size_t i = 0; i < V; i++)
             sum += exp(zt[i] - max);
-        nll[t] = (float)(max + log(sum) - zt[label[t]]);
+        const double loss = max + log(sum) - (double)zt[label[t]];
+        const double p = coef && form.dft ? exp(-loss) : 1;
+
+        nll[t] = (float)(p * (loss + e * ((double)zt[label[t]] - mean)));
         for (size_t i = 0; coef && i < V; i++)
-            zt[i] =
-                (float)(coef[t] * (exp(zt[i] - max) / sum - (i == (size_t)label[t] ? 1.0 : 0.0)));
+            zt[i] = (float)(coef[t] * p *
+                            (exp(zt[i] - max) / sum - e / (double)V -
+                             (i == (size_t)label[t] ? 1 - e : 0.0)));
     }
+}
+
+static void columns_ref(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T,
+                        size_t r, size_t V)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++)
+        for (size_t k = 0; k < r; k++)
+            y[t * r + k] = w[k * V + (size_t)ids[t]];
 }
 
 static void col_dot_ref(struct ctx *c, float *d, const float *x, const float *y, const float *by,
@@ -290,13 +382,13 @@ static void dropout_ref(struct ctx *c, float *y, const float *x, size_t n, float
     }
 }
 
-static void embed_bwd_ref(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
-                          size_t D)
+static void embed_bwd_ref(struct ctx *c, float *dw, size_t rs, size_t cs, const float *dy,
+                          const int32_t *ids, size_t T, size_t D)
 {
     (void)c;
     for (size_t t = 0; t < T; t++)
         for (size_t i = 0; i < D; i++)
-            dw[(size_t)ids[t] * D + i] += dy[t * D + i];
+            dw[(size_t)ids[t] * rs + i * cs] += dy[t * D + i];
 }
 
 static void product_ref(struct ctx *c, const struct product *p)

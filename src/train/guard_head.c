@@ -134,7 +134,7 @@ void guard_head_loss(struct guard_head *h, const float *feature, const int32_t *
     affine(h, h->z, h->w2, h->b2, seen, n);
     if (logits)
         memcpy(logits, h->z, n * C * sizeof(float));
-    h->op->cross_entropy(h->c, nll, h->z, label, coef, n, C);
+    h->op->cross_entropy(h->c, nll, h->z, label, coef, (struct loss_form){ 0 }, n, C);
     if (!coef)
         return;
     const struct product dseen = { .c = h->dact,

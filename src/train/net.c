@@ -165,6 +165,7 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
                                      .hd = (size_t)n->m->hp->head_dim,
                                      .pairs = pair_values(n),
                                      .f8 = enc == ENC_F8,
+                                     .adafactor = n->cfg.optim == OPTIMISER_ADAFACTOR,
                                      .encoded = (enc != ENC_BF16 && enc != ENC_F32) ||
                                                 (head != ENC_BF16 && head != ENC_F32) };
 
@@ -604,9 +605,7 @@ static void embed_pair_fwd(struct net *n, const struct net_batch *b, float *x)
     const struct param *a = n->embed.a;
     const size_t r = a->rows, V = a->cols, D = n->embed.b->rows;
 
-    for (size_t t = 0; t < b->T; t++)
-        for (size_t k = 0; k < r; k++)
-            n->embed_low[t * r + k] = a->w[k * V + (size_t)b->ids[t]];
+    n->op->columns(n->c, n->embed_low, a->w, n->at.ids, b->T, r, V);
     product(n, x, b->T, D, r, rows(n->embed_low, r), own_cols(n->embed.b->w, r), n->scale, true);
 }
 
@@ -618,9 +617,7 @@ static void embed_pair_bwd(struct net *n, const struct net_batch *b)
 
     product(n, n->dlow, T, r, D, rows(n->dx, D), own_rows(n->embed.b->w, r), n->scale, false);
     gradient(n, n->embed.b, D, r, T, cols(n->dx, D), rows(n->embed_low, r), n->scale);
-    for (size_t t = 0; t < T; t++)
-        for (size_t k = 0; k < r; k++)
-            a->g[k * V + (size_t)b->ids[t]] += n->dlow[t * r + k];
+    n->op->embed_bwd(n->c, a->g, 1, V, n->dlow, n->at.ids, T, r);
 }
 
 /* The batch's arrays to where ops read them. */
@@ -665,44 +662,6 @@ int net_forward(struct net *n, const struct net_batch *b, bool keep, struct err 
     return 0;
 }
 
-/* What label smoothing makes of rows z[m, V] of logits: (1 - e) nll + e mean of every token's nll,
- * which is nll + e (z[label] - mean of z). apart: the bracket, before z becomes a gradient. */
-static void smooth_before(const float *z, const int32_t *label, size_t m, size_t V, double *apart)
-{
-    for (size_t i = 0; i < m; i++) {
-        double sum = 0;
-
-        for (size_t v = 0; v < V; v++)
-            sum += (double)z[i * V + v];
-        apart[i] = (double)z[i * V + (size_t)label[i]] - sum / (double)V;
-    }
-}
-
-static void smooth_after(float *dz, float *nll, const int32_t *label, const float *coef, size_t m,
-                         size_t V, double e, const double *apart)
-{
-    for (size_t i = 0; i < m; i++) {
-        const float each = (float)((double)coef[i] * e / (double)V);
-
-        nll[i] += (float)(e * apart[i]);
-        for (size_t v = 0; v < V; v++)
-            dz[i * V + v] -= each;
-        dz[i * V + (size_t)label[i]] += (float)((double)coef[i] * e);
-    }
-}
-
-/* Dynamic fine-tuning (Wu et al. 2025, arXiv:2508.05629): p nll, p the token's probability. */
-static void dft_after(float *dz, float *nll, size_t m, size_t V)
-{
-    for (size_t i = 0; i < m; i++) {
-        const float p = expf(-nll[i]);
-
-        nll[i] *= p;
-        for (size_t v = 0; v < V; v++)
-            dz[i * V + v] *= p;
-    }
-}
-
 /* Rows that have a target: number, label, coefficient, and their loss. */
 struct asked {
     size_t m;
@@ -727,25 +686,17 @@ static int take_asked(struct net *n, struct asked *at, const struct asked *all, 
     return param_write(&n->params, at->rows, all->rows, 3 * all->m * sizeof(int32_t), e);
 }
 
-/* Rows i .. i + m of `at`; those of `all` are the same in the process's own memory. */
-static void part_loss(struct net *n, const struct asked *at, const struct asked *all, size_t i,
-                      size_t m, bool grad)
+/* Rows i .. i + m. */
+static void part_loss(struct net *n, const struct asked *at, size_t i, size_t m, bool grad)
 {
     const size_t D = (size_t)n->m->hp->dim, V = (size_t)n->m->hp->vocab;
-    const double smooth = grad ? n->cfg.smoothing : 0; /* these on the CPU alone: net_build.c */
-    double apart[LOSS_ROWS];
+    const struct loss_form form = { (float)n->cfg.smoothing, n->cfg.dft };
 
     n->c->op->gather(n->c, n->n, n->x, at->rows + i, m, D); /* rows of x */
     norm_fwd(n, n->rows, n->n, n->adapters ? n->norm : n->base_norm[2 * n->m->hp->layers], m);
     mat_fwd(n, &n->head, n->logits, n->rows, n->head_low, m, NULL);
-    if (smooth > 0)
-        smooth_before(n->logits, all->label + i, m, V, apart);
-    n->op->cross_entropy(n->c, at->nll + i, n->logits, at->label + i, grad ? at->by + i : NULL, m,
-                         V);
-    if (smooth > 0)
-        smooth_after(n->logits, all->nll + i, all->label + i, all->by + i, m, V, smooth, apart);
-    if (grad && n->cfg.dft)
-        dft_after(n->logits, all->nll + i, m, V);
+    n->op->cross_entropy(n->c, at->nll + i, n->logits, at->label + i, grad ? at->by + i : NULL,
+                         form, m, V);
     if (!grad)
         return;
     float *dn = n->drows, *dx = n->dn;
@@ -782,7 +733,7 @@ int net_loss(struct net *n, const struct net_batch *b, const float *coef, float 
         n->op->zero(n->c, n->dx, b->T * (size_t)n->m->hp->dim * act_bytes(n->c));
     for (size_t i = 0; i < m; i += n->loss_rows) {
         n->head.number = L * NET_MATS + part++; /* a part's dropout is its own */
-        part_loss(n, &at, &all, i, m - i < n->loss_rows ? m - i : n->loss_rows, coef);
+        part_loss(n, &at, i, m - i < n->loss_rows ? m - i : n->loss_rows, coef);
     }
     if (!ctx_on_host(n->c) && (n->c->be->settle(n->c, e) ||
                                param_read(&n->params, all.nll, at.nll, m * sizeof(*all.nll), e)))
@@ -797,7 +748,7 @@ done:
 
 void net_backward(struct net *n, const struct net_batch *b)
 {
-    const size_t L = (size_t)n->m->hp->layers;
+    const size_t L = (size_t)n->m->hp->layers, D = (size_t)n->m->hp->dim;
     const bool below = n->embed.own || n->embed.a || n->layer[0].own_attn_norm;
 
     for (size_t l = L; l-- > 0;) {
@@ -806,7 +757,7 @@ void net_backward(struct net *n, const struct net_batch *b)
         layer_bwd(n, b, l, &n->saved[l], l > 0 || below);
     }
     if (n->embed.own)
-        n->op->embed_bwd(n->c, n->embed.own->g, n->dx, n->at.ids, b->T, (size_t)n->m->hp->dim);
+        n->op->embed_bwd(n->c, n->embed.own->g, D, 1, n->dx, n->at.ids, b->T, D);
     if (n->embed.a)
         embed_pair_bwd(n, b);
 }

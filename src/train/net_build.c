@@ -176,7 +176,7 @@ static void pair_random(float *w, const struct param *a, uint64_t seed, uint64_t
 
 /* B as PEFT starts an embedding's (normal), A zero. Two numbers make two normal ones (Box and
  * Muller). */
-static void normal_random(struct param *b, uint64_t seed, uint64_t *counter)
+static void normal_random(float *w, const struct param *b, uint64_t seed, uint64_t *counter)
 {
     const size_t n = b->rows * b->cols;
 
@@ -184,9 +184,9 @@ static void normal_random(struct param *b, uint64_t seed, uint64_t *counter)
         const double r = sqrt(-2 * log(1 - rng_uniform(seed, *counter)));
         const double angle = 2 * M_PI * rng_uniform(seed, *counter + 1);
 
-        b->w[i] = (float)(r * cos(angle));
+        w[i] = (float)(r * cos(angle));
         if (i + 1 < n)
-            b->w[i + 1] = (float)(r * sin(angle));
+            w[i + 1] = (float)(r * sin(angle));
     }
 }
 
@@ -376,13 +376,20 @@ static int build_embed_pair(struct net *n, const struct lora_pair *p, uint64_t *
     if (learn(&m->a, n, xasprintf(form, 'A'), n->cfg.rank, m->w.rows, PARAM_SMALL, e) ||
         learn(&m->b, n, xasprintf(form, 'B'), m->w.cols, n->cfg.rank, PARAM_SMALL, e))
         return -1;
-    if (p) {
-        weight_floats(m->a->w, &p->a);
-        weight_floats(m->b->w, &p->b);
-    } else {
-        normal_random(m->b, n->cfg.seed, counter);
-    }
-    return 0;
+    float *b = values_begin(n, m->b);
+
+    if (p)
+        weight_floats(b, &p->b);
+    else
+        normal_random(b, m->b, n->cfg.seed, counter);
+    if (values_end(n, m->b, b, e))
+        return -1;
+    if (!p)
+        return 0;
+    float *a = values_begin(n, m->a);
+
+    weight_floats(a, &p->a);
+    return values_end(n, m->a, a, e);
 }
 
 /* A norm that learns, from the adapter's values where it has some. */
@@ -428,22 +435,6 @@ static int build_saved(struct net *n, const struct lora *from, struct err *e)
     return 0;
 }
 
-/* What a device cannot do yet. */
-static int check_device(const struct net *n, struct err *e)
-{
-    const struct net_cfg *c = &n->cfg;
-    const char *what = c->optim == OPTIMISER_ADAFACTOR ? optim_names[c->optim]
-                       : c->smoothing > 0              ? "--label-smoothing-factor"
-                       : c->dft                        ? "--loss-type dft"
-                       : c->targets & NET_EMBED        ? "LoRA of embed_tokens"
-                                                       : NULL;
-
-    if (ctx_on_host(n->c) || !what)
-        return 0;
-    return err_set(e, ERR_USAGE, "%s is trained on the CPU only: leave it out, or --device cpu",
-                   what);
-}
-
 static int build_pairs(struct net *n, struct err *e)
 {
     struct lora *from = NULL;
@@ -453,8 +444,7 @@ static int build_pairs(struct net *n, struct err *e)
 
     n->scale =
         (float)(n->cfg.alpha / (n->cfg.rslora ? sqrt((double)n->cfg.rank) : (double)n->cfg.rank));
-    if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e) ||
-                        check_device(n, e))) /* what came with it */
+    if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e)))
         goto done;
     for (size_t l = 0; l < (size_t)n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++) {
@@ -604,7 +594,7 @@ int net_new(struct net **out, struct model *m, struct ctx *c, const struct train
     n->adapters = true;
     if (cfg->full)
         n->cfg.targets = 0;
-    if (check_device(n, e) || net_build(n, e) || (n->cfg.dora && start_dora(n, e))) {
+    if (net_build(n, e) || (n->cfg.dora && start_dora(n, e))) {
         net_free(n);
         return -1;
     }

@@ -74,8 +74,6 @@ struct job {
     const struct adamw *a;
     struct optim_param *p;
     const struct bnb_map *map; /* [2] with and without a sign */
-    const float *change;       /* Adafactor's: w *= keep, w -= change */
-    float keep;
     uint64_t seed;
     size_t n;
     atomic_size_t next;
@@ -111,10 +109,7 @@ static void chunk(const struct job *j, size_t at, size_t n)
 
     for (size_t i = 0; p->half && i < n; i++)
         w[i] = bf16_to_f32(p->half[at + i]);
-    if (j->change)
-        for (size_t i = 0; i < n; i++)
-            w[i] = w[i] * j->keep - j->change[at + i];
-    else if (p->part[0].enc == ENC_U8)
+    if (p->part[0].enc == ENC_U8)
         eight_bits(j, w, at, n);
     else
         j->op->adamw(j->c, j->a,
@@ -144,65 +139,21 @@ static void all_chunks(struct job *j)
         team_run(j->c->team, chunks, j);
 }
 
-/* ---- Adafactor (Shazeer and Stern, 2018), with transformers' constants ---- */
-
-/* s = b2 s + (1 - b2) mean of squares, by row and by column; returns the mean of the rows'. */
-static double factored(const struct optim_param *p, double clip, double b2)
+static void adafactor(const struct job *j)
 {
-    const size_t R = p->rows, C = p->cols;
-    float *row = p->part[0].p, *col = p->part[1].p;
-    double *sum = xcalloc(C, sizeof(*sum)), mean = 0;
+    const struct optim_param *p = j->p;
+    const bool single = p->rows == 1;
+    const struct adafactor k = { .w = p->w,
+                                 .half = p->half,
+                                 .g = p->g,
+                                 .half_g = p->half_g,
+                                 .row = single ? NULL : p->part[0].p,
+                                 .col = p->part[single ? 0 : 1].p,
+                                 .rows = p->rows,
+                                 .cols = p->cols,
+                                 .seed = j->seed };
 
-    for (size_t r = 0; r < R; r++) {
-        double s = 0;
-
-        for (size_t i = 0; i < C; i++) {
-            const double g = (double)p->g[r * C + i] * clip, x = g * g + 1e-30;
-
-            s += x;
-            sum[i] += x;
-        }
-        row[r] = (float)(b2 * (double)row[r] + (1 - b2) * s / (double)C);
-        mean += (double)row[r] / (double)R;
-    }
-    for (size_t i = 0; i < C; i++)
-        col[i] = (float)(b2 * (double)col[i] + (1 - b2) * sum[i] / (double)R);
-    free(sum);
-    return mean;
-}
-
-static void adafactor(struct job *j)
-{
-    struct optim_param *p = j->p;
-    const size_t C = p->cols;
-    const double clip = (double)j->a->clip, b2 = 1 - pow((double)j->a->step, -0.8);
-    float *u = xmalloc((j->n + 1) * sizeof(*u)), *square = p->part[0].p;
-    const double mean = p->rows > 1 ? factored(p, clip, b2) : 0;
-    double sum = 0;
-
-    for (size_t r = 0; r < p->rows; r++)
-        for (size_t i = 0; i < C; i++) {
-            const double g = (double)p->g[r * C + i] * clip;
-            double by;
-
-            if (p->rows > 1) {
-                by = 1 / sqrt((double)square[r] / mean * (double)((float *)p->part[1].p)[i]);
-            } else {
-                square[i] = (float)(b2 * (double)square[i] + (1 - b2) * (g * g + 1e-30));
-                by = 1 / sqrt((double)square[i]);
-            }
-            u[r * C + i] = (float)(g * by);
-            sum += g * by * g * by;
-        }
-    /* a step's root mean square is 1 at most */
-    const double rms = sqrt(sum / (double)j->n), by = (double)j->a->lr / (rms > 1 ? rms : 1);
-
-    for (size_t i = 0; i < j->n; i++)
-        u[i] *= (float)by;
-    j->change = u;
-    j->keep = 1 - j->a->lr * j->a->decay;
-    all_chunks(j);
-    free(u);
+    j->op->adafactor(j->c, j->a, &k);
 }
 
 /* Where the backend does it itself. */

@@ -429,15 +429,28 @@ static void one_rows(struct ctx *c, size_t T, size_t D)
     op->swiglu_bwd(c, x.d, y.d, g.d, x.d, y.d, T, D);
     check(c, &x, exact, "swiglu backward, gate");
     check(c, &y, exact, "swiglu backward, up");
-    ref->embed_bwd(NULL, table.h, g.h, ids, T, D);
-    op->embed_bwd(c, table.d, g.d, dids, T, D);
-    check(c, &table, 2e-6, "embedding backward");
-    for (int grad = 0; grad < 2; grad++) {
-        ref->cross_entropy(NULL, nll.h, z.h, label, grad ? coef.h : NULL, T, D);
-        op->cross_entropy(c, nll.d, z.d, dlabel, grad ? coef.d : NULL, T, D);
-        check(c, &nll, 2e-6, "loss");
+    for (size_t cs = 1; cs < 38; cs += 36) { /* rows, columns */
+        const size_t rs = cs == 1 ? D : 1;
+
+        ref->embed_bwd(NULL, table.h, rs, cs, g.h, ids, T, D);
+        op->embed_bwd(c, table.d, rs, cs, g.d, dids, T, D);
+        check(c, &table, 2e-6, "embedding backward");
     }
-    check(c, &z, exact, "loss backward");
+    ref->columns(NULL, z.h, table.h, ids, T, D, 37);
+    op->columns(c, z.d, table.d, dids, T, D, 37);
+    check(c, &z, exact, "columns");
+    for (int k = 0; k < 4; k++) {
+        const struct loss_form form = { k == 2 ? 0.3f : 0, k == 3 };
+
+        ref->cross_entropy(NULL, nll.h, z.h, label, k ? coef.h : NULL, form, T, D);
+        op->cross_entropy(c, nll.d, z.d, dlabel, k ? coef.d : NULL, form, T, D);
+        check(c, &nll, 2e-6, "loss");
+        if (k)
+            check(c, &z, exact, "loss backward");
+        free(z.h);
+        z.h = random_floats(n, 10 + (uint64_t)k);
+        up(c, &z);
+    }
     ref->dropout(NULL, x.h, y.h, n, 0.3f, 5, false);
     op->dropout(c, x.d, y.d, n, 0.3f, 5, false);
     ref->dropout(NULL, x.h, g.h, n, 0.4f, 6, true);
@@ -769,12 +782,75 @@ static void packed(void **state)
     gpu_settle();
 }
 
+/* Three steps of a matrix, or of a single row; values and gradients in float32 or bf16. */
+static void one_adafactor(struct ctx *c, size_t R, size_t C, bool half)
+{
+    const size_t n = R * C;
+    struct pair w = floats_new(c, n, 1), g = floats_new(c, n, 2), s = floats_new(c, R + C, 3);
+    struct adamw a = { .lr = 0.01f, .decay = 0.1f, .clip = 0.5f };
+    struct adafactor here = { .rows = R, .cols = C, .seed = 9, .half_g = half };
+    uint16_t *halves = xmalloc((2 * n + 1) * sizeof(*halves)), *slopes = halves + n;
+    float *got = xmalloc((n + 1) * sizeof(*got));
+    struct err e;
+
+    memset(s.h, 0, (R + C) * sizeof(float));
+    up(c, &s);
+    for (size_t i = 0; i < n; i++)
+        halves[i] = f32_to_bf16(w.h[i]), slopes[i] = f32_to_bf16(g.h[i]);
+    struct adafactor there = here;
+
+    here.row = R > 1 ? s.h : NULL, here.col = s.h + R;
+    there.row = R > 1 ? s.d : NULL, there.col = s.d + R;
+    here.g = half ? (const float *)(const void *)slopes : g.h, there.g = g.d;
+    if (half) {
+        OK(c->be->upload(c, w.d, halves, n * sizeof(*halves), &e), e);
+        OK(c->be->upload(c, g.d, slopes, n * sizeof(*slopes), &e), e);
+        here.half = halves, there.half = (uint16_t *)(void *)w.d;
+    } else {
+        here.w = w.h, there.w = w.d;
+    }
+    for (a.step = 1; a.step < 4; a.step++) {
+        ref->adafactor(NULL, &a, &here);
+        op->adafactor(c, &a, &there);
+    }
+    check(c, &s, 1e-6, "means of squares");
+    OK(c->be->download(c, got, w.d, n * (half ? sizeof(*halves) : sizeof(float)), &e), e);
+    for (size_t i = n, far = 0; half && i-- > 0;) { /* random bits are the same ones */
+        const uint16_t one = ((uint16_t *)(void *)got)[i];
+
+        if (one != halves[i] && ++far > 1 + n / 1000)
+            MISS("adafactor in bf16: %zu of %zu values differ\n", far, n);
+    }
+    if (!half)
+        near(got, w.h, n, 1e-6, "adafactor");
+    free(got);
+    free(halves);
+    pair_free(c, &w);
+    pair_free(c, &g);
+    pair_free(c, &s);
+}
+
+static void adafactor(void **state)
+{
+    static const size_t shape[][2] = { { 1, 1 },    { 1, 4099 }, { 3, 17 },
+                                       { 300, 65 }, { 9001, 5 }, { 40, 1000 } };
+    struct ctx *c = gpu_context(COMPUTE_BF16);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(shape); i++)
+        for (int half = 0; half < 2; half++)
+            one_adafactor(c, shape[i][0], shape[i][1], half);
+    c->be->free(c);
+    gpu_settle();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),  cmocka_unit_test(linears),         cmocka_unit_test(adopted),
         cmocka_unit_test(attention), cmocka_unit_test(attention_wgmma), cmocka_unit_test(rows),
-        cmocka_unit_test(optimiser), cmocka_unit_test(many_lists),      cmocka_unit_test(packed)
+        cmocka_unit_test(optimiser), cmocka_unit_test(many_lists),      cmocka_unit_test(packed),
+        cmocka_unit_test(adafactor)
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);

@@ -28,6 +28,7 @@ struct out {
     float nll[T], z[T * V], dw[V * D], y[T * V], dx[T * D], ny[T * D], nw[D];
     float dg[T * F], du[T * F], w[D], m[D], v[D];
     float tn[T * V], nt[F * D], tt[16 * F];
+    float snll[T], sz[T * V], fnll[T], fz[T * V], low[T * 16], da[16 * V];
     float cd[F], cs[T * F], drop[T * F], odd[T * V], dodd[T * D];
 };
 
@@ -52,8 +53,14 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     op->attn(c, r->o, r->lse, &shape, x, x + 9000, x + 20000);
     op->attn_bwd(c, r->dq, r->dk, r->dv, x + 30000, &shape, x, x + 9000, x + 20000, r->o, r->lse);
     memcpy(r->z, x + 100, sizeof(r->z));
-    op->cross_entropy(c, r->nll, r->z, ids, x + 7, T, V);
-    op->embed_bwd(c, r->dw, x, ids, T, D);
+    op->cross_entropy(c, r->nll, r->z, ids, x + 7, (struct loss_form){ 0 }, T, V);
+    memcpy(r->sz, x + 100, sizeof(r->sz));
+    op->cross_entropy(c, r->snll, r->sz, ids, x + 7, (struct loss_form){ .smooth = 0.2f }, T, V);
+    memcpy(r->fz, x + 100, sizeof(r->fz));
+    op->cross_entropy(c, r->fnll, r->fz, ids, x + 7, (struct loss_form){ .dft = true }, T, V);
+    op->embed_bwd(c, r->dw, D, 1, x, ids, T, D);
+    op->columns(c, r->low, w, ids, T, 16, V);
+    op->embed_bwd(c, r->da, 1, V, x, ids, T, 16);
     op->linear_fwd(c, r->y, &wt, x, T, NULL);
     op->linear_fwd(c, r->y, &wt, x + 11, T, r->y);
     op->linear_dx(c, r->dx, &wt, x, T, true);
@@ -128,8 +135,9 @@ static void pass(struct out *r, const struct train_ops *op, struct ctx *c, enum 
     F_(dw)                                                                                         \
     F_(y)                                                                                          \
     F_(dx)                                                                                         \
-    F_(ny) F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs) F_(drop)      \
-        F_(odd) F_(dodd)
+    F_(ny)                                                                                         \
+    F_(nw) F_(dg) F_(du) F_(w) F_(m) F_(v) F_(tn) F_(nt) F_(tt) F_(cd) F_(cs) F_(drop) F_(odd)     \
+        F_(dodd) F_(snll) F_(sz) F_(fnll) F_(fz) F_(low) F_(da)
 
 static void test_every_isa(void **state)
 {

@@ -28,11 +28,25 @@ def test_beside_cpu(tmp, rows):
         same_files(one, two, "adapter_model.safetensors")
 
 
-def test_refusals(tmp, rows):
-    args = ["sft", MODEL, "--train-file", rows, "-o", f"{tmp}/r", "--max-steps", 1, *CUDA]
-    for more, name in ((["--label-smoothing-factor", 0.1], "smoothing"), (["--optim", "adafactor"], "adafactor")):
-        puna(*args, *more, fails=f"{name}")
-        puna(*args, *more, fails="on the CPU only")
+def test_parts(tmp, rows):
+    """Losses, optimisers and pairs that are asked for seldom: near the CPU's, twice the same, and after
+    resuming."""
+    pairs = ["--lora-target-modules", "embed_tokens", "lm_head", "q_proj", "--lora-r", 4]
+    parts = (["--use-peft", "--label-smoothing-factor", 0.1], ["--use-peft", "--loss-type", "dft"],
+             ["--use-peft", *pairs], ["--use-peft", *pairs, "--optim", "adafactor"], ["--optim", "adafactor"],
+             ["--optim", "adafactor", "--stochastic-rounding"], ["--use-peft", "--optim", "adamw_8bit"])
+    for i, more in enumerate(parts):
+        peft = "--use-peft" in more
+        args = ["sft", MODEL, "--train-file", rows, "--bf16", "--logging-steps", 1, "--batch-size", 2,
+                "--max-steps", 6, "--lr", 5e-3 if peft else 2e-4, "--quiet", "--save-steps", 3, *more]
+        cpu, one, two = (f"{tmp}/{name}-part{i}" for name in ("cpu", "one", "two"))
+        puna(*args, "-o", cpu)
+        puna(*args, "-o", one, *CUDA)
+        near(losses(one), losses(cpu), 5e-2 if "dft" in more else 1e-2, more) # of exp(-loss)
+        puna(*args, "-o", two, *CUDA, "--gradient-checkpointing")
+        puna(*args, "-o", two, *CUDA, "--resume-from-checkpoint", f"{two}/checkpoint-3")
+        assert metrics(one)[-1] == metrics(two)[-1]
+        same_files(one, two, "adapter_model.safetensors" if peft else "model.safetensors")
 
 
 def main():
@@ -48,7 +62,7 @@ def main():
         run_lora(tmp, rows, *CUDA)
         run_preference(tmp, *golden_pairs(tmp), *CUDA)
         test_beside_cpu(tmp, rows)
-        test_refusals(tmp, rows)
+        test_parts(tmp, rows)
 
 
 main()

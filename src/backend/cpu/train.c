@@ -382,12 +382,23 @@ struct loss_job {
     float *nll, *z;
     const int32_t *label;
     const float *coef;
+    struct loss_form form;
     size_t T, V;
 };
+
+static double mean_of(const float *z, size_t n)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += (double)z[i];
+    return sum / (double)n;
+}
 
 static void loss_part(void *arg, int me, int n)
 {
     const struct loss_job *j = arg;
+    const float e = j->coef ? j->form.smooth : 0;
     size_t lo, hi;
 
     team_part(j->T, 1, me, n, &lo, &hi);
@@ -395,23 +406,26 @@ static void loss_part(void *arg, int me, int n)
         float *z = j->z + t * j->V;
         const size_t label = (size_t)j->label[t];
         const float max = j->k->largest(z, j->V), own = z[label];
+        const double above = e > 0 ? (double)own - mean_of(z, j->V) : 0;
         const float sum = j->k->exp_sum(z, z, j->V, 1, max);
 
         j->nll[t] = max - own + logf(sum);
         if (!j->coef)
             continue;
-        const float by = j->coef[t] / sum;
+        const float p = j->form.dft ? expf(-j->nll[t]) : 1, coef = j->coef[t] * p;
+        const float by = coef / sum, all = coef * e / (float)j->V;
 
+        j->nll[t] = p * (j->nll[t] + (float)((double)e * above));
         for (size_t i = 0; i < j->V; i++)
-            z[i] *= by;
-        z[label] -= j->coef[t];
+            z[i] = z[i] * by - all;
+        z[label] -= coef * (1 - e);
     }
 }
 
 static void cross_entropy_cpu(struct ctx *c, float *nll, float *z, const int32_t *label,
-                              const float *coef, size_t T, size_t V)
+                              const float *coef, struct loss_form form, size_t T, size_t V)
 {
-    struct loss_job j = { kern(c), nll, z, label, coef, T, V };
+    struct loss_job j = { kern(c), nll, z, label, coef, form, T, V };
 
     cpu_share(c, loss_part, &j, T * V);
 }
@@ -508,7 +522,7 @@ struct embed_job {
     float *dw;
     const float *dy;
     const int32_t *ids;
-    size_t T, D;
+    size_t rs, cs, T, D;
 };
 
 static void embed_part(void *arg, int me, int n)
@@ -519,13 +533,13 @@ static void embed_part(void *arg, int me, int n)
     team_part(j->D, 16, me, n, &lo, &hi);
     for (size_t t = 0; t < j->T; t++)
         for (size_t i = lo; i < hi; i++)
-            j->dw[(size_t)j->ids[t] * j->D + i] += j->dy[t * j->D + i];
+            j->dw[(size_t)j->ids[t] * j->rs + i * j->cs] += j->dy[t * j->D + i];
 }
 
-static void embed_bwd_cpu(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
-                          size_t D)
+static void embed_bwd_cpu(struct ctx *c, float *dw, size_t rs, size_t cs, const float *dy,
+                          const int32_t *ids, size_t T, size_t D)
 {
-    struct embed_job j = { dw, dy, ids, T, D };
+    struct embed_job j = { dw, dy, ids, rs, cs, T, D };
 
     cpu_share(c, embed_part, &j, T * D);
 }
@@ -689,6 +703,15 @@ static void scatter_cpu(struct ctx *c, float *y, const float *x, const int32_t *
         memcpy(y + (size_t)rows[i] * D, x + i * D, D * sizeof(*y));
 }
 
+static void columns_cpu(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T,
+                        size_t r, size_t V)
+{
+    (void)c;
+    for (size_t t = 0; t < T; t++)
+        for (size_t k = 0; k < r; k++)
+            y[t * r + k] = w[k * V + (size_t)ids[t]];
+}
+
 static void noise_cpu(struct ctx *c, float *x, size_t n, uint64_t first, double by, uint64_t seed)
 {
     (void)c;
@@ -697,11 +720,13 @@ static void noise_cpu(struct ctx *c, float *x, size_t n, uint64_t first, double 
 }
 
 const struct train_ops train_ops_cpu = {
+    .adafactor = train_adafactor,
     .adamw = adamw_cpu,
     .attn = attn_cpu_train,
     .attn_bwd = attn_bwd_cpu,
     .col_dot = col_dot_cpu,
     .col_scale = col_scale_cpu,
+    .columns = columns_cpu,
     .copy = copy_cpu,
     .cross_entropy = cross_entropy_cpu,
     .dora_gain = train_dora_gain,

@@ -150,13 +150,19 @@ struct driver {
     F(train, train_rope)                                                                           \
     F(train, train_gate)                                                                           \
     F(train, train_add_rows)                                                                       \
-    F(train, train_adamw_packed)                                                                   \
-    F(train, train_adamw)                                                                          \
-    F(train, train_squares)                                                                        \
-    F(train, train_squares_all)                                                                    \
+    F(train_optim, train_adamw_packed)                                                             \
+    F(train_optim, train_adamw)                                                                    \
+    F(train_optim, train_squares)                                                                  \
+    F(train_optim, train_squares_all)                                                              \
+    F(train_optim, train_factor_rows)                                                              \
+    F(train_optim, train_factor_cols)                                                              \
+    F(train_optim, train_factor_means)                                                             \
+    F(train_optim, train_factor_squares)                                                           \
+    F(train_optim, train_factor_step)                                                              \
     F(train, train_dora)                                                                           \
     CUDA_BOTH(F, train_col_scale)                                                                  \
     CUDA_BOTH(F, train_scatter)                                                                    \
+    CUDA_BOTH(F, train_columns)                                                                    \
     CUDA_BOTH(F, train_embed)                                                                      \
     CUDA_BOTH(F, train_norm)                                                                       \
     CUDA_BOTH(F, train_dot_rows)                                                                   \
@@ -209,7 +215,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 15,
+    MODULES = 16,
     PROGRAM_PHASES = 1024,
     GATE_BYTES = (2 + PROGRAM_PHASES) * 4
 };

@@ -29,6 +29,7 @@ EMBED(small);
 EMBED(stream);
 EMBED(train);
 EMBED(train_attn);
+EMBED(train_optim);
 EMBED(train_wgmma);
 EMBED(wide);
 
@@ -46,6 +47,7 @@ enum {
     FILE_stream,
     FILE_train,
     FILE_train_attn,
+    FILE_train_optim,
     FILE_train_wgmma,
     FILE_wide
 };
@@ -399,10 +401,10 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[] = { cuda_attn,        cuda_decode,      cuda_encoder, cuda_flash,
-                                  cuda_flash_wgmma, cuda_gemm,        cuda_linear,  cuda_pack,
-                                  cuda_pick,        cuda_small,       cuda_stream,  cuda_train,
-                                  cuda_train_attn,  cuda_train_wgmma, cuda_wide };
+    const void *const image[] = { cuda_attn,        cuda_decode,      cuda_encoder,     cuda_flash,
+                                  cuda_flash_wgmma, cuda_gemm,        cuda_linear,      cuda_pack,
+                                  cuda_pick,        cuda_small,       cuda_stream,      cuda_train,
+                                  cuda_train_attn,  cuda_train_optim, cuda_train_wgmma, cuda_wide };
 
     _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide + 1 == MODULES, "every file's code");
     CUresult rc = b->d.cuCtxSetCurrent(b->context);

@@ -609,13 +609,13 @@ static void attn_bwd_cuda(struct ctx *c, float *dq, float *dk, float *dv, const 
 /* ---- rows ---- */
 
 static void cross_entropy_cuda(struct ctx *c, float *nll, float *z, const int32_t *label,
-                               const float *coef, size_t T, size_t V)
+                               const float *coef, struct loss_form form, size_t T, size_t V)
 {
     struct cuda *b = begin(c, true);
-    int v = (int)V;
+    int v = (int)V, dft = form.dft;
 
     cuda_launch(b, of_both(b, KERN_train_entropy_f32), T, 1, 1, 512,
-                (void *[]){ &nll, &z, &label, &coef, &v });
+                (void *[]){ &nll, &z, &label, &coef, &form.smooth, &dft, &v });
 }
 
 static void scatter_cuda(struct ctx *c, float *y, const float *x, const int32_t *rows, size_t n,
@@ -628,14 +628,24 @@ static void scatter_cuda(struct ctx *c, float *y, const float *x, const int32_t 
                 THREADS, (void *[]){ &y, &x, &rows, &d });
 }
 
-static void embed_bwd_cuda(struct ctx *c, float *dw, const float *dy, const int32_t *ids, size_t T,
-                           size_t D)
+static void columns_cuda(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T,
+                         size_t r, size_t V)
+{
+    struct cuda *b = begin(c, true);
+    int t = (int)T, rank = (int)r;
+
+    cuda_launch(b, of_both(b, KERN_train_columns_f32), over(T * r, THREADS), 1, 1, THREADS,
+                (void *[]){ &y, &w, &ids, &t, &rank, &V });
+}
+
+static void embed_bwd_cuda(struct ctx *c, float *dw, size_t rs, size_t cs, const float *dy,
+                           const int32_t *ids, size_t T, size_t D)
 {
     struct cuda *b = begin(c, true);
     int t = (int)T, d = (int)D;
 
     cuda_launch(b, of_both(b, KERN_train_embed_f32), T, 1, 1, THREADS,
-                (void *[]){ &dw, &dy, &ids, &t, &d });
+                (void *[]){ &dw, &rs, &cs, &dy, &ids, &t, &d });
 }
 
 enum { SUM_ROWS = 64 }; /* summed by one thread */
@@ -855,6 +865,54 @@ static void adamw_packed_cuda(struct ctx *c, const struct adamw *a, const struct
         wrote(b, p->w, p->n);
 }
 
+/* Rows of a chunk, and chunks at most, whose squares are summed by column one after the other. */
+enum { FACTOR_ROWS = 64, FACTOR_CHUNKS = 128 };
+
+static void adafactor_cuda(struct ctx *c, const struct adamw *a, const struct adafactor *p)
+{
+    struct cuda *b = begin(c, true);
+    const double beta2 = 1 - pow((double)a->step, -0.8);
+    const size_t n = p->rows * p->cols, each = over(p->rows, FACTOR_CHUNKS);
+    const size_t per = each > FACTOR_ROWS ? each : FACTOR_ROWS, chunks = over(p->rows, per);
+    const size_t blocks = over(n, TRAIN_FACTOR_VALUES), head = 2 * sizeof(double);
+    const size_t cols = chunks * p->cols * sizeof(float), squares = blocks * sizeof(double);
+
+    if (!cuda_room(b, &b->sums, head + (cols > squares ? cols : squares)))
+        return;
+    CUdeviceptr part = b->sums.p + head, sum = b->sums.p + sizeof(double);
+    struct train_factor_args k = { .w = p->w,
+                                   .half = p->half,
+                                   .g = p->g,
+                                   .half_g = p->half_g,
+                                   .row = p->row,
+                                   .col = p->col,
+                                   .sums = (double *)(uintptr_t)b->sums.p,
+                                   .part = (void *)(uintptr_t)part,
+                                   .rows = p->rows,
+                                   .cols = p->cols,
+                                   .seed = p->seed,
+                                   .first = (uint64_t)a->step << 36,
+                                   .clip = a->clip,
+                                   .beta2 = (float)beta2,
+                                   .rest2 = (float)(1 - beta2),
+                                   .lr = a->lr,
+                                   .keep = 1 - a->lr * a->decay,
+                                   .per = (int)per };
+    int n_chunks = (int)chunks, n_blocks = (int)blocks;
+
+    if (p->row)
+        cuda_launch(b, KERN_train_factor_rows, p->rows, 1, 1, THREADS, (void *[]){ &k });
+    cuda_launch(b, KERN_train_factor_cols, over(p->cols, THREADS), chunks, 1, THREADS,
+                (void *[]){ &k });
+    cuda_launch(b, KERN_train_factor_means, over(p->cols, THREADS), 1, 1, THREADS,
+                (void *[]){ &k, &n_chunks });
+    cuda_launch(b, KERN_train_factor_squares, blocks, 1, 1, THREADS, (void *[]){ &k });
+    cuda_launch(b, KERN_train_squares_all, 1, 1, 1, THREADS, (void *[]){ &sum, &part, &n_blocks });
+    cuda_launch(b, KERN_train_factor_step, over(n, 4 * THREADS), 1, 1, THREADS, (void *[]){ &k });
+    forget_halves(b);
+    cuda_train_forget(b, p->half ? (void *)p->half : p->w, n * sizeof(float));
+}
+
 static void square_sum_cuda(struct ctx *c, double *out, const struct adamw_values *of, size_t count)
 {
     enum {
@@ -895,7 +953,9 @@ static size_t scratch_cuda(const struct ctx *c, const struct train_need *need)
         TRAIN_HALVES * half *
         (need->T * need->wide > need->rows * need->cols ? need->T * need->wide
                                                         : need->rows * need->cols);
-    const size_t sums = need->T * (need->wide / need->hd + need->wide / 16) * sizeof(float);
+    const size_t rows = need->T * (need->wide / need->hd + need->wide / 16);
+    const size_t factors = need->adafactor ? FACTOR_CHUNKS * need->wide : 0;
+    const size_t sums = (rows > factors ? rows : factors) * sizeof(float);
     const size_t f8 = need->f8 ? need->T * (need->wide + sizeof(float)) : 0;
 
     return (2 * (size_t)PART_BYTES + inputs + sums + f8 + need->pairs * half) / 4 * 5;
@@ -935,12 +995,14 @@ bool cuda_train_op(struct cuda *b, struct op *o)
 }
 
 const struct train_ops train_ops_cuda = {
+    .adafactor = adafactor_cuda,
     .adamw = adamw_cuda,
     .adamw_packed = adamw_packed_cuda,
     .attn = attn_cuda,
     .attn_bwd = attn_bwd_cuda,
     .col_dot = col_dot_cuda,
     .col_scale = col_scale_cuda,
+    .columns = columns_cuda,
     .copy = copy_cuda,
     .cross_entropy = cross_entropy_cuda,
     .dora_gain = dora_gain_cuda,

@@ -1,4 +1,5 @@
-/* train_act.cuh - activations of training, float32 or bf16, as kernels read and write them. */
+/* train_act.cuh - activations of training, float32 or bf16, as kernels read and write them, and sums
+ * over threads. */
 #pragma once
 
 #include "backend/cuda/unit.cuh"
@@ -40,6 +41,40 @@ __device__ static inline void put(float *p, float v)
 __device__ static inline void put(uint16_t *p, float v)
 {
     *p = __bfloat16_as_ushort(__float2bfloat16_rn(v));
+}
+
+__device__ static inline size_t thread_of_grid()
+{
+    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+__device__ static inline float warp_sum(float v)
+{
+    for (int d = WARP / 2; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+__device__ static inline float warp_max(float v)
+{
+    for (int d = WARP / 2; d; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+/* Of all threads of the block; room is free again when this returns. */
+template <bool MAX> __device__ static inline float block_all(float v, float room[WARP])
+{
+    const int lane = threadIdx.x % WARP;
+
+    v = MAX ? warp_max(v) : warp_sum(v);
+    if (lane == 0)
+        room[threadIdx.x / WARP] = v;
+    __syncthreads();
+    v = lane < blockDim.x / WARP ? room[lane] : MAX ? -INFINITY : 0;
+    v = MAX ? warp_max(v) : warp_sum(v);
+    __syncthreads();
+    return v;
 }
 
 /* Neighbours; eight of them begin at a multiple of 16 bytes. */

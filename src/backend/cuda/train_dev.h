@@ -4,6 +4,8 @@
 
 #include "backend/cuda/dev.h"
 
+#define TRAIN_LEAST_SQUARE 1e-30f /* of Adafactor's means */
+
 enum { TRAIN_HEAD = 128 /* the largest head */, TRAIN_ROPE_ROWS = 4 /* of a block */ };
 
 /* train_attn.cu: rows of a block, 16 for each warp, and rows that they meet at a time; shared
@@ -93,11 +95,27 @@ struct train_packed_args {
     float *w, *m, *v, *m_max, *v_max;
     uint16_t *half;
     uint8_t *m_code, *v_code;
-    const void *g; /* float32, or bf16 where half_g */
+    const void *g;                     /* float32, or bf16 where half_g */
     unsigned long long n, seed, first; /* first: of the step's random numbers */
     bool half_g;
     float map[2][256];
     struct train_adamw_args a;
+};
+
+/* struct adafactor (ops/train.h). sums: mean of the means by row, sum of the squares of all u;
+ * part: sums over `per` rows each, by column, or of u, TRAIN_FACTOR_VALUES each. */
+enum { TRAIN_FACTOR_VALUES = 1 << 14 };
+struct train_factor_args {
+    float *w;
+    uint16_t *half;
+    const void *g; /* float32, or bf16 where half_g */
+    float *row, *col;
+    double *sums;
+    void *part;
+    unsigned long long rows, cols, seed, first; /* first: of the step's random numbers */
+    float clip, beta2, rest2, lr, keep;
+    int per;
+    bool half_g;
 };
 
 #endif
