@@ -13,6 +13,7 @@
 #include "backend/cuda/cuda.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "cmd/bench_products.h"
 #include "cmd/common.h"
 #include "cmd/opt.h"
 #include "engine/memory.h"
@@ -20,7 +21,7 @@
 struct bench_cfg {
     const char *model;
     int64_t pp, tg, pp_batched, tg_batched, threads, reps;
-    const char *batches, *depths, *pin, *dtype, *kv_dtype, *weights, *isa, *device;
+    const char *batches, *depths, *products, *pin, *dtype, *kv_dtype, *weights, *isa, *device;
     bool json, ceilings, offload;
 };
 
@@ -35,6 +36,8 @@ static const struct opt opts[] = {
     OPT_RANGE(INT, struct bench_cfg, tg_batched, NULL, "N", "16", 1, 1e5, "steps of each sequence"),
     OPT(STR, struct bench_cfg, depths, NULL, "LIST", NULL,
         "one sequence that grows: prefill up to each length, and --tg-batched steps there"),
+    OPT(STR, struct bench_cfg, products, NULL, "LIST", NULL,
+        "the matrix products of the layers alone, of so many rows each", .rare = true),
     OPT_RANGE(INT, struct bench_cfg, threads, "-t", "N", "0", 0, 1024, "threads (0 = all cores)"),
     OPT(STR, struct bench_cfg, pin, NULL, PIN_HOW, "auto",
         "threads on the CPU: kept on their NUMA node where there are several, or on a core each",
@@ -396,6 +399,19 @@ static int measure_depths(struct bench *b, json_t *out, struct err *e)
     return rc;
 }
 
+static int measure_products(struct bench *b, json_t *out, struct err *e)
+{
+    json_t *const list = json_array();
+    const char *p = b->c->products;
+    long n = 0;
+
+    json_object_set_new(out, "products", list);
+    while ((n = next_number("--products", b->c->products, &p, b->g->chunk, e)) > 0)
+        if (bench_products(b->g, (size_t)n, (size_t)b->c->reps, list, e))
+            return -1;
+    return (int)n;
+}
+
 static json_t *load_average(void)
 {
     double l[3] = { 0, 0, 0 };
@@ -467,6 +483,30 @@ static void print_depths(const json_t *list, double read)
     }
 }
 
+static void print_products(const json_t *list, double read)
+{
+    static const char *const figures[] = { "qkv_us", "o_us", "gate_up_us", "down_us", "layer_us" };
+    const json_t *p;
+    size_t i;
+
+    if (json_array_size(list))
+        printf("%-24s %9s %9s %9s %9s %9s\n", "products, us a layer", "q k v", "o", "gate, up",
+               "down", "all");
+    json_array_foreach(list, i, p)
+    {
+        const double us = json_number_value(json_object_get(p, "layer_us"));
+        const double rate = json_number_value(json_object_get(p, "bytes")) / us * 1e6;
+
+        printf("%-24lld", json_integer_value(json_object_get(p, "rows")));
+        for (size_t k = 0; k < ARRAY_LEN(figures); k++)
+            printf(" %9.2f", json_number_value(json_object_get(p, figures[k])));
+        printf("   %.1f GB/s", rate / 1e9);
+        if (read > 0)
+            printf(", %.0f %% of read bandwidth", 100 * rate / read);
+        putchar('\n');
+    }
+}
+
 static void print_table(const json_t *out, const struct engine *g, const struct ceilings *top,
                         const struct cuda_ceilings *gpu)
 {
@@ -489,6 +529,7 @@ static void print_table(const json_t *out, const struct engine *g, const struct 
     json_array_foreach(json_object_get(out, "batched"), i, b) printf(
         "batched %-16lld %12.1f\n", json_integer_value(json_object_get(b, "sequences")), median(b));
     print_depths(json_object_get(out, "depths"), read);
+    print_products(json_object_get(out, "products"), read);
 
     const json_t *m = json_object_get(out, "memory");
 
@@ -564,7 +605,7 @@ static int measure_all(struct bench *b, const struct engine_opts *o, json_t *out
     const size_t loaded = mem_peak_rss();
 
     if ((c->pp > 0 && measure_prefill(b, out, e)) || (c->tg > 0 && measure_decode(b, out, e)) ||
-        measure_batched(b, out, e) || measure_depths(b, out, e))
+        measure_batched(b, out, e) || measure_depths(b, out, e) || measure_products(b, out, e))
         return -1;
     json_object_set_new(out, "memory",
                         json_pack("{s:I, s:I, s:I}", "loaded_peak_rss_bytes", (json_int_t)loaded,

@@ -3,8 +3,8 @@ set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-"$PUNA" bench tests/data/tiny-llama31 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --depths 5,40,600 --reps 2 --no-ceilings --json >"$tmp/json"
-"$PUNA" bench tests/data/tiny-llama31 --pp 8 --tg 2 --batches '' --depths 20 --reps 1 --no-ceilings >"$tmp/plain"
+"$PUNA" bench tests/data/tiny-llama31 --pp 16 --tg 4 --batches 1,2 --pp-batched 8 --tg-batched 2 --depths 5,40,600 --products 1,20 --reps 2 --no-ceilings --json >"$tmp/json"
+"$PUNA" bench tests/data/tiny-llama31 --pp 8 --tg 2 --batches '' --depths 20 --products 3 --reps 1 --no-ceilings >"$tmp/plain"
 grep -q tok/s "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no rates'; exit 1; }
 python3 - "$tmp/json" <<'P'
 import json, sys
@@ -14,6 +14,10 @@ rows = [j["prefill"], j["decode"], *j["batched"], *j["depths"]]
 read = [r["read_bytes"] for r in j["depths"]] # the weights, and a cache that grows
 assert 0 < read[0] <= read[1] < read[2], read
 assert [r["context"] for r in j["depths"]] == [5, 40, 600] and all(r["prefill_tok_per_s"] > 0 for r in j["depths"])
+assert [p["rows"] for p in j["products"]] == [1, 20], j["products"]
+for p in j["products"]:
+    parts = [p[k] for k in ("qkv_us", "o_us", "gate_up_us", "down_us")]
+    assert min(parts) > 0 and abs(sum(parts) - p["layer_us"]) < 1e-6 * p["layer_us"] and p["bytes"] > 0, p
 for r in rows:
     t = r["tok_per_s"]
     assert len(t["samples"]) == 2 and t["best"] == max(t["samples"]) and t["median"] <= t["best"], t
@@ -45,4 +49,8 @@ status=0
 "$PUNA" bench tests/data/tiny-llama31 --batches '' --depths 9,8 --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] || { echo "FAIL: --depths 9,8 ended with $status: $(cat "$tmp/err")"; exit 1; }
 grep -q '^20 ' "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no row of --depths'; exit 1; }
+grep -qE '^3 .*GB/s' "$tmp/plain" || { cat "$tmp/plain"; echo 'FAIL: no row of --products'; exit 1; }
+status=0
+"$PUNA" bench tests/data/tiny-llama31 --batches '' --products 0 --no-ceilings >"$tmp/out" 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] || { echo "FAIL: --products 0 ended with $status: $(cat "$tmp/err")"; exit 1; }
 echo ok
