@@ -76,7 +76,10 @@ struct driver {
     F(small, rope16)                                                                               \
     F(small, act)                                                                                  \
     F(small, norm_rows)                                                                            \
-    F(small, gated)                                                                                \
+    F(small, norm_rows_half)                                                                       \
+    F(small, gated_4k)                                                                             \
+    F(small, gated_16k)                                                                            \
+    F(small, gated_32k)                                                                            \
     F(small, prep)                                                                                 \
     F(small, dequant)                                                                              \
     F(small, read_all)                                                                             \

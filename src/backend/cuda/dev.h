@@ -115,7 +115,7 @@ struct wide_args {
 /* PREP_F32: as it is, rounded when it is loaded (load_args). */
 enum prep_mode { PREP_BF16, PREP_F16, PREP_F32 };
 
-enum { ROWS_MOST = 8192 }; /* columns that norm_rows keeps */
+enum { ROWS_MOST = 8192, NORM_THREADS = 256 }; /* ROWS_MOST: columns that norm_rows keeps */
 struct act_args {
     float *y;      /* [T][cols]; each of the three may be NULL */
     uint16_t *y16; /* [T][kp] */
@@ -148,7 +148,9 @@ struct rope_args {
     int H, K, hd, enc, interleaved;
 };
 
-/* The same of many rows, whose queries, keys and values are in bf16, heads of a multiple of 16. */
+/* The same of many rows, whose queries, keys and values are in bf16, heads of a multiple of 16, a
+ * few rows by a block. */
+enum { ROPE_ROWS = 2, ROPE_THREADS = 384 };
 struct rope16_args {
     const uint16_t *q, *k, *v; /* [T, H * hd] or NULL, [T, K * hd] twice */
     float *q32;                /* [T, H * hd], or NULL */
@@ -159,7 +161,7 @@ struct rope16_args {
     const int32_t *pos, *slot, *seq;
     const int32_t *const *table;
     uint8_t *kc, *vc;
-    int H, K, hd, enc, interleaved;
+    int T, H, K, hd, enc, interleaved;
 };
 
 /* The batch as kernels see it, and the cache of one layer. */
@@ -223,7 +225,7 @@ struct gemm_args {
     int T, N, K;
 };
 enum { GEMM_ROWS = 128, GEMM_COLS = 128, GEMM_THREADS = 384 };
-#define GEMM_SHARED (1024 + 4 * (GEMM_ROWS + 2 * GEMM_COLS) * 128 + 64)
+#define GEMM_SHARED (1024 + 4 * (GEMM_ROWS + 2 * GEMM_COLS) * 128 + 5 * 2 * GEMM_COLS * 4 + 64)
 
 /* A row of logits whose head is wanted. */
 struct pick_row {

@@ -23,8 +23,8 @@ bool gemm_gated(struct cuda *b, const struct blas_product *p, uint16_t *y)
         return false;
     for (size_t i = 0; i < 2; i++) {
         a.w_scale[i] = (const float *)(uintptr_t)p[i].w_scale;
-        if (!cuda_map(b, &a.w[i], (const void *)(uintptr_t)p[i].w, p->type, p->rows, p->kp,
-                      GEMM_COLS))
+        if (p[i].w_scale % 16 || !cuda_map(b, &a.w[i], (const void *)(uintptr_t)p[i].w, p->type,
+                                           p->rows, p->kp, GEMM_COLS))
             return false;
     }
     cuda_launch_with(b, f8 ? KERN_gemm_gated_f8 : KERN_gemm_gated_bf16,

@@ -14,7 +14,11 @@
 
 enum { STEP = SWIZZLE_ROW /* bytes of a row in a stage */, STAGES = 4, COPIERS = 40, OTHERS = 232 };
 enum { X_TILE = GEMM_ROWS * STEP, W_TILE = GEMM_COLS * STEP, STAGE = X_TILE + 2 * W_TILE };
-enum { FULL = STAGES * STAGE, EMPTY = FULL + 8 * STAGES };
+/* Factors of a tile's columns come with its first stage. Where a tile is one stage, those of STAGES
+ * tiles are on their way, and the last ones' are read. */
+enum { NOTES = STAGES + 1, NOTE = 2 * GEMM_COLS * (int)sizeof(float) };
+enum { FACTORS = STAGES * STAGE, FULL = FACTORS + NOTES * NOTE, EMPTY = FULL + 8 * STAGES };
+static_assert(GEMM_SHARED == SWIZZLE_ATOM + EMPTY + 8 * STAGES, "what gemm.c asks for");
 
 #if HOPPER
 /* First row of x and column of y of tile i, of `lines` tiles of x. */
@@ -25,9 +29,10 @@ __device__ static inline void find(int i, int lines, int *t0, int *n0)
 }
 
 /* By one thread. */
+template <bool F8>
 __device__ static inline void bring(const gemm_args &a, uint32_t at, int tiles, int lines, int per)
 {
-    int stage = 0, parity = 0;
+    int stage = 0, parity = 0, note = 0;
 
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         int t0, n0;
@@ -37,7 +42,17 @@ __device__ static inline void bring(const gemm_args &a, uint32_t at, int tiles, 
             const uint32_t to = at + stage * STAGE, full = at + FULL + 8 * stage;
 
             bar_wait(at + EMPTY + 8 * stage, parity ^ 1);
-            bar_expect(full, STAGE);
+            if (F8 && k == 0) {
+                const uint32_t bytes = min(GEMM_COLS, a.N - n0) * (int)sizeof(float);
+                const uint32_t there = at + FACTORS + note * NOTE;
+
+                bar_expect(full, STAGE + 2 * bytes);
+                bulk_copy(there, a.w_scale[0] + n0, bytes, full);
+                bulk_copy(there + NOTE / 2, a.w_scale[1] + n0, bytes, full);
+                note = note + 1 == NOTES ? 0 : note + 1;
+            } else {
+                bar_expect(full, STAGE);
+            }
             tile_copy(to, &a.x, k, t0, full);
             tile_copy(to + X_TILE, &a.w[0], k, n0, full);
             tile_copy(to + X_TILE + W_TILE, &a.w[1], k, n0, full);
@@ -47,60 +62,70 @@ __device__ static inline void bring(const gemm_args &a, uint32_t at, int tiles, 
     }
 }
 
-/* x / (1 + exp(-x)) * u */
-__device__ static inline float gate(float x, float u)
+/* x / (1 + exp(-x)) * u of two values, whose reciprocals are one. */
+__device__ static inline uint32_t gate(float2 x, float2 u)
 {
-    return x * u * reciprocal(1 + exp2_fast(-1.44269504f * x));
+    /* where this holds it back, x / (1 + exp(-x)) is under 1e-16 */
+    const float most = 60, a = 1 + exp2_fast(fminf(-1.44269504f * x.x, most));
+    const float b = 1 + exp2_fast(fminf(-1.44269504f * x.y, most)), r = reciprocal(a * b);
+
+    return pair16<true>(x.x * u.x * (r * b), x.y * u.y * (r * a));
 }
 
-/* A lane's sums, gates and then what they let through, to y: rows g and g + 8 of its warp. */
+/* A lane's sums, gates and then what they let through, to y: rows g and g + 8 of its warp. by, factor:
+ * of those rows, and of the tile's columns of either. */
 template <bool F8>
-__device__ static inline void put(const gemm_args &a, const float (&d)[128], int t0, int n0)
+__device__ static inline void put(const gemm_args &a, const float (&d)[128], int t0, int n0,
+                                  const float (&by)[2], const float *factor)
 {
     const int lane = threadIdx.x % WARP, c = lane % 4, row = t0 + lane / 4;
 
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int t = row + 8 * i;
-        const float by = F8 && t < a.T ? a.x_scale[t] : 1;
+    for (int j = 0; j < GEMM_COLS / 8; j += 4) {
+        uint32_t w[2][4];
 
 #pragma unroll
-        for (int j = 0; j < GEMM_COLS / 8; j += 4) {
-            uint32_t w[4];
+        for (int k = 0; k < 4; k++) {
+            const float2 *const f = (const float2 *)(factor + (j + k) * 8 + 2 * c);
 
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const int at = 4 * (j + k) + 2 * i, n = n0 + (j + k) * 8 + 2 * c;
+            for (int i = 0; i < 2; i++) {
+                const int at = 4 * (j + k) + 2 * i;
                 float2 g = make_float2(d[at], d[at + 1]), u = make_float2(d[64 + at], d[65 + at]);
 
-                if (F8 && n < a.N) {
-                    const float2 wg = *(const float2 *)(a.w_scale[0] + n);
-                    const float2 wu = *(const float2 *)(a.w_scale[1] + n);
-
-                    g.x *= by * wg.x, g.y *= by * wg.y;
-                    u.x *= by * wu.x, u.y *= by * wu.y;
+                if (F8) {
+                    g.x *= by[i] * f[0].x, g.y *= by[i] * f[0].y;
+                    u.x *= by[i] * f[GEMM_COLS / 2].x, u.y *= by[i] * f[GEMM_COLS / 2].y;
                 }
-                w[k] = pair16<true>(gate(g.x, u.x), gate(g.y, u.y));
+                w[i][k] = gate(g, u);
             }
-            transpose4(w);
-            if (t < a.T && n0 + (j + c) * 8 < a.N)
-                *(uint4 *)(a.y + (size_t)t * a.N + n0 + (j + c) * 8) =
-                    make_uint4(w[0], w[1], w[2], w[3]);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            transpose4(w[i]);
+            if (row + 8 * i < a.T && n0 + (j + c) * 8 < a.N)
+                *(uint4 *)(a.y + (size_t)(row + 8 * i) * a.N + n0 + (j + c) * 8) =
+                    make_uint4(w[i][0], w[i][1], w[i][2], w[i][3]);
         }
     }
 }
 
 template <bool F8>
-__device__ static inline void compute(const gemm_args &a, uint32_t at, int tiles, int lines, int per)
+__device__ static inline void compute(const gemm_args &a, uint32_t at, const uint8_t *shared,
+                                      int tiles, int lines, int per)
 {
     const int rows = (threadIdx.x / WARPGROUP - 1) * 64, lane = threadIdx.x % WARP;
-    int stage = 0, parity = 0;
+    int stage = 0, parity = 0, note = 0;
 
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         int t0, n0, last = 0;
-        float d[128];
+        float d[128], by[2] = { 1, 1 };
 
         find(i, lines, &t0, &n0);
+        t0 += rows + threadIdx.x % WARPGROUP / WARP * 16;
+#pragma unroll
+        for (int k = 0; F8 && k < 2; k++)
+            by[k] = t0 + lane / 4 + 8 * k < a.T ? a.x_scale[t0 + lane / 4 + 8 * k] : 0;
         for (int k = 0; k < a.K; k += per) {
             const uint32_t from = at + stage * STAGE;
             const uint64_t x = operand(from + rows * STEP, 16, SWIZZLE_ATOM);
@@ -129,7 +154,8 @@ __device__ static inline void compute(const gemm_args &a, uint32_t at, int tiles
         hold(d);
         if (lane == 0)
             bar_arrive(at + EMPTY + 8 * last);
-        put<F8>(a, d, t0 + rows + threadIdx.x % WARPGROUP / WARP * 16, n0);
+        put<F8>(a, d, t0, n0, by, (const float *)(shared + FACTORS + note * NOTE));
+        note = note + 1 == NOTES ? 0 : note + 1;
     }
 }
 
@@ -152,10 +178,10 @@ template <bool F8> __device__ static inline void gemm_body(const gemm_args &a)
     if (threadIdx.x < WARPGROUP) {
         registers_less<COPIERS>();
         if (threadIdx.x == 0)
-            bring(a, at, tiles, lines, per);
+            bring<F8>(a, at, tiles, lines, per);
     } else {
         registers_more<OTHERS>();
-        compute<F8>(a, at, tiles, lines, per);
+        compute<F8>(a, at, unaligned + (at - begin), tiles, lines, per);
     }
 }
 #endif

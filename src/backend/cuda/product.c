@@ -265,7 +265,19 @@ void input_have_f8(struct cuda *b, const float *x, size_t T, const struct weight
 
 void input_norm_rows(struct cuda *b, struct act_args *a, const float *norm, float eps)
 {
-    cuda_launch(b, KERN_norm_rows, (size_t)a->T, 1, 1, 256, (void *[]){ a, &norm, &eps });
+    const bool half = a->cols <= ROWS_MOST / 2 && a->kp <= ROWS_MOST / 2;
+
+    cuda_launch(b, half ? KERN_norm_rows_half : KERN_norm_rows, (size_t)a->T, 1, 1, NORM_THREADS,
+                (void *[]){ a, &norm, &eps });
+}
+
+void input_gated_rows(struct cuda *b, struct gated_args *a, size_t T)
+{
+    if (a->kp <= GATED_MOST / 8)
+        cuda_launch(b, KERN_gated_4k, T, 1, 1, 256, (void *[]){ a });
+    else
+        cuda_launch(b, a->kp <= GATED_MOST / 2 ? KERN_gated_16k : KERN_gated_32k, T, 1, 1, 512,
+                    (void *[]){ a });
 }
 
 bool input_whole_rows(const struct act_args *a)

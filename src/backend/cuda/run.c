@@ -220,7 +220,7 @@ static bool gated_many(struct cuda *b, size_t i)
     a.g = half;
     a.u = once ? NULL : half + n;
     if (!there || !once)
-        cuda_launch(b, KERN_gated, s->T, 1, 1, 512, (void *[]){ &a });
+        input_gated_rows(b, &a, s->T);
     if (a.y8)
         input_have_f8(b, s->y, s->T, next->out[0].w);
     else
@@ -376,13 +376,14 @@ static size_t rotated_many(struct cuda *b, size_t i)
                              .table = w->at->block_table,
                              .kc = w->kv->layer[w->layer].k,
                              .vc = w->kv->layer[w->layer].v,
+                             .T = (int)q->T,
                              .H = (int)q->H,
                              .K = (int)k->H,
                              .hd = (int)q->hd,
                              .enc = (int)w->kv->enc,
                              .interleaved = q->interleaved };
 
-    cuda_launch(b, KERN_rope16, q->T, 1, 1, 384, (void *[]){ &a });
+    cuda_launch(b, KERN_rope16, over(q->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ &a });
     for (size_t j = 0; j < o->n; j++)
         if (b->have.x == o->out[j].y)
             b->have.x = NULL;
@@ -440,7 +441,7 @@ static void attention(struct cuda *b, size_t i)
     cuda_attention(b, &a, o);
     if (next) {
         f.g = a.y16;
-        cuda_launch(b, KERN_gated, o->T, 1, 1, 512, (void *[]){ &f });
+        input_gated_rows(b, &f, o->T);
         input_have_f8(b, o->y, o->T, next->out[0].w);
     }
 }

@@ -87,6 +87,8 @@ bool input_room_f8(struct cuda *b, struct act_args *a);
 void input_have_f8(struct cuda *b, const float *x, size_t T, const struct weight *w);
 /* x, or its norm with weights `norm`, in the ways that a has room for. */
 void input_norm_rows(struct cuda *b, struct act_args *a, const float *norm, float eps);
+/* T rows of gated values, or of g alone, to where a says. */
+void input_gated_rows(struct cuda *b, struct gated_args *a, size_t T);
 /* Whether it has a kernel for them. */
 bool input_whole_rows(const struct act_args *a);
 /* A product of x8 for cuBLASLt. half: where y goes in bf16 instead; or NULL */

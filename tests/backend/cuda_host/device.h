@@ -176,6 +176,14 @@ static inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t which)
     return r;
 }
 
+/* The larger of either half. */
+static inline uint32_t __vmaxu2(uint32_t a, uint32_t b)
+{
+    const uint32_t lo = (a & 0xFFFF) > (b & 0xFFFF) ? a : b, hi = a >> 16 > b >> 16 ? a : b;
+
+    return (lo & 0xFFFF) | (hi & 0xFFFF0000);
+}
+
 struct alignas(8) uint2 {
     uint32_t x, y;
 };
