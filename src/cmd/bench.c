@@ -222,8 +222,12 @@ static int herd_step(struct bench *b, struct herd *h, size_t position, struct er
 static int herd_prompt(struct bench *b, struct herd *h, size_t first, size_t end, struct err *e)
 {
     const size_t most = b->g->chunk < end - first ? b->g->chunk : end - first;
-    int32_t *rows = xcalloc(3 * most, sizeof(*rows)), *seq = rows + most, *slot = seq + most;
+    int32_t *rows = xcalloc(3 * most + h->n, sizeof(*rows)), *seq = rows + most, *slot = seq + most;
+    int32_t *prompt = slot + most;
     int rc = 0;
+
+    for (size_t s = 0; s < h->n; s++)
+        prompt[s] = (int32_t)end;
 
     for (size_t s = 0; s < h->n && rc == 0; s++) {
         for (size_t at = first; at < end && rc == 0; at += most) {
@@ -240,6 +244,7 @@ static int herd_prompt(struct bench *b, struct herd *h, size_t first, size_t end
                                          .slot = slot,
                                          .seq = seq,
                                          .n_seq = h->n,
+                                         .prompt = prompt,
                                          .block_table = h->table };
 
             rc = llama_forward(b->g->ctx, b->g->model, b->g->acts, &h->kv, &batch, NULL, e);

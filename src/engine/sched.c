@@ -308,7 +308,7 @@ static int make_room(struct sched *s, struct err *e)
     if (kvpool_new(&s->pool, blocks, e) || kv_new(&s->kv, s->g->ctx, hp, enc, blocks, e) ||
         sampler_new(&s->sampler, (size_t)hp->vocab, e) || new_ints(&s->token, rows, e) ||
         new_ints(&s->pos, rows, e) || new_ints(&s->slot, rows, e) || new_ints(&s->seq, rows, e) ||
-        new_ints(&s->want, s->max_want, e) ||
+        new_ints(&s->want, s->max_want, e) || new_ints(&s->prompt, s->o.max_active, e) ||
         mem_new(&table, s->o.max_active, sizeof(*s->table), "batch rows", e))
         return -1;
     s->table = table;
@@ -407,6 +407,7 @@ void sched_free(struct sched *s)
     free(s->slot);
     free(s->seq);
     free(s->want);
+    free(s->prompt);
     free(s->table);
     free(s->lora);
     free(s->active);

@@ -78,6 +78,7 @@ struct sched {
     double served_now;            /* of the tenant admitted last */
     struct batch batch;           /* its arrays are owned */
     int32_t *token, *pos, *slot, *seq, *want;
+    int32_t *prompt; /* [max_active] */
     const int32_t **table;
     const struct lora **lora; /* [max_active] */
     float *logits;            /* [max_want][V] */

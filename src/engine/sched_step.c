@@ -526,6 +526,7 @@ static void lay_out(struct sched *s)
 
         s->table[i] = j->kv.table;
         s->lora[i] = j->r.adapter;
+        s->prompt[i] = (int32_t)j->gen.n_prompt;
         adapted |= j->r.adapter != NULL;
         pooled |= j->r.pool != POOL_NONE;
         j->first_row = row;
@@ -551,6 +552,7 @@ static void lay_out(struct sched *s)
                                .slot = s->slot,
                                .seq = s->seq,
                                .n_seq = s->n_active,
+                               .prompt = s->prompt,
                                .block_table = s->table,
                                .want = s->want,
                                .n_want = want,

@@ -159,10 +159,12 @@ void session_cut(struct session *s, size_t n)
         s->ids.n = n;
 }
 
-/* Evaluates n <= chunk tokens after those in the cache; logits of the n_want rows in row_want. */
-static int step(struct session *s, const int32_t *ids, size_t n, size_t n_want, float *logits,
-                struct err *e)
+/* Evaluates n <= chunk tokens after those in the cache, of a prompt or an answer; logits of the
+ * n_want rows in row_want. */
+static int step(struct session *s, const int32_t *ids, size_t n, bool prompt, size_t n_want,
+                float *logits, struct err *e)
 {
+    const int32_t end = INT32_MAX;
     const int32_t *const tables[] = { s->table };
     const struct lora *const adapters[] = { s->adapter };
     const struct batch b = { .T = n,
@@ -171,6 +173,7 @@ static int step(struct session *s, const int32_t *ids, size_t n, size_t n_want, 
                              .slot = s->row_slot,
                              .seq = s->row_seq,
                              .n_seq = 1,
+                             .prompt = prompt ? &end : NULL,
                              .block_table = tables,
                              .want = s->row_want,
                              .n_want = n_want,
@@ -227,7 +230,7 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, const float **
         if (stop && *stop)
             return 1;
         s->row_want[0] = (int32_t)k - 1;
-        if (step(s, ids + at, k, at + k == n, s->logits, e))
+        if (step(s, ids + at, k, true, at + k == n, s->logits, e))
             return -1;
         at += k;
         if (progress)
@@ -257,7 +260,7 @@ int session_eval_rows(struct session *s, const int32_t *ids, size_t n, const int
                 break;
             s->row_want[next - from] = (int32_t)(row - at);
         }
-        if (step(s, ids + at, k, next - from, out + from * V, e))
+        if (step(s, ids + at, k, true, next - from, out + from * V, e))
             return -1;
         at += k;
     }
@@ -299,13 +302,13 @@ int session_check(struct session *s, int32_t last, const int32_t *guess, size_t 
     if (n == 0) {
         s->row_want[0] = 0;
         *logits = s->logits;
-        return step(s, ids, 1, 1, s->logits, e);
+        return step(s, ids, 1, false, 1, s->logits, e);
     }
     for (size_t i = 0; i <= n; i++)
         s->row_want[i] = (int32_t)i;
     memcpy(ids + 1, guess, n * sizeof(*guess));
     clock_gettime(CLOCK_MONOTONIC, &from);
-    if (step(s, ids, n + 1, n + 1, s->checked, e))
+    if (step(s, ids, n + 1, false, n + 1, s->checked, e))
         return -1;
     clock_gettime(CLOCK_MONOTONIC, &to);
     const double took =

@@ -232,8 +232,10 @@ static void layers_fwd(struct ctx *c, const struct model *m, struct acts *a,
     }
     if (narrow)
         attn_fwd(c, m, &m->layer[layers - 1], a, kv, layers - 1, p, n > 0);
-    if (n > 0)
+    if (n > 0) {
         c->op->gather(c, a->last, a->x, p->at.want, n, D);
+        c->row = b->want;
+    }
     if (narrow && n > 0) {
         c->op->gather(c, a->q, a->y, p->at.want, n, Q);
         ffn_fwd(c, m, &m->layer[layers - 1], a, layers - 1, p, a->last, a->q, n);
@@ -256,6 +258,7 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
 
     if (rc < 0)
         return -1;
+    c->pass = b->prompt ? b : NULL;
     if (rc == 0) {
         c->op->embed(c, a->x, &m->embed, p.at.token, b->T);
         for (size_t t = 0, n; b->lora && t < b->T; t += n) {
@@ -270,5 +273,7 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
         if (b->n_want)
             head_fwd(c, m, a, &p);
     }
+    c->pass = NULL;
+    c->row = NULL;
     return c->be->leave(c, &p, e);
 }

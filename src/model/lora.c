@@ -454,7 +454,9 @@ void lora_apply_add(struct ctx *c, const struct lora_pair *p, const struct weigh
     }
     x += t * w->cols;
     y += t * w->rows;
+    c->first_row = t;
     c->op->linear(c, &product, 1, x, n);
+    c->first_row = 0;
     memcpy(s->y1, s->y0, values * sizeof(float));
     lora_apply(c, p, s, s->y1, x, 0, n);
     for (size_t i = 0; i < values; i++)

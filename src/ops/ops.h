@@ -6,7 +6,8 @@
  *
  * Contract of every backend on the CPU: a row of an output depends only on the
  * same row of the inputs (and, in attention, on its own sequence) - not on the
- * rows beside it, nor on the number of threads, nor on how a prompt was cut.
+ * rows beside it, nor on the number of threads, nor on how a prompt was cut; and on whether it is a
+ * prompt's (batch.prompt).
  *
  * Axes (MODEL.md): T rows of the batch, D model, H heads, K kv heads, F ffn, V vocab, hd head size.
  */
@@ -60,6 +61,8 @@ struct batch {
     const int32_t *slot;  /* [T] index in the sequence's cache: block_table[slot/KV_BLOCK] */
     const int32_t *seq;   /* [T] sequence of the row */
     size_t n_seq;
+    const int32_t *prompt; /* [n_seq] rows of slots below this are a prompt's, not an answer's; NULL
+                              = none */
     const int32_t *const *block_table; /* [n_seq] block numbers of each sequence */
     const int32_t *want;               /* [n_want] rows that want logits */
     size_t n_want;
@@ -85,8 +88,22 @@ struct ctx {
     /* Training with `half`, where the device multiplies E4M3: what meets frozen matrices of E4M3 in
      * it, of those whose rule rounds inputs to it by the row. */
     enum f8_products { F8_NONE, F8_FORWARD, F8_BOTH /* gradients too */ } f8;
+    /* The pass, where it has rows of prompts, which may be multiplied in another arithmetic; its
+     * rows that ops are given from `first_row` on, or those in `row`. NULL = no such rows. */
+    const struct batch *pass;
+    const int32_t *row;
+    size_t first_row;
     void *backend; /* the backend's own scratch */
 };
+
+/* Whether row t of an op's input is a prompt's. */
+static inline bool row_of_prompt(const struct ctx *c, size_t t)
+{
+    const struct batch *b = c->pass;
+    const size_t r = c->row ? (size_t)c->row[t] : c->first_row + t;
+
+    return b && b->slot[r] < b->prompt[b->seq[r]];
+}
 
 struct linear_out {
     float *y; /* [T, w->rows], row stride w->rows */

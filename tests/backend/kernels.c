@@ -3,6 +3,7 @@
 #include "backend/cpu/cpu.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "backend/prompts.h"
 #include "ops/backend.h"
 #include "support.h"
 
@@ -165,6 +166,8 @@ static void linear_isa(unsigned flags)
         const struct weight w = weight_new(encs[e], 33, 768, &owned);
 
         check_shape(flags, ctx[COMPUTE_AUTO], 2, &w, 65);
+        check_prompts(ctx[COMPUTE_AUTO][1], &w, 1);
+        check_prompts(ctx[COMPUTE_AUTO][1], &w, 70);
         free(owned);
     }
     for (enum compute c = COMPUTE_AUTO; c <= COMPUTE_BF16; c++)
@@ -538,6 +541,8 @@ static void check_placed(struct ctx *c, const struct weight *w, size_t T)
     out = (struct linear_out){ got, &p };
     c->op->linear(c, &out, 1, x, T);
     c->op->linear_add(c, got, &p, x, T);
+    if (w->cols == 288)
+        check_prompts(c, &p, T);
     if (memcmp(got, want, n * sizeof(*got)))
         fail_msg("%s, %zu x %zu, T %zu: other bits when placed", w->name, w->rows, w->cols, T);
     for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
@@ -572,11 +577,10 @@ static void placed_isa(unsigned flags)
             assert_null(odd.placed); /* not whole units */
             OK(f->be->place(f, &w, &e), e);
             assert_null(w.placed); /* arithmetic that reads the file's order */
-            /* bf16 where nothing wants the file's order, float16 as it is where it is large */
-            const bool placed = here[i] == ENC_F16 ? cols[k] == 1536
-                                : here[i] != ENC_BF16
-                                    ? flags & CPU_AVX512
-                                    : flags & CPU_AVX512_BF16 && !(flags & CPU_AMX);
+            /* float16 as it is where it is large */
+            const bool placed = here[i] == ENC_F16
+                                    ? cols[k] == 1536
+                                    : flags & (here[i] == ENC_BF16 ? CPU_AVX512_BF16 : CPU_AVX512);
 
             for (size_t t = 0; placed && t < ARRAY_LEN(many); t++)
                 check_placed(c, &w, many[t]);

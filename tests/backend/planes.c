@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/prompts.h"
 #include "base/mem.h"
 #include "ops/backend.h"
 #include "planes.h"
@@ -58,6 +59,8 @@ static void check(unsigned flags, enum compute compute, const struct weight *w, 
         c->op->linear_add(c, got, w, x, T);
         for (size_t k = 0; k < n; k++)
             assert_true(got[k] == first[k] + first[k]);
+        if (codes)
+            check_prompts(c, w, T);
         cpu_ctx_free(c);
     }
     if (rel_error(first, want, n) > limit * (n < 33 ? 8 : 1))

@@ -285,8 +285,11 @@ struct cpu_kern {
     size_t bf16_rows; /* the most that dot_bf16 takes, a multiple of LANES */
     /* the same for rows r0 .. r0+R of w, of bf16 (of w.placed, if any), r0 a multiple of LANES, x
      * as pack_bf16 makes it; NULL = none */
-    void (*dot_bf16)(float *y, size_t ys, const struct weight *w, size_t r0, size_t R,
-                     const bf16 *x, size_t xs, size_t T, bool add);
+    void (*dot_bf16)(float *y, size_t ys, const struct cpu_kern *k, const struct weight *w,
+                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add);
+    /* it takes, rounded to bf16, whatever goes into panels too, and does so with the rows of
+     * prompts (row_of_prompt), which gain from it; k is for their unpacking */
+    bool bf16_prompts;
     size_t bf16_tokens; /* that pack_bf16 takes together */
     /* x [T, n] rounded, zeros behind the values, in T (up to a multiple of bf16_tokens) rows of xs
      * values, a multiple of 32; sixteen such rows may hold tiles instead */
@@ -334,6 +337,11 @@ struct cpu_kern {
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n,
                       float eps);
 };
+
+/* Groups g0 .. g0+ng of rows r0 .. r0+R of w, R <= LANES, r0 a multiple of it; w is one that
+ * linear_unpacks allows. */
+void unpack_panel(const struct cpu_kern *k, struct group *p, const struct weight *w, size_t r0,
+                  size_t R, size_t g0, size_t ng);
 
 /* Fills the table from plain C up to what `flags` (enum cpu_flag) allows. */
 void cpu_kern_init(struct cpu_kern *k, unsigned flags);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/lines_avx512_bf16.inc"
 #include "backend/cpu/turn_avx512.inc"
 
 /* R rows by 32 columns, as gemm_tile of train.inc, on pairs */
@@ -106,39 +107,13 @@ static void to_bf16(bf16 *y, const float *x, size_t n)
     }
 }
 
-/* d code + m of codes `low` and `high` of sixteen rows, a word each */
-static inline __m512i two_values(__m512i low, __m512i high, __m512 d, __m512 m)
-{
-    const __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), d, m);
-    const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), d, m);
-    const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
-    const __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(y));
-
-    return _mm512_or_si512(l, _mm512_slli_epi32(h, 16));
-}
-
 static void group_bf16(bf16 *to, size_t apart, const struct group *p, size_t ng, enum codes kind,
                        bool offset, size_t R)
 {
-    const __m512 centre = _mm512_set1_ps((float)code_centre(kind));
-    const __m512i byte = _mm512_set1_epi32(255);
-
     for (size_t g = 0; g < ng; g++, p++, to += GROUP) {
         __m512i w[16];
 
-#pragma GCC unroll 8
-        for (int c = 0; c < 8; c++) {
-            const int h = kind == CODES_HALVES ? c / 4 : 0;
-            const __m512 d = _mm512_loadu_ps(p->d[h]);
-            const __m512 from = offset ? _mm512_loadu_ps(p->m[h]) : _mm512_setzero_ps();
-            const __m512 m = _mm512_fnmadd_ps(d, centre, from);
-            const __m512i x = _mm512_loadu_si512(p->code[c]);
-
-            w[2 * c] = two_values(_mm512_and_si512(x, byte),
-                                  _mm512_and_si512(_mm512_srli_epi32(x, 8), byte), d, m);
-            w[2 * c + 1] = two_values(_mm512_and_si512(_mm512_srli_epi32(x, 16), byte),
-                                      _mm512_srli_epi32(x, 24), d, m);
-        }
+        group_lines(w, p, kind, offset);
         turn(w);
         if (R == LANES) {
 #pragma GCC unroll 16

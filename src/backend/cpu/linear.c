@@ -86,7 +86,9 @@ const struct exact_kern *linear_exact(const struct cpu_kern *k, enum compute com
     return compute != COMPUTE_F32 && e->bytes && e->bytes(w, in) ? e : NULL;
 }
 
-static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w)
+/* `prompt`: of rows that belong to one */
+static enum path path_of(const struct cpu_kern *k, enum compute compute, const struct weight *w,
+                         bool prompt)
 {
     if (compute == COMPUTE_F32)
         return PATH_F32;
@@ -95,7 +97,7 @@ static enum path path_of(const struct cpu_kern *k, enum compute compute, const s
     if (compute == COMPUTE_AUTO && w->p.act != ACT_KEEP)
         return PATH_ACT;
     if (compute == COMPUTE_AUTO && linear_unpacks(k, w))
-        return PATH_Q8;
+        return prompt && k->bf16_prompts ? PATH_BF16 : PATH_Q8;
     if (w->enc == ENC_BF16)
         return k->dot_bf16 ? PATH_BF16 : PATH_ROUNDED;
     return compute == COMPUTE_BF16 ? PATH_ROUNDED : PATH_F32;
@@ -140,7 +142,7 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
             j->b->k.exact[j->in][w->enc].form(j->xe + t * j->apart, w, j->in, x);
         if (j->act)
             weight_act(j->xf + t * j->K, w, x);
-        if (j->q8 && w->p.order) {
+        if ((j->q8 || j->bf) && w->p.order) {
             for (size_t i = 0; i < j->K; i++)
                 j->xf[t * j->K + i] = x[w->p.order[i]];
             x = j->xf + t * j->K;
@@ -153,7 +155,8 @@ static void prepare(const struct job *j, size_t lo, size_t hi)
             round_floats(j->xf + t * j->K, x, j->K);
     }
     if (j->bf)
-        j->b->k.pack_bf16(j->xb + lo * j->xbs, j->xbs, j->x + lo * j->K, hi - lo, j->K);
+        j->b->k.pack_bf16(j->xb + lo * j->xbs, j->xbs, (w->p.order ? j->xf : j->x) + lo * j->K,
+                          hi - lo, j->K);
 }
 
 /* y[16] = or += acc[16]; known to be apart, so that compilers make vectors of it */
@@ -215,6 +218,20 @@ static void unit_placed(const struct job *j, const struct linear_out *o, size_t 
     }
 }
 
+void unpack_panel(const struct cpu_kern *k, struct group *p, const struct weight *w, size_t r0,
+                  size_t R, size_t g0, size_t ng)
+{
+    if (w->placed) {
+        k->placed[w->enc].unpack(p, unit_at(w, r0), w, g0, ng);
+    } else if (k->unpack[w->enc]) {
+        const struct rows16 rows = rows_at(w, r0, R, PANELS * LANES);
+
+        k->unpack[w->enc](p, &rows, g0, ng);
+    } else {
+        k->unpack_planes[w->enc](p, w, r0, R, g0, ng);
+    }
+}
+
 /* R rows: panels of 16, of which the last may have fewer. */
 static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, size_t R, void *mem)
 {
@@ -223,19 +240,18 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
     const size_t G = j->K / GROUP, P = (R + LANES - 1) / LANES;
     struct group *panel = mem;
     float *acc = (float *)(panel + k->panels * CHUNK);
-    struct rows16 rows[PANELS];
 
     if (w->placed && j->T <= k->placed[w->enc].most) {
         unit_placed(j, o, r0, R, mem);
         return;
     }
-    for (size_t i = 0; i < P; i++)
-        rows[i] =
-            rows_at(w, r0 + i * LANES, smaller(R - i * LANES, LANES), (j->T == 1 ? 1 : P) * LANES);
     if (j->T == 1 && k->row[w->enc] && !w->p.order) {
         for (size_t i = 0; i < P; i++) {
-            k->row[w->enc](acc, &rows[i], &j->x8, 0);
-            put_rows(j, o, 0, r0 + i * LANES, smaller(R - i * LANES, LANES), acc);
+            const size_t n = smaller(R - i * LANES, LANES);
+            const struct rows16 rows = rows_at(w, r0 + i * LANES, n, LANES);
+
+            k->row[w->enc](acc, &rows, &j->x8, 0);
+            put_rows(j, o, 0, r0 + i * LANES, n, acc);
         }
         return;
     }
@@ -248,16 +264,9 @@ static void unit_q8(const struct job *j, const struct linear_out *o, size_t r0, 
         for (size_t g = 0; g < G; g += CHUNK) {
             const size_t ng = smaller(G - g, CHUNK);
 
-            for (size_t i = 0; i < P; i++) {
-                if (w->placed)
-                    k->placed[w->enc].unpack(panel + i * CHUNK, unit_at(w, r0 + i * LANES), w, g,
-                                             ng);
-                else if (k->unpack[w->enc])
-                    k->unpack[w->enc](panel + i * CHUNK, &rows[i], g, ng);
-                else
-                    k->unpack_planes[w->enc](panel + i * CHUNK, w, r0 + i * LANES,
-                                             smaller(R - i * LANES, LANES), g, ng);
-            }
+            for (size_t i = 0; i < P; i++)
+                unpack_panel(k, panel + i * CHUNK, w, r0 + i * LANES, smaller(R - i * LANES, LANES),
+                             g, ng);
             dot[k->codes[w->enc]][k->offset[w->enc]](acc, rest, panel, P, ng, &j->x8, g, t0, T);
         }
         for (size_t i = 0; i < n; i += LANES)
@@ -354,7 +363,7 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
         unit_q8(j, o, r0, R, mem);
         break;
     case PATH_BF16:
-        j->b->k.dot_bf16(o->y + r0, o->w->rows, o->w, r0, R, j->xb, j->xbs, j->T, j->add);
+        j->b->k.dot_bf16(o->y + r0, o->w->rows, &j->b->k, o->w, r0, R, j->xb, j->xbs, j->T, j->add);
         break;
     case PATH_F32:
         if (j->blocks && !j->rounded)
@@ -474,6 +483,8 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum co
             need->xf = larger(need->xf, copy);
         break;
     case PATH_BF16:
+        if (w->p.order)
+            need->xf = larger(need->xf, copy);
         need->xb = larger(need->xb, (T + k->bf16_tokens - 1) / k->bf16_tokens * k->bf16_tokens *
                                         row_bf16(K) * sizeof(bf16));
         break;
@@ -494,13 +505,22 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum co
     }
 }
 
+/* Rows may be a prompt's or not: what is planned is there from the first pass on. */
+static void need_paths(struct cpu_need *need, const struct cpu_kern *k, enum compute compute,
+                       const struct weight *w, size_t T)
+{
+    need_linear(need, k, compute, path_of(k, compute, w, false), w, T);
+    if (k->bf16_prompts)
+        need_linear(need, k, compute, path_of(k, compute, w, true), w, T);
+}
+
 void cpu_need_linear(struct cpu_need *need, unsigned flags, enum compute compute,
                      const struct weight *w, size_t T)
 {
     struct cpu_kern k;
 
     cpu_kern_init(&k, flags);
-    need_linear(need, &k, compute, path_of(&k, compute, w), w, T);
+    need_paths(need, &k, compute, w, T);
 }
 
 static void make_room(struct job *j, struct cpu *b)
@@ -509,7 +529,7 @@ static void make_room(struct job *j, struct cpu *b)
     struct cpu_need need = { 0 };
 
     for (size_t i = 0; i < j->n; i++) {
-        need_linear(&need, &b->k, b->ctx.compute, j->path[i], j->out[i].w, j->T);
+        need_paths(&need, &b->k, b->ctx.compute, j->out[i].w, j->T);
         j->q8 |= j->path[i] == PATH_Q8;
         j->rounded |= j->path[i] == PATH_ROUNDED;
         j->bf |= j->path[i] == PATH_BF16;
@@ -517,8 +537,9 @@ static void make_room(struct job *j, struct cpu *b)
         j->exact |= j->path[i] == PATH_EXACT;
         j->blocks |= (j->path[i] == PATH_F32 || j->path[i] == PATH_ROUNDED) && j->T > FEW;
     }
+    int8_t *p = need.x8 ? room_get(&b->x8, need.x8) : NULL;
+
     if (j->q8) {
-        int8_t *p = room_get(&b->x8, need.x8);
         uint8_t *f = (uint8_t *)p + 2 * q;
 
         j->x8 = (struct q8){ .q = p,
@@ -549,8 +570,9 @@ static void make_room(struct job *j, struct cpu *b)
     j->thread = room_get(&b->thread, j->thread_bytes * (size_t)team_size(b->ctx.team));
 }
 
+/* T rows, of prompts all or none */
 static void run(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T,
-                bool add)
+                bool prompt, bool add)
 {
     struct cpu *b = c->backend;
     struct job j = { .b = b, .out = out, .n = n, .T = T, .x = x, .add = add };
@@ -564,7 +586,7 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
     j.xbs = row_bf16(j.K);
     for (size_t i = 0; i < n; i++) {
         BUG_ON(out[i].w->cols != j.K);
-        j.path[i] = path_of(&b->k, c->compute, out[i].w);
+        j.path[i] = path_of(&b->k, c->compute, out[i].w, prompt);
         together = larger(together, panels_of(&b->k, j.path[i], T));
         j.first[i + 1] = j.first[i] + (out[i].w->rows + LANES - 1) / LANES;
     }
@@ -602,13 +624,37 @@ static void run(struct ctx *c, const struct linear_out *out, size_t n, const flo
     }
 }
 
+/* The same of any rows: those of prompts, where they have a path of their own, and others run by
+ * run. */
+static void runs(struct ctx *c, const struct linear_out *out, size_t n, const float *x, size_t T,
+                 bool add)
+{
+    const struct cpu *b = c->backend;
+    struct linear_out part[MAX_OUT];
+
+    BUG_ON(n > MAX_OUT);
+    if (!b->k.bf16_prompts || !c->pass) {
+        run(c, out, n, x, T, false, add);
+        return;
+    }
+    for (size_t t = 0, m; t < T; t += m) {
+        const bool prompt = row_of_prompt(c, t);
+
+        for (m = 1; t + m < T && row_of_prompt(c, t + m) == prompt;)
+            m++;
+        for (size_t i = 0; i < n; i++)
+            part[i] = (struct linear_out){ out[i].y + t * out[i].w->rows, out[i].w };
+        run(c, part, n, x + t * out[0].w->cols, m, prompt, add);
+    }
+}
+
 /* Outputs that read the same form of x go together. */
 static bool together(const struct ctx *c, const struct weight *a, const struct weight *b)
 {
     const struct cpu_kern *k = &((const struct cpu *)c->backend)->k;
-    const bool exact = path_of(k, c->compute, a) == PATH_EXACT;
+    const bool exact = path_of(k, c->compute, a, false) == PATH_EXACT;
 
-    if (exact != (path_of(k, c->compute, b) == PATH_EXACT) || (exact && a->enc != b->enc))
+    if (exact != (path_of(k, c->compute, b, false) == PATH_EXACT) || (exact && a->enc != b->enc))
         return false;
     return weight_same_act(a, b) && a->p.order == b->p.order;
 }
@@ -618,7 +664,7 @@ void linear_cpu(struct ctx *c, const struct linear_out *out, size_t n, const flo
     for (size_t i = 0, k; i < n; i += k) {
         for (k = 1; i + k < n && k < MAX_OUT && together(c, out[i].w, out[i + k].w);)
             k++;
-        run(c, out + i, k, x, T, false);
+        runs(c, out + i, k, x, T, false);
     }
 }
 
@@ -626,5 +672,5 @@ void linear_add_cpu(struct ctx *c, float *y, const struct weight *w, const float
 {
     const struct linear_out out = { y, w };
 
-    run(c, &out, 1, x, T, true);
+    runs(c, &out, 1, x, T, true);
 }

@@ -107,27 +107,6 @@ INLINE void tiles(float acc[UNITS][BLOCK][LANES], const struct lines *w, const b
     }
 }
 
-/* Values k .. k+n of sixteen rows, zeros behind them, n <= STEP. */
-INLINE void turned(__m512i line[LANES], const uint8_t *const rows[LANES], size_t k, size_t n)
-{
-    const __mmask32 m = n == STEP ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
-
-#pragma GCC unroll 16
-    for (int r = 0; r < LANES; r++)
-        line[r] = _mm512_maskz_loadu_epi16(m, rows[r] + 2 * k);
-    turn(line);
-}
-
-INLINE void turn_to(uint8_t *to, const uint8_t *const rows[LANES], size_t k, size_t n)
-{
-    __m512i line[LANES];
-
-    turned(line, rows, k, n);
-#pragma GCC unroll 16
-    for (int r = 0; r < LANES; r++)
-        _mm512_storeu_si512(to + 64 * r, line[r]);
-}
-
 /* One token by the rows of a unit in the file's order. */
 static void one(float acc[LANES], const uint8_t *const rows[LANES], const bf16 *x, size_t K)
 {
@@ -193,9 +172,10 @@ static void block(float *y, size_t ys, const struct weight *w, size_t r0, size_t
     }
 }
 
-static void dot_bf16(float *y, size_t ys, const struct weight *w, size_t r0, size_t R,
-                     const bf16 *x, size_t xs, size_t T, bool add)
+static void dot_bf16(float *y, size_t ys, const struct cpu_kern *k, const struct weight *w,
+                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add)
 {
+    (void)k;
     for (size_t t = 0; t < T; t += BLOCK)
         block(y + t * ys, ys, w, r0, R, x + t * xs, xs, smaller(T - t, BLOCK), add);
 }
