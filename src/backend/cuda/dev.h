@@ -153,15 +153,10 @@ struct rope_args {
 enum { ROPE_ROWS = 2, ROPE_THREADS = 384 };
 struct rope16_args {
     const uint16_t *q, *k, *v; /* [T, H * hd] or NULL, [T, K * hd] twice */
-    float *q32;                /* [T, H * hd], or NULL */
-    uint16_t *q16;             /* the same times `scale`, as mode16 says; or NULL */
+    uint16_t *q16;             /* queries times `scale`, as mode16 says; or NULL */
     float scale;
-    int mode16;
-    const float *inv_freq;
-    const int32_t *pos, *slot, *seq;
-    const int32_t *const *table;
-    uint8_t *kc, *vc;
-    int T, H, K, hd, enc, interleaved;
+    int mode16, T;
+    struct rope_args to; /* q: [T, H * hd] or NULL; k, v: not there */
 };
 
 /* The batch as kernels see it, and the cache of one layer. */

@@ -296,6 +296,28 @@ static bool is_rotation(const struct op *q)
            k->interleaved == q->interleaved && w->kv->head_dim == q->hd && w->kv->kv_heads == k->H;
 }
 
+/* It, as kernels take it. */
+static struct rope_args rope_of(const struct op *q)
+{
+    const struct op *k = q + 1, *w = q + 2;
+
+    return (struct rope_args){ .q = q->y,
+                               .k = k->y,
+                               .v = w->u,
+                               .inv_freq = q->u,
+                               .pos = q->ids,
+                               .slot = w->at->slot,
+                               .seq = w->at->seq,
+                               .table = w->at->block_table,
+                               .kc = w->kv->layer[w->layer].k,
+                               .vc = w->kv->layer[w->layer].v,
+                               .H = (int)q->H,
+                               .K = (int)k->H,
+                               .hd = (int)q->hd,
+                               .enc = (int)w->kv->enc,
+                               .interleaved = q->interleaved };
+}
+
 /* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
 static size_t rotated(struct cuda *b, size_t i)
 {
@@ -303,21 +325,7 @@ static size_t rotated(struct cuda *b, size_t i)
 
     if (i + 2 >= b->n_op || !is_rotation(q))
         return 0;
-    struct rope_args a = { .q = q->y,
-                           .k = k->y,
-                           .v = w->u,
-                           .inv_freq = q->u,
-                           .pos = q->ids,
-                           .slot = w->at->slot,
-                           .seq = w->at->seq,
-                           .table = w->at->block_table,
-                           .kc = w->kv->layer[w->layer].k,
-                           .vc = w->kv->layer[w->layer].v,
-                           .H = (int)q->H,
-                           .K = (int)k->H,
-                           .hd = (int)q->hd,
-                           .enc = (int)w->kv->enc,
-                           .interleaved = q->interleaved };
+    struct rope_args a = rope_of(q);
 
     const struct op *y = i + 3 < b->n_op ? &b->op[i + 3] : NULL;
 
@@ -365,23 +373,16 @@ static size_t rotated_many(struct cuda *b, size_t i)
     struct rope16_args a = { .q = none ? NULL : half,
                              .k = to[1],
                              .v = to[2],
-                             .q32 = takes16 && op_dead(b, i + 5, q->y, n[0]) ? NULL : q->y,
                              .q16 = takes16 ? half : NULL,
                              .scale = attn_scale(q->hd),
                              .mode16 = mode,
-                             .inv_freq = q->u,
-                             .pos = q->ids,
-                             .slot = w->at->slot,
-                             .seq = w->at->seq,
-                             .table = w->at->block_table,
-                             .kc = w->kv->layer[w->layer].k,
-                             .vc = w->kv->layer[w->layer].v,
                              .T = (int)q->T,
-                             .H = (int)q->H,
-                             .K = (int)k->H,
-                             .hd = (int)q->hd,
-                             .enc = (int)w->kv->enc,
-                             .interleaved = q->interleaved };
+                             .to = rope_of(q) };
+
+    a.to.k = NULL;
+    a.to.v = NULL;
+    if (takes16 && op_dead(b, i + 5, q->y, n[0]))
+        a.to.q = NULL;
 
     cuda_launch(b, KERN_rope16, over(q->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ &a });
     for (size_t j = 0; j < o->n; j++)

@@ -251,12 +251,13 @@ __device__ static inline void store8(uint8_t *cache, size_t at, const float *v, 
 /* rope_kv of bf16. A thread has two times eight values of a head in each of the block's rows at a time,
  * whose pairs they are; they are asked for before the rows' angles are found. grid: rows / ROPE_ROWS,
  * ROPE_THREADS */
-extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope16(const __grid_constant__ rope16_args a)
+extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope16(const __grid_constant__ rope16_args f)
 {
     enum { HALF_MOST = 128 };
     __shared__ float2 turn[ROPE_ROWS][HALF_MOST];
-    const int t0 = blockIdx.x * ROPE_ROWS, rows = min(ROPE_ROWS, a.T - t0), half = a.hd / 2;
-    const int each = half / 8, queries = a.q ? a.H : 0, items = (queries + 2 * a.K) * each;
+    const rope_args &a = f.to;
+    const int t0 = blockIdx.x * ROPE_ROWS, rows = min(ROPE_ROWS, f.T - t0), half = a.hd / 2;
+    const int each = half / 8, queries = f.q ? a.H : 0, items = (queries + 2 * a.K) * each;
     const bool inter = a.interleaved;
     uint4 kept[ROPE_ROWS][2];
 
@@ -264,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope16(const __grid_c
         const int j = n % each * 8, lo = inter ? 2 * j : j, hi = inter ? lo + 8 : lo + half;
         const int h = n / each - queries; /* of keys, then of values */
         const int heads = h < 0 ? a.H : a.K, head = h < 0 ? n / each : h < a.K ? h : h - a.K;
-        const uint16_t *const from = h < 0 ? a.q : h < a.K ? a.k : a.v;
+        const uint16_t *const from = h < 0 ? f.q : h < a.K ? f.k : f.v;
 
 #pragma unroll
         for (int r = 0; r < ROPE_ROWS; r++)
@@ -312,17 +313,17 @@ extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope16(const __grid_c
             }
             const size_t row = ((size_t)t * a.H + head) * a.hd;
 
-            if (a.q32)
+            if (a.q)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    *(float4 *)(a.q32 + row + (i < 2 ? lo : hi - 8) + 4 * i) =
+                    *(float4 *)(a.q + row + (i < 2 ? lo : hi - 8) + 4 * i) =
                         make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
-            if (a.q16) {
+            if (f.q16) {
 #pragma unroll
                 for (int i = 0; i < 16; i++)
-                    v[i] *= a.scale;
-                *(uint4 *)(a.q16 + row + lo) = eight16(v, a.mode16);
-                *(uint4 *)(a.q16 + row + hi) = eight16(v + 8, a.mode16);
+                    v[i] *= f.scale;
+                *(uint4 *)(f.q16 + row + lo) = eight16(v, f.mode16);
+                *(uint4 *)(f.q16 + row + hi) = eight16(v + 8, f.mode16);
             }
         }
     }
