@@ -41,7 +41,24 @@ static inline void put_group(int16_t *to, const float *x, float d)
     }
 }
 
+struct sums {
+    float *acc; /* in memory: registers are full of sums of integers */
+};
+
 #include "backend/cpu/nf4.inc"
+
+INLINE void sums_begin(struct sums *s, float *acc, const int S)
+{
+    (void)S;
+    s->acc = acc;
+}
+
+INLINE void sums_end(float *acc, const struct sums *s, const int S)
+{
+    (void)acc;
+    (void)s;
+    (void)S;
+}
 
 /* The values of a nibble of each of 32 bytes: of rows 0, 1, 4 and 5, and of the others. */
 INLINE void look_up(__m256i v[2], __m256i code, const struct table *table)
@@ -91,41 +108,23 @@ INLINE void eight_rows(__m256i sum[TILE], const uint8_t *p, const struct table *
         sum[t] = _mm256_hadd_epi32(s[t][0], s[t][1]);
 }
 
-INLINE void stretch(float *acc, const uint8_t *u, const struct weight *w, const struct table *table,
-                    const uint8_t *x, size_t apart, size_t k0, size_t n, const int S)
+INLINE void group32(struct sums *s, const uint8_t *p, const uint8_t *scale,
+                    const struct table *table, const uint8_t *d, const int16_t *q, size_t apart,
+                    const int S)
 {
-    const size_t lead = S > 2 ? LEAD_MANY : LEAD, group = w->p.group;
-    const uint8_t *d = x + k0 / GROUP * sizeof(float);
-    const int16_t *q = (const int16_t *)(x + nf4_scales(w->cols)) + k0;
-
-    for (size_t k = 0; k < n; k += group) {
-        const __m256 dw[2] = { _mm256_loadu_ps((const float *)u),
-                               _mm256_loadu_ps((const float *)u + 8) };
-
-        _mm_prefetch((const char *)u + lead, _MM_HINT_T0);
-        u += 64;
-        for (size_t i = 0; i < group; i += GROUP) {
-#pragma GCC unroll 4
-            for (size_t l = 0; l < 4; l++)
-                _mm_prefetch((const char *)u + lead + 64 * l, _MM_HINT_T0);
 #pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                __m256i sum[TILE];
+    for (int h = 0; h < 2; h++) {
+        const __m256 dw = _mm256_loadu_ps((const float *)scale + 8 * h);
+        __m256i sum[TILE];
 
-                eight_rows(sum, u + 32 * h, table, q, apart, S);
+        eight_rows(sum, p + 32 * h, table, q, apart, S);
 #pragma GCC unroll 4
-                for (int t = 0; t < S; t++) {
-                    float *a = acc + LANES * t + 8 * h;
-                    const __m256 dx = _mm256_broadcast_ss((const float *)(d + (size_t)t * apart));
+        for (int t = 0; t < S; t++) {
+            float *a = s->acc + LANES * t + 8 * h;
+            const __m256 dx = _mm256_broadcast_ss((const float *)(d + (size_t)t * apart));
 
-                    _mm256_storeu_ps(a,
-                                     _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]),
-                                                     _mm256_mul_ps(dw[h], dx), _mm256_loadu_ps(a)));
-                }
-            }
-            u += 256;
-            d += sizeof(float);
-            q += GROUP;
+            _mm256_storeu_ps(a, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), _mm256_mul_ps(dw, dx),
+                                                _mm256_loadu_ps(a)));
         }
     }
 }

@@ -32,7 +32,25 @@ static inline void put_group(int16_t *to, const float *x, float d)
     _mm512_storeu_si512(to, d > 0 ? _mm512_permutexvar_epi16(pairs, q) : _mm512_setzero_si512());
 }
 
+struct sums {
+    __m512 a[TILE];
+};
+
 #include "backend/cpu/nf4.inc"
+
+INLINE void sums_begin(struct sums *s, float *acc, const int S)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        s->a[t] = _mm512_loadu_ps(acc + LANES * t);
+}
+
+INLINE void sums_end(float *acc, const struct sums *s, const int S)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < S; t++)
+        _mm512_storeu_ps(acc + LANES * t, s->a[t]);
+}
 
 /* sum += w . the two numbers at q, which are broadcast */
 INLINE void two(__m512i *sum, __m512i w, const int16_t *q)
@@ -41,9 +59,11 @@ INLINE void two(__m512i *sum, __m512i w, const int16_t *q)
 }
 
 /* The chains of S tokens over a group, whose four lines are at p. */
-INLINE void group32(__m512 a[TILE], const uint8_t *p, __m512 dw, __m512i table, const uint8_t *d,
-                    const int16_t *q, size_t apart, const int S)
+INLINE void group32(struct sums *s, const uint8_t *p, const uint8_t *scale,
+                    const struct table *table, const uint8_t *d, const int16_t *q, size_t apart,
+                    const int S)
 {
+    const __m512 dw = _mm512_loadu_ps(scale);
     __m512i sum[TILE + 1]; /* of one token two, which hides latency */
     const int16_t *at[TILE];
 
@@ -61,7 +81,7 @@ INLINE void group32(__m512 a[TILE], const uint8_t *p, __m512 dw, __m512i table, 
 
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
-            const __m512i v = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4 * (int)j), table);
+            const __m512i v = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4 * (int)j), table->t);
 
 #pragma GCC unroll 8
             for (int t = 0; t < S; t++)
@@ -74,39 +94,8 @@ INLINE void group32(__m512 a[TILE], const uint8_t *p, __m512 dw, __m512i table, 
     for (int t = 0; t < S; t++) {
         const __m512 dx = _mm512_set1_ps(*(const float *)(d + (size_t)t * apart));
 
-        a[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_mul_ps(dw, dx), a[t]);
+        s->a[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_mul_ps(dw, dx), s->a[t]);
     }
-}
-
-INLINE void stretch(float *acc, const uint8_t *u, const struct weight *w, const struct table *table,
-                    const uint8_t *x, size_t apart, size_t k0, size_t n, const int S)
-{
-    const size_t lead = S > 2 ? LEAD_MANY : LEAD, group = w->p.group;
-    const uint8_t *d = x + k0 / GROUP * sizeof(float);
-    const int16_t *q = (const int16_t *)(x + nf4_scales(w->cols)) + k0;
-    __m512 a[TILE];
-
-#pragma GCC unroll 8
-    for (int t = 0; t < S; t++)
-        a[t] = _mm512_loadu_ps(acc + LANES * t);
-    for (size_t k = 0; k < n; k += group) {
-        const __m512 dw = _mm512_loadu_ps(u);
-
-        _mm_prefetch((const char *)u + lead, _MM_HINT_T0);
-        u += 64;
-        for (size_t i = 0; i < group; i += GROUP) {
-#pragma GCC unroll 4
-            for (size_t l = 0; l < 4; l++)
-                _mm_prefetch((const char *)u + lead + 64 * l, _MM_HINT_T0);
-            group32(a, u, dw, table->t, d, q, apart, S);
-            u += 256;
-            d += sizeof(float);
-            q += GROUP;
-        }
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < S; t++)
-        _mm512_storeu_ps(acc + LANES * t, a[t]);
 }
 
 void cpu_kern_nf4_avx512(struct cpu_kern *k)
