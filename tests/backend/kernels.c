@@ -578,9 +578,10 @@ static void placed_isa(unsigned flags)
             OK(f->be->place(f, &w, &e), e);
             assert_null(w.placed); /* arithmetic that reads the file's order */
             /* float16 as it is where it is large */
-            const bool placed = here[i] == ENC_F16
-                                    ? cols[k] == 1536
-                                    : flags & (here[i] == ENC_BF16 ? CPU_AVX512_BF16 : CPU_AVX512);
+            const bool placed = here[i] == ENC_F16 ? cols[k] == 1536
+                                                   : flags & (here[i] == ENC_BF16 ? CPU_AVX512_BF16
+                                                              : here[i] == ENC_Q8_0 ? CPU_AVX512
+                                                                                    : CPU_AVX2);
 
             for (size_t t = 0; placed && t < ARRAY_LEN(many); t++)
                 check_placed(c, &w, many[t]);

@@ -1,20 +1,6 @@
 /* placed_avx512.c - quantised weights in the order in which kernels take them, made once when a
- * model is placed (placed.c). Sixteen rows of G groups are a unit of as many bytes as in the file:
- *
- *     scales  [G][16]       Q4_0, Q5_0, Q8_0: f16
- *             [G][2][16]    Q4_1, Q5_1: f16, scale and offset
- *             [G/8][4][64]  Q4_K, Q5_K: f16 scales and offsets, then k_scales.h's twelve bytes as
- * words [G/8][288]    Q6_K: sixteen scales of each row as words, then f16 codes   [G][4][64] Q4_*:
- * line i holds values 4i .. 4i+3 of every row in its low nibbles, 16 values later in the high ones
- *             [G][5][64]    Q5_*: four lines as those of Q4_*, then one of the fifth bits: bits c
- *                           are those of values 4c .. 4c+3
- *             [G][8][64]    Q8_0: line c holds values 4c .. 4c+3 of every row, plus 128
- *             [G][6][64]    Q6_K: four lines as those of Q4_*, then two of the top bits: bits 2k of
- *                           line i are those of line 4i+k
- *
- * Codes of 4 bits that have planes beside them (AWQ, GPTQ4, PACKED4: PLANES4 below) lie as those of
- * Q4_0, codes of 8 bits (GPTQ8, PACKED8: PLANES8) as those of Q8_0, inputs in planes.order; before
- * them what placed_planes.inc says.
+ * model is placed (placed.c). Sixteen rows are a unit of as many bytes as in the file:
+ * placed_units.inc says how it lies.
  *
  * Scales are few and are fetched when a unit begins; so a thread reads its units, which follow one
  * another, from the first byte to the last, and the hardware sees one stream. (With the top bits in
@@ -22,18 +8,9 @@
  * multiply-add takes lines as they come: the tokens of a tile share a line, which is in a register
  * for all of them. The links are those of kern.h's chain, hence the bits of every other kernel. */
 #include <immintrin.h>
-#include <stddef.h>
 
 #include "backend/cpu/kern.h"
-#include "backend/cpu/placed_planes.inc"
-#include "format/enc/q4_0.h"
-#include "format/enc/q4_1.h"
-#include "format/enc/q4_k.h"
-#include "format/enc/q5_0.h"
-#include "format/enc/q5_1.h"
-#include "format/enc/q5_k.h"
-#include "format/enc/q6_k.h"
-#include "format/enc/q8_0.h"
+#include "backend/cpu/placed_units.inc"
 
 enum {
     TILE = 8, /* tokens whose sums, of integers and of floats, live in registers */
@@ -46,68 +23,6 @@ enum {
      * tokens are 3 % faster without */
     LEAD_MANY = 3072,
 };
-
-INLINE bool has_planes(const enum enc enc)
-{
-    return enc == PLANES4 || enc == PLANES8;
-}
-
-INLINE bool has_five(const enum enc enc)
-{
-    return enc == ENC_Q5_0 || enc == ENC_Q5_1 || enc == ENC_Q5_K;
-}
-
-/* Scale and minimum as k_scales.h has them. */
-INLINE bool has_k_scales(const enum enc enc)
-{
-    return enc == ENC_Q4_K || enc == ENC_Q5_K;
-}
-
-INLINE bool has_offset(const enum enc enc)
-{
-    return enc == ENC_Q4_1 || enc == ENC_Q5_1 || has_k_scales(enc) || has_planes(enc);
-}
-
-INLINE enum codes codes_of(const enum enc enc)
-{
-    return enc == ENC_Q8_0 || enc == PLANES8 ? CODES_8
-           : enc == ENC_Q6_K                 ? CODES_HALVES
-           : has_five(enc)                   ? CODES_5
-                                             : CODES_4;
-}
-
-/* Where the codes of a unit begin, and what a group has of them. */
-struct layout {
-    size_t codes, code;
-};
-
-INLINE struct layout layout_of(const enum enc enc, size_t G)
-{
-    switch (enc) {
-    case ENC_Q4_1:
-        return (struct layout){ G * 64, 256 };
-    case ENC_Q5_0:
-    case ENC_Q5_K:
-        return (struct layout){ G * 32, 320 };
-    case ENC_Q5_1:
-        return (struct layout){ G * 64, 320 };
-    case ENC_Q6_K:
-        return (struct layout){ G * 36, 384 };
-    case ENC_Q8_0:
-        return (struct layout){ G * 32, 512 };
-    default:
-        return (struct layout){ G * 32, 256 };
-    }
-}
-
-/* The same of w, which may have planes. */
-INLINE struct layout layout_for(const struct weight *w, const enum enc enc)
-{
-    if (!has_planes(enc))
-        return layout_of(enc, w->cols / GROUP);
-    return (struct layout){ (w->cols + w->p.group - 1) / w->p.group * scale_bytes(w, enc),
-                            enc == PLANES8 ? 512 : 256 };
-}
 
 /* The eight lines of group g. */
 INLINE void lines(__m512i w[8], const uint8_t *u, const struct layout *l, size_t g,
@@ -481,12 +396,6 @@ INLINE __m512i fifth_bits(const struct rows16 *w, size_t off)
     return _mm512_loadu_si512(t);
 }
 
-/* Bytes of a block of 32 before its codes, without fifth bits. */
-INLINE size_t head_of(const enum enc enc)
-{
-    return has_offset(enc) ? 4 : 2;
-}
-
 INLINE void pack_32(uint8_t *u, const struct rows16 *w, size_t G, const enum enc enc)
 {
     const struct layout l = layout_of(enc, G);
@@ -635,98 +544,6 @@ static void pack_planes8(uint8_t *u, const struct group *p, const struct weight 
     pack_panel(u, p, w, r0, g0, ng, PLANES8);
 }
 
-/* ---- one row back into the file's order: the embedding of a tied model ---- */
-
-/* Line c of a group, row r. */
-INLINE const uint8_t *four_of(const uint8_t *p, size_t c, size_t r)
-{
-    return p + 64 * c + 4 * r;
-}
-
-INLINE void unpack_row_32(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n,
-                          const enum enc enc)
-{
-    const struct layout l = layout_of(enc, G);
-    const size_t bytes = enc_table[enc].bytes, head = head_of(enc), five = has_five(enc) ? 4 : 0;
-
-    for (size_t i = g; i < g + n; i++, to += bytes) {
-        const uint8_t *scale = u + 16 * head * i, *p = u + l.codes + i * l.code;
-        uint32_t word = 0;
-
-        memcpy(to, scale + 2 * r, 2);
-        if (head == 4)
-            memcpy(to + 2, scale + 32 + 2 * r, 2);
-        for (unsigned k = 0; five && k < 4; k++)
-            word |= _pdep_u32(four_of(p, 4, r)[k], 0x11111111u << k);
-        memcpy(to + head, &word, five);
-        for (size_t c = 0; c < (bytes - head - five) / 4; c++)
-            memcpy(to + head + five + 4 * c, four_of(p, c, r), 4);
-        for (size_t k = 0; enc == ENC_Q8_0 && k < GROUP; k++)
-            to[head + k] ^= 128;
-    }
-}
-
-/* Value v of the group whose codes are at p: its low four bits. */
-INLINE unsigned nibble_at(const uint8_t *p, size_t v, size_t r)
-{
-    const unsigned both = four_of(p, v % 16 / 4, r)[v % 4];
-
-    return both >> (v < 16 ? 0 : 4) & 15;
-}
-
-INLINE void unpack_row_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,
-                         const enum enc enc)
-{
-    const struct layout l = layout_of(enc, G);
-    const uint8_t *scale = u + 256 * (g / 8), *p = u + l.codes + g * l.code;
-    uint8_t *qs = to + (enc == ENC_Q5_K ? offsetof(struct q5_k, qs) : offsetof(struct q4_k, qs));
-
-    memcpy(to, scale + 2 * r, 2);
-    memcpy(to + 2, scale + 32 + 2 * r, 2);
-    for (size_t i = 0; i < 3; i++)
-        memcpy(to + 4 + 4 * i, four_of(scale + 64, i, r), 4);
-    for (size_t j = 0; j < 8; j += 2)
-        for (size_t v = 0; v < GROUP; v++)
-            qs[16 * j + v] = (uint8_t)(nibble_at(p + j * l.code, v, r) |
-                                       nibble_at(p + (j + 1) * l.code, v, r) << 4);
-    for (size_t v = 0; enc == ENC_Q5_K && v < GROUP; v++) {
-        unsigned fifth = 0;
-
-        for (size_t j = 0; j < 8; j++)
-            fifth |= (unsigned)(four_of(p + j * l.code, 4, r)[v % 4] >> v / 4 & 1) << j;
-        to[offsetof(struct q5_k, qh) + v] = (uint8_t)fifth;
-    }
-}
-
-static void unpack_row_q6_k(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g, size_t n)
-{
-    const struct layout l = layout_of(ENC_Q6_K, G);
-    const uint8_t *scale = u + 288 * (g / 8);
-    struct q6_k *b = (struct q6_k *)to;
-
-    (void)n;
-    for (size_t i = 0; i < 4; i++)
-        memcpy(b->sc + 4 * i, four_of(scale, i, r), 4);
-    memcpy(b->d, scale + 256 + 2 * r, 2);
-    for (size_t h = 0; h < 2; h++) {
-        const uint8_t *p = u + l.codes + (g + 4 * h) * 384;
-
-        for (size_t v = 0; v < GROUP; v++) {
-            unsigned top = 0;
-
-            for (size_t k = 0; k < 4; k++) {
-                const unsigned bits = four_of(p + k * 384 + 256, v / 16, r)[v % 4];
-
-                top |= (bits >> 2 * (v % 16 / 4) & 3) << 2 * k;
-            }
-            b->qh[32 * h + v] = (uint8_t)top;
-            for (size_t k = 0; k < 2; k++)
-                b->ql[64 * h + 32 * k + v] = (uint8_t)(nibble_at(p + k * 384, v, r) |
-                                                       nibble_at(p + (k + 2) * 384, v, r) << 4);
-        }
-    }
-}
-
 PLACED(q4_0, ENC_Q4_0)
 PLACED(q4_1, ENC_Q4_1)
 PLACED(q5_0, ENC_Q5_0)
@@ -738,55 +555,26 @@ PLACED(q6_k, ENC_Q6_K)
 PLACED(planes4, PLANES4)
 PLACED(planes8, PLANES8)
 
-#define PACK(name, enc)                                                                            \
-    static void pack_##name(uint8_t *u, const struct rows16 *w, size_t G)                          \
-    {                                                                                              \
-        pack_32(u, w, G, enc);                                                                     \
-    }                                                                                              \
-    static void unpack_row_##name(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,     \
-                                  size_t n)                                                        \
-    {                                                                                              \
-        unpack_row_32(to, u, G, r, g, n, enc);                                                     \
-    }
-PACK(q4_0, ENC_Q4_0)
-PACK(q4_1, ENC_Q4_1)
-PACK(q5_0, ENC_Q5_0)
-PACK(q5_1, ENC_Q5_1)
-PACK(q8_0, ENC_Q8_0)
-
-#define PACK_K(name, enc)                                                                          \
-    static void pack_##name(uint8_t *u, const struct rows16 *w, size_t G)                          \
-    {                                                                                              \
-        pack_k(u, w, G, enc);                                                                      \
-    }                                                                                              \
-    static void unpack_row_##name(uint8_t *to, const uint8_t *u, size_t G, size_t r, size_t g,     \
-                                  size_t n)                                                        \
-    {                                                                                              \
-        (void)n;                                                                                   \
-        unpack_row_k(to, u, G, r, g, enc);                                                         \
-    }
+PACK_32(q4_0, ENC_Q4_0)
+PACK_32(q4_1, ENC_Q4_1)
+PACK_32(q5_0, ENC_Q5_0)
+PACK_32(q5_1, ENC_Q5_1)
+PACK_32(q8_0, ENC_Q8_0)
 PACK_K(q4_k, ENC_Q4_K)
 PACK_K(q5_k, ENC_Q5_K)
 
 void cpu_kern_placed_avx512(struct cpu_kern *k)
 {
-#define FILL(enc, name, tokens)                                                                    \
-    k->placed[enc] = (struct placed_kern){ .pack = pack_##name,                                    \
-                                           .dot = dot_##name,                                      \
-                                           .most = tokens,                                         \
-                                           .unpack_row = unpack_row_##name,                        \
-                                           .unpack = unpack_##name }
-    FILL(ENC_Q4_0, q4_0, SIZE_MAX);
-    FILL(ENC_Q4_1, q4_1, SIZE_MAX);
-    FILL(ENC_Q8_0, q8_0, SIZE_MAX);
+    FILL_UNITS(k, ENC_Q4_0, q4_0, SIZE_MAX);
+    FILL_UNITS(k, ENC_Q4_1, q4_1, SIZE_MAX);
+    FILL_UNITS(k, ENC_Q8_0, q8_0, SIZE_MAX);
     /* making lines or scales costs more than a panel's lines, once more than two tiles share those
      */
-    FILL(ENC_Q5_0, q5_0, 2 * TILE);
-    FILL(ENC_Q5_1, q5_1, 2 * TILE);
-    FILL(ENC_Q5_K, q5_k, 2 * TILE);
-    FILL(ENC_Q4_K, q4_k, 2 * TILE);
-    FILL(ENC_Q6_K, q6_k, 2 * TILE);
-#undef FILL
+    FILL_UNITS(k, ENC_Q5_0, q5_0, 2 * TILE);
+    FILL_UNITS(k, ENC_Q5_1, q5_1, 2 * TILE);
+    FILL_UNITS(k, ENC_Q5_K, q5_k, 2 * TILE);
+    FILL_UNITS(k, ENC_Q4_K, q4_k, 2 * TILE);
+    FILL_UNITS(k, ENC_Q6_K, q6_k, 2 * TILE);
     /* 4 % faster than panels with 64 tokens, 3 % slower with 256 */
     FILL_PLANES(k, 8 * TILE);
 }
