@@ -1173,7 +1173,7 @@ static void encoder(void **state)
     gpu_settle();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows),
@@ -1195,5 +1195,6 @@ int main(void)
         cmocka_unit_test(heads),
     };
 
+    cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
 }

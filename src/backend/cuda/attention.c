@@ -80,6 +80,15 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
                      (void *[]){ a });
 }
 
+/* Query heads of an item in a program: one where the device has room for all of them at once, for
+ * nothing is as quick; as many as share a kv head where reading the cache counts. */
+static size_t program_heads(const struct cuda *b, size_t H, size_t group, size_t rows)
+{
+    enum { SHORT = 1024 }; /* slots */
+
+    return group == 1 || (rows * H <= b->sms && b->slots <= SHORT) ? 1 : PROGRAM_HEADS;
+}
+
 /* Rows one by one: all, or those of the batch that are in no run. */
 static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
 {
@@ -93,14 +102,18 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
     const bool program = attn_in_program(b, o);
-    const size_t parts = over(group, program ? PROGRAM_HEADS : heads[size]);
+    const size_t beside = program ? program_heads(b, o->H, group, rows) : heads[size];
+    const size_t parts = over(group, beside);
     size_t splits, span;
 
     if (!program && has_decode(b, o)) {
         attn_crowd(b, a, o, rows);
         return;
     }
-    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms, program ? 128 : KV_BLOCK,
+    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms,
+                  !program      ? KV_BLOCK
+                  : beside == 1 ? 256
+                                : 128,
                   &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
@@ -110,7 +123,7 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     a->splits = (int)splits;
     a->span = (int)span;
     if (program)
-        program_attn(b, a, (int)o->kv->enc, rows);
+        program_attn(b, a, (int)o->kv->enc, rows, beside);
     else
         cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }

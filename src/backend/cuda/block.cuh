@@ -40,8 +40,8 @@ __device__ static inline float block_max(float v)
     return v;
 }
 
-/* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they wrote
- * is there; zero before and after. `threads` of each do. */
+/* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they
+ * wrote is there; zero before and after. `threads` of each do. */
 __device__ static inline bool last_of(int *done, int splits, int threads)
 {
     __shared__ bool last;
@@ -56,4 +56,18 @@ __device__ static inline bool last_of(int *done, int splits, int threads)
     named_sync(WORKERS, threads);
     __threadfence();
     return last;
+}
+
+/* What the blocks of a program wait for before a phase: so many arrivals at a gate; 0: nothing. */
+struct gate_stop {
+    unsigned *gate;
+    unsigned target;
+};
+
+/* `threads` of the block, once all of them are here. */
+__device__ static inline void stop_at(const gate_stop &s, int threads)
+{
+    if (s.target && threadIdx.x == 0)
+        gate_wait(s.gate, s.target);
+    named_sync(WORKERS, threads);
 }

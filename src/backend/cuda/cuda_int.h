@@ -259,7 +259,7 @@ struct op {
 struct program {
     struct dev_phase *phase; /* [PROGRAM_PHASES] */
     struct stream_feed *feed;
-    size_t n, n_feeds, T, attn; /* attn: bytes of scratch for attention */
+    size_t n, n_feeds, T, attn, turns; /* bytes of scratch for attention, of rotations */
     enum dev_class class;
     uint16_t table[16];
     struct rope_args rope; /* waits for its attention; q NULL = none */
@@ -267,6 +267,8 @@ struct program {
     struct attn_args at_rows; /* slot, seq and table of n_rows rows */
     const int32_t *pos;
     size_t n_rows;
+    const float *inv_freq; /* of all rotations: half a head's */
+    size_t half;
     CUdeviceptr room; /* PIN_BYTES for programs of passes that are not recorded, and as much here */
     void *pin;
     size_t at;
@@ -425,7 +427,7 @@ void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_
  * the latest, which everything else that is launched does first. */
 void program_stream(struct cuda *b, const struct stream_args *a);
 void program_rope(struct cuda *b, const struct rope_args *a, size_t rows);
-void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows);
+void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows, size_t heads);
 /* Attention of o, whose inputs and outputs a says; in_program: of few rows, which a program takes.
  */
 void cuda_attention(struct cuda *b, struct attn_args *a, const struct op *o);

@@ -277,7 +277,8 @@ enum {
     TEAMS = 3,                       /* 1, 2 or 4: 2^ */
     SUM_BUFFERS = 2,                 /* of tiles under way, for each team: 2^ */
     SUM_BARRIERS = 7 << SUM_BUFFERS, /* of 1, 2 and 4 teams */
-    PROGRAM_HEADS = 4                /* of queries, in an item of attention */
+    PHASES_KEPT = 3,                 /* before, now and next */
+    PROGRAM_HEADS = 2                /* of queries, in an item of attention, at most */
 };
 
 /* What reading the weights of a phase takes to know. */
@@ -293,8 +294,8 @@ struct stream_feed {
 /* Queries and keys are not rotated yet, nor keys and values in the cache. */
 struct attn_phase {
     struct attn_args a;
-    struct rope_args r; /* q NULL: they are */
-    int enc, parts, rows;
+    struct rope_args r;          /* q NULL: they are */
+    int enc, heads, parts, rows; /* heads: of an item; parts: of the heads of a kv head */
 };
 
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
@@ -307,8 +308,8 @@ struct __attribute__((aligned(16))) dev_phase {
     } u;
 };
 
-/* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums; feeds; two phases;
- * inputs of products */
+/* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums and attention; cosines
+ * and sines that the n_rows rows' pairs turn by; feeds; PHASES_KEPT phases; inputs of products */
 struct program_args {
     const struct dev_phase *phase;
     const struct stream_feed *feed;
@@ -318,6 +319,8 @@ struct program_args {
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;
     int n_rows;
+    const float *inv_freq; /* [half]; half 0: nothing turns */
+    int half;
     unsigned *gate;   /* [2] zero before and after */
     unsigned *claims; /* FED: [n_feeds] units that were claimed, the same */
     uint16_t table[16];

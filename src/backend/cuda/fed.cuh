@@ -5,15 +5,16 @@
  * of cp.async.
  *
  * Multiprocessors get unequal shares of a busy memory, so tiles are not dealt out beforehand: a
- * block's first of a product is its own, every other one it claims when it asks for the one before.
- * What a row's sums are depends on nothing but the shape of W. Of a gated product a tile is 8 rows
- * of the gate and the same 8 of the other. Warps of their own end tiles, two rows of x at a time.
+ * block's first of a product is its own, every other one it claims when it has asked for most of
+ * the one before. What a row's sums are depends on nothing but the shape of W. Of a gated product a
+ * tile is 8 rows of the gate and the same 8 of the other. Warps of their own end tiles, two rows of
+ * x at a time.
  */
 #pragma once
 
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there: of a phase of this parity; NO_TILE ends it, LAST the program. */
+/* A tile whose sums are there: of the phase kept there; NO_TILE ends it, LAST the program. */
 struct fed_done {
     int tile, phase;
 };
@@ -27,6 +28,7 @@ struct fed_ring {
     uint32_t landed, freed; /* [FED_GROUPS] barriers */
     int *tile;              /* [FED_GROUPS] which a group begins; NO_TILE: the end of a phase */
     fed_done *done;         /* [2^SUM_BUFFERS] */
+    uint32_t begun;         /* the same barriers: done is there */
     int place;              /* used next */
     int turn;               /* tiles before, and ends of phases */
 };
@@ -88,11 +90,13 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
             const int top2 = f.swiglu ? top : top - 8;
             int next = 0;
 
-            if (lane == 0 && f.tiles > (int)gridDim.x)
-                next = (int)atomicAdd(p.a->claims + i, 1u);
 #pragma unroll 1
             for (int at = 0; at < bytes; at += FED_ROW) {
                 const int n = min((int)FED_ROW, bytes - at);
+                const int left = (bytes - at - 1) / FED_ROW; /* groups after this one */
+
+                if (lane == 0 && f.tiles > (int)gridDim.x && (left == 1 || (left == 0 && at == 0)))
+                    next = (int)atomicAdd(p.a->claims + i, 1u);
                 const uint32_t to = r.to + slot_of(r.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.place) * 8;
 
@@ -165,10 +169,10 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
 
 /* Two rows of x of a tile. sum: the warps' */
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
-                                               const float *factor, int tile, int turn)
+                                               const float *factor, int tile, int turn,
+                                               const tile_end &e)
 {
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
-    const tile_end e = fed_end_of(a, tile, turn);
     const bool there = t < a.T;
     float v = 0, none = 0;
     int in;
@@ -191,39 +195,108 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     finish(a, out, false, in, e, v, none);
 }
 
+/* Rows of x whose tiles a warp ends: two in each of its turns. */
+enum { FED_TURNS = (DEV_STREAM_ROWS / 2 + FED_ENDS - 1) / FED_ENDS };
+
+/* The factors of the norms of those rows. */
+__device__ static __forceinline__ void fed_factors(const stream_args &a, float *factor, int mine)
+{
+    const int lane = threadIdx.x % WARP;
+    float s[2 * FED_TURNS] = {};
+
+#pragma unroll 2
+    for (int i = lane; i < a.n_ss; i += WARP)
+#pragma unroll
+        for (int k = 0; k < 2 * FED_TURNS; k++) {
+            const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
+
+            if (t < a.T)
+                s[k] += a.ss[(size_t)t * a.n_ss + i];
+        }
+#pragma unroll
+    for (int k = 0; k < 2 * FED_TURNS; k++) {
+        const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
+
+        if (t >= a.T)
+            continue;
+        for (int d = WARP / 2; d; d /= 2)
+            s[k] += __shfl_xor_sync(~0u, s[k], d);
+        if (lane == 0)
+            factor[t] = 1 / sqrtf(s[k] / (float)a.D + a.eps);
+    }
+    __syncwarp();
+}
+
+/* How many of them have something to do: as many arrivals a block makes at a gate. */
+__device__ static __forceinline__ int fed_arrivals(int T)
+{
+    return min((int)FED_ENDS, (T + 1) / 2);
+}
+
 /* The warps that end tiles, and phases when all of theirs are ended. */
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
-                                                const dev_phase *const phases[2])
+                                                const dev_phase *phases)
 {
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
+    bool knows = false; /* the rows' factors */
 
 #pragma unroll 1
     for (int k = 0, round = 0;;) {
-        bar_wait(p.full + k * 8, round);
+        bar_wait(r.begun + k * 8, round);
         const fed_done d = r.done[k];
+        const stream_args &a = phases[d.phase].u.s;
+        tile_end e[FED_TURNS];
 
+        if (d.tile >= 0) {
+#pragma unroll
+            for (int i = 0; i < FED_TURNS; i++)
+                if (2 * (mine + i * FED_ENDS) < T)
+                    e[i] = fed_end_of(a, d.tile, mine + i * FED_ENDS);
+            if (a.scaled && !knows)
+                fed_factors(a, p.factor, mine);
+            knows = true;
+        } else {
+            knows = false;
+            if (d.tile == NO_TILE && lane == 0 && 2 * mine < T)
+                gate_arrive(p.a->gate);
+        }
+        bar_wait(p.full + k * 8, round);
         if (d.tile >= 0)
-#pragma unroll 1
-            for (int turn = mine; 2 * turn < T; turn += FED_ENDS)
-                fed_end(phases[d.phase]->u.s, p.scratch + k * STREAM_WARPS * T * DEV_TILE, p.factor,
-                        d.tile, turn);
+#pragma unroll
+            for (int i = 0; i < FED_TURNS; i++)
+                if (2 * (mine + i * FED_ENDS) < T)
+                    fed_end(a, p.scratch + k * STREAM_WARPS * T * DEV_TILE, p.factor, d.tile,
+                            mine + i * FED_ENDS, e[i]);
         __syncwarp();
         if (lane == 0)
             bar_arrive(p.empty + k * 8);
         if (d.tile == LAST)
             break;
-        if (d.tile == NO_TILE && lane == 0)
-            gate_arrive(p.a->gate);
         if (++k == buffers)
             k = 0, round ^= 1;
     }
 }
 
+/* The tile of this phase is begun, or what stands for one: those that end it ask for what they
+ * need. By the first warp. */
+__device__ static __forceinline__ void fed_begin(const program &p, const fed_ring &r, int turn,
+                                                 const fed_done &d)
+{
+    const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
+
+    if (threadIdx.x)
+        return;
+    if (use > 0)
+        bar_wait(p.empty + k * 8, (use - 1) & 1);
+    r.done[k] = d;
+    bar_arrive(r.begun + k * 8);
+}
+
 /* This warp's sums of a tile to those of the others; or nothing. */
 template <int NT>
-__device__ static __forceinline__ void fed_give(const program &p, fed_done *done, int turn, int T,
-                                                const fed_done &d, const float acc[2][NT][4])
+__device__ static __forceinline__ void fed_give(const program &p, int turn, int T,
+                                                const float acc[2][NT][4])
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
@@ -239,11 +312,38 @@ __device__ static __forceinline__ void fed_give(const program &p, fed_done *done
                 if (n * 8 + 2 * c + i % 2 < T)
                     sum[(n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] =
                         acc[0][n][i] + acc[1][n][i];
-    if (threadIdx.x == 0)
-        done[k] = d;
     __syncwarp();
     if (lane == 0)
         bar_arrive(p.full + k * 8);
+}
+
+/* What stands for a tile. */
+template <int NT>
+__device__ static __forceinline__ void fed_mark(const program &p, const fed_ring &r, int turn,
+                                                int T, const fed_done &d)
+{
+    fed_begin(p, r, turn, d);
+    fed_give<NT>(p, turn, T, (const float(*)[NT][4])NULL);
+}
+
+/* A warp's columns of the rows of x to shared memory, in the background: no other warp's. */
+__device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
+                                                  int warp)
+{
+    enum { EACH = FED_COLS / 8 }; /* 16 bytes, of a group */
+    const int kp = a.out[0].w.kp;
+
+    for (int t = 0; t < a.T; t++)
+#pragma unroll 4
+        for (int i = threadIdx.x % WARP; i < (kp + FED_GROUP_COLS - 1) / FED_GROUP_COLS * EACH;
+             i += WARP) {
+            const int at = i / EACH * FED_GROUP_COLS + warp * FED_COLS + i % EACH * 8;
+
+            if (at < kp)
+                copy_async((uint32_t)__cvta_generic_to_shared(to + t * stride + at),
+                           a.x + (size_t)t * kp + at);
+        }
+    copy_commit();
 }
 
 /* load_inputs of a kept row. */
@@ -259,7 +359,7 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
                 into[b * NT + i] = *(const uint4 *)(row + i * 16 * stride + b * 64);
 }
 
-/* phase: its parity; more: others follow */
+/* phase: where it is kept; more: others follow */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const stream_args &a,
                                                  int phase, bool more)
@@ -281,11 +381,9 @@ __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const 
     int ahead = -1;
 
     if (near)
-        keep_inputs<true>(a, p.inputs, stride);
-    if (a.scaled)
-        row_factors(a, p.factor);
+        fed_inputs(a, p.inputs, stride, warp);
     copy_wait<0>();
-    named_sync(WORKERS, STREAM_WARPS * WARP);
+    __syncwarp();
 #pragma unroll 1
     for (;;) {
         bar_wait(landed + slot_of(place) * 8, round_of(place));
@@ -293,6 +391,7 @@ __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const 
 
         if (tile < 0)
             break;
+        fed_begin(p, r, turn, { tile, phase });
         float acc[2][NT][4] = {};
 #pragma unroll 1
         for (int k = 0;;) {
@@ -324,13 +423,13 @@ __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const 
                 break;
             bar_wait(landed + slot_of(place) * 8, round_of(place));
         }
-        fed_give<NT>(p, r.done, turn++, T, { tile, phase }, acc);
+        fed_give<NT>(p, turn++, T, acc);
     }
     __syncwarp();
     if (lane == 0)
         bar_arrive(freed + slot_of(place) * 8);
     place = fed_next(place, groups);
     if (more)
-        fed_give<NT>(p, r.done, turn++, T, { NO_TILE, phase }, (const float(*)[NT][4])NULL);
+        fed_mark<NT>(p, r, turn++, T, { NO_TILE, phase });
     r.place = place, r.turn = turn;
 }

@@ -44,7 +44,7 @@ static size_t shared_of(const struct cuda *b, enum dev_class class, size_t group
                         size_t scratch)
 {
     return ring_of(b, class, groups) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
-           feeds * sizeof(struct stream_feed) + 2 * sizeof(struct dev_phase);
+           feeds * sizeof(struct stream_feed) + PHASES_KEPT * sizeof(struct dev_phase);
 }
 
 static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t feeds, size_t scratch)
@@ -52,10 +52,11 @@ static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t fe
     return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->dynamic[kernel_of(class, T)];
 }
 
-/* What attention needs of the scratch: queries, and a head of every warp. */
-static size_t attn_scratch(const struct cuda *b, size_t hd)
+/* What attention needs of the scratch: queries, a key and a value of each row in 16 bits, and a
+ * head of every warp with its maximum and its sum of weights. */
+static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows)
 {
-    return (PROGRAM_HEADS * hd + (hd + 2) * RING_WARPS(b->big)) * sizeof(float);
+    return ((PROGRAM_HEADS + rows) * hd + (hd + 4 + 2) * RING_WARPS(b->big)) * sizeof(float);
 }
 
 /* Room on the device for n bytes of a program, and where they are written meanwhile. */
@@ -144,7 +145,8 @@ static struct division divide(const struct cuda *b, const struct program *p)
         for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
             const size_t scratch = scratch_of(b, p->T, p->attn, buffers);
             const struct division d = { groups, buffers, scratch,
-                                        shared_of(b, p->class, groups, p->n_feeds, scratch) };
+                                        shared_of(b, p->class, groups, p->n_feeds,
+                                                  scratch + p->turns) };
             size_t kept = 1;
 
             if (d.shared > b->dynamic[kernel_of(p->class, p->T)])
@@ -200,6 +202,8 @@ static void launch(struct cuda *b, struct program *p)
     a.blocks = p->at_rows.table;
     a.pos = p->pos;
     a.n_rows = (int)p->n_rows;
+    a.inv_freq = p->inv_freq;
+    a.half = (int)p->half;
     a.gate = (unsigned *)(uintptr_t)b->gate;
     a.claims = p->class == CLASS_FED ? a.gate + 2 : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
@@ -240,17 +244,17 @@ void program_flush(struct cuda *b)
     if (p->n) {
         launch(b, p);
         p->n = p->n_feeds = p->n_rows = 0;
-        p->attn = 0;
+        p->attn = p->turns = p->half = 0;
     }
     launch_rope(b);
 }
 
 /* Another phase; those before are launched where they cannot be in one program with it. */
 static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, size_t T, size_t attn,
-                             const uint16_t *table)
+                             size_t turns, const uint16_t *table)
 {
     struct program *p = &b->prog;
-    const size_t most = attn > p->attn ? attn : p->attn;
+    size_t most = attn > p->attn ? attn : p->attn;
     const bool both = (p->class == CLASS_U48 || p->class == CLASS_U6) &&
                       (class == CLASS_U48 || class == CLASS_U6);
 
@@ -262,14 +266,18 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
         (feed && p->n_feeds &&
          ((class != p->class && !both) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
-        (p->n && !fits(b, class, T, p->n_feeds + feed, scratch_of(b, T, most, 0))))
+        (p->n &&
+         !fits(b, class, T, p->n_feeds + feed, scratch_of(b, T, most, 0) + p->turns + turns))) {
         program_flush(b);
+        most = attn;
+    }
     if (feed || !p->n_feeds)
         p->class = class;
     if (table)
         memcpy(p->table, table, sizeof(p->table));
     p->T = T;
-    p->attn = attn > p->attn ? attn : p->attn;
+    p->attn = most;
+    p->turns = turns > p->turns ? turns : p->turns;
     if (!p->phase) {
         p->phase = xcalloc(PROGRAM_PHASES, sizeof(*p->phase));
         p->feed = xcalloc(PROGRAM_PHASES, sizeof(*p->feed));
@@ -318,7 +326,7 @@ void program_stream(struct cuda *b, const struct stream_args *a)
     if (a->load.x && !cuda_room(b, &b->loaded, rows_bytes + (size_t)a->T * sizeof(float)))
         return;
     struct dev_phase *ph =
-        add(b, class, true, (size_t)a->T, 0, class == CLASS_N4 ? w->table : NULL);
+        add(b, class, true, (size_t)a->T, 0, 0, class == CLASS_N4 ? w->table : NULL);
     struct stream_feed *f = &b->prog.feed[b->prog.n_feeds++];
 
     ph->form = w->kind * 4 + (w->gs > 1 && w->kind != DEV_U6 ? 2 : 0) + (w->pair ? 1 : 0);
@@ -352,7 +360,7 @@ void program_rope(struct cuda *b, const struct rope_args *a, size_t rows)
     b->prog.rope_rows = rows;
 }
 
-void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows)
+void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t rows, size_t heads)
 {
     struct rope_args r = b->prog.rope;
     const int group = a->H / a->K;
@@ -361,9 +369,18 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
         launch_rope(b);
     r = b->prog.rope;
     b->prog.rope.q = NULL;
-    struct dev_phase *ph = add(b, CLASS_U48, false, b->prog.n ? b->prog.T : rows,
-                               attn_scratch(b, (size_t)a->hd), NULL);
+    const size_t half = r.q ? (size_t)a->hd / 2 : 0;
 
+    if (half && b->prog.half && (b->prog.half != half || b->prog.inv_freq != r.inv_freq))
+        program_flush(b);
+    struct dev_phase *ph =
+        add(b, CLASS_U48, false, b->prog.n ? b->prog.T : rows, attn_scratch(b, (size_t)a->hd, rows),
+            rows * half * 2 * sizeof(float), NULL);
+
+    if (half) {
+        b->prog.half = half;
+        b->prog.inv_freq = r.inv_freq;
+    }
     b->prog.at_rows = *a;
     b->prog.pos = r.q ? r.pos : b->prog.n_rows ? b->prog.pos : NULL;
     b->prog.n_rows = rows;
@@ -371,7 +388,8 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
     ph->u.a = (struct attn_phase){ .a = *a,
                                    .r = r,
                                    .enc = enc,
-                                   .parts = (group + PROGRAM_HEADS - 1) / PROGRAM_HEADS,
+                                   .heads = (int)heads,
+                                   .parts = (group + (int)heads - 1) / (int)heads,
                                    .rows = (int)rows };
 }
 

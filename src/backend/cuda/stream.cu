@@ -10,20 +10,13 @@ enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) 
 static_assert(sizeof(dev_phase) % sizeof(uint4) == 0 && WORDS <= THREADS, "copied by 16 bytes");
 static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds");
 
-/* Until every block has come here; then the gate has seen `target` arrivals since the start, of
- * which the block has `arrive` to make here. */
-__device__ static inline void meet(unsigned *gate, unsigned target, int arrive,
-                                   const dev_phase &next, const attn_row *row)
+/* The block has done its phase, as so many arrivals. */
+__device__ static inline void arrive(unsigned *gate, int n)
 {
     named_sync(WORKERS, THREADS);
-    if (threadIdx.x == WARP && next.kind == PHASE_ATTN)
-        attn_ahead(next.u.a, row);
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < arrive; i++)
+    if (threadIdx.x == 0)
+        for (int i = 0; i < n; i++)
             gate_arrive(gate);
-        gate_wait(gate, target);
-    }
-    named_sync(WORKERS, THREADS);
 }
 
 /* The last block to leave makes the gate ready for the next program. */
@@ -36,20 +29,22 @@ __device__ static inline void leave(const program_args &a)
         a.claims[i] = 0;
 }
 
-__device__ static __noinline__ void attn_of(const attn_phase &p, const attn_row *row,
-                                            float *scratch)
+__device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_row *row,
+                                               float *scratch, const float2 *turns,
+                                               const gate_stop &stop)
 {
     if (p.enc == DEV_ENC_F16)
-        attn_items<DEV_ENC_F16>(p, row, scratch);
+        attn_items<DEV_ENC_F16>(p, row, scratch, turns, stop);
     else
-        attn_items<DEV_ENC_BF16>(p, row, scratch);
+        attn_items<DEV_ENC_BF16>(p, row, scratch, turns, stop);
 }
 
 /* On its own, so that the others' code stays as it is. */
-static __device__ __noinline__ void attn_f8_of(const attn_phase &p, const attn_row *row,
-                                               float *scratch)
+__device__ static __forceinline__ void attn_f8_of(const attn_phase &p, const attn_row *row,
+                                                  float *scratch, const float2 *turns,
+                                                  const gate_stop &stop)
 {
-    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch);
+    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop);
 }
 
 /* form: as in dev_phase */
@@ -97,10 +92,12 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
     __shared__ int tile[FED_GROUPS];
     __shared__ fed_done done[1 << SUM_BUFFERS];
+    __shared__ uint64_t begun[1 << SUM_BUFFERS];
     const int warp = threadIdx.x / WARP;
     uint8_t *const lut_at = shared + a.ring;
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
-    stream_feed *const feeds = (stream_feed *)((uint8_t *)scratch + a.scratch);
+    float2 *const turns = (float2 *)((uint8_t *)scratch + a.scratch);
+    stream_feed *const feeds = (stream_feed *)(turns + a.n_rows * a.half);
     uint4 *const phases = (uint4 *)(feeds + a.n_feeds);
     __shared__ attn_row row[DEV_STREAM_ROWS];
     __shared__ float factor[DEV_STREAM_ROWS];
@@ -124,6 +121,12 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         row[threadIdx.x] = { a.blocks[seq], a.slot[threadIdx.x], a.pos ? a.pos[threadIdx.x] : 0,
                              seq };
     }
+    for (int i = threadIdx.x; i < a.n_rows * a.half; i += THREADS) {
+        float sine, cosine;
+
+        sincosf((float)a.pos[i / a.half] * a.inv_freq[i % a.half], &sine, &cosine);
+        turns[i] = make_float2(cosine, sine);
+    }
     if (threadIdx.x < SUM_BARRIERS) {
         const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
 
@@ -135,18 +138,21 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             bar_init(bar_at(landed + i), 1);
             bar_init(bar_at(freed + i), STREAM_WARPS);
         }
+        for (int i = 0; i < 1 << SUM_BUFFERS; i++)
+            bar_init(bar_at(begun + i), 1);
         bar_fence_init();
     }
     __syncthreads();
     p.ring = shared + warp * R::depth * R::slot;
     p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
     p.scratch = scratch;
-    p.inputs = (uint16_t *)(phases + 2 * WORDS);
+    p.inputs = (uint16_t *)(phases + PHASES_KEPT * WORDS);
     p.factor = factor;
     p.lut = (const uint32_t *)lut_at;
     fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
                       bar_at(landed), bar_at(freed),
-                      tile,           done };
+                      tile,           done,
+                      bar_at(begun) };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
@@ -154,10 +160,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             return;
         }
         if (warp > STREAM_WARPS) {
-            const dev_phase *both[2] = { (const dev_phase *)phases,
-                                         (const dev_phase *)(phases + WORDS) };
-
-            fed_ends(p, ring, both);
+            fed_ends(p, ring, (const dev_phase *)phases);
             return;
         }
     } else {
@@ -167,13 +170,16 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         for (int i = 0; i < R::depth - 1; i++)
             fetch<CLASS>(p, i);
     }
+    const int arrivals = fed ? fed_arrivals(a.T) : 1; /* of a block at a gate */
+
 #pragma unroll 1
     for (int i = 0; i < a.n; i++) {
-        const dev_phase &now = *(const dev_phase *)(phases + i % 2 * WORDS);
+        const dev_phase &now = *(const dev_phase *)(phases + i % PHASES_KEPT * WORDS);
+        const gate_stop stop = { a.gate, i * gridDim.x * arrivals };
 
         if (i + 1 < a.n && threadIdx.x < WORDS) {
             const uint4 *const from = (const uint4 *)(a.phase + i + 1) + threadIdx.x;
-            uint4 *const to = phases + (i + 1) % 2 * WORDS + threadIdx.x;
+            uint4 *const to = phases + (i + 1) % PHASES_KEPT * WORDS + threadIdx.x;
 
             if constexpr (fed) {
                 copy_async((uint32_t)__cvta_generic_to_shared(to), from);
@@ -185,33 +191,33 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         if constexpr (fed)
             if (i + 2 < a.n && threadIdx.x == THREADS - 1)
                 l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
-        if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3)
-            attn_f8_of(now.u.a, row, scratch);
-        else if (now.kind == PHASE_ATTN)
-            attn_of(now.u.a, row, scratch);
-        else if (loads && now.kind == PHASE_LOAD)
-            load_apart(now.u.s);
-        else {
-            if (loads && now.u.s.load.x)
-                load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
-            if constexpr (!fed)
-                product_of<CLASS, NT>(p, now.u.s, now.form);
-            else if (now.form == DEV_B16 * 4)
-                fed_phase<DEV_B16, NT>(p, ring, now.u.s, i % 2, i + 1 < a.n);
-            else
-                fed_phase<DEV_H16, NT>(p, ring, now.u.s, i % 2, i + 1 < a.n);
+        if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3) {
+            attn_f8_of(now.u.a, row, scratch, turns, stop);
+        } else if (now.kind == PHASE_ATTN) {
+            attn_of(now.u.a, row, scratch, turns, stop);
+        } else {
+            stop_at(stop, THREADS);
+            if (loads && now.kind == PHASE_LOAD) {
+                load_apart(now.u.s);
+            } else {
+                if (loads && now.u.s.load.x)
+                    load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
+                if constexpr (!fed)
+                    product_of<CLASS, NT>(p, now.u.s, now.form);
+                else if (now.form == DEV_B16 * 4)
+                    fed_phase<DEV_B16, NT>(p, ring, now.u.s, i % PHASES_KEPT, i + 1 < a.n);
+                else
+                    fed_phase<DEV_H16, NT>(p, ring, now.u.s, i % PHASES_KEPT, i + 1 < a.n);
+            }
         }
         if constexpr (fed)
             copy_wait<0>();
-        if (i + 1 < a.n)
-            meet(a.gate, (i + 1) * gridDim.x * (fed ? FED_ENDS : 1),
-                 !fed                     ? 1
-                 : now.kind == PHASE_ATTN ? FED_ENDS
-                                          : 0,
-                 *(const dev_phase *)(phases + (i + 1) % 2 * WORDS), row);
+        /* of a product that is fed those arrive that end its tiles */
+        if (i + 1 < a.n && (!fed || now.kind == PHASE_ATTN))
+            arrive(a.gate, arrivals);
     }
     if constexpr (fed)
-        fed_give<NT>(p, ring.done, ring.turn, a.T, { LAST, 0 }, (const float(*)[NT][4])NULL);
+        fed_mark<NT>(p, ring, ring.turn, a.T, { LAST, 0 });
     leave(a);
 }
 

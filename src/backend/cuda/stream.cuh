@@ -358,25 +358,15 @@ __device__ static inline void finish(const stream_args &a, const dev_out &out, b
         a.ss_out[(size_t)e.t * a.tiles + tile] = s;
 }
 
-/* The rows of x to shared memory; ASYNC: in the background. */
-template <bool ASYNC>
+/* The rows of x to shared memory. */
 __device__ static __forceinline__ void keep_inputs(const stream_args &a, uint16_t *to, int stride)
 {
     const int kp = a.out[0].w.kp;
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
-        for (int i = threadIdx.x; i < kp / 8; i += STREAM_WARPS * WARP) {
-            const uint4 *const from = (const uint4 *)(a.x + (size_t)t * kp) + i;
-
-            if constexpr (ASYNC)
-                copy_async((uint32_t)__cvta_generic_to_shared((uint4 *)(to + t * stride) + i),
-                           from);
-            else
-                ((uint4 *)(to + t * stride))[i] = *from;
-        }
-    if constexpr (ASYNC)
-        copy_commit();
+        for (int i = threadIdx.x; i < kp / 8; i += STREAM_WARPS * WARP)
+            ((uint4 *)(to + t * stride))[i] = *((const uint4 *)(a.x + (size_t)t * kp) + i);
 }
 
 /* The factors of rows, for the ends of tiles: of their norms, or of what was loaded. */
@@ -473,7 +463,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if (a.kept && !a.load.x)
-        keep_inputs<false>(a, p.inputs, stride);
+        keep_inputs(a, p.inputs, stride);
     if (a.scaled && !a.load.x)
         row_factors(a, p.factor);
     if (a.kept || a.scaled)
