@@ -172,14 +172,6 @@ static size_t scratch_bytes(const struct net *n, const struct ctx *c, const stru
     return op->scratch(c, &need);
 }
 
-/* A device hands memory out in pages of 2 MiB, and each of these has some of its own. */
-static size_t pages(size_t bytes)
-{
-    const size_t page = 2 << 20;
-
-    return (bytes + page - 1) / page * page;
-}
-
 /* Weights on a device that do not learn. */
 static size_t device_bytes(const struct net *n, const struct ctx *c)
 {
@@ -193,10 +185,10 @@ static size_t device_bytes(const struct net *n, const struct ctx *c)
         };
 
         for (size_t i = 0; i < ARRAY_LEN(all) && (!n->cfg.full || n->cfg.reference); i++)
-            bytes += pages(c->be->placed_size(c, all[i]));
+            bytes += c->be->placed_size(c, all[i]);
     }
     if (!n->cfg.full || n->cfg.reference)
-        bytes += pages(c->be->placed_size(c, m->hp->tied ? &m->embed : &m->head));
+        bytes += c->be->placed_size(c, m->hp->tied ? &m->embed : &m->head);
     return bytes;
 }
 

@@ -844,13 +844,59 @@ static void adafactor(void **state)
     gpu_settle();
 }
 
+/* Memory that comes and goes: zero at first, whose it is, and no more of it than a page of the
+ * device's above what was asked for. */
+static void memory(void **state)
+{
+    enum { N = 30, LAST = 4 };
+    struct ctx *c;
+    struct err e;
+    uint8_t *got = xmalloc(N * 99991 + LAST), want[LAST] = { 0 };
+    void *p[N];
+    size_t all = 0;
+
+    (void)state;
+    setenv("EMULATED_ADDRESSES", "1", 1);
+    c = gpu_context(COMPUTE_F32);
+    unsetenv("EMULATED_ADDRESSES");
+    const size_t before = c->be->available(c);
+
+    for (int round = 0; round < 3; round++)
+        for (size_t i = 0; i < N; i++) {
+            const size_t n = i * 99991 + LAST;
+
+            if (round && i % 3 == 0)
+                c->be->release(c, p[i], n);
+            if (round && i % 3) { /* as it was left */
+                OK(c->be->download(c, got, (uint8_t *)p[i] + n - LAST, LAST, &e), e);
+                memset(want, (int)i, LAST);
+                assert_memory_equal(got, want, LAST);
+                continue;
+            }
+            OK(c->be->alloc(c, &p[i], n, "test", &e), e);
+            OK(c->be->download(c, got, p[i], n, &e), e);
+            for (size_t k = 0; k < n; k++)
+                assert_int_equal(got[k], 0);
+            memset(got, (int)i, n);
+            OK(c->be->upload(c, p[i], got, n, &e), e);
+            all += round ? 0 : n;
+        }
+    assert_true(before - c->be->available(c) < all + (33 << 20));
+    for (size_t i = 0; i < N; i++)
+        c->be->release(c, p[i], 0);
+    assert_int_equal(c->be->available(c), before);
+    free(got);
+    c->be->free(c);
+    gpu_settle();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),  cmocka_unit_test(linears),         cmocka_unit_test(adopted),
         cmocka_unit_test(attention), cmocka_unit_test(attention_wgmma), cmocka_unit_test(rows),
         cmocka_unit_test(optimiser), cmocka_unit_test(many_lists),      cmocka_unit_test(packed),
-        cmocka_unit_test(adafactor)
+        cmocka_unit_test(adafactor), cmocka_unit_test(memory)
     };
 
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);

@@ -106,7 +106,7 @@ static int take_off(struct cuda *b, struct away_layer *y, struct placed *d, CUde
         y->bytes += aligned(d->bytes[i]);
     }
     for (size_t i = 0; i < d->n_mem; i++)
-        b->d.cuMemFree(d->mem[i]);
+        cuda_free(b, d->mem[i]);
     d->n_mem = 0;
     return rc ? cuda_fail(b, rc, "weights to host memory", e) : 0;
 }

@@ -8,6 +8,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/dev.h"
+#include "base/arena.h"
 
 /* The driver, opened at run time. cuda.h's macros give every name its version. */
 #define CUDA_FUNCTIONS(F)                                                                          \
@@ -24,6 +25,13 @@
     F(cuMemGetInfo)                                                                                \
     F(cuMemAlloc)                                                                                  \
     F(cuMemFree)                                                                                   \
+    F(cuMemAddressReserve)                                                                         \
+    F(cuMemAddressFree)                                                                            \
+    F(cuMemCreate)                                                                                 \
+    F(cuMemRelease)                                                                                \
+    F(cuMemMap)                                                                                    \
+    F(cuMemUnmap)                                                                                  \
+    F(cuMemSetAccess)                                                                              \
     F(cuMemAllocHost)                                                                              \
     F(cuMemFreeHost)                                                                               \
     F(cuMemcpyHtoDAsync)                                                                           \
@@ -336,6 +344,11 @@ struct cuda {
     CUevent fork, joined[BLAS_SIDES];
     size_t lane; /* where the next product goes: 0 = stream, k = side[k - 1] */
 
+    /* What cuda_alloc gives out, from address `base` on; 0 = the device has no such addresses, and
+     * each has pages of its own. */
+    struct arena arena;
+    CUdeviceptr base;
+
     bool failed; /* a call failed since the last leave */
     struct err fault;
 
@@ -448,6 +461,7 @@ void program_close(struct cuda *b);
 void cuda_run(struct cuda *b, bool ending);
 int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err *e) MUST_USE;
 void cuda_release(struct ctx *c, void *p, size_t n);
+void cuda_free(struct cuda *b, CUdeviceptr p); /* of cuda_alloc: nothing uses it any more */
 int cuda_upload(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
 /* The same of a mapped file; forget: what was copied leaves this process's memory. */
 int cuda_send(struct ctx *c, void *to, const void *from, size_t n, bool forget,

@@ -90,13 +90,91 @@ static struct cuda *of(struct ctx *c)
     return c->backend;
 }
 
-static int mem_get(struct cuda *b, CUdeviceptr *p, size_t n, const char *what, struct err *e)
+/* Bytes that memory behind addresses comes and goes by: each takes some
+ * 50 us to come, and to go. */
+enum { ARENA_CHUNK = 16 << 20 };
+
+static void unmap_chunks(void *arg, size_t first, size_t count)
 {
-    size_t have = 0, total = 0;
+    struct cuda *b = arg;
+
+    for (size_t i = first; i < first + count; i++)
+        b->d.cuMemUnmap(b->base + i * ARENA_CHUNK, ARENA_CHUNK);
+}
+
+static bool map_chunks(void *arg, size_t first, size_t count)
+{
+    struct cuda *b = arg;
+    const CUmemAllocationProp prop = { .type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                       .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE,
+                                                     .id = b->device } };
+    const CUmemAccessDesc access = { .location = prop.location,
+                                     .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
+    size_t n = 0;
+
+    for (; n < count; n++) {
+        CUmemGenericAllocationHandle memory;
+
+        if (b->d.cuMemCreate(&memory, ARENA_CHUNK, &prop, 0))
+            break;
+        const CUresult rc =
+            b->d.cuMemMap(b->base + (first + n) * ARENA_CHUNK, ARENA_CHUNK, 0, memory, 0);
+
+        b->d.cuMemRelease(memory); /* when it is unmapped */
+        if (rc)
+            break;
+    }
+    if (n == count &&
+        !b->d.cuMemSetAccess(b->base + first * ARENA_CHUNK, count * ARENA_CHUNK, &access, 1))
+        return true;
+    unmap_chunks(b, first, n);
+    return false;
+}
+
+/* Addresses for twice the device's memory, so that there are some without gaps. */
+static void open_arena(struct cuda *b, size_t total)
+{
+    struct arena *a = &b->arena;
+    int can = 0;
+
+    if (b->d.cuDeviceGetAttribute(&can, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                                  b->device) ||
+        !can)
+        return;
+    *a = (struct arena){ .chunk = ARENA_CHUNK,
+                         .n_chunks = 2 * (total / ARENA_CHUNK),
+                         .map = map_chunks,
+                         .unmap = unmap_chunks,
+                         .arg = b };
+    if (b->d.cuMemAddressReserve(&b->base, a->chunk * a->n_chunks, 0, 0, 0)) {
+        b->base = 0;
+        return;
+    }
+    arena_init(a);
+}
+
+static void close_arena(struct cuda *b)
+{
+    if (!b->base)
+        return;
+    arena_release(&b->arena);
+    b->d.cuMemAddressFree(b->base, b->arena.chunk * b->arena.n_chunks);
+}
+
+static int mem_get(struct cuda *b, CUdeviceptr *p, size_t n, bool together, const char *what,
+                   struct err *e)
+{
+    size_t have = 0, total = 0, at;
 
     b->d.cuCtxSetCurrent(b->context);
-    if (!fault_hit() && b->d.cuMemAlloc(p, n ? n : 1) == CUDA_SUCCESS)
-        return 0;
+    if (!fault_hit()) {
+        if (together && b->base && arena_take(&b->arena, &at, n)) {
+            *p = b->base + at;
+            return 0;
+        }
+        if (b->d.cuMemAlloc(p, n ? n : 1) == CUDA_SUCCESS)
+            return 0;
+    }
     b->d.cuMemGetInfo(&have, &total);
     return err_set(e, ERR_MEMORY, "%s: %zu bytes do not fit on the GPU, which has %zu free of %zu",
                    what, n, have, total);
@@ -107,16 +185,26 @@ int cuda_alloc(struct ctx *c, void **out, size_t n, const char *what, struct err
     struct cuda *b = of(c);
     CUdeviceptr p;
 
-    if (mem_get(b, &p, n, what, e))
+    if (mem_get(b, &p, n, true, what, e))
         return -1;
     const CUresult rc = b->d.cuMemsetD8Async(p, 0, n, b->stream);
 
     if (rc) {
-        b->d.cuMemFree(p);
+        cuda_free(b, p);
         return cuda_fail(b, rc, what, e);
     }
     *out = (void *)(uintptr_t)p;
     return 0;
+}
+
+void cuda_free(struct cuda *b, CUdeviceptr p)
+{
+    const size_t bytes = b->base ? b->arena.chunk * b->arena.n_chunks : 0;
+
+    if (p >= b->base && p - b->base < bytes)
+        arena_give(&b->arena, p - b->base);
+    else
+        b->d.cuMemFree(p);
 }
 
 void cuda_release(struct ctx *c, void *p, size_t n)
@@ -131,7 +219,7 @@ void cuda_release(struct ctx *c, void *p, size_t n)
     cuda_forget(b); /* a recording may use it */
     cuda_train_forget(b, NULL, 0);
     b->d.cuStreamSynchronize(b->stream);
-    b->d.cuMemFree((CUdeviceptr)(uintptr_t)p);
+    cuda_free(b, (CUdeviceptr)(uintptr_t)p);
 }
 
 bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
@@ -148,7 +236,7 @@ bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
     if (r->p)
         b->d.cuMemFree(r->p);
     *r = (struct gpu_room){ 0 };
-    if (mem_get(b, &r->p, n + n / 4, "scratch", &e)) {
+    if (mem_get(b, &r->p, n + n / 4, false, "scratch", &e)) {
         if (!b->failed)
             b->fault = e;
         b->failed = true;
@@ -313,6 +401,7 @@ static void free_cuda(struct ctx *c)
             b->d.cuEventDestroy(b->fork);
         if (b->stream)
             b->d.cuStreamDestroy(b->stream);
+        close_arena(b);
         b->d.cuDevicePrimaryCtxRelease(b->device);
     }
     team_free(b->loaders);
@@ -392,6 +481,8 @@ static int open_device(struct cuda *b, struct err *e)
         b->context = NULL;
         return cuda_fail(b, rc, "no context", e);
     }
+    b->d.cuCtxSetCurrent(b->context);
+    open_arena(b, total);
     b->sms = (size_t)sms;
     b->shared = (size_t)shared;
     b->hopper = major >= 9;

@@ -813,6 +813,8 @@ CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice)
     *v = a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? 9
          : a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
          : a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? (int)multiprocessors()
+         : a == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+             ? getenv("EMULATED_ADDRESSES") != NULL
                                                              : 227 << 10;
     return CUDA_SUCCESS;
 }
@@ -896,6 +898,99 @@ CUresult cuMemFree(CUdeviceptr p)
     held -= i->second.n;
     munmap(i->second.map, i->second.mapped);
     blocks.erase(i);
+    return CUDA_SUCCESS;
+}
+
+/* Addresses, and memory behind them, as devices have them where EMULATED_ADDRESSES is set: nothing
+ * lies between what is given out there. */
+struct backing {
+    size_t n;
+    bool mapped;
+};
+static std::map<unsigned long long, backing> backings;
+static std::map<CUdeviceptr, unsigned long long> mapped;
+static unsigned long long next_backing;
+
+CUresult cuMemAddressReserve(CUdeviceptr *p, size_t n, size_t, CUdeviceptr, unsigned long long)
+{
+    void *at =
+        mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    *p = (CUdeviceptr)at;
+    return at == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+}
+
+CUresult cuMemAddressFree(CUdeviceptr p, size_t n)
+{
+    const auto i = mapped.lower_bound(p);
+
+    if (i != mapped.end() && i->first < p + n)
+        die("addresses are freed with memory behind them");
+    munmap((void *)p, n);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemCreate(CUmemGenericAllocationHandle *h, size_t n, const CUmemAllocationProp *,
+                     unsigned long long)
+{
+    if (n > DEVICE_MEMORY - held)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    held += n;
+    *h = ++next_backing;
+    backings[*h] = { n, false };
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemRelease(CUmemGenericAllocationHandle h)
+{
+    const auto i = backings.find(h);
+
+    if (i == backings.end())
+        die("what is released was not created");
+    if (i->second.mapped)
+        return CUDA_SUCCESS; /* until it is unmapped */
+    held -= i->second.n;
+    backings.erase(i);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemMap(CUdeviceptr p, size_t n, size_t, CUmemGenericAllocationHandle h,
+                  unsigned long long)
+{
+    const auto i = backings.find(h);
+
+    if (i == backings.end() || i->second.n != n || mapped.count(p))
+        die("memory is not mapped as it was created, or once more");
+    i->second.mapped = true;
+    mapped[p] = h;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemSetAccess(CUdeviceptr p, size_t n, const CUmemAccessDesc *, size_t)
+{
+    for (size_t at = 0; at < n;) {
+        const auto i = mapped.find(p + at);
+
+        if (i == mapped.end())
+            die("access to addresses without memory");
+        at += backings[i->second].n;
+    }
+    mprotect((void *)p, n, PROT_READ | PROT_WRITE);
+    memset((void *)p, 0xFF, n);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemUnmap(CUdeviceptr p, size_t n)
+{
+    const auto i = mapped.find(p);
+
+    if (i == mapped.end() || backings[i->second].n != n)
+        die("what is unmapped was not mapped");
+    held -= n;
+    backings.erase(i->second);
+    mapped.erase(i);
+    mprotect((void *)p, n, PROT_NONE);
+    madvise((void *)p, n, MADV_DONTNEED);
     return CUDA_SUCCESS;
 }
 
