@@ -4,6 +4,8 @@ import glob
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -169,6 +171,30 @@ def test_spike(tmp):
          "--max-steps", 34, "--adam-epsilon", 0, "--quiet", fails="the step's rows (31)")
 
 
+def test_disk_full(tmp, rows):
+    """A checkpoint that there is no room for ends the run with a message; those before it stay whole,
+    and the run goes on from there to the same bits."""
+    args = ["sft", MODEL, "--train-file", rows, "--use-peft", "--batch-size", 2, "--logging-steps", 1,
+            "--save-steps", 1, "--max-steps", 5, "--lr", 1e-3, "--quiet"]
+    whole, cut = f"{tmp}/roomy", f"{tmp}/cut"
+    puna(*args, "-o", whole)
+    shutil.copytree(whole, cut)
+    for i in range(3, 6):
+        shutil.rmtree(f"{cut}/checkpoint-{i}")
+    os.unlink(f"{cut}/adapter_model.safetensors")
+    state = f"{cut}/checkpoint-2/optimizer.safetensors"
+    most = os.path.getsize(state) // 2
+    run = subprocess.run([PUNA, *map(str, args), "-o", cut, "--resume-from-checkpoint", "last"],
+                         capture_output=True, text=True, timeout=600, restore_signals=False,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    assert run.returncode == 1 and "File too large" in run.stderr and cut in run.stderr, run.stderr
+    assert sorted(glob.glob(f"{cut}/checkpoint-*")) == [f"{cut}/checkpoint-1", f"{cut}/checkpoint-2"]
+    same_files(whole, cut, "checkpoint-2/adapter_model.safetensors", "checkpoint-2/optimizer.safetensors")
+    puna(*args, "-o", cut, "--resume-from-checkpoint", "last")
+    same_files(whole, cut, "adapter_model.safetensors", "checkpoint-5/optimizer.safetensors")
+    assert metrics(whole) == metrics(cut)
+
+
 def test_kills(tmp, rows):
     """No checkpoint is lost or torn, and the run that goes on ends with the same bits."""
     args = ["sft", MODEL, "--train-file", rows, "--use-peft", "--lora_r", 4, "--batch-size", 2,
@@ -205,7 +231,8 @@ def test_kills(tmp, rows):
 
 
 with tempfile.TemporaryDirectory() as tmp:
-    test_kills(tmp, golden_rows(tmp))
+    test_disk_full(tmp, golden_rows(tmp))
+    test_kills(tmp, f"{tmp}/rows.jsonl")
     test_reports(tmp, f"{tmp}/rows.jsonl")
     test_memory(tmp)
     test_judged(tmp)
