@@ -22,12 +22,13 @@ struct mat {
 };
 
 struct product {
-    float *c; /* [M, N], rows N apart */
+    float *c; /* [M, N], rows ldc apart, or N where that is 0 */
     size_t M, N, K;
     struct mat a, b; /* [M, K], [K, N] */
     float by;
     bool add;
     bool act; /* c are activations, or a gradient in bf16: bf16 where ctx.half */
+    size_t ldc;
 };
 
 /* Bytes of an activation. */

@@ -395,7 +395,7 @@ static void product_ref(struct ctx *c, const struct product *p)
 {
     for (size_t i = 0; i < p->M; i++) {
         for (size_t j = 0; j < p->N; j++) {
-            float *at = &p->c[i * p->N + j];
+            float *at = &p->c[i * (p->ldc ? p->ldc : p->N) + j];
             double s = 0;
 
             for (size_t k = 0; k < p->K; k++)

@@ -40,6 +40,12 @@ static void *take(char *base, size_t *at, size_t count, size_t each)
     return p;
 }
 
+/* i activations on. */
+static float *beside(const struct net *n, float *p, size_t i)
+{
+    return p ? (float *)(void *)((char *)p + i * act_bytes(n->c)) : NULL;
+}
+
 static void take_layer(struct net_saved *s, const struct net *n, const struct sizes *z, char *base,
                        size_t *at)
 {
@@ -53,8 +59,16 @@ static void take_layer(struct net_saved *s, const struct net *n, const struct si
     s->x2 = take(base, at, z->T * z->D, each);
     s->g = take(base, at, z->T * z->F, each);
     s->u = take(base, at, z->T * z->F, each);
-    for (size_t i = 0; i < NET_MATS; i++)
-        s->low[i] = n->cfg.targets >> i & 1 ? take(base, at, z->T * z->r, each) : NULL;
+    for (size_t i = 0; i < NET_MATS; i++) {
+        const struct net_group *g = net_group_of(n, i);
+
+        if (g && i > g->first)
+            s->low[i] = beside(n, s->low[g->first], (i - g->first) * z->r);
+        else
+            s->low[i] = n->cfg.targets >> i & 1
+                            ? take(base, at, z->T * z->r * (g ? g->count : 1), each)
+                            : NULL;
+    }
 }
 
 /* On a device whole tiles of a product, and enough of them to fill it. */
@@ -76,7 +90,10 @@ static size_t lay_out(struct net *n, size_t T, char *base)
     const size_t each = act_bytes(n->c);
     const size_t wide = z.F > z.Q ? z.F : z.Q, widest = wide > z.D ? wide : z.D;
     struct net_saved shared = { 0 }, none;
-    size_t at = 0;
+    size_t at = 0, most = 1; /* of a joined group */
+
+    for (size_t k = 0; k < NET_GROUPS; k++)
+        most = n->joined[k] && net_groups[k].count > most ? net_groups[k].count : most;
 
     if (n->cfg.recompute)
         take_layer(&shared, n, &z, base, &at);
@@ -91,9 +108,9 @@ static size_t lay_out(struct net *n, size_t T, char *base)
     const struct {
         float **to;
         size_t values;
-    } common[] = { { &n->x, z.D },   { &n->n, z.D },     { &n->dx, z.D }, { &n->dn, z.D },
-                   { &n->h, z.F },   { &n->dh, widest }, { &n->dq, z.Q }, { &n->dk, z.KV },
-                   { &n->dv, z.KV }, { &n->dlow, z.r } };
+    } common[] = { { &n->x, z.D },   { &n->n, z.D },          { &n->dx, z.D }, { &n->dn, z.D },
+                   { &n->h, z.F },   { &n->dh, widest },      { &n->dq, z.Q }, { &n->dk, z.KV },
+                   { &n->dv, z.KV }, { &n->dlow, z.r * most } };
 
     for (size_t i = 0; i < ARRAY_LEN(common); i++)
         *common[i].to = take(base, &at, T * common[i].values, each);
@@ -202,6 +219,7 @@ size_t net_bytes_for(const struct model *m, const struct ctx *c, const struct tr
 
     if (cfg->full)
         n.cfg.targets = 0;
+    net_choose_joined(&n, NULL);
     const size_t D = (size_t)m->hp->dim, V = (size_t)m->hp->vocab;
     const size_t embedding = param_bytes(cfg, V, D, PARAM_EMBEDDING);
     const size_t head = param_bytes(cfg, V, D, PARAM_HEAD);
@@ -298,7 +316,7 @@ static struct mat own_cols(const float *p, size_t ld)
 static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struct mat a,
                     struct mat b, float by, bool add)
 {
-    const struct product p = { c, M, N, K, a, b, by, add, true };
+    const struct product p = { c, M, N, K, a, b, by, add, true, N };
 
     n->op->product(n->c, &p);
 }
@@ -307,7 +325,7 @@ static void product(struct net *n, float *c, size_t M, size_t N, size_t K, struc
 static void gradient(struct net *n, struct param *of, size_t M, size_t N, size_t K, struct mat a,
                      struct mat b, float by)
 {
-    const struct product p = { of->g, M, N, K, a, b, by, !of->fresh, of->half_g };
+    const struct product p = { of->g, M, N, K, a, b, by, !of->fresh, of->half_g, N };
 
     of->fresh = false;
     n->op->product(n->c, &p);
@@ -336,14 +354,18 @@ static void pair_low(struct net *n, const struct net_mat *m, const float *x, flo
     product(n, low, T, m->a->rows, in, rows(seen(n, m, x, T), in), own_cols(m->a->w, in), 1, false);
 }
 
-/* y[T, rows] = to + x W^T + scale low B^T; `to` as linear_fwd has it */
+/* y[T, rows] = to + x W^T + scale low B^T; `to` as linear_fwd has it; low: rows ld apart. The large
+ * product adds to the small one, which costs less than another pass over y. */
 static void pair_out(struct net *n, const struct net_mat *m, float *y, const float *x,
-                     const float *low, size_t T, const float *to)
+                     const float *low, size_t ld, size_t T, const float *to)
 {
     const size_t r = m->a->rows;
 
-    n->op->linear_fwd(n->c, y, &m->w, x, T, to);
-    product(n, y, T, m->w.rows, r, rows(low, r), own_cols(m->b->w, r), n->scale, true);
+    if (to)
+        n->op->linear_fwd(n->c, y, &m->w, x, T, to);
+    product(n, y, T, m->w.rows, r, rows(low, ld), own_cols(m->b->w, r), n->scale, to);
+    if (!to)
+        n->op->linear_fwd(n->c, y, &m->w, x, T, y);
 }
 
 /* y = to + W x + (gain - 1) W d + gain scale B A d; d is in n->drop, A d in low */
@@ -373,10 +395,10 @@ static void mat_fwd(struct net *n, const struct net_mat *m, float *y, const floa
         return;
     }
     if (!m->mag) {
-        pair_out(n, m, y, x, low, T, to);
+        pair_out(n, m, y, x, low, m->a->rows, T, to);
         return;
     }
-    pair_out(n, m, to ? n->whole : y, x, low, T, NULL);
+    pair_out(n, m, to ? n->whole : y, x, low, m->a->rows, T, NULL);
     if (to && to != y)
         n->op->copy(n->c, y, to, T * m->w.rows * act_bytes(n->c));
     n->op->col_scale(n->c, y, to ? n->whole : y, m->gain, T, m->w.rows, to);
@@ -393,7 +415,7 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
     if (m->own)
         gradient(n, m->own, out, in, T, cols(dy, out), rows(x, in), 1);
     if (m->mag) {
-        pair_out(n, m, n->whole, seen(n, m, x, T), low, T, NULL);
+        pair_out(n, m, n->whole, seen(n, m, x, T), low, m->a->rows, T, NULL);
         n->op->col_dot(n->c, m->mag->g, dy, n->whole, m->length, T, out);
         n->op->col_scale(n->c, n->dwhole, dy, m->gain, T, out, false);
         if (drop)
@@ -401,7 +423,7 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
         dy = n->dwhole;
         below = drop ? below : dy;
     }
-    if (dx)
+    if (dx && (drop || !m->a))
         n->op->linear_dx(n->c, dx, &m->w, below, T, add);
     if (!m->a)
         return;
@@ -412,11 +434,80 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
     gradient(n, m->a, r, in, T, cols(n->dlow, r), rows(seen(n, m, x, T), in), 1);
     if (!dx)
         return;
-    product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), own_rows(m->a->w, in), 1, !drop);
+    product(n, drop ? n->drop : dx, T, in, r, rows(n->dlow, r), own_rows(m->a->w, in), 1,
+            !drop && add);
+    if (!drop) /* the large product last: pair_out */
+        n->op->linear_dx(n->c, dx, &m->w, below, T, true);
     if (drop && m->mag)
         n->op->linear_dx(n->c, n->drop, &m->w, n->whole, T, true);
     if (drop)
         n->op->dropout(n->c, dx, n->drop, T * in, (float)n->cfg.dropout, drawn(n, m), true);
+}
+
+/* ---- matrices that see one input x, with their pairs where these are joined ---- */
+
+/* y[i][T, rows] of each. */
+static void group_fwd(struct net *n, const struct net_layer *w, size_t k, float *const *y,
+                      const float *x, float *const *low, size_t T)
+{
+    const struct net_group *g = &net_groups[k];
+    const bool joined = n->joined[k] && n->adapters;
+    const struct net_mat *first = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first);
+
+    if (joined) {
+        const size_t in = first->w.cols, all = g->count * first->a->rows;
+
+        product(n, low[g->first], T, all, in, rows(x, in), own_cols(first->a->w, in), 1, false);
+    }
+    for (size_t i = 0; i < g->count; i++) {
+        const struct net_mat *m = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first + i);
+
+        if (joined)
+            pair_out(n, m, y[i], x, low[g->first + i], g->count * m->a->rows, T, NULL);
+        else
+            mat_fwd(n, m, y[i], x, low[g->first + i], T, NULL);
+    }
+}
+
+/* From dy of each; dx = that of x, or NULL. */
+static void group_bwd(struct net *n, const struct net_layer *w, size_t k, float *dx,
+                      float *const *dy, const float *x, float *const *low, size_t T)
+{
+    const struct net_group *g = &net_groups[k];
+    const struct net_mat *m[NET_MATS] = { NULL };
+
+    for (size_t i = 0; i < g->count; i++)
+        m[i] = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first + i);
+    if (!n->joined[k]) {
+        for (size_t i = 0; i < g->count; i++)
+            mat_bwd(n, m[i], dx, dy[i], x, low[g->first + i], T, i > 0);
+        return;
+    }
+    const size_t in = m[0]->w.cols, r = m[0]->a->rows, all = g->count * r;
+
+    for (size_t i = 0; i < g->count; i++) {
+        const size_t out = m[i]->w.rows;
+        const struct product p = { .c = beside(n, n->dlow, i * r),
+                                   .M = T,
+                                   .N = r,
+                                   .K = out,
+                                   .a = rows(dy[i], out),
+                                   .b = own_rows(m[i]->b->w, r),
+                                   .by = n->scale,
+                                   .act = true,
+                                   .ldc = all };
+
+        n->op->product(n->c, &p);
+        gradient(n, m[i]->b, out, r, T, cols(dy[i], out), rows(low[g->first + i], all), n->scale);
+    }
+    gradient(n, m[0]->a, all, in, T, cols(n->dlow, all), rows(x, in), 1);
+    for (size_t i = 1; i < g->count; i++)
+        m[i]->a->fresh = false;
+    if (!dx)
+        return;
+    product(n, dx, T, in, all, rows(n->dlow, all), own_rows(m[0]->a->w, in), 1, false);
+    for (size_t i = 0; i < g->count; i++)
+        n->op->linear_dx(n->c, dx, &m[i]->w, dy[i], T, true);
 }
 
 void net_dora_gain(struct net *n, struct net_mat *m)
@@ -502,16 +593,13 @@ static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct
     const bool turned = hp->rope.interleaved;
 
     norm_fwd(n, n->n, s->x, n->adapters ? w->attn_norm : n->base_norm[2 * l], T);
-    mat_fwd(n, &w->q, s->q, n->n, s->low[0], T, NULL);
-    mat_fwd(n, &w->k, s->k, n->n, s->low[1], T, NULL);
-    mat_fwd(n, &w->v, s->v, n->n, s->low[2], T, NULL);
+    group_fwd(n, w, 0, (float *[]){ s->q, s->k, s->v }, n->n, s->low, T);
     n->c->op->rope(n->c, s->q, shape.H, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->c->op->rope(n->c, s->k, shape.K, shape.hd, n->at.pos, n->inv_freq, turned, T);
     n->op->attn(n->c, s->o, s->lse, &shape, s->q, s->k, s->v);
     mat_fwd(n, &w->o, s->x2, s->o, s->low[3], T, s->x);
     norm_fwd(n, n->n, s->x2, n->adapters ? w->ffn_norm : n->base_norm[2 * l + 1], T);
-    mat_fwd(n, &w->gate, s->g, n->n, s->low[4], T, NULL);
-    mat_fwd(n, &w->up, s->u, n->n, s->low[5], T, NULL);
+    group_fwd(n, w, 1, (float *[]){ s->g, s->u }, n->n, s->low, T);
     if (!y && !s->low[6])
         return;
     n->c->op->swiglu(n->c, n->h, s->g, s->u, T, (size_t)hp->ffn);
@@ -545,8 +633,7 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     n->op->swiglu_bwd(n->c, s->g, s->u, n->dh, s->g, s->u, T, F);
     if (learns(&w->gate) || learns(&w->up))
         norm_fwd(n, n->n, s->x2, w->ffn_norm, T);
-    mat_bwd(n, &w->gate, n->dn, s->g, n->n, s->low[4], T, false);
-    mat_bwd(n, &w->up, n->dn, s->u, n->n, s->low[5], T, true);
+    group_bwd(n, w, 1, n->dn, (float *[]){ s->g, s->u }, n->n, s->low, T);
     n->op->rmsnorm_bwd(n->c, n->dx, w->own_ffn_norm ? w->own_ffn_norm->g : NULL, n->dn, s->x2,
                        w->ffn_norm, T, D, eps);
 
@@ -558,11 +645,7 @@ static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const 
     n->c->op->rope(n->c, n->dk, shape.K, shape.hd, n->at.back, n->inv_freq, turned, T);
     if (learns(&w->q) || learns(&w->k) || learns(&w->v))
         norm_fwd(n, n->n, s->x, w->attn_norm, T);
-    float *dn = below ? n->dn : NULL;
-
-    mat_bwd(n, &w->q, dn, n->dq, n->n, s->low[0], T, false);
-    mat_bwd(n, &w->k, dn, n->dk, n->n, s->low[1], T, true);
-    mat_bwd(n, &w->v, dn, n->dv, n->n, s->low[2], T, true);
+    group_bwd(n, w, 0, below ? n->dn : NULL, (float *[]){ n->dq, n->dk, n->dv }, n->n, s->low, T);
     if (below)
         n->op->rmsnorm_bwd(n->c, n->dx, w->own_attn_norm ? w->own_attn_norm->g : NULL, n->dn, s->x,
                            w->attn_norm, T, D, eps);

@@ -30,6 +30,17 @@ const char *const net_target_names[NET_TARGETS] = { "q_proj",    "k_proj",      
                                                     "o_proj",    "gate_proj",    "up_proj",
                                                     "down_proj", "embed_tokens", "lm_head" };
 
+const struct net_group net_groups[NET_GROUPS] = { { 0, 3 }, { 4, 2 } };
+
+const struct net_group *net_group_of(const struct net *n, size_t i)
+{
+    for (size_t k = 0; k < NET_GROUPS; k++)
+        if (n->joined[k] && i >= net_groups[k].first &&
+            i - net_groups[k].first < net_groups[k].count)
+            return &net_groups[k];
+    return NULL;
+}
+
 struct net_mat *net_layer_mat(struct net_layer *l, size_t i)
 {
     return (struct net_mat *)((char *)l + place[i].mat);
@@ -336,16 +347,54 @@ static int start_dora(struct net *n, struct err *e)
     return n->head.mag && n->head.mag_is_gain ? dora_magnitude(n, &n->head, e) : 0;
 }
 
-/* The pair of a linear layer, from the adapter's where p is not NULL. */
+/* Dropout and DoRA's lengths are each pair's own, and an adapter to go on with may lack some; ranks
+ * that are no multiple of 8 would begin where products are slow. */
+void net_choose_joined(struct net *n, const struct lora *from)
+{
+    for (size_t k = 0; k < NET_GROUPS; k++) {
+        const struct net_group *g = &net_groups[k];
+        const unsigned all = ((1u << g->count) - 1) << g->first;
+        bool fits = (n->cfg.targets & all) == all && !n->cfg.dora && n->cfg.dropout <= 0 &&
+                    n->cfg.rank % 8 == 0;
+
+        for (size_t l = 0; from && l < from->layers; l++)
+            for (size_t i = g->first; i < g->first + g->count; i++)
+                fits &= pair_of(from, l, i)->a.data != NULL;
+        n->joined[k] = fits;
+    }
+}
+
+static const char *const pair_form = "base_model.model.%s.lora_%c.weight";
+
+/* A of all that matrix i of a layer, the first of its joined group, shares it with. */
+static int learn_together(struct net *n, size_t l, const struct net_group *g, struct err *e)
+{
+    struct param *a[NET_MATS];
+    char *name[NET_MATS], module[96];
+
+    for (size_t i = 0; i < g->count; i++) {
+        snprintf(module, sizeof(module), "model.layers.%zu.%s", l, place[g->first + i].module);
+        name[i] = xasprintf(pair_form, module, 'A');
+    }
+    if (param_new_together(&n->params, a, name, g->count, n->cfg.rank,
+                           net_layer_mat(&n->layer[l], g->first)->w.cols, n->cfg.optim, e))
+        return -1;
+    for (size_t i = 0; i < g->count; i++) {
+        a[i]->decay |= n->cfg.decay_norms;
+        net_layer_mat(&n->layer[l], g->first + i)->a = a[i];
+    }
+    return 0;
+}
+
+/* The pair of a linear layer, from the adapter's where p is not NULL; A may be there already. */
 static int build_pair(struct net *n, struct net_mat *m, const char *module, size_t turn,
                       const struct lora_pair *p, uint64_t *counter, struct err *e)
 {
-    const char *const form = "base_model.model.%s.lora_%c.weight";
-
     if (p && !p->a.data)
         return 0;
-    if (learn(&m->a, n, xasprintf(form, module, 'A'), n->cfg.rank, m->w.cols, PARAM_SMALL, e) ||
-        learn(&m->b, n, xasprintf(form, module, 'B'), m->w.rows, n->cfg.rank, PARAM_SMALL, e))
+    if ((!m->a && learn(&m->a, n, xasprintf(pair_form, module, 'A'), n->cfg.rank, m->w.cols,
+                        PARAM_SMALL, e)) ||
+        learn(&m->b, n, xasprintf(pair_form, module, 'B'), m->w.rows, n->cfg.rank, PARAM_SMALL, e))
         return -1;
     m->b->turn = turn;
     m->a->overwritten = m->b->overwritten = true;
@@ -446,6 +495,7 @@ static int build_pairs(struct net *n, struct err *e)
         (float)(n->cfg.alpha / (n->cfg.rslora ? sqrt((double)n->cfg.rank) : (double)n->cfg.rank));
     if (n->cfg.init && (lora_open(&from, n->m, n->cfg.init, e) || check_init(n, from, e)))
         goto done;
+    net_choose_joined(n, from);
     for (size_t l = 0; l < (size_t)n->m->hp->layers; l++)
         for (size_t i = 0; i < NET_MATS; i++) {
             struct net_mat *m = net_layer_mat(&n->layer[l], i);
@@ -454,6 +504,10 @@ static int build_pairs(struct net *n, struct err *e)
                 continue;
             snprintf(module, sizeof(module), "model.layers.%zu.%s", l, place[i].module);
             m->number = l * NET_MATS + i;
+            const struct net_group *g = net_group_of(n, i);
+
+            if (g && i == g->first && learn_together(n, l, g, e))
+                goto done;
             if (build_pair(n, m, module, turn_of(n, i), from ? pair_of(from, l, i) : NULL, &counter,
                            e))
                 goto done;

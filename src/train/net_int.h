@@ -4,7 +4,17 @@
 
 #include "train/net.h"
 
-/* What one layer keeps of a batch; low: inputs of the B of each pair. */
+/* Matrices of a layer that see one input: their pairs' A are one matrix of so many times the rank,
+ * where nothing keeps them apart (net.joined). */
+struct net_group {
+    size_t first, count; /* of NET_MATS */
+};
+enum { NET_GROUPS = 2 };
+extern const struct net_group net_groups[NET_GROUPS]; /* q k v, gate up */
+
+/* What one layer keeps of a batch; low: inputs of the B of each pair, of a joined group side by
+ * side.
+ */
 struct net_saved {
     float *x, *q, *k, *v, *o, *lse, *x2, *g, *u;
     float *low[NET_MATS];
@@ -19,6 +29,7 @@ struct net {
     struct net_mat embed, head;
     const float *norm;
     struct param *own_norm;
+    bool joined[NET_GROUPS];
     struct param_list params;
     /* norms [2 L + 1, D] and frequencies, those of the model, where ops read them; owned on a
      * device */
@@ -54,6 +65,10 @@ enum { NET_DEVICE_ROWS = 65535 }; /* of a batch: the second axis of a grid */
 /* gain and length of a matrix with DoRA, from its parameters. */
 void net_dora_gain(struct net *n, struct net_mat *m);
 struct net_mat *net_layer_mat(struct net_layer *l, size_t i);
+/* Which groups' A are one, as n->cfg and the adapter to go on with say; `from` NULL = none. */
+void net_choose_joined(struct net *n, const struct lora *from);
+/* Of which joined group matrix i of a layer is; NULL = none. */
+const struct net_group *net_group_of(const struct net *n, size_t i);
 /* Fills layer, embed, head, norm and param. */
 int net_build(struct net *n, struct err *e) MUST_USE;
 

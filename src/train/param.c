@@ -13,57 +13,82 @@ static bool on_host(const struct param_list *l)
     return !l->on || ctx_on_host(l->on);
 }
 
-/* The next bytes of p's memory, at a multiple of 64. */
-static void *carve(const struct param *p, size_t *at, size_t bytes)
+/* The next bytes of a parameter's memory, at a multiple of 64. */
+static void *carve(char *mem, size_t *at, size_t bytes)
 {
-    void *to = (char *)p->mem + *at;
+    void *to = mem + *at;
 
     *at += (bytes + 63) / 64 * 64;
     return to;
 }
 
+/* The first parameter of a list on a device brings room for the norm of all gradients. */
+static int first_norm(struct param_list *l, struct err *e)
+{
+    void *mem;
+
+    if (on_host(l) || l->norm)
+        return 0;
+    if (l->on->be->alloc(l->on, &mem, sizeof(*l->norm), "the norm of gradients", e))
+        return -1;
+    l->norm = mem;
+    return 0;
+}
+
+static int new_all(struct param_list *l, struct param **out, char *const *name, size_t count,
+                   const struct param *like, bool half, struct err *e)
+{
+    const size_t n = like->rows * like->cols, each = half ? sizeof(uint16_t) : sizeof(float);
+    size_t bytes = count * (param_gradient_bytes(like) + n * each) + 64 * 6 * count, at = 0;
+    void *mem;
+
+    for (size_t i = 0; i < like->n_part; i++)
+        bytes += count * like->part[i].n * enc_table[like->part[i].enc].bytes;
+    if (first_norm(l, e) || (l->on ? l->on->be->alloc(l->on, &mem, bytes, name[0], e)
+                                   : mem_map(&mem, bytes, name[0], e))) {
+        for (size_t i = 0; i < count; i++)
+            free(name[i]);
+        return -1;
+    }
+    char *const g = carve(mem, &at, count * param_gradient_bytes(like));
+    char *const values = carve(mem, &at, count * n * each);
+
+    l->p = xrealloc(l->p, (l->n + count) * sizeof(struct param *));
+    for (size_t i = 0; i < count; i++) {
+        struct param *p = xmalloc(sizeof(*p));
+
+        *p = *like;
+        p->name = name[i];
+        p->mem = i ? NULL : mem;
+        p->bytes = i ? 0 : bytes;
+        p->g = (float *)(void *)(g + i * param_gradient_bytes(like));
+        p->half = half ? (uint16_t *)(void *)(values + i * n * each) : NULL;
+        p->w = half ? NULL : (float *)(void *)(values + i * n * each);
+        for (size_t k = 0; k < p->n_part; k++)
+            p->part[k].p = carve(mem, &at, p->part[k].n * enc_table[p->part[k].enc].bytes);
+        l->p[l->n++] = out[i] = p;
+    }
+    return 0;
+}
+
 int param_new(struct param_list *l, struct param **out, char *name, size_t rows, size_t cols,
               enum param_kind kind, enum optim optim, unsigned half, struct err *e)
 {
-    struct param *p = xcalloc(1, sizeof(*p));
-    size_t at = 0;
-    void *mem;
-
-    if (!on_host(l) && !l->norm) {
-        if (l->on->be->alloc(l->on, &mem, sizeof(*l->norm), "the norm of gradients", e)) {
-            free(name);
-            free(p);
-            return -1;
-        }
-        l->norm = mem;
-    }
+    struct param like = { .rows = rows, .cols = cols, .decay = rows > 1 };
     const bool values = half & PARAM_HALF_VALUES && kind != PARAM_SMALL;
 
-    p->name = name;
-    p->rows = rows;
-    p->cols = cols;
-    p->decay = rows > 1;
-    p->n_part = optim_parts(optim, rows, cols, kind == PARAM_EMBEDDING, p->part);
-    p->half_g = half & PARAM_HALF_GRADIENT && kind == PARAM_MATRIX;
-    p->bytes = param_gradient_bytes(p) + rows * cols * (values ? sizeof(uint16_t) : sizeof(float)) +
-               64 * 6;
-    for (size_t i = 0; i < p->n_part; i++)
-        p->bytes += p->part[i].n * enc_table[p->part[i].enc].bytes;
-    if (l->on ? l->on->be->alloc(l->on, &mem, p->bytes, name, e)
-              : mem_map(&mem, p->bytes, name, e)) {
-        free(p->name);
-        free(p);
-        return -1;
-    }
-    p->mem = mem;
-    p->g = carve(p, &at, param_gradient_bytes(p));
-    p->half = values ? carve(p, &at, rows * cols * sizeof(uint16_t)) : NULL;
-    p->w = values ? NULL : carve(p, &at, rows * cols * sizeof(float));
-    for (size_t i = 0; i < p->n_part; i++)
-        p->part[i].p = carve(p, &at, p->part[i].n * enc_table[p->part[i].enc].bytes);
-    l->p = xrealloc(l->p, (l->n + 1) * sizeof(struct param *));
-    l->p[l->n++] = *out = p;
-    return 0;
+    like.half_g = half & PARAM_HALF_GRADIENT && kind == PARAM_MATRIX;
+    like.n_part = optim_parts(optim, rows, cols, kind == PARAM_EMBEDDING, like.part);
+    return new_all(l, out, &name, 1, &like, values, e);
+}
+
+int param_new_together(struct param_list *l, struct param **out, char *const *name, size_t count,
+                       size_t rows, size_t cols, enum optim optim, struct err *e)
+{
+    struct param like = { .rows = rows, .cols = cols, .decay = rows > 1 };
+
+    like.n_part = optim_parts(optim, rows, cols, false, like.part);
+    return new_all(l, out, name, count, &like, false, e);
 }
 
 void param_list_release(struct param_list *l)

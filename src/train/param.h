@@ -14,7 +14,7 @@ struct param {
     size_t rows, cols;
     struct optim_part part[OPTIM_PARTS]; /* what the optimiser keeps */
     size_t n_part;
-    void *mem; /* all of it; owned */
+    void *mem; /* all of it; owned; NULL where that of one before holds it */
     size_t bytes;
     /* g of such a one is not cleared after a step: what comes first next overwrites it. That this
      * is still to come, fresh says. */
@@ -41,6 +41,11 @@ enum param_half { PARAM_HALF_VALUES = 1, PARAM_HALF_GRADIENT = 2 }; /* in bf16 a
  * PARAM_MATRIX its gradient. Takes name. */
 int param_new(struct param_list *l, struct param **out, char *name, size_t rows, size_t cols,
               enum param_kind kind, enum optim optim, unsigned half, struct err *e) MUST_USE;
+/* `count` of them, all PARAM_SMALL of one shape, whose values lie one after the other, and whose
+ * gradients do: out[0]'s are those of one of count * rows rows. rows * cols: a multiple of 4. Takes
+ * the names. */
+int param_new_together(struct param_list *l, struct param **out, char *const *name, size_t count,
+                       size_t rows, size_t cols, enum optim optim, struct err *e) MUST_USE;
 void param_list_release(struct param_list *l);
 size_t param_count(const struct param_list *l); /* values of all */
 size_t param_gradient_bytes(const struct param *p);

@@ -130,10 +130,13 @@ static void one_product(struct ctx *c, struct ctx *host, size_t M, size_t N, siz
                         int acts)
 {
     struct pair x = pair_of(c, M * K + 5, 1, acts & 1), y = pair_of(c, K * N + 5, 2, acts & 2);
-    struct pair z = pair_of(c, M * N, 3, acts & 4);
+    const size_t ldc = way & 1 ? N + 8 : 0;
+    struct pair z = pair_of(c, M * (ldc ? ldc : N), 3, acts & 4);
     const size_t off = way & 1; /* not where memory begins */
     const size_t there = off * (c->half && x.act ? sizeof(uint16_t) : sizeof(float));
-    struct product p = { .M = M, .N = N, .K = K, .by = 0.5f, .add = way & 4, .act = z.act };
+    struct product p = {
+        .M = M, .N = N, .K = K, .by = 0.5f, .add = way & 4, .act = z.act, .ldc = ldc
+    };
     char what[80];
 
     p.a = way & 1 ? (struct mat){ .rs = 1, .cs = M } : (struct mat){ .rs = K, .cs = 1 };
@@ -619,8 +622,8 @@ static void optimiser(void **state)
     gpu_settle();
 }
 
-/* More lists than a launch takes, some empty; then a product with what one of them became, of which
- * it has a copy. */
+/* More lists than a launch takes, some empty; then a product with what two of them, which lie
+ * together, became, of which it has a copy. */
 static void many_lists(void **state)
 {
     enum { LISTS = 150, MOST = 2100, M = 24, K = 16 };
@@ -637,7 +640,8 @@ static void many_lists(void **state)
         v.h[k] = fabsf(v.h[k]);
     up(c, &v);
     for (size_t i = 0; i < LISTS; i++) {
-        const size_t at = i * MOST, n = i == 77 ? M * K : i * 37 % MOST;
+        const size_t half = M * K / 2, at = i == 78 ? 77 * MOST + half : i * MOST;
+        const size_t n = i == 77 || i == 78 ? half : i * 37 % MOST;
 
         here[i] = (struct adamw_values){ w.h + at, m.h + at, v.h + at, g.h + at, n, i % 3, false };
         there[i] = (struct adamw_values){ w.d + at, m.d + at, v.d + at, g.d + at, n, i % 3, false };

@@ -147,6 +147,9 @@ static void gradients(void **state)
 
     (void)state;
     check(path, "LoRA", &c);
+    c.rank = 8;
+    check(path, "LoRA whose A are joined", &c);
+    c.rank = 3;
     c.smoothing = 0.2;
     check(path, "LoRA with smoothed labels", &c);
     c.smoothing = 0;

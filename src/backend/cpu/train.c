@@ -176,7 +176,7 @@ static void product_cpu(struct ctx *c, const struct product *p)
                                  .M = p->M,
                                  .N = p->N,
                                  .K = p->K,
-                                 .ldc = p->N,
+                                 .ldc = p->ldc ? p->ldc : p->N,
                                  .a = { .p = p->a.p, .rs = p->a.rs, .cs = p->a.cs },
                                  .b = { .p = p->b.p, .rs = p->b.rs, .cs = p->b.cs },
                                  .by = p->by,

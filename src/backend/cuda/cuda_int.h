@@ -294,8 +294,8 @@ enum { TRAIN_HALVES = 4 }; /* an input lives through a matrix and its pair */
 /* n values that learn and that products have asked for in bf16: the optimiser writes a copy. */
 struct train_copy {
     const float *w;
-    size_t n, at;     /* at: in `copies` */
-    CUdeviceptr half; /* 0 = not there, or of older values */
+    size_t n, at, done; /* at: in `copies`; done: values that are there, of one list or several */
+    CUdeviceptr half;   /* 0 = not there, or of older values */
 };
 
 struct blas; /* blas.c */

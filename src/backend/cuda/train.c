@@ -107,10 +107,11 @@ static void launch_half(struct cuda *b, CUdeviceptr y, const float *x, size_t li
                 (void *[]){ &y, &x, &lines, &len_int, &ld, &to_int });
 }
 
+/* The copy that is to hold these. */
 static struct train_copy *find_copy(const struct cuda *b, const float *w, size_t n)
 {
     for (size_t i = 0; i < b->n_copy; i++)
-        if (b->copy[i].w == w && b->copy[i].n == n)
+        if (b->copy[i].w <= w && w + n <= b->copy[i].w + b->copy[i].n)
             return &b->copy[i];
     return NULL;
 }
@@ -121,7 +122,8 @@ static CUdeviceptr ask_copy(struct cuda *b, const float *w, size_t n)
     const struct train_copy *k = find_copy(b, w, n);
 
     if (k)
-        return k->half;
+        return k->half && k->done == k->n ? k->half + (CUdeviceptr)(w - k->w) * sizeof(uint16_t)
+                                          : 0;
     b->copy = xrealloc(b->copy, (b->n_copy + 1) * sizeof(*b->copy));
     b->copy[b->n_copy++] = (struct train_copy){ .w = w, .n = n };
     return 0;
@@ -314,12 +316,13 @@ static void multiply(struct cuda *b, struct target c, struct size3 z, struct ope
 static void product_cuda(struct ctx *ctx, const struct product *p)
 {
     struct cuda *b = begin(ctx, false);
+    const size_t ldc = p->ldc ? p->ldc : p->N;
     struct operand x, y;
 
     if (operand_of(b, &x, &p->a, p->M, p->K) && operand_of(b, &y, &p->b, p->K, p->N))
-        multiply(b, (struct target){ p->c, p->add ? p->c : NULL, p->N, p->act && ctx->half },
+        multiply(b, (struct target){ p->c, p->add ? p->c : NULL, ldc, p->act && ctx->half },
                  (struct size3){ p->M, p->N, p->K }, x, y, p->by);
-    wrote(b, p->c, p->M * p->N);
+    wrote(b, p->c, p->M * ldc);
 }
 
 /* ---- products with frozen matrices of E4M3 whose rule rounds inputs to E4M3 by the row ---- */
@@ -784,6 +787,7 @@ static bool place_copies(struct cuda *b)
 
     for (size_t i = 0; i < b->n_copy; i++) {
         b->copy[i].half = 0;
+        b->copy[i].done = 0;
         b->copy[i].at = bytes;
         bytes += over(b->copy[i].n * sizeof(uint16_t), 256) * 256;
     }
@@ -833,7 +837,8 @@ static void adamw_cuda(struct ctx *c, const struct adamw *a, const struct adamw_
             if (!k)
                 continue;
             k->half = b->copies.p + k->at;
-            l.of[i].half = (uint16_t *)(uintptr_t)k->half;
+            k->done += l.of[i].n;
+            l.of[i].half = (uint16_t *)(uintptr_t)k->half + (l.of[i].w - k->w);
         }
         cuda_launch(b, KERN_train_adamw, blocks, 1, 1, THREADS, (void *[]){ &l, &args });
     }
