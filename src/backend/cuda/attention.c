@@ -132,7 +132,10 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
 static bool map_cache(struct cuda *b, struct dev_map *m, const void *cache,
                       const struct kv_cache *kv)
 {
-    return cuda_map(b, m, cache, kv->enc == ENC_BF16 ? BLAS_BF16 : BLAS_F16,
+    return cuda_map(b, m, cache,
+                    kv->enc == ENC_BF16  ? BLAS_BF16
+                    : kv->enc == ENC_F16 ? BLAS_F16
+                                         : BLAS_F8,
                     kv->blocks * kv->kv_heads * KV_BLOCK, kv->head_dim, 64);
 }
 
@@ -205,7 +208,8 @@ static bool attn_runs(struct cuda *b, const struct attn_args *a, const struct op
 
     if (!wgmma)
         cuda_launch_with(b, k, tiles, K, 1, 256, 4 * KV_BLOCK * hd * 2, (void *[]){ &f });
-    else if (f8 || (map_cache(b, &f.map[0], a->k, o->kv) && map_cache(b, &f.map[1], a->v, o->kv)))
+    else if ((f8 && hd == 64) ||
+             (map_cache(b, &f.map[0], a->k, o->kv) && (f8 || map_cache(b, &f.map[1], a->v, o->kv))))
         cuda_launch_with(b, k, tiles * K < b->sms ? tiles * K : b->sms, 1, 1, FLASH_WGMMA_THREADS,
                          FLASH_WGMMA_SHARED(hd, f8), (void *[]){ &f });
     return true;

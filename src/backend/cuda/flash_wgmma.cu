@@ -9,12 +9,21 @@
  * in the same pieces: what a row gets depends on nothing but its own slots. Blocks behind the last
  * slot of a tile are zeros.
  *
- * E4M3 comes as it lies and is made f16, exactly, by the warpgroup that brings it. */
+ * E4M3 comes as it lies and is made f16, exactly, by the warpgroup that brings it. Keys of 128 values
+ * meet queries in E4M3, though, which are the sum of two: 8 bits each, as bf16 has, in as many
+ * products. */
 #include "backend/cuda/flash.cuh"
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/soften.cuh"
 
 enum { SPAN = 2 * KV_BLOCK, STAGES = 2, RAWS = 3, NOTES = 4 };
+
+/* Queries in E4M3 are multiplied by this, so that what the first part leaves is no denormal number, and
+ * scores divided. */
+enum { QUERIES_UP = 16 };
+
+/* Keys as they lie, in E4M3: as many bytes as a row of a tile has. */
+template <int SIZE, bool F8> constexpr bool keys8 = F8 && SIZE == SWIZZLE_ROW;
 
 /* Shared memory: queries, keys, values; E4M3 as it lies; which tiles come, as those who bring tell
  * those who compute before the tile's first keys are there: at most 2 are on their way, one is
@@ -23,7 +32,9 @@ template <int SIZE, bool F8> struct room {
     static constexpr int slab = SPAN * SWIZZLE_ROW; /* 64 values of 128 rows or slots */
     static constexpr int tile = SIZE / 64 * slab;
     static constexpr int raw = SPAN * SIZE;
-    static constexpr int keys = tile, values = keys + STAGES * tile, raws = values + STAGES * tile;
+    static constexpr int key_tile = keys8<SIZE, F8> ? slab : tile;
+    static constexpr int keys = tile, values = keys + STAGES * key_tile;
+    static constexpr int raws = values + STAGES * tile;
     static constexpr int notes = raws + (F8 ? RAWS * raw : 0);
     static constexpr int bars = notes + NOTES * 16;
 };
@@ -178,6 +189,7 @@ template <int SIZE>
 __device__ static inline void bring_next(const flash_args &a, uint32_t at, ahead &f)
 {
     using R = room<SIZE, true>;
+    constexpr int first = keys8<SIZE, true>; /* of keys and values; 1: keys go another way */
 
     if (!f.more)
         return;
@@ -191,8 +203,32 @@ __device__ static inline void bring_next(const flash_args &a, uint32_t at, ahead
                   (f.kv ? a.v : a.k) + (size_t)row_of(a, f.w, 2 * f.span + k, blocks) * SIZE,
                   KV_BLOCK * SIZE, bar);
     f.n++;
-    f.kv ^= 1;
-    if (f.kv == 0 && f.span-- == 0) {
+    f.kv = first | (f.kv ^ 1);
+    if (f.kv == first && f.span-- == 0) {
+        f.more = next_tile(a, f.w);
+        f.span = f.w.t.spans - 1;
+    }
+}
+
+/* The next span of keys in E4M3 as they lie, by one thread. */
+template <int SIZE>
+__device__ static inline void bring_keys8(const flash_args &a, uint32_t at, ahead &f)
+{
+    using R = room<SIZE, true>;
+
+    if (!f.more)
+        return;
+    const int blocks = a.slot[f.w.t.t0 + f.w.t.n - 1] / KV_BLOCK + 1, stage = f.n % STAGES;
+    const uint32_t full = at + R::bars + (K_FULL + stage) * 8, to = at + R::keys + stage * R::key_tile;
+
+    bar_wait(full + STAGES * 8, f.n / STAGES & 1 ^ 1);
+    bar_expect(full, R::key_tile);
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        tile_copy(to + half * (R::key_tile / 2), &a.map[0], 0,
+                  row_of(a, f.w, 2 * f.span + half, blocks), full);
+    f.n++;
+    if (f.span-- == 0) {
         f.more = next_tile(a, f.w);
         f.span = f.w.t.spans - 1;
     }
@@ -203,13 +239,16 @@ template <int SIZE>
 __device__ static inline void bring_f8(const flash_args &a, uint8_t *shared, uint32_t at)
 {
     using R = room<SIZE, true>;
+    constexpr bool lie = keys8<SIZE, true>;
     walk w = {};
-    ahead f = {};
-    int n = 0;
+    ahead f = {}, keys = {};
+    int n = 0, spans = 0;
 
     if (threadIdx.x == 0) {
+        f.kv = lie;
         f.more = next_tile(a, f.w);
         f.span = f.w.t.spans - 1;
+        keys = f;
         for (int k = 0; k < RAWS; k++)
             bring_next<SIZE>(a, at, f);
     }
@@ -220,20 +259,28 @@ __device__ static inline void bring_f8(const flash_args &a, uint8_t *shared, uin
         if (threadIdx.x == 0)
             ((tile *)(shared + R::notes))[t % NOTES] = w.t;
         if (!more) {
-            const uint32_t full = at + R::bars + (K_FULL + n / 2 % STAGES) * 8;
+            const uint32_t full = at + R::bars + (K_FULL + spans % STAGES) * 8;
 
-            bar_wait(full + STAGES * 8, n / 2 / STAGES & 1 ^ 1);
+            if (lie && threadIdx.x > 0) /* one tells it, as it did of keys */
+                return;
+            bar_wait(full + STAGES * 8, spans / STAGES & 1 ^ 1);
             bar_arrive(full);
             return;
         }
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0) {
             call_queries<SIZE>(a, w.t);
+            if (lie)
+                bring_keys8<SIZE>(a, at, keys);
+        }
         __syncwarp();
         const int slots = a.slot[w.t.t0 + w.t.n - 1] + 1;
 
-        for (int s = w.t.spans - 1; s >= 0; s--)
-            for (int kv = 0; kv < 2; kv++, n++) {
-                const int stage = n / 2 % STAGES, parity = n / 2 / STAGES & 1, raw = n % RAWS;
+        for (int s = w.t.spans - 1; s >= 0; s--, spans++) {
+            /* a tile's first keys come after its note */
+            if (lie && s > 0 && threadIdx.x == 0)
+                bring_keys8<SIZE>(a, at, keys);
+            for (int kv = lie; kv < 2; kv++, n++) {
+                const int stage = spans % STAGES, parity = spans / STAGES & 1, raw = n % RAWS;
                 const uint32_t full = at + R::bars + ((kv ? V_FULL : K_FULL) + stage) * 8;
 
                 bar_wait(at + R::bars + (RAW + raw) * 8, n / RAWS & 1);
@@ -248,6 +295,7 @@ __device__ static inline void bring_f8(const flash_args &a, uint8_t *shared, uin
                     bring_next<SIZE>(a, at, f);
                 __syncwarp();
             }
+        }
     }
 }
 
@@ -265,6 +313,25 @@ __device__ static inline void scores(float (&s)[64], uint32_t queries, uint32_t 
 
         wgmma_ss<BF16>(s, q + at, k + at, i > 0);
     }
+}
+
+/* The same of keys in E4M3 and queries in two parts of it. */
+__device__ static inline void scores8(float (&s)[64], uint32_t queries, uint32_t keys)
+{
+    const uint64_t q = operand(queries, 16, SWIZZLE_ATOM), k = operand(keys, 16, SWIZZLE_ATOM);
+
+#pragma unroll
+    for (int i = 0; i < 2 * SWIZZLE_ROW / 32; i++)
+        wgmma_f8(s, q + ((i / 4 * SPAN * SWIZZLE_ROW + i % 4 * 32) >> 4), k + (i % 4 * 32 >> 4), i > 0);
+}
+
+template <int SIZE, bool BF16, bool KEYS8>
+__device__ static inline void some_scores(float (&s)[64], uint32_t queries, uint32_t keys)
+{
+    if constexpr (KEYS8)
+        scores8(s, queries, keys);
+    else
+        scores<SIZE, BF16>(s, queries, keys);
 }
 
 template <int SIZE, bool BF16>
@@ -304,6 +371,51 @@ __device__ static inline void load_queries(const flash_args &a, const tile &w, u
                        pair16<BF16>(f[0].z * a.scale, f[0].w * a.scale),
                        pair16<BF16>(f[1].x * a.scale, f[1].y * a.scale),
                        pair16<BF16>(f[1].z * a.scale, f[1].w * a.scale));
+    }
+}
+
+/* The same in E4M3, what that leaves of them 128 rows on. */
+template <int SIZE>
+__device__ static inline void load_queries8(const flash_args &a, const tile &w, uint8_t *to, int wg)
+{
+    const int group = a.H / a.K, thread = threadIdx.x % WARPGROUP;
+
+#pragma unroll
+    for (int k = 0; k < SIZE / 16; k++) {
+        const int i = thread + k * WARPGROUP, r = i / (SIZE / 8), c = i % (SIZE / 8);
+        const int m = wg * 64 + r, token = m / group;
+        const size_t from =
+            ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8;
+        uint8_t *const there = to + swizzled(m, c / 2) + c % 2 * 8;
+        uint32_t part[2][2];
+        float v[8] = {};
+
+        if (token < w.n && a.q16) {
+            const uint4 q = *(const uint4 *)(a.q16 + from);
+            const uint32_t pair[4] = { q.x, q.y, q.z, q.w };
+
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[e] = f16_to_f32((uint16_t)(pair[e / 2] >> e % 2 * 16)) * QUERIES_UP;
+        } else if (token < w.n) {
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[e] = a.q[from + e] * a.scale * QUERIES_UP;
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            part[0][h] = four_f8(v + 4 * h, 1);
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const uint32_t pair = pair_of_f8((uint16_t)(part[0][h] >> e / 2 * 16));
+
+                v[4 * h + e] -= f16_to_f32((uint16_t)(pair >> e % 2 * 16));
+            }
+            part[1][h] = four_f8(v + 4 * h, 1);
+        }
+#pragma unroll
+        for (int p = 0; p < 2; p++)
+            *(uint2 *)(there + p * SPAN * SWIZZLE_ROW) = make_uint2(part[p][0], part[p][1]);
     }
 }
 
@@ -348,21 +460,22 @@ __device__ static inline void put_rows(const flash_args &a, const tile &w, const
                      (w.kh * group + (first + 8) % group) * SIZE);
 }
 
-template <int SIZE, bool BF16>
-__device__ static inline void compute(const flash_args &a, uint8_t *shared, uint32_t at, int notes,
-                                      int bars)
+template <int SIZE, bool BF16, bool F8>
+__device__ static inline void compute(const flash_args &a, uint8_t *shared, uint32_t at)
 {
-    using R = room<SIZE, false>;
+    using R = room<SIZE, F8>;
+    constexpr bool lie = keys8<SIZE, F8>;
+    constexpr float scale = lie ? 1.0f / QUERIES_UP : 1;
     const int wg = threadIdx.x / WARPGROUP - 1, group = a.H / a.K, lane = threadIdx.x % WARP;
     const int first = wg * 64 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
-    const uint32_t queries = at + wg * 64 * SWIZZLE_ROW, bar = at + bars;
+    const uint32_t queries = at + wg * 64 * SWIZZLE_ROW, bar = at + R::bars;
     int i = 0; /* spans so far */
 
     if (wg == 1)
         named_arrive(TURN, 2 * WARPGROUP);
     for (int t = 0;; t++) {
         bar_wait(bar + (K_FULL + i % STAGES) * 8, i / STAGES & 1);
-        const tile w = ((const tile *)(shared + notes))[t % NOTES];
+        const tile w = ((const tile *)(shared + R::notes))[t % NOTES];
 
         if (w.n == 0)
             break;
@@ -372,7 +485,10 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
         rows r = { {}, { -INFINITY, -INFINITY }, {} };
 
         named_sync(QUERIES + wg, WARPGROUP); /* nobody reads the last tile's any more */
-        load_queries<SIZE, BF16>(a, w, shared, wg);
+        if constexpr (lie)
+            load_queries8<SIZE>(a, w, shared, wg);
+        else
+            load_queries<SIZE, BF16>(a, w, shared, wg);
         fence_async();
         named_sync(QUERIES + wg, WARPGROUP);
 #pragma unroll
@@ -385,14 +501,14 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
         for (int k = 0; k < SIZE / 2; k++)
             o[k] = 0;
         wgmma_fence();
-        scores<SIZE, BF16>(s, queries, at + R::keys + i % STAGES * R::tile);
+        some_scores<SIZE, BF16, lie>(s, queries, at + R::keys + i % STAGES * R::key_tile);
         wgmma_commit();
         wgmma_wait<0>();
         hold(s);
         if (lane == 0)
             bar_arrive(bar + (K_EMPTY + i % STAGES) * 8);
         mask(s, r, (w.spans - 1) * SPAN);
-        soften(s, r, by, 1);
+        soften(s, r, by, scale);
         pack<BF16>(p, s);
         if (w.spans > 1)
             bar_wait(bar + (K_FULL + (i + 1) % STAGES) * 8, (i + 1) / STAGES & 1);
@@ -401,7 +517,7 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
 
             named_sync(TURN + wg, 2 * WARPGROUP);
             wgmma_fence();
-            scores<SIZE, BF16>(s, queries, at + R::keys + stage * R::tile);
+            some_scores<SIZE, BF16, lie>(s, queries, at + R::keys + stage * R::key_tile);
             wgmma_commit();
             bar_wait(bar + (V_FULL + past) * 8, last / STAGES & 1);
             wgmma_fence();
@@ -414,7 +530,7 @@ __device__ static inline void compute(const flash_args &a, uint8_t *shared, uint
                 bar_arrive(bar + (K_EMPTY + stage) * 8);
             if (span >= whole)
                 mask(s, r, span * SPAN);
-            soften(s, r, by, 1);
+            soften(s, r, by, scale);
             hold(s);
             /* here, because the compiler would move all of the above behind the next wait, but
              * moves nothing over a loop */
@@ -458,9 +574,11 @@ __device__ static inline void flash_body(const flash_args &a)
         for (int i = 0; i < BARS; i++) {
             const bool empty = (i >= K_EMPTY && i < V_FULL) || (i >= V_EMPTY && i < RAW);
 
-            bar_init(at + R::bars + i * 8, empty           ? 2 * WARPGROUP / WARP
-                                           : F8 && i < RAW ? WARPGROUP
-                                                           : 1);
+            const bool loaded = F8 && i < RAW && (i >= V_FULL || !keys8<SIZE, F8>);
+
+            bar_init(at + R::bars + i * 8, empty    ? 2 * WARPGROUP / WARP
+                                           : loaded ? WARPGROUP
+                                                    : 1);
         }
         bar_fence_init();
     }
@@ -473,7 +591,7 @@ __device__ static inline void flash_body(const flash_args &a)
             bring<SIZE>(a, shared, at);
     } else {
         registers_more<F8 ? 208 : 240>();
-        compute<SIZE, BF16>(a, shared, at, R::notes, R::bars);
+        compute<SIZE, BF16, F8>(a, shared, at);
     }
 }
 #endif

@@ -185,6 +185,15 @@ __device__ static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, 
                  : "l"(a), "l"(b), "r"((int)add));
 }
 
+__device__ static inline void wgmma_f8(float (&d)[64], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " REGS64
+                 ", %64, %65, p, 1, 1;\n}"
+                 : OUT64(d)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
 /* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */
 #define WGMMA_RS(n, type, regs, out, i0, i1, i2, i3, i4, i5)                                       \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i5 ", 0;\n"                                  \

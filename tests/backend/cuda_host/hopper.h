@@ -127,9 +127,9 @@ static inline void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, bool add)
     product_begin({ d, 2 * N, add, BF16, false, false, false, {}, a, b });
 }
 
-static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, bool add)
+template <int N> static inline void wgmma_f8(float (&d)[N], uint64_t a, uint64_t b, bool add)
 {
-    product_begin({ d, 256, add, false, true, false, false, {}, a, b });
+    product_begin({ d, 2 * N, add, false, true, false, false, {}, a, b });
 }
 
 template <bool BF16, int N>
