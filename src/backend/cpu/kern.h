@@ -59,6 +59,7 @@ struct q8 {
     int32_t *nr0;  /* [K/32][T] the same of the first half */
     uint8_t *more; /* [K/32][T] whether there is r */
     size_t T, K;
+    size_t ahead; /* cpu_kern's */
 };
 
 /* How large the codes of an encoding are: AVX2's 8-bit multiply-add saturates, so that small codes
@@ -276,6 +277,9 @@ struct cpu_kern {
     dot_fn *dot_many[CODES_COUNT][2];
     size_t many;
     size_t panels; /* of 16 rows, that a dot gains from having together */
+    /* bytes before their use at which the codes of a placed unit are asked for, into the
+     * second-level cache; 0: the hardware does that well enough */
+    size_t ahead;
     void (*quantise)(const struct q8 *x, size_t t, const float *src);
     /* y[t * ys + r] = or += w[r] . x[t] for R <= DOT_ROWS rows, ws apart, and T tokens, of n
      * floats. Value k of token t is x[k / DOT_K * xk + t * xs + k % DOT_K]: rows have xk = DOT_K.
@@ -286,7 +290,8 @@ struct cpu_kern {
     /* the same for rows r0 .. r0+R of w, of bf16 (of w.placed, if any), r0 a multiple of LANES, x
      * as pack_bf16 makes it; NULL = none */
     void (*dot_bf16)(float *y, size_t ys, const struct cpu_kern *k, const struct weight *w,
-                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add);
+                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add, void *mem);
+    size_t bf16_room; /* bytes of a thread's own that it wants at mem, a multiple of 64 */
     /* it takes, rounded to bf16, whatever goes into panels too, and does so with the rows of
      * prompts (row_of_prompt), which gain from it; k is for their unpacking */
     bool bf16_prompts;

@@ -363,7 +363,8 @@ static size_t unit(const struct job *j, size_t u, size_t end, void *mem)
         unit_q8(j, o, r0, R, mem);
         break;
     case PATH_BF16:
-        j->b->k.dot_bf16(o->y + r0, o->w->rows, &j->b->k, o->w, r0, R, j->xb, j->xbs, j->T, j->add);
+        j->b->k.dot_bf16(o->y + r0, o->w->rows, &j->b->k, o->w, r0, R, j->xb, j->xbs, j->T, j->add,
+                         mem);
         break;
     case PATH_F32:
         if (j->blocks && !j->rounded)
@@ -483,6 +484,7 @@ static void need_linear(struct cpu_need *need, const struct cpu_kern *k, enum co
             need->xf = larger(need->xf, copy);
         break;
     case PATH_BF16:
+        need->thread = larger(need->thread, sizeof(struct share) + round64(k->bf16_room));
         if (w->p.order)
             need->xf = larger(need->xf, copy);
         need->xb = larger(need->xb, (T + k->bf16_tokens - 1) / k->bf16_tokens * k->bf16_tokens *
@@ -553,7 +555,8 @@ static void make_room(struct job *j, struct cpu *b)
                              .nr0 = (int32_t *)(f + 6 * d),
                              .more = f + 7 * d,
                              .T = row_scales(j->T),
-                             .K = j->K };
+                             .K = j->K,
+                             .ahead = b->k.ahead };
     }
     if (need.xf)
         j->xf = room_get(&b->xf, need.xf);

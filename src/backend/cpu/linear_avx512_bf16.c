@@ -173,9 +173,10 @@ static void block(float *y, size_t ys, const struct weight *w, size_t r0, size_t
 }
 
 static void dot_bf16(float *y, size_t ys, const struct cpu_kern *k, const struct weight *w,
-                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add)
+                     size_t r0, size_t R, const bf16 *x, size_t xs, size_t T, bool add, void *mem)
 {
     (void)k;
+    (void)mem;
     for (size_t t = 0; t < T; t += BLOCK)
         block(y + t * ys, ys, w, r0, R, x + t * xs, xs, smaller(T - t, BLOCK), add);
 }

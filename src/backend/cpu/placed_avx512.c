@@ -250,9 +250,13 @@ INLINE void tile(float *acc, const uint8_t *u, const struct weight *of, const st
         __m512i w[8];
         uint64_t more = 0;
 
-        for (size_t i = 0; S != 2 && i < l.code; i += 64)
-            _mm_prefetch((const char *)u + l.codes + g * l.code + (S > 2 ? LEAD_MANY : LEAD) + i,
-                         _MM_HINT_T0);
+        const char *from = (const char *)u + l.codes + g * l.code;
+
+        if (S == 1 || (S > 2 && !x->ahead))
+            for (size_t i = 0; i < l.code; i += 64)
+                _mm_prefetch(from + (S > 2 ? LEAD_MANY : LEAD) + i, _MM_HINT_T0);
+        for (size_t i = 0; x->ahead && i < l.code; i += 64)
+            _mm_prefetch(from + x->ahead + i, _MM_HINT_T1);
         lines(w, u, &l, g, enc);
         scales(&s, u, of, g, enc);
 #pragma GCC unroll 2
