@@ -305,8 +305,8 @@ static struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct pl
     return enc == ENC_F8 ? planes_new(k, rows, cols, o) : plain(enc, rows, cols, (void *)&o->codes);
 }
 
-/* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between.
- */
+/* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between,
+ * made of bf16 where not at once: 4.1e-3. */
 static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
 {
     enum { IN = 512, OUT = 48 };
@@ -338,7 +338,7 @@ static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
     c->op->linear(c, &dlast, 1, dg, T);
     OK(c->be->leave(c, &p, &e), e);
     from_gpu(c, got, dy, T * OUT * sizeof(*got));
-    if (!(rel_error(got, want, T * OUT) <= (enc == ENC_F8 ? 2e-2 : 3e-3)))
+    if (!(rel_error(got, want, T * OUT) <= (enc == ENC_F8 ? 2e-2 : 5e-3)))
         MISS("gated %s of %zu, T %zu: relative error %g\n", w[0].name, F, T,
              rel_error(got, want, T * OUT));
     for (size_t i = 0; i < ARRAY_LEN(w); i++) {
