@@ -20,11 +20,12 @@ static bool has_decode(const struct cuda *b, const struct op *o)
 bool attn_in_program(const struct cuda *b, const struct op *o)
 {
     /* slots from which on a kernel of its own is faster: 8B, E4M3 cache, H200, tok/s in a program
-     * and so: 204.9 and 202.4 after 7900 tokens, 190.5 and 199.9 after 15900 */
-    enum { LONG = 16384 };
+     * and so: 204.9 and 202.4 after 7900 tokens, 190.5 and 199.9 after 15900; of more rows than FEW
+     * all of theirs count, for a program reads a kv head's cache more than once then */
+    enum { LONG = 16384, FEW = 4 };
 
     return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
-           (b->slots < LONG || !has_decode(b, o));
+           (b->slots * (o->T > FEW ? o->T : 1) < LONG || !has_decode(b, o));
 }
 
 /* Spans of slots: enough for `most` blocks, none below `least` slots. */

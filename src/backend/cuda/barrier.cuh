@@ -146,3 +146,38 @@ __device__ static inline void gate_wait(unsigned *gate, unsigned target)
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(gate) : "memory");
     while (seen < target);
 }
+
+/* ---- words that tell by a tag that they are there ---- */
+
+/* Data in the low half, a tag that grows in the high one: written at once, and seen without a gate.
+ */
+__device__ static inline void tagged_store(uint64_t *to, uint32_t data, unsigned tag)
+{
+    const uint64_t v = data | (uint64_t)tag << 32;
+
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
+}
+
+/* N runs of two neighbouring words each, `step` words apart, once all of them have the tag. */
+template <int N>
+__device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, unsigned tag)
+{
+    uint64_t v[2 * N];
+    bool there;
+
+    do {
+        there = true;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                         : "=l"(v[2 * i]), "=l"(v[2 * i + 1])
+                         : "l"(from + i * step)
+                         : "memory");
+#pragma unroll
+        for (int i = 0; i < 2 * N; i++)
+            there = there && (unsigned)(v[i] >> 32) == tag;
+    } while (!there);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        data[i] = make_uint2((uint32_t)v[2 * i], (uint32_t)v[2 * i + 1]);
+}

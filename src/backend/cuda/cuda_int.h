@@ -228,7 +228,11 @@ enum {
     OPS = 2048,
     MODULES = 16,
     PROGRAM_PHASES = 1024,
-    GATE_BYTES = (2 + PROGRAM_PHASES) * 4
+    /* the gate and claims, the last tag, tagged pairs of values and sums of squares */
+    TAG_AT = (2 + PROGRAM_PHASES + 3) / 4 * 16,
+    PASS_X_AT = TAG_AT + 16,
+    PASS_SS_AT = PASS_X_AT + DEV_STREAM_ROWS * PASS_COLS / 2 * 8,
+    GATE_BYTES = PASS_SS_AT + DEV_STREAM_ROWS * PASS_TILES * 8
 };
 
 /* An op as it was asked for. */
@@ -363,7 +367,7 @@ struct cuda {
         loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
 
     struct program prog;
-    CUdeviceptr gate; /* of programs: the gate, and claims; zero between them */
+    CUdeviceptr gate; /* of programs: the gate, and claims, zero between them; what has tags */
     struct away away;
 
     struct op op[OPS]; /* noted, not launched yet */

@@ -96,7 +96,12 @@ struct stream_args {
     float *ss_out;        /* [T][tiles] */
     int mode16, kp16;
     int teams; /* of a block's warps, 2^, each with its own tiles; by the weights' shape alone */
+    /* FED: y16 and ss_out go to the next phase by tagged words (barrier.cuh) too, for which no
+     * block waits at a gate; x and ss come so */
+    int gives, takes;
+    uint64_t *pass_x, *pass_ss; /* [T][D / 2] pairs, [T][tiles] */
 };
+enum { PASS_COLS = 16384, PASS_TILES = PASS_COLS / DEV_TILE };
 
 /* Products of 17 to 64 rows (wide.cu), of up to 32 unasked: `splits` parts of `per` records of the
  * columns. */
@@ -277,7 +282,7 @@ enum {
     TEAMS = 3,                       /* 1, 2 or 4: 2^ */
     SUM_BUFFERS = 2,                 /* of tiles under way, for each team: 2^ */
     SUM_BARRIERS = 7 << SUM_BUFFERS, /* of 1, 2 and 4 teams */
-    PHASES_KEPT = 3,                 /* before, now and next */
+    PHASES_KEPT = 4,                 /* two before, now and next */
     PROGRAM_HEADS = 2                /* of queries, in an item of attention, at most */
 };
 
@@ -323,6 +328,7 @@ struct program_args {
     int half;
     unsigned *gate;   /* [2] zero before and after */
     unsigned *claims; /* FED: [n_feeds] units that were claimed, the same */
+    unsigned *tags;   /* FED: how many were given so far, by all programs */
     uint16_t table[16];
 };
 

@@ -14,7 +14,7 @@
 
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there: of the phase kept there; NO_TILE ends it, LAST the program. */
+/* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the program. */
 struct fed_done {
     int tile, phase;
 };
@@ -29,6 +29,7 @@ struct fed_ring {
     int *tile;              /* [FED_GROUPS] which a group begins; NO_TILE: the end of a phase */
     fed_done *done;         /* [2^SUM_BUFFERS] */
     uint32_t begun;         /* the same barriers: done is there */
+    volatile int *begins;   /* products whose inputs are there */
     int place;              /* used next */
     int turn;               /* tiles before, and ends of phases */
 };
@@ -59,19 +60,19 @@ __device__ static __forceinline__ int fed_next(int place, int groups)
 }
 
 /* The warp that feeds: asks for groups as soon as there is room, on and on, whatever the others
- * wait for; no more than FED_AHEAD at a time, which keep the memory busy. */
+ * wait for; no more than FED_AHEAD at a time, which keep the memory busy, and one of a product
+ * whose inputs are not there: those are waited for, and are quicker beside less. */
 __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 {
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
     int past = 0, under_way = 0;
-    const auto room = [&] {
+    const auto room = [&](int feed) {
         bar_wait(r.freed + slot_of(r.place) * 8, round_of(r.place) ^ 1);
-        if (under_way < FED_AHEAD) {
-            under_way++;
-        } else {
+        for (const int most = feed < *r.begins ? FED_AHEAD : 1; under_way >= most; under_way--) {
             bar_wait(r.landed + slot_of(past) * 8, round_of(past));
             past = fed_next(past, groups);
         }
+        under_way++;
     };
 
 #pragma unroll 1
@@ -100,7 +101,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.place) * 8;
 
-                room();
+                room(i);
                 if (elected()) {
                     const uint8_t *x = first + at, *y = second + at;
 
@@ -121,7 +122,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
             if (f.tiles <= (int)gridDim.x)
                 break;
         }
-        room();
+        room(i);
         if (elected()) {
             r.tile[slot_of(r.place)] = NO_TILE;
             bar_arrive(r.landed + slot_of(r.place) * 8);
@@ -170,7 +171,7 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
 /* Two rows of x of a tile. sum: the warps' */
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
                                                const float *factor, int tile, int turn,
-                                               const tile_end &e)
+                                               const tile_end &e, unsigned tag)
 {
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
     const bool there = t < a.T;
@@ -192,20 +193,68 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     }
     const dev_out &out = out_of(a, tile, &in);
 
+    if (a.gives) { /* first, for others wait for it */
+        const float sum = v + e.old;
+        const uint32_t mine = e.there ? to16(sum * e.by, a.mode16) : 0;
+        const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, 1) << 16;
+        float s = e.there ? sum * sum : 0;
+
+        if (e.there && e.row % 2 == 0)
+            tagged_store(a.pass_x + ((size_t)t * a.kp16 + e.row) / 2, pair, tag);
+        for (int d = DEV_TILE / 2; d; d /= 2)
+            s += __shfl_xor_sync(~0u, s, d);
+        if (e.row % DEV_TILE == 0 && there)
+            tagged_store(a.pass_ss + (size_t)t * a.tiles + in, __float_as_uint(s), tag);
+    }
     finish(a, out, false, in, e, v, none);
 }
 
 /* Rows of x whose tiles a warp ends: two in each of its turns. */
 enum { FED_TURNS = (DEV_STREAM_ROWS / 2 + FED_ENDS - 1) / FED_ENDS };
 
+/* A lane's part of n tagged sums of squares, an even number. */
+__device__ static __forceinline__ float fed_taken(const uint64_t *from, int n, unsigned tag)
+{
+    const int lane = threadIdx.x % WARP, pair = lane / 2 * 2; /* of words: two lanes read both */
+    float s = 0;
+    int i = pair;
+
+#pragma unroll 1
+    for (; i + 3 * WARP < n; i += 4 * WARP) {
+        uint2 w[4];
+
+        tagged_wait<4>(w, from + i, WARP, tag);
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            s += __uint_as_float(lane % 2 ? w[k].y : w[k].x);
+    }
+#pragma unroll 1
+    for (; i < n; i += WARP) {
+        uint2 w;
+
+        tagged_wait<1>(&w, from + i, 0, tag);
+        s += __uint_as_float(lane % 2 ? w.y : w.x);
+    }
+    return s;
+}
+
 /* The factors of the norms of those rows. */
-__device__ static __forceinline__ void fed_factors(const stream_args &a, float *factor, int mine)
+__device__ static __forceinline__ void fed_factors(const stream_args &a, float *factor, int mine,
+                                                   unsigned tag)
 {
     const int lane = threadIdx.x % WARP;
     float s[2 * FED_TURNS] = {};
 
+    if (a.takes) /* in the same order */
+#pragma unroll
+        for (int k = 0; k < 2 * FED_TURNS; k++) {
+            const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
+
+            if (t < a.T)
+                s[k] = fed_taken(a.pass_ss + (size_t)t * a.n_ss, a.n_ss, tag);
+        }
 #pragma unroll 2
-    for (int i = lane; i < a.n_ss; i += WARP)
+    for (int i = a.takes ? a.n_ss : lane; i < a.n_ss; i += WARP)
 #pragma unroll
         for (int k = 0; k < 2 * FED_TURNS; k++) {
             const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
@@ -245,7 +294,8 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
     for (int k = 0, round = 0;;) {
         bar_wait(r.begun + k * 8, round);
         const fed_done d = r.done[k];
-        const stream_args &a = phases[d.phase].u.s;
+        const stream_args &a = phases[d.phase % PHASES_KEPT].u.s;
+        const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
         tile_end e[FED_TURNS];
 
         if (d.tile >= 0) {
@@ -254,11 +304,11 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
                 if (2 * (mine + i * FED_ENDS) < T)
                     e[i] = fed_end_of(a, d.tile, mine + i * FED_ENDS);
             if (a.scaled && !knows)
-                fed_factors(a, p.factor, mine);
+                fed_factors(a, p.factor, mine, tag);
             knows = true;
         } else {
             knows = false;
-            if (d.tile == NO_TILE && lane == 0 && 2 * mine < T)
+            if (d.tile == NO_TILE && lane == 0 && 2 * mine < T && !a.gives)
                 gate_arrive(p.a->gate);
         }
         bar_wait(p.full + k * 8, round);
@@ -267,7 +317,7 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             for (int i = 0; i < FED_TURNS; i++)
                 if (2 * (mine + i * FED_ENDS) < T)
                     fed_end(a, p.scratch + k * STREAM_WARPS * T * DEV_TILE, p.factor, d.tile,
-                            mine + i * FED_ENDS, e[i]);
+                            mine + i * FED_ENDS, e[i], tag + 1);
         __syncwarp();
         if (lane == 0)
             bar_arrive(p.empty + k * 8);
@@ -328,10 +378,32 @@ __device__ static __forceinline__ void fed_mark(const program &p, const fed_ring
 
 /* A warp's columns of the rows of x to shared memory, in the background: no other warp's. */
 __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
-                                                  int warp)
+                                                  int warp, unsigned tag)
 {
     enum { EACH = FED_COLS / 8 }; /* 16 bytes, of a group */
     const int kp = a.out[0].w.kp;
+
+    if (a.takes) { /* four values a lane and group, two groups at a time */
+        const int at = warp * FED_COLS + threadIdx.x % (WARP / 2) * 4;
+        const int half = threadIdx.x % WARP / (WARP / 2) * FED_GROUP_COLS;
+
+        for (int t = 0; t < a.T; t++)
+#pragma unroll 1
+            for (int k = half; k + at < kp; k += 4 * FED_GROUP_COLS) {
+                const uint64_t *const from = a.pass_x + ((size_t)t * kp + k + at) / 2;
+                uint16_t *const row = to + t * stride + k + at;
+                uint2 w[2];
+
+                if (k + at + 2 * FED_GROUP_COLS < kp) {
+                    tagged_wait<2>(w, from, FED_GROUP_COLS, tag);
+                    *(uint2 *)(row + 2 * FED_GROUP_COLS) = w[1];
+                } else {
+                    tagged_wait<1>(w, from, 0, tag);
+                }
+                *(uint2 *)row = w[0];
+            }
+        return;
+    }
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
@@ -359,7 +431,7 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
                 into[b * NT + i] = *(const uint4 *)(row + i * 16 * stride + b * 64);
 }
 
-/* phase: where it is kept; more: others follow */
+/* phase: its number; more: others follow */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const stream_args &a,
                                                  int phase, bool more)
@@ -381,9 +453,11 @@ __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const 
     int ahead = -1;
 
     if (near)
-        fed_inputs(a, p.inputs, stride, warp);
+        fed_inputs(a, p.inputs, stride, warp, p.tag + phase);
     copy_wait<0>();
     __syncwarp();
+    if (threadIdx.x == 0)
+        *r.begins = *r.begins + 1;
 #pragma unroll 1
     for (;;) {
         bar_wait(landed + slot_of(place) * 8, round_of(place));

@@ -163,6 +163,36 @@ static struct division divide(const struct cuda *b, const struct program *p)
     return best;
 }
 
+/* Whether what phase i makes goes to the next one by tagged words: the input of a norm's product,
+ * which has a place in shared memory. Never twice in a row: what is read must not be written yet.
+ */
+static bool gives(const struct program *p, size_t i)
+{
+    const struct stream_args *s = &p->phase[i].u.s, *next = &p->phase[i + 1].u.s;
+
+    return p->class == CLASS_FED && i + 1 < p->n && p->phase[i].kind == PHASE_PRODUCT &&
+           p->phase[i + 1].kind == PHASE_PRODUCT && s->n == 1 && s->norm && s->y16 && !s->place &&
+           !s->takes && next->x == s->y16 && next->ss == s->ss_out && next->kept &&
+           s->kp16 == s->out[0].w.rows && s->kp16 == next->out[0].w.kp && s->kp16 <= PASS_COLS &&
+           next->n_ss == s->tiles && s->tiles % 2 == 0;
+}
+
+/* Links phases that such words lead to. */
+static void link_phases(struct cuda *b, struct program *p)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        struct stream_args *const s = &p->phase[i].u.s;
+
+        if (!gives(p, i))
+            continue;
+        struct stream_args *const next = &p->phase[i + 1].u.s;
+
+        s->gives = next->takes = 1;
+        s->pass_x = next->pass_x = (uint64_t *)(uintptr_t)(b->gate + PASS_X_AT);
+        s->pass_ss = next->pass_ss = (uint64_t *)(uintptr_t)(b->gate + PASS_SS_AT);
+    }
+}
+
 static void launch(struct cuda *b, struct program *p)
 {
     const size_t feeds = p->n_feeds * sizeof(*p->feed);
@@ -180,6 +210,7 @@ static void launch(struct cuda *b, struct program *p)
         p->phase[i].u.s.kept = (int)row;
         kept = p->T * row > kept ? p->T * row : kept;
     }
+    link_phases(b, p);
     for (size_t i = 0; i < p->n; i++)
         phases += loaded_apart(&p->phase[i]);
     a.n = (int)phases;
@@ -206,6 +237,7 @@ static void launch(struct cuda *b, struct program *p)
     a.half = (int)p->half;
     a.gate = (unsigned *)(uintptr_t)b->gate;
     a.claims = p->class == CLASS_FED ? a.gate + 2 : NULL;
+    a.tags = p->class == CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
     cuda_ok(b,
             b->d.cuLaunchCooperativeKernel(b->kern[kernel_of(p->class, p->T)], (unsigned)b->sms, 1,

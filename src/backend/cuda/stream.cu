@@ -25,6 +25,8 @@ __device__ static inline void leave(const program_args &a)
     if (threadIdx.x || atomicAdd(&a.gate[1], 1) != gridDim.x - 1)
         return;
     a.gate[0] = a.gate[1] = 0;
+    if (a.tags)
+        *a.tags += (unsigned)a.n;
     for (int i = 0; a.claims && i < a.n_feeds; i++)
         a.claims[i] = 0;
 }
@@ -93,6 +95,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ int tile[FED_GROUPS];
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
+    __shared__ int begins;
     const int warp = threadIdx.x / WARP;
     uint8_t *const lut_at = shared + a.ring;
     float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
@@ -140,6 +143,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         }
         for (int i = 0; i < 1 << SUM_BUFFERS; i++)
             bar_init(bar_at(begun + i), 1);
+        begins = 0;
         bar_fence_init();
     }
     __syncthreads();
@@ -149,10 +153,11 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     p.inputs = (uint16_t *)(phases + PHASES_KEPT * WORDS);
     p.factor = factor;
     p.lut = (const uint32_t *)lut_at;
+    p.tag = fed && a.tags ? *a.tags : 0;
     fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
                       bar_at(landed), bar_at(freed),
                       tile,           done,
-                      bar_at(begun) };
+                      bar_at(begun),  &begins };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
@@ -171,11 +176,13 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             fetch<CLASS>(p, i);
     }
     const int arrivals = fed ? fed_arrivals(a.T) : 1; /* of a block at a gate */
+    int gates = 0;                                    /* before the phase */
 
 #pragma unroll 1
     for (int i = 0; i < a.n; i++) {
         const dev_phase &now = *(const dev_phase *)(phases + i % PHASES_KEPT * WORDS);
-        const gate_stop stop = { a.gate, i * gridDim.x * arrivals };
+        const bool given = fed && now.kind == PHASE_PRODUCT && now.u.s.takes;
+        const gate_stop stop = { a.gate, given ? 0 : gates * gridDim.x * arrivals };
 
         if (i + 1 < a.n && threadIdx.x < WORDS) {
             const uint4 *const from = (const uint4 *)(a.phase + i + 1) + threadIdx.x;
@@ -205,9 +212,9 @@ __device__ static __forceinline__ void program_body(const program_args &a)
                 if constexpr (!fed)
                     product_of<CLASS, NT>(p, now.u.s, now.form);
                 else if (now.form == DEV_B16 * 4)
-                    fed_phase<DEV_B16, NT>(p, ring, now.u.s, i % PHASES_KEPT, i + 1 < a.n);
+                    fed_phase<DEV_B16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
                 else
-                    fed_phase<DEV_H16, NT>(p, ring, now.u.s, i % PHASES_KEPT, i + 1 < a.n);
+                    fed_phase<DEV_H16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
             }
         }
         if constexpr (fed)
@@ -215,6 +222,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         /* of a product that is fed those arrive that end its tiles */
         if (i + 1 < a.n && (!fed || now.kind == PHASE_ATTN))
             arrive(a.gate, arrivals);
+        gates += !(fed && now.kind == PHASE_PRODUCT && now.u.s.gives);
     }
     if constexpr (fed)
         fed_mark<NT>(p, ring, ring.turn, a.T, { LAST, 0 });

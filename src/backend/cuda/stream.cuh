@@ -47,6 +47,7 @@ struct program {
     const uint32_t *lut;
     uint32_t full, empty; /* [SUM_BARRIERS] barriers: sums are there, were read */
     cursor ask;
+    unsigned tag;     /* of what the first phase takes, if it does */
     int slot;         /* of the stage that is used next */
     int turns[TEAMS]; /* tiles so far, in phases of 2^i teams */
 };

@@ -20,6 +20,8 @@
 #define bar_spin       ptx_bar_spin
 #define gate_arrive    ptx_gate_arrive
 #define gate_wait      ptx_gate_wait
+#define tagged_store   ptx_tagged_store
+#define tagged_wait    ptx_tagged_wait
 #define named_sync     ptx_named_sync
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
@@ -60,6 +62,8 @@
 #undef bar_spin
 #undef gate_arrive
 #undef gate_wait
+#undef tagged_store
+#undef tagged_wait
 #undef named_sync
 #undef named_arrive
 #undef tile_copy
@@ -94,6 +98,21 @@ static inline void copy_async8(uint32_t to, const void *from)
 template <int N> static inline void copy_wait()
 {
     copy_wait_for(N);
+}
+
+static inline void tagged_store(uint64_t *to, uint32_t data, unsigned tag)
+{
+    *to = data | (uint64_t)tag << 32;
+}
+
+template <int N>
+static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, unsigned tag)
+{
+    for (int i = 0; i < N; i++, from += step) {
+        for (int k = 0; k < 2; k++)
+            gate_wait((unsigned *)(from + k) + 1, tag);
+        data[i] = make_uint2((uint32_t)from[0], (uint32_t)from[1]);
+    }
 }
 
 /* c += a b, 16 x 16 by 16 x 8 (PTX ISA, mma.m16n8k16): lane 4 g + q has of a rows g and g + 8,
