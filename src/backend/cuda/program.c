@@ -164,15 +164,15 @@ static struct division divide(const struct cuda *b, const struct program *p)
 }
 
 /* Whether what phase i makes goes to the next one by tagged words: the input of a norm's product,
- * which has a place in shared memory. Never twice in a row: what is read must not be written yet.
- */
+ * which has a place in shared memory. Never twice in a row, nor where the next one adds to what
+ * this one writes: a gate must lie between. */
 static bool gives(const struct program *p, size_t i)
 {
     const struct stream_args *s = &p->phase[i].u.s, *next = &p->phase[i + 1].u.s;
 
     return p->class == CLASS_FED && i + 1 < p->n && p->phase[i].kind == PHASE_PRODUCT &&
            p->phase[i + 1].kind == PHASE_PRODUCT && s->n == 1 && s->norm && s->y16 && !s->place &&
-           !s->takes && next->x == s->y16 && next->ss == s->ss_out && next->kept &&
+           !s->takes && !next->add && next->x == s->y16 && next->ss == s->ss_out && next->kept &&
            s->kp16 == s->out[0].w.rows && s->kp16 == next->out[0].w.kp && s->kp16 <= PASS_COLS &&
            next->n_ss == s->tiles && s->tiles % 2 == 0;
 }
