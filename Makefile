@@ -156,7 +156,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 
 EMU      := $(BUILD)/tests/cuda_host
 EMU_DIR  := tests/backend/cuda_host
-EMU_CU   := attn decode encoder flash flash_wgmma gemm linear pack pick small stream train train_attn train_optim train_wgmma wide
+EMU_CU   := attn decode encoder flash flash_wgmma gemm linear pack pick small stream train train_attn train_optim train_wgmma wide wide_wgmma
 EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
             $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
 

@@ -14,7 +14,7 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
 /* Kernels that are not used unless asked for: by a call, before anything is computed, or by
  * PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
-    CUDA_TRY_WIDE = 1, /* "wide": products of 33 to 64 rows without widened copies of weights */
+    CUDA_TRY_WIDE = 1, /* "wide": before Hopper too, products of 33 to 64 rows from records */
     CUDA_TRY_MMA = 2,  /* "mma": attention of prompts and of training on Hopper by the kernels of
                           earlier   devices */
 };

@@ -127,6 +127,22 @@ struct driver {
     F(wide, wide_u6_8)                                                                             \
     F(wide, wide_n4_4)                                                                             \
     F(wide, wide_n4_8)                                                                             \
+    F(wide_wgmma, wgwide_u8_32)                                                                    \
+    F(wide_wgmma, wgwide_u8_64)                                                                    \
+    F(wide_wgmma, wgwide_u8_zeros_32)                                                              \
+    F(wide_wgmma, wgwide_u8_zeros_64)                                                              \
+    F(wide_wgmma, wgwide_u8_pair_32)                                                               \
+    F(wide_wgmma, wgwide_u8_pair_64)                                                               \
+    F(wide_wgmma, wgwide_u4_32)                                                                    \
+    F(wide_wgmma, wgwide_u4_64)                                                                    \
+    F(wide_wgmma, wgwide_u4_zeros_32)                                                              \
+    F(wide_wgmma, wgwide_u4_zeros_64)                                                              \
+    F(wide_wgmma, wgwide_u4_pair_32)                                                               \
+    F(wide_wgmma, wgwide_u4_pair_64)                                                               \
+    F(wide_wgmma, wgwide_u6_32)                                                                    \
+    F(wide_wgmma, wgwide_u6_64)                                                                    \
+    F(wide_wgmma, wgwide_n4_32)                                                                    \
+    F(wide_wgmma, wgwide_n4_64)                                                                    \
     CUDA_ATTNS(F, f32)                                                                             \
     CUDA_ATTNS(F, f16)                                                                             \
     CUDA_ATTNS(F, bf16)                                                                            \
@@ -226,7 +242,7 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 16,
+    MODULES = 17,
     PROGRAM_PHASES = 1024,
     /* the gate and claims, the last tag, tagged pairs of values and sums of squares */
     TAG_AT = (2 + PROGRAM_PHASES + 3) / 4 * 16,

@@ -115,7 +115,13 @@ struct wide_args {
     float *part;          /* [splits][T][tiles * 16]; NULL with one split */
     int *done;            /* [gridDim.x] splits that are there; zero before and after */
     int splits, per;
+    int units, each, stages; /* wide_wgmma.cu: parts of `each` tiles, and a ring's stages */
 };
+/* wide_wgmma.cu: tiles of a block at a time at most; threads, a warpgroup more than they take;
+ * bytes of a stage with n rows of x, and of all else. */
+enum { WIDE_TILES = 16, WIDE_WGMMA_THREADS = 32 * (WIDE_TILES + 4) };
+#define WIDE_STAGE(rec, cols, n, each) ((n) * (cols)*2 + (each) * (rec) + 16)
+#define WIDE_BESIDES(kind)             (1024 + ((kind) == DEV_N4 ? LUT_N4 : 0))
 
 /* PREP_F32: as it is, rounded when it is loaded (load_args). */
 enum prep_mode { PREP_BF16, PREP_F16, PREP_F32 };

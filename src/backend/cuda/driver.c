@@ -32,6 +32,7 @@ EMBED(train_attn);
 EMBED(train_optim);
 EMBED(train_wgmma);
 EMBED(wide);
+EMBED(wide_wgmma);
 
 enum {
     FILE_attn,
@@ -49,7 +50,8 @@ enum {
     FILE_train_attn,
     FILE_train_optim,
     FILE_train_wgmma,
-    FILE_wide
+    FILE_wide,
+    FILE_wide_wgmma
 };
 
 static const struct {
@@ -495,9 +497,11 @@ static int open_kernels(struct cuda *b, struct err *e)
     const void *const image[] = { cuda_attn,        cuda_decode,      cuda_encoder,     cuda_flash,
                                   cuda_flash_wgmma, cuda_gemm,        cuda_linear,      cuda_pack,
                                   cuda_pick,        cuda_small,       cuda_stream,      cuda_train,
-                                  cuda_train_attn,  cuda_train_optim, cuda_train_wgmma, cuda_wide };
+                                  cuda_train_attn,  cuda_train_optim, cuda_train_wgmma, cuda_wide,
+                                  cuda_wide_wgmma };
 
-    _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide + 1 == MODULES, "every file's code");
+    _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide_wgmma + 1 == MODULES,
+                   "every file's code");
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 

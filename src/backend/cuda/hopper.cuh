@@ -107,6 +107,7 @@ template <int N> __device__ static inline void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+#define REGS16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define REGS32                                                                                     \
     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
     "%25,%26,%27,%28,%29,%30,%31}"
@@ -140,6 +141,10 @@ __device__ static inline void hold(float (&d)[64])
 __device__ static inline void hold(float (&d)[32])
 {
     asm volatile("" : OUT32(d)::"memory");
+}
+__device__ static inline void hold(float (&d)[16])
+{
+    asm volatile("" : OUT16(d, 0)::"memory");
 }
 
 /* d [64][N] (+)= a b, both K-major, 16 values of the sum. A lane's share of d: that of mma.cuh, 16
@@ -216,5 +221,21 @@ __device__ static inline void wgmma_rs(float (&d)[32], const uint32_t *a, uint64
         WGMMA_RS("64", "bf16", REGS32, OUT32, "32", "33", "34", "35", "36", "37");
     else
         WGMMA_RS("64", "f16", REGS32, OUT32, "32", "33", "34", "35", "36", "37");
+}
+
+/* The same of f16, b K-major. */
+#define WGMMA_RK(n, regs, out, i0, i1, i2, i3, i4, i5)                                             \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i5 ", 0;\n"                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 " regs ", {%" i0 ",%" i1   \
+                 ",%" i2 ",%" i3 "}, %" i4 ", p, 1, 1, 0;\n}"                                      \
+                 : out                                                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add))
+__device__ static inline void wgmma_rk(float (&d)[16], const uint32_t *a, uint64_t b, bool add)
+{
+    WGMMA_RK("32", REGS16, OUT16(d, 0), "16", "17", "18", "19", "20", "21");
+}
+__device__ static inline void wgmma_rk(float (&d)[32], const uint32_t *a, uint64_t b, bool add)
+{
+    WGMMA_RK("64", REGS32, OUT32(d), "32", "33", "34", "35", "36", "37");
 }
 #endif

@@ -207,6 +207,81 @@ static void stream(struct cuda *b, const struct linear_out *out, size_t n, size_
 
 /* ---- products of some rows ---- */
 
+/* Room for the sums of parts of the columns, and who is done. */
+static bool part_room(struct cuda *b, struct wide_args *a, size_t groups)
+{
+    const size_t sums = (size_t)a->s.tiles * DEV_TILE * WIDE_ROWS;
+
+    if (a->splits == 1)
+        return true;
+    if (!cuda_room(b, &b->part, (size_t)a->splits * sums * sizeof(float)) ||
+        !cuda_room(b, &b->done, groups * sizeof(int)))
+        return false;
+    a->part = (float *)(uintptr_t)b->part.p;
+    a->done = (int *)(uintptr_t)b->done.p;
+    return true;
+}
+
+/* Into how many tiles and columns at a time wide_wgmma.cu cuts its work: what lets the blocks read
+ * least, each all of its own. The weights' shape and the device alone decide. */
+static void cut(const struct cuda *b, const struct dev_weight *d, struct wide_args *a)
+{
+    enum { ROWS = 32, MOST = 16, LEAST = 4 }; /* parts of the columns, records of one */
+    enum { BEGIN = 16 << 10 };                /* what beginning costs, in bytes */
+    const size_t records = (size_t)d->kp / record_cols(d), x = ROWS * record_cols(d) * 2;
+    size_t best = SIZE_MAX;
+
+    for (size_t each = 1; each <= WIDE_TILES; each++)
+        for (size_t splits = 1; splits <= MOST && (splits == 1 || records / splits >= LEAST);
+             splits++) {
+            const size_t per = over(records, splits);
+            const size_t units = over((size_t)a->s.tiles, each) * splits;
+            const size_t sums = splits > 1 ? each * DEV_TILE * ROWS * sizeof(float) * splits : 0;
+            const size_t cost =
+                over(units, b->sms) * (per * (each * (size_t)d->rec + x) + sums + BEGIN);
+
+            if (over(records, per) != splits || cost >= best)
+                continue;
+            best = cost;
+            a->each = (int)each;
+            a->splits = (int)splits;
+            a->per = (int)per;
+            a->units = (int)units;
+        }
+}
+
+static enum kernel wgmma_kernel(const struct dev_weight *d, size_t T)
+{
+    const enum kernel k = d->kind == DEV_U6   ? KERN_wgwide_u6_32
+                          : d->kind == DEV_N4 ? KERN_wgwide_n4_32
+                          : d->kind == DEV_U8 ? (d->pair    ? KERN_wgwide_u8_pair_32
+                                                 : d->zeros ? KERN_wgwide_u8_zeros_32
+                                                            : KERN_wgwide_u8_32)
+                          : d->pair           ? KERN_wgwide_u4_pair_32
+                          : d->zeros          ? KERN_wgwide_u4_zeros_32
+                                              : KERN_wgwide_u4_32;
+
+    return (enum kernel)((int)k + (T > 32));
+}
+
+/* By wide_wgmma.cu. */
+static void wide_wgmma(struct cuda *b, const struct dev_weight *d, struct wide_args *a)
+{
+    enum { STAGES = 8 };
+    const enum kernel k = wgmma_kernel(d, (size_t)a->s.T);
+
+    cut(b, d, a);
+    const size_t units = (size_t)a->units, rows = a->s.T <= 32 ? 32 : WIDE_ROWS;
+    const size_t besides = (size_t)WIDE_BESIDES(d->kind);
+    const size_t stage = WIDE_STAGE((size_t)d->rec, record_cols(d), rows, (size_t)a->each);
+    const size_t fit = (b->dynamic[k] - besides) / stage;
+
+    a->stages = (int)(fit < STAGES ? fit : STAGES);
+    if (part_room(b, a, units / (size_t)a->splits))
+        cuda_launch_with(b, k, units < b->sms ? units : b->sms, 1, 1, WIDE_WGMMA_THREADS,
+                         besides + stage * (size_t)a->stages, (void *[]){ a });
+}
+
 /* n outputs of one layout from x16, at most WIDE_ROWS rows. How columns are cut depends on the
  * weights and the device alone. */
 static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
@@ -217,24 +292,17 @@ static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t 
     const size_t groups = over((size_t)a.s.tiles, WIDE_WARPS);
     size_t splits = 2 * b->sms / groups; /* two blocks fit on a multiprocessor */
 
+    if (b->wgmma) {
+        wide_wgmma(b, d, &a);
+        return;
+    }
     splits = splits > records / 4 ? records / 4 : splits; /* what is begun has to be filled first */
     splits = splits ? splits : 1;
-    const size_t per = over(records, splits);
-
-    splits = over(records, per);
-    if (splits > 1) {
-        const size_t sums = (size_t)a.s.tiles * DEV_TILE * WIDE_ROWS;
-
-        if (!cuda_room(b, &b->part, splits * sums * sizeof(float)) ||
-            !cuda_room(b, &b->done, groups * sizeof(int)))
-            return;
-        a.part = (float *)(uintptr_t)b->part.p;
-        a.done = (int *)(uintptr_t)b->done.p;
-    }
-    a.splits = (int)splits;
-    a.per = (int)per;
-    cuda_launch_with(b, wide_kernel(d, T), groups, splits, 1, WIDE_WARPS * 32, wide_shared(d, T),
-                     (void *[]){ &a });
+    a.per = (int)over(records, splits);
+    a.splits = (int)over(records, (size_t)a.per);
+    if (part_room(b, &a, groups))
+        cuda_launch_with(b, wide_kernel(d, T), groups, (size_t)a.splits, 1, WIDE_WARPS * 32,
+                         wide_shared(d, T), (void *[]){ &a });
 }
 
 /* ---- products of many rows: cuBLASLt ---- */

@@ -132,13 +132,23 @@ template <int N> static inline void wgmma_f8(float (&d)[N], uint64_t a, uint64_t
     product_begin({ d, 2 * N, add, false, true, false, false, {}, a, b });
 }
 
-template <bool BF16, int N>
-static inline void wgmma_rs(float (&d)[N], const uint32_t *a, uint64_t b, bool add)
+/* a: in registers of the lane's quad. */
+static inline void product_begin_registers(wgmma_product p, const uint32_t *a)
 {
     const lane_words *all = warp_meet(a, 4);
-    wgmma_product p = { d, 2 * N, add, BF16, false, true, true, {}, 0, b };
 
     for (int q = 0; q < 4; q++)
         memcpy(p.a[q], all[threadIdx.x % 32 / 4 * 4 + q], sizeof(p.a[q]));
     product_begin(p);
+}
+
+template <bool BF16, int N>
+static inline void wgmma_rs(float (&d)[N], const uint32_t *a, uint64_t b, bool add)
+{
+    product_begin_registers({ d, 2 * N, add, BF16, false, true, true, {}, 0, b }, a);
+}
+
+template <int N> static inline void wgmma_rk(float (&d)[N], const uint32_t *a, uint64_t b, bool add)
+{
+    product_begin_registers({ d, 2 * N, add, false, false, false, true, {}, 0, b }, a);
 }

@@ -39,6 +39,7 @@
 #define wgmma_commit   ptx_wgmma_commit
 #define wgmma_wait     ptx_wgmma_wait
 #define wgmma_ss       ptx_wgmma_ss
+#define wgmma_rk       ptx_wgmma_rk
 #define wgmma_rs       ptx_wgmma_rs
 #define hold           ptx_hold
 #define __CUDA_ARCH_FEAT_SM90_ALL
@@ -81,6 +82,7 @@
 #undef wgmma_commit
 #undef wgmma_wait
 #undef wgmma_ss
+#undef wgmma_rk
 #undef wgmma_rs
 #undef hold
 #include "hopper.h"
