@@ -6,6 +6,8 @@
  * blocks of a program (stream.cu), which wait for one another, at the same time, in turns, on a
  * device of a few multiprocessors (EMULATED_MULTIPROCESSORS). kernels.cpp is compiled once for each
  * .cu file, and has what is PTX otherwise; cublas.c stands in for cuBLASLt.
+ * `make build/tests/cuda_host/puna` is the whole program over it, for small models (sft with -q: no
+ * yardstick of products).
  *
  * What it shows: results, on the shapes of the tests; barriers and shuffles that not all threads
  * come to, and waits that never end; memory read before it was written (it begins as NaN) and
