@@ -19,7 +19,7 @@ enum { LOADERS = WIDE_WGMMA_THREADS - WARPGROUP }; /* the first of those who bri
 template <int KIND, int N> struct wide_of {
     typedef kind_of<KIND> K;
     static constexpr int cols = K::blocks * 32, slab = N * SWIZZLE_ROW, x = N * cols * 2;
-    static constexpr int chunks = 32 * cols / 8 / WARP; /* of 8 values, a lane's of 32 rows of x */
+    static constexpr int chunks = N * cols / 8 / WARPGROUP; /* of 8 values, a thread's of x */
 };
 
 /* Where a block is: a unit's records. */
@@ -55,47 +55,55 @@ __device__ static inline void step(stage &g, int stages)
         g.slot = 0, g.parity ^= 1;
 }
 
-/* The records s of a unit's tiles, by one thread. One after the other: a loop over them is one over
- * lanes for each, too. */
-__device__ static inline void feed(const wide_args &a, const spot &p, uint32_t to, uint32_t bar,
-                                   int n_rec)
+/* Where a loading warp's tiles of a unit begin: every fourth. */
+enum { SHARE = WIDE_TILES / 4 };
+struct share {
+    const uint8_t *from[SHARE];
+    int n;
+};
+
+__device__ static inline void take_share(const wide_args &a, share &f, int unit, int n_rec)
 {
-    const int rec = a.s.out[0].w.rec, item = p.unit / a.splits * a.each;
-    const int n = min(a.each, a.s.tiles - item);
-    int tile, last;
-    const dev_out &out = out_of(a.s, item, &tile);
-    const bool one = &out == &out_of(a.s, item + n - 1, &last);
-    const uint8_t *const from = out.w.q + ((size_t)tile * n_rec + p.s) * rec;
-    const size_t apart = (size_t)n_rec * rec;
+    const int first = unit / a.splits * a.each, warp = threadIdx.x % WARPGROUP / WARP;
+    const int n = min(a.each, a.s.tiles - first);
 
-    bar_expect(bar, n * rec);
-    if (one) {
+    f.n = (n - warp + 3) / 4;
 #pragma unroll
-        for (int i = 0; i < WIDE_TILES; i++)
-            if (i < n)
-                bulk_copy_once(to + i * rec, from + i * apart, rec, bar);
-        return;
-    }
-    for (int i = 0; i < n; i++) {
-        const dev_out &its = out_of(a.s, item + i, &tile);
+    for (int k = 0; k < SHARE; k++)
+        if (k < f.n) {
+            int tile;
+            const dev_out &out = out_of(a.s, first + warp + 4 * k, &tile);
 
-        bulk_copy_once(to + i * rec, its.w.q + ((size_t)tile * n_rec + p.s) * rec, rec, bar);
-    }
+            f.from[k] = out.w.q + (size_t)tile * n_rec * out.w.rec;
+        }
 }
 
-/* A lane's chunks of 32 rows of x: columns 8 (lane % 4) .. of its blocks; rows beyond T are zeros. */
+/* Records s of them, by one thread. One at a time: loops over the copies of several would be a loop over
+ * lanes for each, which took 2 us a stage. */
+__device__ static inline void feed(const share &f, uint32_t to, uint32_t bar, int s, int rec)
+{
+    const int warp = threadIdx.x % WARPGROUP / WARP;
+
+    bar_expect(bar, f.n * rec);
+#pragma unroll
+    for (int k = 0; k < SHARE; k++)
+        if (k < f.n)
+            bulk_copy_once(to + (warp + 4 * k) * rec, f.from[k] + (size_t)s * rec, rec, bar);
+}
+
+/* A thread's chunks of x: of row i / 4 % 8 + 8 .., columns 8 (i % 4) of block ...; rows beyond T are
+ * zeros. */
 template <int KIND, int N>
-__device__ static inline void ask(uint4 (&v)[wide_of<KIND, N>::chunks], const wide_args &a, int s,
-                                  int rows)
+__device__ static inline void ask(uint4 (&v)[wide_of<KIND, N>::chunks], const wide_args &a, int s)
 {
     typedef wide_of<KIND, N> W;
-    const int lane = threadIdx.x % WARP, c = lane % 4;
+    const int i = threadIdx.x % WARPGROUP, c = i % 4;
 
 #pragma unroll
     for (int k = 0; k < W::chunks; k++) {
-        const int row = rows + lane / 4 + k % 4 * 8;
+        const int at = i / 4 + k * (WARPGROUP / 4), row = at % N, j = at / N;
         const uint16_t *const from =
-            a.s.x + (size_t)row * a.s.out[0].w.kp + (size_t)s * W::cols + 32 * (k / 4);
+            a.s.x + (size_t)row * a.s.out[0].w.kp + (size_t)s * W::cols + 32 * j;
 
         v[k] = make_uint4(0, 0, 0, 0);
         if (row >= a.s.T)
@@ -113,14 +121,14 @@ __device__ static inline void ask(uint4 (&v)[wide_of<KIND, N>::chunks], const wi
 /* To where they meet the codes of lane c: pairs 2 h and 2 h + 1 are its columns of product h of the
  * block, 2 c and 2 c + 8 on. */
 template <int KIND, int N>
-__device__ static inline void put(uint8_t *to, const uint4 (&v)[wide_of<KIND, N>::chunks], int rows)
+__device__ static inline void put(uint8_t *to, const uint4 (&v)[wide_of<KIND, N>::chunks])
 {
     typedef wide_of<KIND, N> W;
-    const int lane = threadIdx.x % WARP, c = lane % 4;
+    const int i = threadIdx.x % WARPGROUP, c = i % 4;
 
 #pragma unroll
     for (int k = 0; k < W::chunks; k++) {
-        const int row = rows + lane / 4 + k % 4 * 8, j = k / 4;
+        const int at = i / 4 + k * (WARPGROUP / 4), row = at % N, j = at / N;
         uint8_t *const slab = to + j / 2 * W::slab + 4 * c;
 
 #pragma unroll
@@ -129,43 +137,50 @@ __device__ static inline void put(uint8_t *to, const uint4 (&v)[wide_of<KIND, N>
     }
 }
 
-/* All that is read, by four warps: each has every fourth stage, and asks for its x as soon as it has
- * brought the last. (Where all of them brought a part of each, the fence of one stage waited for what
- * had been asked for the next: 1 us a stage.) */
+/* All that is read, by a warpgroup: x is asked for one or two records ahead, as registers allow. A warp
+ * arrives as one. */
 template <int KIND, int N>
 __device__ static inline void bring(const wide_args &a, uint8_t *shared, uint32_t records,
                                     uint32_t full, int n_rec)
 {
     typedef wide_of<KIND, N> W;
-    const int warp = threadIdx.x % WARPGROUP / WARP;
-    uint4 v[W::chunks];
-    spot p = { (int)blockIdx.x };
+    const int rec = a.s.out[0].w.rec;
+    constexpr int early = W::chunks <= 4 ? 2 : 1;
+    uint4 v[early][W::chunks];
+    spot here = { (int)blockIdx.x }, ahead = here;
     stage g = { 0, 0 };
-    bool more = enter(a, p, n_rec);
+    share mine;
+    int unit = -1;
+    bool on = enter(a, here, n_rec), more[early];
 
-    for (int i = 0; i < warp && more; i++, step(g, a.stages))
-        more = next(a, p, n_rec);
-    if (more)
-        ask<KIND, N>(v, a, p.s, 0);
-    while (more) {
-        bar_wait(full + 8 * (a.stages + g.slot), g.parity ^ 1);
-        if (elected())
-            feed(a, p, records + g.slot * a.each * a.s.out[0].w.rec, full + 8 * g.slot, n_rec);
-        __syncwarp();
+    enter(a, ahead, n_rec);
 #pragma unroll
-        for (int rows = 0; rows < N; rows += 32) {
-            if (rows)
-                ask<KIND, N>(v, a, p.s, rows);
-            put<KIND, N>(shared + g.slot * W::x, v, rows);
+    for (int k = 0; k < early; k++) {
+        more[k] = on = on && (k == 0 || next(a, ahead, n_rec));
+        if (on)
+            ask<KIND, N>(v[k], a, ahead.s);
+    }
+    while (more[0]) {
+#pragma unroll
+        for (int k = 0; k < early; k++) {
+            if (!more[k])
+                break;
+            if (unit != here.unit)
+                take_share(a, mine, unit = here.unit, n_rec);
+            bar_wait(full + 8 * (a.stages + g.slot), g.parity ^ 1);
+            if (elected())
+                feed(mine, records + g.slot * a.each * rec, full + 8 * g.slot, here.s, rec);
+            put<KIND, N>(shared + g.slot * W::x, v[k]);
+            fence_async();
+            __syncwarp();
+            if (threadIdx.x % WARP == 0)
+                bar_arrive(full + 8 * g.slot);
+            step(g, a.stages);
+            next(a, here, n_rec);
+            more[k] = on = on && next(a, ahead, n_rec);
+            if (on)
+                ask<KIND, N>(v[k], a, ahead.s);
         }
-        fence_async();
-        __syncwarp();
-        if (threadIdx.x % WARP == 0)
-            bar_arrive(full + 8 * g.slot);
-        for (int i = 0; i < 4 && more; i++, step(g, a.stages))
-            more = next(a, p, n_rec);
-        if (more)
-            ask<KIND, N>(v, a, p.s, 0);
     }
 }
 
@@ -345,7 +360,7 @@ __device__ static __forceinline__ void wide_body(const wide_args &a)
     }
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.stages; i++) {
-            bar_init(full + 8 * i, 2); /* records, and x */
+            bar_init(full + 8 * i, 2 * WARPGROUP / WARP); /* records, and x */
             bar_init(full + 8 * (a.stages + i), live / WARP);
         }
         bar_fence_init();
