@@ -1,7 +1,7 @@
-/* inputs.cuh - inputs of few rows as the library of a checkpoint's encoding rounds them (format/enc/act.h):
- * by the largest of a row or of a group of its columns, which is known only once all of them are there.
- * So every block of a program that multiplies by such rows does it for itself as it loads them: less
- * than one more wait of all blocks for one another would take. */
+/* inputs.cuh - inputs of few rows as the library of a checkpoint's encoding rounds them
+ * (format/enc/act.h): by the largest of a row or of a group of its columns, which is known only
+ * once all of them are there. So every block of a program that multiplies by such rows does it for
+ * itself as it loads them: less than one more wait of all blocks for one another would take. */
 #pragma once
 
 #include "backend/cuda/barrier.cuh"
@@ -25,13 +25,14 @@ __device__ static inline float4 times(const float4 &v, float by)
 }
 
 /* The largest that counts of four values and `max`. */
+template <bool CODES>
 __device__ static inline float largest(const load_args &l, const float4 &v, float max)
 {
     const float x[4] = { v.x, v.y, v.z, v.w };
 
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        max = fmaxf(max, act_magnitude(l.act, l.bound, x[i]));
+        max = fmaxf(max, CODES ? fabsf(x[i]) : act_magnitude(l.act, l.bound, x[i]));
     return max;
 }
 
@@ -42,15 +43,16 @@ __device__ static inline float warp_max(float v)
     return v;
 }
 
-/* Four values with the scale s in f16: E4M3 as its codes, which are worth s * HALF_BY, where `codes`
- * says so. */
-__device__ static inline uint2 rounded(const load_args &l, const float4 &v, float s, bool codes)
+/* Four values with the scale s in f16: E4M3 as its codes, which are worth s * HALF_BY, where CODES
+ * says so; `inverse` is 1 / s. */
+template <bool CODES>
+__device__ static inline uint2 rounded(const load_args &l, const float4 &v, float s, float inverse)
 {
     const float x[4] = { v.x, v.y, v.z, v.w };
     uint16_t y[4];
 
-    if (codes) {
-        const uint32_t q = four_f8(x, 1 / s);
+    if constexpr (CODES) {
+        const uint32_t q = four_f8(x, inverse);
 
         return make_uint2(half_pair(q, 0), half_pair(q, 1));
     }
@@ -60,18 +62,18 @@ __device__ static inline uint2 rounded(const load_args &l, const float4 &v, floa
     return make_uint2(y[0] | (uint32_t)y[1] << 16, y[2] | (uint32_t)y[3] << 16);
 }
 
-/* Rows first .. first + n of a's inputs, rounded, to `to` (row t at t * stride), zeros to the end of
- * the packed row, and what they are to be multiplied by to by[t]. All threads of a block; those that
- * read it wait for one another first. */
-__device__ static __noinline__ void load_rows(const stream_args &a, int first, int n, uint16_t *to,
-                                              int stride, float *by)
+/* load_rows() of one rule. CODES: whole rows in E4M3, the rule of FP8 checkpoints. It stands by
+ * itself because blocks run through this code once a product: with every rule in it, eight times
+ * unrolled, fetching it took more time than anything it does. */
+template <bool CODES>
+__device__ static __noinline__ void load_rows_as(const stream_args &a, int first, int n,
+                                                 uint16_t *to, int stride, float *by)
 {
     enum { KEPT = 8 }; /* of a thread, in registers: all of 16384 columns beside one row */
     __shared__ float part[2][STREAM_WARPS];
     const load_args l = a.load;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, packed = a.out[0].w.kp / 4;
-    const bool whole = l.group >= l.cols;
-    const bool codes = whole && (l.act == ACT_F8 || l.act == ACT_F8_STATIC);
+    const bool whole = CODES || l.group >= l.cols;
     const float4 none = { 0, 0, 0, 0 };
     int warps = STREAM_WARPS, turn = 0; /* warps: of a row */
 
@@ -95,25 +97,25 @@ __device__ static __noinline__ void load_rows(const stream_args &a, int first, i
 #pragma unroll
         for (int k = 0; k < KEPT; k++) {
             kept[k] = times(kept[k], norm);
-            max = largest(l, kept[k], max);
+            max = largest<CODES>(l, kept[k], max);
         }
         for (int i = in + KEPT * per; i < quads; i += per)
-            max = largest(l, times(x[i], norm), max);
+            max = largest<CODES>(l, times(x[i], norm), max);
         max = warp_max(max);
         if (lane == 0)
             part[turn][warp] = max;
         named_sync(WORKERS, STREAM_WARPS * WARP);
         for (int w = 0; w < warps; w++)
             max = fmaxf(max, part[turn][begin + w]);
-        const float s = act_scale(l.act, l.bound, l.scale, max);
+        const float s = act_scale(l.act, l.bound, l.scale, max), inverse = 1 / s;
         uint2 *row = (uint2 *)(to + (size_t)t * stride);
 
         /* columns of a group are those of a warp: no lane of it goes without the others */
         const auto put = [&](int i, const float4 &v) {
-            row[i] = rounded(l, v,
-                             whole ? s
-                                   : act_scale(l.act, l.bound, l.scale, warp_max(largest(l, v, 0))),
-                             codes);
+            row[i] = rounded<CODES>(
+                l, v,
+                whole ? s : act_scale(l.act, l.bound, l.scale, warp_max(largest<CODES>(l, v, 0))),
+                inverse);
         };
 
         if (!there)
@@ -125,8 +127,22 @@ __device__ static __noinline__ void load_rows(const stream_args &a, int first, i
         for (int i = in + KEPT * per; i < packed; i += per)
             put(i, i < quads ? times(x[i], norm) : none);
         if (in == 0)
-            by[t] = codes ? s * HALF_BY : 1;
+            by[t] = CODES ? s * HALF_BY : 1;
     }
+}
+
+/* Rows first .. first + n of a's inputs, rounded, to `to` (row t at t * stride), zeros to the end
+ * of the packed row, and what they are to be multiplied by to by[t]. All threads of a block; those
+ * that read it wait for one another first. */
+__device__ static inline void load_rows(const stream_args &a, int first, int n, uint16_t *to,
+                                        int stride, float *by)
+{
+    const load_args &l = a.load;
+
+    if (l.group >= l.cols && (l.act == ACT_F8 || l.act == ACT_F8_STATIC))
+        load_rows_as<true>(a, first, n, to, stride, by);
+    else
+        load_rows_as<false>(a, first, n, to, stride, by);
 }
 
 /* The same as a phase of its own, for blocks that have no room for so many rows. */
