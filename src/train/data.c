@@ -495,8 +495,16 @@ int data_read(struct data *d, const char *path, const struct data_cfg *cfg, stru
             rc = row_sft(&out, row, cfg, what, e);
     }
     json_decref(rows);
-    if (rc == 0 && out.n == 0)
-        rc = err_set(e, ERR_FORMAT, "%s: in none of %zu rows a token is asked", path, out.dropped);
+    if (rc == 0 && out.n == 0 && out.cut)
+        rc = err_set(e, ERR_FORMAT,
+                     "%s: none of %zu rows has a token to learn; %zu were cut at %zu tokens: raise "
+                     "--max-length",
+                     path, out.dropped, out.cut, cfg->max_length);
+    else if (rc == 0 && out.n == 0)
+        rc = err_set(e, ERR_FORMAT,
+                     "%s: none of %zu rows has a token to learn: an answer of one token at least "
+                     "after something is needed",
+                     path, out.dropped);
     if (rc)
         data_release(&out);
     else

@@ -68,10 +68,18 @@ def test_data(tmp):
          fails="record 3 has 1 fields, the header 2")
     bad = [({"a": 1}, "columns a; wanted are"), ({"input_ids": [1, 99999]}, "input_ids[1]"),
            ({"input_ids": [1, 2], "labels": [1]}, "1 labels for 2"),
-           ({"input_ids": [5]}, "a token is asked"), ({"text": 3}, "text is no text")]
+           ({"input_ids": [5]}, "none of 1 rows has a token to learn: an"),
+           ({"text": 3}, "text is no text")]
     for row, message in bad:
         puna("sft", MODEL, "--train-file", write_rows(f"{tmp}/bad.jsonl", [row]), "-o", f"{tmp}/d",
              *small, fails=message)
+    long = write_rows(f"{tmp}/long.jsonl", [{"text": "word " * 500}, {"text": "a b"}])
+    err = puna("sft", MODEL, "--train-file", long, "-o", f"{tmp}/d", *small,
+               "--max-length", 64).stderr
+    assert "1 were cut at --max-length" in err, err
+    late = write_rows(f"{tmp}/late.jsonl", [{"prompt": "word " * 500, "completion": "No."}])
+    puna("sft", MODEL, "--train-file", late, "-o", f"{tmp}/d", *small,
+         "--max-length", 64, fails="1 were cut at 64 tokens: raise --max-length")
 
 
 def test_refusals(tmp, rows, pairs):
