@@ -110,6 +110,10 @@ struct dora {
 };
 void train_dora_gain(struct ctx *c, const struct dora *d); /* where memory is the process's own */
 
+/* Op `columns`, where memory is the process's own. */
+void train_columns(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T, size_t r,
+                   size_t V);
+
 /* What learning makes of a row's loss: all zero changes nothing; the two do not go together. */
 struct loss_form {
     float

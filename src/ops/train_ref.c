@@ -158,11 +158,6 @@ void train_adafactor(struct ctx *c, const struct adamw *a, const struct adafacto
     free(by_row);
 }
 
-static void adafactor_ref(struct ctx *c, const struct adamw *a, const struct adafactor *p)
-{
-    train_adafactor(c, a, p);
-}
-
 /* Where head h of row t lies in a matrix of `heads` heads. */
 static size_t head_at(const struct attn_shape *s, size_t t, size_t heads, size_t h)
 {
@@ -314,8 +309,8 @@ static void cross_entropy_ref(struct ctx *c, float *nll, float *z, const int32_t
     }
 }
 
-static void columns_ref(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T,
-                        size_t r, size_t V)
+void train_columns(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T, size_t r,
+                   size_t V)
 {
     (void)c;
     for (size_t t = 0; t < T; t++)
@@ -356,11 +351,6 @@ void train_dora_gain(struct ctx *c, const struct dora *d)
         d->gain[o] = d->mag[o] * d->length[o];
         d->gain_less[o] = d->gain[o] - 1;
     }
-}
-
-static void dora_gain_ref(struct ctx *c, const struct dora *d)
-{
-    train_dora_gain(c, d);
 }
 
 static void col_scale_ref(struct ctx *c, float *y, const float *x, const float *by, size_t T,
@@ -504,6 +494,10 @@ static void swiglu_bwd_ref(struct ctx *c, float *dg, float *du, const float *dh,
     }
 }
 
+/* those that the CPU has too */
+#define adafactor_ref train_adafactor
+#define columns_ref   train_columns
+#define dora_gain_ref train_dora_gain
 const struct train_ops train_ops_ref = {
 #define OP(ret, name, args) .name = name##_ref,
 #include "ops/train.def"

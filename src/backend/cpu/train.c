@@ -703,15 +703,6 @@ static void scatter_cpu(struct ctx *c, float *y, const float *x, const int32_t *
         memcpy(y + (size_t)rows[i] * D, x + i * D, D * sizeof(*y));
 }
 
-static void columns_cpu(struct ctx *c, float *y, const float *w, const int32_t *ids, size_t T,
-                        size_t r, size_t V)
-{
-    (void)c;
-    for (size_t t = 0; t < T; t++)
-        for (size_t k = 0; k < r; k++)
-            y[t * r + k] = w[k * V + (size_t)ids[t]];
-}
-
 static void noise_cpu(struct ctx *c, float *x, size_t n, uint64_t first, double by, uint64_t seed)
 {
     (void)c;
@@ -726,7 +717,7 @@ const struct train_ops train_ops_cpu = {
     .attn_bwd = attn_bwd_cpu,
     .col_dot = col_dot_cpu,
     .col_scale = col_scale_cpu,
-    .columns = columns_cpu,
+    .columns = train_columns,
     .copy = copy_cpu,
     .cross_entropy = cross_entropy_cpu,
     .dora_gain = train_dora_gain,
