@@ -447,12 +447,12 @@ static void mat_bwd(struct net *n, const struct net_mat *m, float *dx, const flo
 /* ---- matrices that see one input x, with their pairs where these are joined ---- */
 
 /* y[i][T, rows] of each. */
-static void group_fwd(struct net *n, const struct net_layer *w, size_t k, float *const *y,
-                      const float *x, float *const *low, size_t T)
+static void group_fwd(struct net *n, struct net_layer *w, size_t k, float *const *y, const float *x,
+                      float *const *low, size_t T)
 {
     const struct net_group *g = &net_groups[k];
     const bool joined = n->joined[k] && n->adapters;
-    const struct net_mat *first = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first);
+    const struct net_mat *first = net_layer_mat(w, g->first);
 
     if (joined) {
         const size_t in = first->w.cols, all = g->count * first->a->rows;
@@ -460,7 +460,7 @@ static void group_fwd(struct net *n, const struct net_layer *w, size_t k, float 
         product(n, low[g->first], T, all, in, rows(x, in), own_cols(first->a->w, in), 1, false);
     }
     for (size_t i = 0; i < g->count; i++) {
-        const struct net_mat *m = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first + i);
+        const struct net_mat *m = net_layer_mat(w, g->first + i);
 
         if (joined)
             pair_out(n, m, y[i], x, low[g->first + i], g->count * m->a->rows, T, NULL);
@@ -470,14 +470,14 @@ static void group_fwd(struct net *n, const struct net_layer *w, size_t k, float 
 }
 
 /* From dy of each; dx = that of x, or NULL. */
-static void group_bwd(struct net *n, const struct net_layer *w, size_t k, float *dx,
-                      float *const *dy, const float *x, float *const *low, size_t T)
+static void group_bwd(struct net *n, struct net_layer *w, size_t k, float *dx, float *const *dy,
+                      const float *x, float *const *low, size_t T)
 {
     const struct net_group *g = &net_groups[k];
     const struct net_mat *m[NET_MATS] = { NULL };
 
     for (size_t i = 0; i < g->count; i++)
-        m[i] = net_layer_mat((struct net_layer *)(uintptr_t)w, g->first + i);
+        m[i] = net_layer_mat(w, g->first + i);
     if (!n->joined[k]) {
         for (size_t i = 0; i < g->count; i++)
             mat_bwd(n, m[i], dx, dy[i], x, low[g->first + i], T, i > 0);
@@ -586,7 +586,7 @@ static void norm_fwd(struct net *n, float *y, const float *x, const float *w, si
 static void layer_fwd(struct net *n, const struct net_batch *b, size_t l, struct net_saved *s,
                       float *y)
 {
-    const struct net_layer *w = &n->layer[l];
+    struct net_layer *w = &n->layer[l];
     const struct hparams *hp = n->m->hp;
     const struct attn_shape shape = shape_of(n, b);
     const size_t T = b->T;
@@ -620,7 +620,7 @@ static bool learns(const struct net_mat *m)
 static void layer_bwd(struct net *n, const struct net_batch *b, size_t l, const struct net_saved *s,
                       bool below)
 {
-    const struct net_layer *w = &n->layer[l];
+    struct net_layer *w = &n->layer[l];
     const struct hparams *hp = n->m->hp;
     const struct attn_shape shape = shape_of(n, b);
     const size_t T = b->T, D = (size_t)hp->dim, F = (size_t)hp->ffn;

@@ -207,6 +207,16 @@ static void weight_floats(float *to, const struct weight *w)
         weight_decode_row(to + r * w->cols, w, r);
 }
 
+/* p's values = those of the adapter's w. */
+static int take_values(const struct net *n, const struct param *p, const struct weight *w,
+                       struct err *e)
+{
+    float *values = values_begin(n, p);
+
+    weight_floats(values, w);
+    return values_end(n, p, values, e);
+}
+
 static const struct lora_pair *pair_of(const struct lora *l, size_t layer, size_t i)
 {
     return (const struct lora_pair *)((const char *)&l->layer[layer] + place[i].pair);
@@ -398,19 +408,14 @@ static int build_pair(struct net *n, struct net_mat *m, const char *module, size
         return -1;
     m->b->turn = turn;
     m->a->overwritten = m->b->overwritten = true;
-    float *a = values_begin(n, m->a);
-
-    if (p)
-        weight_floats(a, &p->a);
-    else
-        pair_random(a, m->a, n->cfg.seed, counter);
-    if (values_end(n, m->a, a, e))
-        return -1;
     if (p) {
-        float *b = values_begin(n, m->b);
+        if (take_values(n, m->a, &p->a, e) || take_values(n, m->b, &p->b, e))
+            return -1;
+    } else {
+        float *a = values_begin(n, m->a);
 
-        weight_floats(b, &p->b);
-        if (values_end(n, m->b, b, e))
+        pair_random(a, m->a, n->cfg.seed, counter);
+        if (values_end(n, m->a, a, e))
             return -1;
     }
     return n->cfg.dora ? build_dora(n, m, module, turn, p, e) : 0;
@@ -425,20 +430,12 @@ static int build_embed_pair(struct net *n, const struct lora_pair *p, uint64_t *
     if (learn(&m->a, n, xasprintf(form, 'A'), n->cfg.rank, m->w.rows, PARAM_SMALL, e) ||
         learn(&m->b, n, xasprintf(form, 'B'), m->w.cols, n->cfg.rank, PARAM_SMALL, e))
         return -1;
+    if (p)
+        return take_values(n, m->b, &p->b, e) || take_values(n, m->a, &p->a, e) ? -1 : 0;
     float *b = values_begin(n, m->b);
 
-    if (p)
-        weight_floats(b, &p->b);
-    else
-        normal_random(b, m->b, n->cfg.seed, counter);
-    if (values_end(n, m->b, b, e))
-        return -1;
-    if (!p)
-        return 0;
-    float *a = values_begin(n, m->a);
-
-    weight_floats(a, &p->a);
-    return values_end(n, m->a, a, e);
+    normal_random(b, m->b, n->cfg.seed, counter);
+    return values_end(n, m->b, b, e);
 }
 
 /* A norm that learns, from the adapter's values where it has some. */
