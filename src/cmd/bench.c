@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "backend/cpu/ceiling.h"
 #include "backend/cuda/cuda.h"
@@ -16,6 +15,7 @@
 #include "cmd/bench_products.h"
 #include "cmd/common.h"
 #include "cmd/opt.h"
+#include "cmd/samples.h"
 #include "engine/memory.h"
 
 struct bench_cfg {
@@ -67,21 +67,6 @@ struct bench {
     struct cuda_ceilings gpu;
 };
 
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* {"median", "best", "samples"} of tokens / seconds; sorts a copy. */
 static json_t *rates(double tokens, const double *seconds, size_t n)
 {
@@ -92,7 +77,7 @@ static json_t *rates(double tokens, const double *seconds, size_t n)
         r[i] = tokens / seconds[i];
         json_array_append_new(samples, json_real(r[i]));
     }
-    qsort(r, n, sizeof(*r), by_value);
+    samples_sort(r, n);
     json_t *j =
         json_pack("{s:f, s:f, s:o}", "median", n % 2 ? r[n / 2] : (r[n / 2 - 1] + r[n / 2]) / 2,
                   "best", r[n - 1], "samples", samples);
@@ -119,11 +104,11 @@ static int measure_prefill(struct bench *b, json_t *out, struct err *e)
         for (size_t i = 0; i < n; i++)
             ids[i] = random_token(b);
         session_cut(s, 0);
-        const double start = now();
+        const double start = seconds_now();
 
         rc = session_eval(s, ids, n, &logits, NULL, NULL, NULL, e);
         if (r > 0)
-            seconds[r - 1] = now() - start;
+            seconds[r - 1] = seconds_now() - start;
     }
     if (rc == 0)
         json_object_set_new(out, "prefill",
@@ -263,11 +248,11 @@ static int herd_rates(struct bench *b, struct herd *h, size_t first, size_t step
     int rc = herd_step(b, h, first, e);
 
     for (size_t r = 0; r < reps && rc == 0; r++) {
-        const double start = now();
+        const double start = seconds_now();
 
         for (size_t i = 0; i < steps && rc == 0; i++)
             rc = herd_step(b, h, first + i, e);
-        seconds[r] = now() - start;
+        seconds[r] = seconds_now() - start;
     }
     if (rc == 0)
         *out = rates((double)(h->n * steps), seconds, reps);
@@ -389,10 +374,10 @@ static int measure_depths(struct bench *b, json_t *out, struct err *e)
     json_object_set_new(out, "depths", list = json_array());
     while (rc == 0 && at < (size_t)last) {
         const size_t depth = (size_t)next_number("--depths", b->c->depths, &p, (size_t)last, e);
-        const double start = now();
+        const double start = seconds_now();
 
         rc = herd_prompt(b, &h, at, depth, e);
-        seconds += now() - start;
+        seconds += seconds_now() - start;
         at = depth;
         if (rc == 0 && (rc = herd_rates(b, &h, depth, steps, &r, e)) == 0)
             json_array_append_new(list, json_pack("{s:I, s:f, s:o, s:I}", "context",
@@ -428,27 +413,27 @@ static json_t *load_average(void)
 /* Opens the model and runs one token, as the first answer would. */
 static int measure_load(struct bench *b, const struct engine_opts *o, json_t *out, struct err *e)
 {
-    const double start = now();
+    const double start = seconds_now();
     struct session *s;
     const float *logits;
     const int32_t id = 0;
 
     if (engine_open_named(&b->g, b->c->model, o, e))
         return -1;
-    const double opened = now() - start;
+    const double opened = seconds_now() - start;
 
     if (session_new(&s, b->g, 256 < b->g->model->hp->ctx ? 256 : 0, e))
         return -1;
     const int rc = session_eval(s, &id, 1, &logits, NULL, NULL, NULL, e);
 
-    const double first = now() - start, settle = now();
+    const double first = seconds_now() - start, settle = seconds_now();
 
     session_free(s);
     engine_settle(b->g);
     json_object_set_new(out, "load",
                         json_pack("{s:s, s:f, s:f, s:f}", "mode",
                                   o->weights == WEIGHTS_COPY ? "copy" : "mmap", "model_s", opened,
-                                  "first_token_s", first, "settle_s", now() - settle));
+                                  "first_token_s", first, "settle_s", seconds_now() - settle));
     return rc;
 }
 

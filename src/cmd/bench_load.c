@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "cmd/samples.h"
 
 enum { LINE_MAX_BYTES = 1 << 20 };
 
@@ -41,14 +41,6 @@ struct shot {
     bool over, failed;
     char why[200];
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void shoot(struct run *r, double due);
 
@@ -164,7 +156,7 @@ static void take_event(struct shot *s, const json_t *j)
         s->cap = s->cap ? 2 * s->cap : 64;
         s->times = xrealloc(s->times, s->cap * sizeof(*s->times));
     }
-    s->times[s->n++] = now() - s->start;
+    s->times[s->n++] = seconds_now() - s->start;
 }
 
 static void take_line(struct shot *s, const char *p, size_t n)
@@ -215,11 +207,11 @@ static void end(struct shot *s)
     struct run *r = s->run;
 
     s->over = true;
-    s->end = now() - s->start;
+    s->end = seconds_now() - s->start;
     buf_release(&s->line);
     r->ended++;
     if (r->rate == 0 && r->sent < r->asked)
-        shoot(r, now());
+        shoot(r, seconds_now());
     if (r->ended == r->asked)
         event_base_loopexit(r->base, NULL);
 }
@@ -286,14 +278,14 @@ static void on_due(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    while (r->sent < r->asked && r->next <= now()) {
+    while (r->sent < r->asked && r->next <= seconds_now()) {
         const double u = rng_uniform(r->o->seed ^ 0x5EED, r->sent);
 
         shoot(r, r->next);
         r->next -= log(1 - u) / r->rate;
     }
     if (r->sent < r->asked) {
-        const double wait = r->next - now();
+        const double wait = r->next - seconds_now();
         const double s = wait > 1e-4 ? wait : 1e-4;
         const struct timeval t = { (time_t)s, (suseconds_t)((s - floor(s)) * 1e6) };
 
@@ -302,13 +294,6 @@ static void on_due(evutil_socket_t fd, short what, void *arg)
 }
 
 /* ---- sums ---- */
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
 
 /* Nearest rank. Sorts v. */
 static struct load_dist dist(double *v, size_t n)
@@ -319,7 +304,7 @@ static struct load_dist dist(double *v, size_t n)
 
     if (n == 0)
         return d;
-    qsort(v, n, sizeof(*v), by_value);
+    samples_sort(v, n);
     for (size_t i = 0; i < n; i++)
         d.mean += v[i] / (double)n;
     for (size_t i = 0; i < ARRAY_LEN(q); i++) {
@@ -445,14 +430,14 @@ int load_run(const struct load_opts *o, size_t clients, double rate, size_t requ
         err_set(e, ERR_MEMORY, "cannot start an event loop");
         goto done;
     }
-    r.began = r.next = now();
+    r.began = r.next = seconds_now();
     if (clients)
         while (r.sent < requests && r.sent < clients)
-            shoot(&r, now());
+            shoot(&r, seconds_now());
     else
         on_due(-1, 0, &r);
     event_base_dispatch(r.base);
-    out->wall_s = now() - r.began;
+    out->wall_s = seconds_now() - r.began;
     sum_up(&r, out);
     rc = 0;
 done:

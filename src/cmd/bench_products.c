@@ -3,10 +3,10 @@
 #include "cmd/bench_products.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "cmd/samples.h"
 #include "ops/backend.h"
 
 enum kind { QKV, O, GATE_UP, DOWN, KINDS };
@@ -97,14 +97,6 @@ static int room_new(struct room *r, struct ctx *c, size_t x, size_t y, struct er
     return -1;
 }
 
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 /* One kind's products of all layers, as a pass of their own, so that a device may record it. */
 static int run_kind(struct engine *g, enum kind kind, const struct room *r, const struct batch *b,
                     struct err *e)
@@ -128,13 +120,6 @@ static int run_kind(struct engine *g, enum kind kind, const struct room *r, cons
     return c->be->leave(c, &p, e);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Microseconds of a layer's products of that kind: the median. */
 static int time_kind(struct engine *g, enum kind kind, const struct room *r, const struct batch *b,
                      size_t reps, double *us, struct err *e)
@@ -144,13 +129,13 @@ static int time_kind(struct engine *g, enum kind kind, const struct room *r, con
     int rc = 0;
 
     for (size_t i = 0; i < WARM + reps && rc == 0; i++) {
-        const double start = now();
+        const double start = seconds_now();
 
         rc = run_kind(g, kind, r, b, e);
         if (i >= WARM)
-            s[i - WARM] = now() - start;
+            s[i - WARM] = seconds_now() - start;
     }
-    qsort(s, reps, sizeof(*s), by_value);
+    samples_sort(s, reps);
     *us = s[reps / 2] * 1e6 / (double)g->model->hp->layers;
     free(s);
     return rc;
