@@ -2,11 +2,6 @@
  * runs of rows for prompts, or a program's phase. */
 #include "backend/cuda/cuda_int.h"
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Whether decode.cu has a kernel for it. */
 static bool has_decode(const struct cuda *b, const struct op *o)
 {

@@ -16,7 +16,7 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
 enum cuda_try {
     CUDA_TRY_WIDE = 1, /* "wide": before Hopper too, products of 33 to 64 rows from records */
     CUDA_TRY_MMA = 2,  /* "mma": attention of prompts and of training on Hopper by the kernels of
-                          earlier   devices */
+                          earlier devices */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

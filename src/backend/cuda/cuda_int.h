@@ -10,6 +10,12 @@
 #include "backend/cuda/dev.h"
 #include "base/arena.h"
 
+/* a / b, rounded up. */
+static inline size_t over(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* The driver, opened at run time. cuda.h's macros give every name its version. */
 #define CUDA_FUNCTIONS(F)                                                                          \
     F(cuInit)                                                                                      \

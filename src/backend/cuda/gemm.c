@@ -1,11 +1,6 @@
 /* gemm.c - products of many rows by a kernel of our own (gemm.cu) instead of cuBLASLt. */
 #include "backend/cuda/cuda_int.h"
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 bool gemm_gated(struct cuda *b, const struct blas_product *p, uint16_t *y)
 {
     enum { FEWEST = 1024 }; /* rows from which it was seen to be faster than two and their gate */

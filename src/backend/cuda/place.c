@@ -11,11 +11,6 @@ _Static_assert((int)DEV_ENC_U8 == (int)ENC_U8 && (int)DEV_ENC_AWQ == (int)ENC_AW
 
 enum { MOST = 65535 }; /* the second axis of a grid */
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 static bool is_flat(enum enc e)
 {
     return e == ENC_NF4 || e == ENC_FP4;

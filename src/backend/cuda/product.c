@@ -5,11 +5,6 @@
 
 enum { THREADS = 256 };
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 struct gpu_room *input_next16(struct cuda *b)
 {
     return &b->x16[1 - b->cur];
@@ -282,27 +277,33 @@ static void wide_wgmma(struct cuda *b, const struct dev_weight *d, struct wide_a
                          besides + stage * (size_t)a->stages, (void *[]){ a });
 }
 
+/* By wide.cu. */
+static void wide_mma(struct cuda *b, const struct dev_weight *d, struct wide_args *a)
+{
+    const size_t T = (size_t)a->s.T, records = (size_t)d->kp / record_cols(d);
+    const size_t groups = over((size_t)a->s.tiles, WIDE_WARPS);
+    size_t splits = 2 * b->sms / groups; /* two blocks fit on a multiprocessor */
+
+    splits = splits > records / 4 ? records / 4 : splits; /* what is begun has to be filled first */
+    splits = splits ? splits : 1;
+    a->per = (int)over(records, splits);
+    a->splits = (int)over(records, (size_t)a->per);
+    if (part_room(b, a, groups))
+        cuda_launch_with(b, wide_kernel(d, T), groups, (size_t)a->splits, 1, WIDE_WARPS * 32,
+                         wide_shared(d, T), (void *[]){ a });
+}
+
 /* n outputs of one layout from x16, at most WIDE_ROWS rows. How columns are cut depends on the
  * weights and the device alone. */
 static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
 {
     const struct dev_weight *d = cuda_placed(out[0].w);
     struct wide_args a = { .s = product_stream(b, out, n, T, add) };
-    const size_t records = (size_t)d->kp / record_cols(d);
-    const size_t groups = over((size_t)a.s.tiles, WIDE_WARPS);
-    size_t splits = 2 * b->sms / groups; /* two blocks fit on a multiprocessor */
 
-    if (b->wgmma) {
+    if (b->wgmma)
         wide_wgmma(b, d, &a);
-        return;
-    }
-    splits = splits > records / 4 ? records / 4 : splits; /* what is begun has to be filled first */
-    splits = splits ? splits : 1;
-    a.per = (int)over(records, splits);
-    a.splits = (int)over(records, (size_t)a.per);
-    if (part_room(b, &a, groups))
-        cuda_launch_with(b, wide_kernel(d, T), groups, (size_t)a.splits, 1, WIDE_WARPS * 32,
-                         wide_shared(d, T), (void *[]){ &a });
+    else
+        wide_mma(b, d, &a);
 }
 
 /* ---- products of many rows: cuBLASLt ---- */

@@ -6,11 +6,6 @@
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 static enum dev_class class_of(const struct cuda *b, const struct dev_weight *w)
 {
     return w->kind == DEV_F8                        ? CLASS_F8

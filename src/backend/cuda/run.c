@@ -12,11 +12,6 @@
 
 enum { THREADS = 256, CHUNK = DEV_CHUNK };
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 const struct dev_weight *cuda_placed(const struct weight *w)
 {
     if (!w->placed)

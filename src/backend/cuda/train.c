@@ -14,11 +14,6 @@ enum {
     PART_BYTES = 64 << 20 /* of a matrix, decoded */
 };
 
-static size_t over(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 static float *floats(const struct gpu_room *r)
 {
     return (float *)(uintptr_t)r->p;
