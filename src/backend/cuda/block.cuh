@@ -10,14 +10,12 @@ __device__ static inline float block_sum(float v)
     __shared__ float part[WARP];
     const int lane = threadIdx.x % WARP;
 
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
+    v = warp_sum(v);
     if (lane == 0)
         part[threadIdx.x / WARP] = v;
     __syncthreads();
     v = lane < blockDim.x / WARP ? part[lane] : 0;
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
+    v = warp_sum(v);
     __syncthreads();
     return v;
 }
@@ -28,14 +26,12 @@ __device__ static inline float block_max(float v)
     __shared__ float part[WARP];
     const int lane = threadIdx.x % WARP;
 
-    for (int d = WARP / 2; d; d /= 2)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    v = warp_max(v);
     if (lane == 0)
         part[threadIdx.x / WARP] = v;
     __syncthreads();
     v = lane < blockDim.x / WARP ? part[lane] : 0;
-    for (int d = WARP / 2; d; d /= 2)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    v = warp_max(v);
     __syncthreads();
     return v;
 }

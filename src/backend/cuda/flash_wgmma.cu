@@ -345,27 +345,40 @@ __device__ static inline void weigh(float (&o)[SIZE / 2], const uint32_t (&p)[32
         wgmma_rs<BF16>(o, p + 4 * i, v + (uint64_t)(i * 16 * SWIZZLE_ROW >> 4), add || i > 0);
 }
 
+/* The eight queries of a tile that a thread brings in its turn k: row m, from value 8 c of it on. */
+struct eight_queries {
+    int m, c;
+    size_t from;
+    bool there;
+};
+
+template <int SIZE>
+__device__ static inline eight_queries queries_of(const flash_args &a, const tile &w, int wg, int k)
+{
+    const int group = a.H / a.K, i = threadIdx.x % WARPGROUP + k * WARPGROUP;
+    const int m = wg * 64 + i / (SIZE / 8), c = i % (SIZE / 8), token = m / group;
+
+    return { m, c, ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8,
+             token < w.n };
+}
+
 /* 64 rows of queries, scaled, to shared memory. */
 template <int SIZE, bool BF16>
 __device__ static inline void load_queries(const flash_args &a, const tile &w, uint8_t *to, int wg)
 {
-    const int group = a.H / a.K, thread = threadIdx.x % WARPGROUP;
-
 #pragma unroll
     for (int k = 0; k < SIZE / 16; k++) {
-        const int i = thread + k * WARPGROUP, r = i / (SIZE / 8), c = i % (SIZE / 8);
-        const int m = wg * 64 + r, token = m / group;
-        const size_t from =
-            ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8;
-        uint4 *const there = (uint4 *)(to + c / 8 * room<SIZE, false>::slab + swizzled(m, c % 8));
+        const eight_queries x = queries_of<SIZE>(a, w, wg, k);
+        uint4 *const there =
+            (uint4 *)(to + x.c / 8 * room<SIZE, false>::slab + swizzled(x.m, x.c % 8));
         float4 f[2] = {};
 
         if (a.q16) {
-            *there = token < w.n ? *(const uint4 *)(a.q16 + from) : make_uint4(0, 0, 0, 0);
+            *there = x.there ? *(const uint4 *)(a.q16 + x.from) : make_uint4(0, 0, 0, 0);
             continue;
         }
-        if (token < w.n)
-            f[0] = ((const float4 *)(a.q + from))[0], f[1] = ((const float4 *)(a.q + from))[1];
+        if (x.there)
+            f[0] = ((const float4 *)(a.q + x.from))[0], f[1] = ((const float4 *)(a.q + x.from))[1];
         *there =
             make_uint4(pair16<BF16>(f[0].x * a.scale, f[0].y * a.scale),
                        pair16<BF16>(f[0].z * a.scale, f[0].w * a.scale),
@@ -378,29 +391,24 @@ __device__ static inline void load_queries(const flash_args &a, const tile &w, u
 template <int SIZE>
 __device__ static inline void load_queries8(const flash_args &a, const tile &w, uint8_t *to, int wg)
 {
-    const int group = a.H / a.K, thread = threadIdx.x % WARPGROUP;
-
 #pragma unroll
     for (int k = 0; k < SIZE / 16; k++) {
-        const int i = thread + k * WARPGROUP, r = i / (SIZE / 8), c = i % (SIZE / 8);
-        const int m = wg * 64 + r, token = m / group;
-        const size_t from =
-            ((size_t)(w.t0 + token) * a.H + w.kh * group + m % group) * SIZE + c * 8;
-        uint8_t *const there = to + swizzled(m, c / 2) + c % 2 * 8;
+        const eight_queries x = queries_of<SIZE>(a, w, wg, k);
+        uint8_t *const there = to + swizzled(x.m, x.c / 2) + x.c % 2 * 8;
         uint32_t part[2][2];
         float v[8] = {};
 
-        if (token < w.n && a.q16) {
-            const uint4 q = *(const uint4 *)(a.q16 + from);
+        if (x.there && a.q16) {
+            const uint4 q = *(const uint4 *)(a.q16 + x.from);
             const uint32_t pair[4] = { q.x, q.y, q.z, q.w };
 
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 v[e] = f16_to_f32((uint16_t)(pair[e / 2] >> e % 2 * 16)) * QUERIES_UP;
-        } else if (token < w.n) {
+        } else if (x.there) {
 #pragma unroll
             for (int e = 0; e < 8; e++)
-                v[e] = a.q[from + e] * a.scale * QUERIES_UP;
+                v[e] = a.q[x.from + e] * a.scale * QUERIES_UP;
         }
 #pragma unroll
         for (int h = 0; h < 2; h++) {

@@ -181,22 +181,19 @@ __device__ static inline void wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, b
 }
 
 /* The same of E4M3, 32 values of the sum. */
+#define WGMMA_F8(n, regs, out, i0, i1, i2)                                                         \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i2 ", 0;\n"                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 " regs ", %" i0           \
+                 ", %" i1 ", p, 1, 1;\n}"                                                          \
+                 : out(d)                                                                          \
+                 : "l"(a), "l"(b), "r"((int)add))
 __device__ static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, bool add)
 {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 " REGS128
-                 ", %128, %129, p, 1, 1;\n}"
-                 : OUT128(d)
-                 : "l"(a), "l"(b), "r"((int)add));
+    WGMMA_F8("256", REGS128, OUT128, "128", "129", "130");
 }
-
 __device__ static inline void wgmma_f8(float (&d)[64], uint64_t a, uint64_t b, bool add)
 {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " REGS64
-                 ", %64, %65, p, 1, 1;\n}"
-                 : OUT64(d)
-                 : "l"(a), "l"(b), "r"((int)add));
+    WGMMA_F8("128", REGS64, OUT64, "64", "65", "66");
 }
 
 /* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */

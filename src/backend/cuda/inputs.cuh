@@ -36,30 +36,25 @@ __device__ static inline float largest(const load_args &l, const float4 &v, floa
     return max;
 }
 
-__device__ static inline float warp_max(float v)
-{
-    for (int d = WARP / 2; d; d /= 2)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
-    return v;
-}
-
 /* Four values with the scale s in f16: E4M3 as its codes, which are worth s * HALF_BY, where CODES
  * says so; `inverse` is 1 / s. */
 template <bool CODES>
 __device__ static inline uint2 rounded(const load_args &l, const float4 &v, float s, float inverse)
 {
     const float x[4] = { v.x, v.y, v.z, v.w };
-    uint16_t y[4];
 
     if constexpr (CODES) {
         const uint32_t q = four_f8(x, inverse);
 
         return make_uint2(half_pair(q, 0), half_pair(q, 1));
-    }
+    } else {
+        uint16_t y[4];
+
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        y[i] = to16(act_round(l.act, l.bound, s, x[i]), PREP_F16);
-    return make_uint2(y[0] | (uint32_t)y[1] << 16, y[2] | (uint32_t)y[3] << 16);
+        for (int i = 0; i < 4; i++)
+            y[i] = to16(act_round(l.act, l.bound, s, x[i]), PREP_F16);
+        return make_uint2(y[0] | (uint32_t)y[1] << 16, y[2] | (uint32_t)y[3] << 16);
+    }
 }
 
 /* load_rows() of one rule. CODES: whole rows in E4M3, the rule of FP8 checkpoints. It stands by

@@ -48,20 +48,6 @@ __device__ static inline size_t thread_of_grid()
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-__device__ static inline float warp_sum(float v)
-{
-    for (int d = WARP / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d);
-    return v;
-}
-
-__device__ static inline float warp_max(float v)
-{
-    for (int d = WARP / 2; d; d /= 2)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
-    return v;
-}
-
 /* Of all threads of the block; room is free again when this returns. */
 template <bool MAX> __device__ static inline float block_all(float v, float room[WARP])
 {

@@ -23,6 +23,21 @@
 
 enum { UNIT = 32, WARP = 32 };
 
+/* Of all lanes of a warp, to each of them. */
+__device__ static inline float warp_sum(float v)
+{
+    for (int d = WARP / 2; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+__device__ static inline float warp_max(float v)
+{
+    for (int d = WARP / 2; d; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
 __device__ static inline float scale_at(const dev_weight &w, size_t i)
 {
     const float s = w.scale_enc == DEV_ENC_F32   ? enc_loadf(w.scale + 4 * i)

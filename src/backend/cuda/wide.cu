@@ -8,7 +8,7 @@
  * ends last. How columns are cut depends on W alone, and so does the order of every sum: a row's result
  * is the same beside any others. */
 #include "backend/cuda/block.cuh"
-#include "backend/cuda/stream.cuh"
+#include "backend/cuda/wide.cuh"
 
 enum { THREADS = WIDE_WARPS * WARP };
 
@@ -39,45 +39,6 @@ __device__ static inline void fetch_record(uint32_t to, const uint8_t *from, int
 {
     for (int i = threadIdx.x % WARP * 16; i < rec; i += WARP * 16)
         copy_async(to + i, from + i);
-}
-
-/* Sum v of row t of x and row `row` of out. */
-__device__ static inline void end_sum(const stream_args &a, const dev_out &out, int t, int row, float v)
-{
-    float *y = out.y + (size_t)t * out.w.rows + row;
-
-    if (out.w.gs == 0)
-        v *= scale_at(out.w, row / out.w.row_group);
-    *y = a.add ? *y + v : v;
-}
-
-/* Where the sums of part `split` for row t of x are. */
-__device__ static inline float *part_at(const wide_args &a, int split, int t)
-{
-    return a.part + ((size_t)split * a.s.T + t) * a.s.tiles * DEV_TILE;
-}
-
-/* The parts of the columns of this block's tiles, by the block that is last. */
-__device__ static inline void add_parts(const wide_args &a)
-{
-    constexpr int rows = WIDE_WARPS * DEV_TILE;
-
-    for (int i = threadIdx.x; i < rows * a.s.T; i += THREADS) {
-        const int t = i / rows, r = blockIdx.x * rows + i % rows, item = r / DEV_TILE;
-        float v = 0;
-        int tile;
-
-        if (item >= a.s.tiles)
-            continue;
-        const dev_out &out = out_of(a.s, item, &tile);
-        const int row = tile * DEV_TILE + r % DEV_TILE;
-
-        if (row >= out.w.rows)
-            continue;
-        for (int s = 0; s < a.splits; s++)
-            v += part_at(a, s, t)[r];
-        end_sum(a.s, out, t, row, v);
-    }
 }
 
 template <int KIND, bool FINE, bool PAIR, int NT>
@@ -151,7 +112,7 @@ __device__ static __forceinline__ void wide_body(const wide_args &a)
                     end_sum(a.s, out, t, row, acc[n][i]);
             }
     if (a.splits > 1 && last_of(a.done + blockIdx.x, a.splits, blockDim.x))
-        add_parts(a);
+        add_parts(a, item - warp, min((int)WIDE_WARPS, a.s.tiles - (item - warp)), THREADS);
 }
 
 /* grid: (tiles / WIDE_WARPS, splits), 256 threads, shared memory: WIDE_SHARED */
