@@ -13,6 +13,7 @@ enum { SPAN = 1024 };
 struct attn_job {
     struct ctx *c;
     const struct cpu_kern *k;
+    attn_fn *prompt; /* that takes rows of prompts */
     float *y;
     const float *q;
     size_t H, layer, group, rows; /* query heads for each kv head; rows of a unit */
@@ -36,6 +37,12 @@ static size_t slots_of(const struct attn_job *j, size_t t)
     return (size_t)j->b->slot[t] + 1;
 }
 
+/* What computes row t. */
+static attn_fn *kernel_of(const struct attn_job *j, size_t t)
+{
+    return row_of_prompt(j->c, t) ? j->prompt : j->k->attn;
+}
+
 static void finish(const struct attn_job *j, size_t t, size_t h, const float *state)
 {
     const size_t hd = j->kv->head_dim;
@@ -46,7 +53,7 @@ static void finish(const struct attn_job *j, size_t t, size_t h, const float *st
         y[i] = state[i] * by;
 }
 
-/* rows t0 .. t0+n of one sequence, heads h .. h+m of kv head kh, slots from .. to */
+/* rows t0 .. t0+n of one sequence and kernel, heads h .. h+m of kv head kh, slots from .. to */
 static void span(const struct attn_job *j, size_t t0, size_t n, size_t h, size_t m, size_t from,
                  size_t to, float *const *state, float *room)
 {
@@ -62,7 +69,7 @@ static void span(const struct attn_job *j, size_t t0, size_t n, size_t h, size_t
     for (size_t i = 0; i < n * m; i++)
         query[i] = (struct attn_query){ j->q + ((t0 + i / m) * j->H + h + i % m) * hd, state[i],
                                         slots_of(j, t0 + i / m) - 1 };
-    j->k->attn(query, n * m, &s, room);
+    kernel_of(j, t0)(query, n * m, &s, room);
 }
 
 /* All spans of some rows of one sequence, one after the other. */
@@ -95,7 +102,8 @@ static void unit(const struct attn_job *j, size_t u, float *room)
 
     for (size_t t = first, n; t < end; t += n) {
         for (n = 1; t + n < end && j->b->seq[t + n] == j->b->seq[t] &&
-                    j->b->slot[t + n] > j->b->slot[t + n - 1];)
+                    j->b->slot[t + n] > j->b->slot[t + n - 1] &&
+                    kernel_of(j, t + n) == kernel_of(j, t);)
             n++;
         for (size_t i = 0; i < j->group; i += ATTN_QUERIES) {
             const size_t left = j->group - i;
@@ -171,6 +179,9 @@ void attn_cpu(struct ctx *c, float *y, const float *q, size_t H, const struct kv
     size_t slots = 0, longest = 0;
 
     BUG_ON(kv->head_dim > HEAD_MAX || H % K);
+    j.prompt = c->compute == COMPUTE_F32 ? NULL : cpu->k.attn_prompt[kv->enc];
+    if (!j.prompt)
+        j.prompt = cpu->k.attn;
     for (size_t t = 0; t < T; t++) {
         slots += slots_of(&j, t);
         longest = slots_of(&j, t) > longest ? slots_of(&j, t) : longest;

@@ -171,6 +171,7 @@ void cpu_kern_init(struct cpu_kern *k, unsigned flags)
         return;
     cpu_kern_amx(k);
     cpu_kern_q8_amx(k);
+    cpu_kern_attn_amx(k);
 #else
     (void)flags;
 #endif

@@ -178,6 +178,8 @@ struct attn_span {
     const int32_t *table;
 };
 
+typedef void attn_fn(const struct attn_query *q, size_t n, const struct attn_span *s, float *room);
+
 enum { ATTN_QUERIES = 128, ATTN_FEW = 8 }; /* most that share a block; those with lanes of four */
 #define ATTN_WIDTH(hd) (((hd) + 15) / 16 * 16)
 #define ATTN_STATE(hd) (ATTN_WIDTH(hd) + 16)
@@ -304,7 +306,9 @@ struct cpu_kern {
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     void (*swiglu)(float *h, const float *g, const float *u, size_t n);
     /* n queries over a span; room for ATTN_ROOM(hd) floats */
-    void (*attn)(const struct attn_query *q, size_t n, const struct attn_span *s, float *room);
+    attn_fn *attn;
+    /* the same in bf16, for rows of prompts (row_of_prompt); NULL = none for this cache */
+    attn_fn *attn_prompt[ENC_COUNT];
     /* the later of two spans into the earlier */
     void (*attn_merge)(float *state, const float *later, size_t hd);
     /* training (train.inc) */
@@ -377,5 +381,6 @@ void cpu_kern_exact_avx512(struct cpu_kern *k);
 void cpu_kern_exact_avx512_bf16(struct cpu_kern *k);
 void cpu_kern_amx(struct cpu_kern *k);
 void cpu_kern_q8_amx(struct cpu_kern *k);
+void cpu_kern_attn_amx(struct cpu_kern *k);
 
 #endif
