@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/cpus.h"
 #include "base/fault.h"
 #include "base/mem.h"
@@ -59,14 +59,6 @@ static void relax(void)
 #endif
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static bool gate_changed(struct gate *g, unsigned old)
 {
     return atomic_load_explicit(&g->word, memory_order_acquire) != old;
@@ -80,7 +72,7 @@ static void gate_wait(struct gate *g, unsigned old, bool crowded)
         relax();
     }
     if (!crowded) {
-        const int64_t end = now_ns() + SPIN_NS;
+        const int64_t end = clock_ns() + SPIN_NS;
 
         do {
             for (int i = 0; i < 16; i++) {
@@ -88,7 +80,7 @@ static void gate_wait(struct gate *g, unsigned old, bool crowded)
                     return;
                 relax();
             }
-        } while (now_ns() < end);
+        } while (clock_ns() < end);
     }
     /* The order "announce, then look" pairs with "change, then ask for sleepers" in
      * gate_open: one of the two sees the other. */

@@ -10,6 +10,7 @@
 
 #include "backend/cpu/ceiling.h"
 #include "backend/cuda/cuda.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "cmd/bench_products.h"
@@ -104,11 +105,11 @@ static int measure_prefill(struct bench *b, json_t *out, struct err *e)
         for (size_t i = 0; i < n; i++)
             ids[i] = random_token(b);
         session_cut(s, 0);
-        const double start = seconds_now();
+        const double start = clock_seconds();
 
         rc = session_eval(s, ids, n, &logits, NULL, NULL, NULL, e);
         if (r > 0)
-            seconds[r - 1] = seconds_now() - start;
+            seconds[r - 1] = clock_seconds() - start;
     }
     if (rc == 0)
         json_object_set_new(out, "prefill",
@@ -248,11 +249,11 @@ static int herd_rates(struct bench *b, struct herd *h, size_t first, size_t step
     int rc = herd_step(b, h, first, e);
 
     for (size_t r = 0; r < reps && rc == 0; r++) {
-        const double start = seconds_now();
+        const double start = clock_seconds();
 
         for (size_t i = 0; i < steps && rc == 0; i++)
             rc = herd_step(b, h, first + i, e);
-        seconds[r] = seconds_now() - start;
+        seconds[r] = clock_seconds() - start;
     }
     if (rc == 0)
         *out = rates((double)(h->n * steps), seconds, reps);
@@ -374,10 +375,10 @@ static int measure_depths(struct bench *b, json_t *out, struct err *e)
     json_object_set_new(out, "depths", list = json_array());
     while (rc == 0 && at < (size_t)last) {
         const size_t depth = (size_t)next_number("--depths", b->c->depths, &p, (size_t)last, e);
-        const double start = seconds_now();
+        const double start = clock_seconds();
 
         rc = herd_prompt(b, &h, at, depth, e);
-        seconds += seconds_now() - start;
+        seconds += clock_seconds() - start;
         at = depth;
         if (rc == 0 && (rc = herd_rates(b, &h, depth, steps, &r, e)) == 0)
             json_array_append_new(list, json_pack("{s:I, s:f, s:o, s:I}", "context",
@@ -413,27 +414,27 @@ static json_t *load_average(void)
 /* Opens the model and runs one token, as the first answer would. */
 static int measure_load(struct bench *b, const struct engine_opts *o, json_t *out, struct err *e)
 {
-    const double start = seconds_now();
+    const double start = clock_seconds();
     struct session *s;
     const float *logits;
     const int32_t id = 0;
 
     if (engine_open_named(&b->g, b->c->model, o, e))
         return -1;
-    const double opened = seconds_now() - start;
+    const double opened = clock_seconds() - start;
 
     if (session_new(&s, b->g, 256 < b->g->model->hp->ctx ? 256 : 0, e))
         return -1;
     const int rc = session_eval(s, &id, 1, &logits, NULL, NULL, NULL, e);
 
-    const double first = seconds_now() - start, settle = seconds_now();
+    const double first = clock_seconds() - start, settle = clock_seconds();
 
     session_free(s);
     engine_settle(b->g);
     json_object_set_new(out, "load",
                         json_pack("{s:s, s:f, s:f, s:f}", "mode",
                                   o->weights == WEIGHTS_COPY ? "copy" : "mmap", "model_s", opened,
-                                  "first_token_s", first, "settle_s", seconds_now() - settle));
+                                  "first_token_s", first, "settle_s", clock_seconds() - settle));
     return rc;
 }
 

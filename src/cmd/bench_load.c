@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -156,7 +157,7 @@ static void take_event(struct shot *s, const json_t *j)
         s->cap = s->cap ? 2 * s->cap : 64;
         s->times = xrealloc(s->times, s->cap * sizeof(*s->times));
     }
-    s->times[s->n++] = seconds_now() - s->start;
+    s->times[s->n++] = clock_seconds() - s->start;
 }
 
 static void take_line(struct shot *s, const char *p, size_t n)
@@ -207,11 +208,11 @@ static void end(struct shot *s)
     struct run *r = s->run;
 
     s->over = true;
-    s->end = seconds_now() - s->start;
+    s->end = clock_seconds() - s->start;
     buf_release(&s->line);
     r->ended++;
     if (r->rate == 0 && r->sent < r->asked)
-        shoot(r, seconds_now());
+        shoot(r, clock_seconds());
     if (r->ended == r->asked)
         event_base_loopexit(r->base, NULL);
 }
@@ -278,14 +279,14 @@ static void on_due(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    while (r->sent < r->asked && r->next <= seconds_now()) {
+    while (r->sent < r->asked && r->next <= clock_seconds()) {
         const double u = rng_uniform(r->o->seed ^ 0x5EED, r->sent);
 
         shoot(r, r->next);
         r->next -= log(1 - u) / r->rate;
     }
     if (r->sent < r->asked) {
-        const double wait = r->next - seconds_now();
+        const double wait = r->next - clock_seconds();
         const double s = wait > 1e-4 ? wait : 1e-4;
         const struct timeval t = { (time_t)s, (suseconds_t)((s - floor(s)) * 1e6) };
 
@@ -430,14 +431,14 @@ int load_run(const struct load_opts *o, size_t clients, double rate, size_t requ
         err_set(e, ERR_MEMORY, "cannot start an event loop");
         goto done;
     }
-    r.began = r.next = seconds_now();
+    r.began = r.next = clock_seconds();
     if (clients)
         while (r.sent < requests && r.sent < clients)
-            shoot(&r, seconds_now());
+            shoot(&r, clock_seconds());
     else
         on_due(-1, 0, &r);
     event_base_dispatch(r.base);
-    out->wall_s = seconds_now() - r.began;
+    out->wall_s = clock_seconds() - r.began;
     sum_up(&r, out);
     rc = 0;
 done:

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "cmd/samples.h"
@@ -129,11 +130,11 @@ static int time_kind(struct engine *g, enum kind kind, const struct room *r, con
     int rc = 0;
 
     for (size_t i = 0; i < WARM + reps && rc == 0; i++) {
-        const double start = seconds_now();
+        const double start = clock_seconds();
 
         rc = run_kind(g, kind, r, b, e);
         if (i >= WARM)
-            s[i - WARM] = seconds_now() - start;
+            s[i - WARM] = clock_seconds() - start;
     }
     samples_sort(s, reps);
     *us = s[reps / 2] * 1e6 / (double)g->model->hp->layers;

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/opt.h"
 #include "engine/memory.h"
@@ -135,21 +135,18 @@ static bool drawn;
 
 void progress_show(const char *what, size_t done, size_t total)
 {
-    static struct timespec last;
-    struct timespec t;
+    static double last;
     struct winsize w = { 0 };
     const char *term = getenv("TERM");
     char bar[31];
 
     if (!isatty(2) || total == 0 || !term || !strcmp(term, "dumb"))
         return;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    const double since =
-        (double)(t.tv_sec - last.tv_sec) + (double)(t.tv_nsec - last.tv_nsec) * 1e-9;
+    const double now = clock_seconds();
 
-    if (drawn && since < 0.1)
+    if (drawn && now - last < 0.1)
         return;
-    last = t;
+    last = now;
     drawn = true;
     const size_t full = done * (sizeof(bar) - 1) / total;
 

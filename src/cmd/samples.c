@@ -1,15 +1,6 @@
 #include "cmd/samples.h"
 
 #include <stdlib.h>
-#include <time.h>
-
-double seconds_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int by_value(const void *a, const void *b)
 {

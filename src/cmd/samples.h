@@ -4,8 +4,6 @@
 
 #include <stddef.h>
 
-/* Seconds of a clock that only goes forward. */
-double seconds_now(void);
 /* The least first. */
 void samples_sort(double *v, size_t n);
 

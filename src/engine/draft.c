@@ -3,8 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 enum {
@@ -26,14 +26,6 @@ struct draft {
     double row_s;                             /* of a text that is read */
     double pass_s;                            /* of a pass with a row for each answer */
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int new_ints(int32_t **p, size_t n, struct err *e)
 {
@@ -286,12 +278,12 @@ static int catch_up(struct draft *d, struct draft_ask *ask, size_t n, size_t lef
     struct rows p;
 
     for (lay_out(d, ask, n, &left, &p); p.rows; lay_out(d, ask, n, &left, &p)) {
-        const double began = now();
+        const double began = clock_seconds();
 
         if (forward(d, &p, e))
             return -1;
         if (p.rows >= LEAST_ROWS)
-            d->row_s = fade(d->row_s, (now() - began) / (double)p.rows);
+            d->row_s = fade(d->row_s, (clock_seconds() - began) / (double)p.rows);
         for (size_t i = 0; i < n; i++) {
             struct draft_ask *a = &ask[i];
 
@@ -307,7 +299,7 @@ static int catch_up(struct draft *d, struct draft_ask *ask, size_t n, size_t lef
 static int go_on(struct draft *d, struct draft_ask *ask, size_t n, struct err *e)
 {
     for (;;) {
-        const double began = now();
+        const double began = clock_seconds();
         struct rows p = { 0 };
 
         for (size_t i = 0; i < n; i++) {
@@ -319,7 +311,7 @@ static int go_on(struct draft *d, struct draft_ask *ask, size_t n, struct err *e
             return 0;
         if (forward(d, &p, e))
             return -1;
-        d->pass_s = fade(d->pass_s, now() - began);
+        d->pass_s = fade(d->pass_s, clock_seconds() - began);
         for (size_t i = 0; i < n; i++)
             if (ask[i].row != SIZE_MAX)
                 pick(d, &ask[i]);

@@ -1,7 +1,7 @@
 /* generate.c - the loop: logits, token, text, stop. */
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "engine/answer.h"
 #include "engine/draft.h"
 #include "engine/session_int.h"
@@ -19,14 +19,6 @@ const char *finish_name(enum finish f)
         return "cancelled";
     }
     return "stop";
-}
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 /* Hands over the text that a has let go since `from`, and the last token. */
@@ -65,7 +57,7 @@ static int take(struct answer *a, struct session *s, struct sampler *sampler, co
 static int loop(struct answer *a, struct session *s, struct sampler *sampler, struct err *e)
 {
     const struct gen_request *r = a->r;
-    const double start = now();
+    const double start = clock_seconds();
     int32_t guess[MAX_GUESS];
     const float *logits;
     size_t shown = 0, n = 0;
@@ -77,7 +69,7 @@ static int loop(struct answer *a, struct session *s, struct sampler *sampler, st
     rc = session_eval(s, r->prompt, r->n_prompt, &logits, r->cancel, r->on_progress, r->arg, e);
     if (rc < 0)
         return -1;
-    a->out->prompt_s = now() - start;
+    a->out->prompt_s = clock_seconds() - start;
     if (rc > 0) {
         a->out->finish = FINISH_CANCELLED;
         return 0;
@@ -87,7 +79,7 @@ static int loop(struct answer *a, struct session *s, struct sampler *sampler, st
         if (session_check(s, a->all.p[a->all.n - 1], guess, n, &logits, e))
             return -1;
     }
-    a->out->decode_s = now() - start - a->out->prompt_s;
+    a->out->decode_s = clock_seconds() - start - a->out->prompt_s;
     if (rc == 0) {
         answer_end(a);
         show(a, shown);

@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "base/turn.h"
@@ -11,14 +11,6 @@
 #include "engine/sched_int.h"
 
 enum { MAX_ACTIVE = 64, GPU_ACTIVE = 256, MAX_QUEUE = 1024, SCORE_ROWS = 64 };
-
-double sched_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- jobs ---- */
 
@@ -57,7 +49,7 @@ static struct job *job_new(const struct sched_request *r)
     j->kv.salt = r->salt ^ (r->adapter ? r->adapter->id : 0) * 0x9E3779B97F4A7C15u;
     j->drafts.kv.salt = r->salt; /* a drafter has no adapters */
     if (r->deadline > 0)
-        j->expires = sched_now() + r->deadline;
+        j->expires = clock_seconds() + r->deadline;
     return j;
 }
 
@@ -129,7 +121,7 @@ static void sweep(struct sched *s)
     s->stats.waiting = s->n_waiting;
     s->stats.kv_free = kvpool_available(s->pool) - kvpool_cached(s->pool);
     s->stats.kv_cached = kvpool_cached(s->pool);
-    s->last_step = sched_now();
+    s->last_step = clock_seconds();
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -197,7 +189,7 @@ static bool take_orders(struct sched *s)
     pthread_mutex_lock(&s->lock);
     while (!s->inbox && !s->n_cancel && !s->quit && s->n_active + s->n_waiting == 0) {
         s->busy = false;
-        s->last_step = sched_now();
+        s->last_step = clock_seconds();
         pthread_cond_broadcast(&s->idle);
         pthread_cond_wait(&s->wake, &s->lock);
     }
@@ -364,7 +356,7 @@ int sched_new(struct sched **out, struct engine *g, const struct sched_opts *o, 
         s->o.least = s->o.speculate;
     s->ahead = ahead_new(s->o.max_active);
     s->inbox_end = &s->inbox;
-    s->last_step = sched_now();
+    s->last_step = clock_seconds();
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wake, NULL);
     pthread_cond_init(&s->idle, NULL);
@@ -485,7 +477,7 @@ int sched_submit(struct sched *s, const struct sched_request *r, uint64_t *ticke
                      expected_wait(s, r->gen.n_prompt), s->o.max_wait_s, s->n_jobs);
     if (rc == 0) {
         *ticket = j->ticket = ++s->next_ticket;
-        j->submitted = sched_now();
+        j->submitted = clock_seconds();
         *s->inbox_end = j;
         s->inbox_end = &j->next;
         s->n_jobs++;
@@ -525,7 +517,7 @@ void sched_stats(struct sched *s, struct sched_stats *out)
     *out = s->stats;
     out->waiting = s->n_jobs - (s->stats.active < s->n_jobs ? s->stats.active : s->n_jobs);
     out->wait_s = expected_wait(s, 0);
-    out->last_step_s = s->busy ? sched_now() - s->last_step : 0;
+    out->last_step_s = s->busy ? clock_seconds() - s->last_step : 0;
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -119,7 +119,6 @@ struct sched {
     double last_step;
 };
 
-double sched_now(void);
 /* Seconds that a row of a prompt takes while many wait; 0 = nothing is known yet. */
 double sched_row_s(const struct sched *s);
 /* One pass. Only the engine thread calls it, without the lock. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/sched_int.h"
 
@@ -82,7 +83,7 @@ void job_fail(struct sched *s, struct job *j, const struct err *e)
 
 static void expire(struct sched *s, struct job *const *list, size_t n)
 {
-    const double now = sched_now();
+    const double now = clock_seconds();
 
     for (size_t i = 0; i < n; i++) {
         struct job *j = list[i];
@@ -220,7 +221,7 @@ static void admit(struct sched *s)
         j->done = found;
         if (!j->told) {
             j->cached = found;
-            j->admitted = sched_now();
+            j->admitted = clock_seconds();
         }
         j->active = true;
         /* a tenant that was away does not come back with a credit */
@@ -731,7 +732,7 @@ static size_t max_of(size_t a, size_t b)
 
 static void account(struct sched *s, double began)
 {
-    const double took = sched_now() - began;
+    const double took = clock_seconds() - began;
     size_t prompts = 0;
 
     for (size_t i = 0; i < s->n_active; i++)
@@ -860,7 +861,7 @@ void sched_step(struct sched *s)
         tell_all_late(s);
         return;
     }
-    const double began = sched_now();
+    const double began = clock_seconds();
 
     struct err e;
 

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/draft.h"
 #include "engine/memory.h"
@@ -297,7 +297,6 @@ int session_check(struct session *s, int32_t last, const int32_t *guess, size_t 
                   const float **logits, struct err *e)
 {
     int32_t ids[MAX_GUESS + 1] = { last };
-    struct timespec from, to;
 
     if (n == 0) {
         s->row_want[0] = 0;
@@ -307,12 +306,11 @@ int session_check(struct session *s, int32_t last, const int32_t *guess, size_t 
     for (size_t i = 0; i <= n; i++)
         s->row_want[i] = (int32_t)i;
     memcpy(ids + 1, guess, n * sizeof(*guess));
-    clock_gettime(CLOCK_MONOTONIC, &from);
+    const double from = clock_seconds();
+
     if (step(s, ids, n + 1, false, n + 1, s->checked, e))
         return -1;
-    clock_gettime(CLOCK_MONOTONIC, &to);
-    const double took =
-        (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9;
+    const double took = clock_seconds() - from;
 
     s->pass_s = s->pass_s > 0 ? 0.9 * s->pass_s + 0.1 * took : took;
     *logits = s->checked;

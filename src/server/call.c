@@ -5,6 +5,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "server/gen.h"
 #include "server/http_int.h"
@@ -32,7 +33,7 @@ static void log_call(const struct call *c)
     fprintf(stderr,
             "{\"time\":\"%s\",\"id\":\"%s\",\"route\":\"%s\",\"status\":%d,\"seconds\":%.6f,"
             "\"first_token_seconds\":%.6f,\"prompt_tokens\":%zu,\"answer_tokens\":%zu%s%.32s%s}\n",
-            when, c->id, c->route ? c->route->name : "-", c->status, server_now() - c->began,
+            when, c->id, c->route ? c->route->name : "-", c->status, clock_seconds() - c->began,
             first > 0 ? first - c->began : 0, in, out, *c->trace ? ",\"trace_id\":\"" : "",
             *c->trace ? c->trace + 3 : "", *c->trace ? "\"" : "");
 }
@@ -102,7 +103,7 @@ void call_new(struct server *s, struct evhttp_request *req)
     c->m = s->models;
     c->m->users++;
     c->req = req;
-    c->began = server_now();
+    c->began = clock_seconds();
     buf_init(&c->ignored, 400);
     c->next = h->calls;
     if (c->next)

@@ -15,6 +15,7 @@
 #include <strings.h>
 #include <sys/random.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "server/field.h"
@@ -181,7 +182,7 @@ static bool key_is_right(struct call *c)
 /* A key may send per_minute requests at once; then one for each of its minute's parts. */
 static bool has_turn(struct call *c)
 {
-    const double most = (double)c->s->o.per_minute, now = server_now();
+    const double most = (double)c->s->o.per_minute, now = clock_seconds();
     struct key *k = &c->s->http->keys[c->key];
 
     if (most <= 0)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "server/adapters.h"
@@ -34,7 +35,7 @@ void gen_arrive(struct letter *l)
         g->cached = ev->cached;
         g->queued_s = ev->queued_s;
     } else if (ev->kind == SCHED_TOKEN) {
-        const double now = server_now();
+        const double now = clock_seconds();
         struct metrics *m = c->s->metrics;
 
         if (g->n_tokens++ == 0) {
@@ -164,7 +165,7 @@ int gen_start(struct call *c, const struct sched_request *r, size_t index,
     g->stop_id = -1;
     if (r->score)
         g->prompt = copy(r->gen.prompt, r->gen.n_prompt * sizeof(*g->prompt));
-    g->began = server_now();
+    g->began = clock_seconds();
     buf_init(&g->text, TEXT_MAX);
     g->max_new = q.gen.max_new_tokens;
     g->seed = r->gen.sampling.seed;

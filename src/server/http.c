@@ -17,9 +17,9 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "server/adapters.h"
@@ -45,14 +45,6 @@ struct post {
     void (*fn)(void *arg);
     void *arg;
 };
-
-double server_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- mailbox ---- */
 
@@ -158,7 +150,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
             evbuffer_free(b);
         }
     }
-    if (h->draining && (h->n_calls == 0 || server_now() > h->drain_until))
+    if (h->draining && (h->n_calls == 0 || clock_seconds() > h->drain_until))
         event_base_loopexit(h->base, NULL);
 }
 
@@ -176,7 +168,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
         fprintf(stderr, "signal %d: no new requests; %zu are finished first (again to stop now)\n",
                 (int)sig, h->n_calls);
     h->draining = true;
-    h->drain_until = server_now() + s->o.drain_s;
+    h->drain_until = clock_seconds() + s->o.drain_s;
     evhttp_del_accept_socket(h->evhttp, h->sock);
     h->sock = NULL;
     for (struct served *m = s->models; m; m = m->next)
@@ -330,7 +322,7 @@ int server_run(struct server *s, void (*on_listen)(void *arg, int port), void *a
     int port = s->o.port, rc = -1;
 
     s->http = xcalloc(1, sizeof(*s->http));
-    s->started = server_now();
+    s->started = clock_seconds();
     if (!s->o.max_concurrent)
         s->o.max_concurrent = MAX_CONCURRENT;
     s->metrics = metrics_new(server_ctx(s, s->models));

@@ -139,7 +139,6 @@ int call_admit(struct call *c, struct err *e) MUST_USE;
 /* For gen.c: one of c's generations has ended. */
 void call_gen_ended(struct call *c);
 
-double server_now(void); /* monotonic seconds */
 /* Largest prompt + answer of one request to m, in tokens. */
 size_t server_ctx(const struct server *s, const struct served *m);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/kvpool.h"
 
@@ -111,7 +112,7 @@ void metrics_failed(struct metrics *m, enum failure why)
 
 void metrics_ended(struct metrics *m, const struct gen *g)
 {
-    const double now = server_now(), total = now - g->call->began;
+    const double now = clock_seconds(), total = now - g->call->began;
     const double checked = g->began - g->call->began, inference = now - g->began - g->queued_s;
     const double first = g->first_s - g->queued_s, later = inference - first;
 

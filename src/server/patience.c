@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "server/http.h"
 
@@ -60,7 +61,7 @@ static void on_bytes(struct evbuffer *b, const struct evbuffer_cb_info *info, vo
     if (info->n_added == 0)
         return;
     if (w->since == 0) {
-        w->since = server_now();
+        w->since = clock_seconds();
         remember(w->all, w);
     }
     w->got += info->n_added;
@@ -115,7 +116,7 @@ void patience_answering(struct patience *p, struct evhttp_connection *c, bool ye
     /* what has come already is of the next request: its time begins when this one is answered */
     w->answering = yes;
     w->got = evbuffer_get_length(bufferevent_get_input(b));
-    w->since = w->got ? server_now() : 0;
+    w->since = w->got ? clock_seconds() : 0;
 }
 
 static bool is_freed(const struct watched *w)
@@ -144,7 +145,7 @@ static void cut(const struct patience *p, const struct watched *w)
 
 void patience_tick(struct patience *p)
 {
-    const double now = server_now();
+    const double now = clock_seconds();
 
     for (struct watched **at = &p->first, *w; (w = *at);) {
         if (is_freed(w)) {

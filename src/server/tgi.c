@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -302,7 +303,7 @@ static json_t *details_of(const struct tgi *t, struct gen *g)
 
 static void headers(struct call *c, const struct tgi *t, const struct gen *g)
 {
-    const double total = server_now() - c->began, inference = total - g->queued_s - t->checked_s;
+    const double total = clock_seconds() - c->began, inference = total - g->queued_s - t->checked_s;
     size_t tokens = 0;
 
     call_header(c, "x-compute-type", "%s", "cpu");
@@ -454,7 +455,7 @@ static int start(struct call *c, struct tgi *t, struct err *e)
     if (tgi_read(t, &r.gen, &mem, c, c->body, e))
         return -1;
     r.adapter = t->adapter;
-    t->checked_s = server_now() - c->began;
+    t->checked_s = clock_seconds() - c->began;
     const uint64_t seed = r.gen.sampling.seed;
 
     for (size_t i = 0; i < t->best_of; i++) {

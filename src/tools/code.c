@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -158,14 +158,6 @@ struct exchange {
     bool closed; /* the reply pipe's other end is gone */
 };
 
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Reads some of what is there; false = the other end is closed. */
 static bool drain(int fd, struct capture *to, struct buf *reply)
 {
@@ -212,8 +204,8 @@ static bool complete(struct code *c, struct buf *reply)
 static enum code_end exchange(struct code *c, struct exchange *x)
 {
     struct sandbox *b = &c->box;
-    const double end = now() + c->limits.wall;
-    double look = now();
+    const double end = clock_seconds() + c->limits.wall;
+    double look = clock_seconds();
 
     while (!complete(c, &x->reply)) {
         struct pollfd p[4] = { { b->out, POLLIN, 0 },
@@ -223,12 +215,12 @@ static enum code_end exchange(struct code *c, struct exchange *x)
 
         if (x->closed)
             return CODE_DIED;
-        if (now() > end)
+        if (clock_seconds() > end)
             return CODE_TIMEOUT;
         if (x->out.total + x->err.total > c->limits.output)
             return CODE_OUTPUT;
-        if (now() > look + TICK_MS * 1e-3) {
-            look = now();
+        if (clock_seconds() > look + TICK_MS * 1e-3) {
+            look = clock_seconds();
             if (sandbox_memory(b) > c->limits.memory)
                 return CODE_MEMORY;
         }
@@ -362,7 +354,7 @@ static int no_sandbox(struct code *c, struct exchange *x, struct err *e)
 
 int code_run(struct code *c, const char *source, size_t n, struct code_result *r, struct err *e)
 {
-    const double began = now();
+    const double began = clock_seconds();
     const uint32_t len = (uint32_t)n;
     struct exchange x = { 0 };
     struct buf request;
@@ -394,6 +386,6 @@ int code_run(struct code *c, const char *source, size_t n, struct code_result *r
     buf_release(&x.reply);
     if (r->end > CODE_ERROR)
         end_session(c, r);
-    r->seconds = now() - began;
+    r->seconds = clock_seconds() - began;
     return 0;
 }

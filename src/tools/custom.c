@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -48,7 +49,7 @@ static int call_command(struct kit_tool *t, const json_t *args, const char *text
                         double seconds, struct tool_result *r, struct err *e)
 {
     const struct custom *c = t->own;
-    const double began = tools_now();
+    const double began = clock_seconds();
     struct proc p;
     struct buf out, said;
     enum proc_end end;

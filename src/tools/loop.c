@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/thread.h"
@@ -180,10 +181,10 @@ struct running {
 static void *run_call(void *arg)
 {
     struct running *c = arg;
-    const double began = tools_now();
+    const double began = clock_seconds();
 
     kit_call(c->l->kit, c->l->session, c->c->name, c->c->args.p, c->c->args.len, c->seconds, &c->r);
-    c->r.seconds = tools_now() - began;
+    c->r.seconds = clock_seconds() - began;
     return NULL;
 }
 
@@ -241,7 +242,7 @@ static int run_calls(const struct loop *l, const struct tool_answer *a, double e
             l->begun(l->arg, c[i].c, a->n);
     }
     for (size_t i = 0; i < a->n; i++) {
-        c[i].seconds = end - tools_now();
+        c[i].seconds = end - clock_seconds();
         if (c[i].denied)
             continue;
         c[i].threaded = a->n > 1 && thread_start(&c[i].thread, run_call, &c[i]) == 0;
@@ -277,7 +278,7 @@ static enum loop_end limit(const struct loop *l, const struct loop_result *r, do
 {
     return l->cancel && *l->cancel         ? LOOP_CANCELLED
            : r->steps >= l->limits.steps   ? LOOP_STEPS
-           : tools_now() >= end            ? LOOP_TIME
+           : clock_seconds() >= end        ? LOOP_TIME
            : r->tokens >= l->limits.tokens ? LOOP_TOKENS
                                            : LOOP_ANSWER;
 }
@@ -341,7 +342,7 @@ static int turn(const struct loop *l, json_t *messages, double end, bool *correc
 
 int tool_loop(const struct loop *l, json_t *messages, struct loop_result *out, struct err *e)
 {
-    const double end = tools_now() + l->limits.seconds;
+    const double end = clock_seconds() + l->limits.seconds;
     const size_t had = json_array_size(messages);
     bool corrected = false;
     int rc = 0;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -115,7 +116,7 @@ static void answer_server(struct mcp *m, const json_t *j)
 static int talk_process(struct mcp *m, const char *text, json_int_t id, double seconds,
                         json_t **result, struct err *e)
 {
-    const double end = tools_now() + seconds;
+    const double end = clock_seconds() + seconds;
     char *line = xasprintf("%s\n", text);
     const char *send = line;
     int rc = 0;

@@ -9,21 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
 
 extern char **environ;
-
-double tools_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void close_fd(int *fd)
 {
@@ -183,7 +175,7 @@ enum proc_end proc_talk(struct proc *p, const char *input, size_t n, bool last, 
         struct pollfd fd[3] = { { p->out, POLLIN, 0 },
                                 { p->err, POLLIN, 0 },
                                 { n ? p->in : -1, POLLOUT, 0 } };
-        const double left = end - tools_now();
+        const double left = end - clock_seconds();
 
         if (n == 0 && last)
             close_fd(&p->in);

@@ -30,6 +30,5 @@ enum proc_end proc_talk(struct proc *p, const char *input, size_t n, bool last, 
 void proc_status(char *text, size_t size, int status);
 
 /* Monotonic seconds. */
-double tools_now(void);
 
 #endif

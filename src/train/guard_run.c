@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -294,9 +294,8 @@ static int one_step(struct guard_run *r, struct err *e)
     const bool last = s.step == s.steps;
     const size_t before = r->at.tokens;
     struct guard_measures m;
-    struct timespec from, to;
+    const double from = clock_seconds();
 
-    clock_gettime(CLOCK_MONOTONIC, &from);
     gradients(r, &s);
     if (param_norm(params, r->c, r->op, &s.grad_norm, e))
         return -1;
@@ -317,11 +316,10 @@ static int one_step(struct guard_run *r, struct err *e)
                              .step = (int64_t)s.step };
 
     param_step(params, r->c, r->op, OPTIMISER_ADAMW, &a, t->seed);
-    clock_gettime(CLOCK_MONOTONIC, &to);
     r->at.step = s.step;
     s.tokens = r->at.tokens;
     s.epoch = (double)s.step / (double)r->at.steps_per_epoch;
-    s.seconds = (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9;
+    s.seconds = clock_seconds() - from;
     s.tokens_per_s = (double)(r->at.tokens - before) / s.seconds;
     if (r->held.rows.n && (last || s.step % every == 0)) {
         measure(r, &r->held, &m);

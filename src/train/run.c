@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -37,14 +37,6 @@ struct run {
     double mean, square; /* of the losses so far, the newer ones weigh more */
     size_t losses;
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 void train_note(const struct train_cfg *cfg, const char *fmt, ...)
 {
@@ -440,7 +432,7 @@ static int one_step(struct run *r, size_t step, struct err *e)
 {
     const struct train_cfg *cfg = r->cfg;
     struct train_step s = { .step = step + 1, .steps = r->at.steps };
-    const double from = now();
+    const double from = clock_seconds();
     const size_t before = r->step.tokens;
     const double met = r->step.met;
     const bool last = step + 1 == r->at.steps;
@@ -454,7 +446,7 @@ static int one_step(struct run *r, size_t step, struct err *e)
     r->at.step = s.step;
     r->at.tokens = r->step.tokens;
     s.epoch = (double)(step + 1) / (double)r->plan.steps_per_epoch;
-    s.seconds = now() - from;
+    s.seconds = clock_seconds() - from;
     s.tokens_per_s = (double)(r->step.tokens - before) / s.seconds;
     if (cfg->peak > 0) {
         s.mfu = operations(r, r->step.tokens - before) / s.seconds / cfg->peak;

@@ -3,18 +3,10 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "backend/cpu/cpu.h"
+#include "base/clock.h"
 #include "base/mem.h"
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static double fp32_generic(size_t n)
 {
@@ -92,10 +84,10 @@ static int read_rate(double *out, struct team *t, size_t bytes, int reps, int ad
     *out = 0;
     for (int r = 0; r < 2 * reps; r++) {
         j.ahead = r % 2 ? 2048 : 0;
-        const double start = now();
+        const double start = clock_seconds();
 
         team_run(t, read_part, &j);
-        const double rate = (double)bytes / (now() - start);
+        const double rate = (double)bytes / (clock_seconds() - start);
 
         *out = rate > *out ? rate : *out;
     }
@@ -136,10 +128,10 @@ static double peak(struct team *t, double (*fn)(size_t), int reps)
 
     for (int r = 0; fn && r < reps; r++) {
         double ops = 0;
-        const double start = now();
+        const double start = clock_seconds();
 
         team_run(t, peak_part, &j);
-        const double took = now() - start;
+        const double took = clock_seconds() - start;
 
         for (int i = 0; i < team_size(t) && (size_t)i < ARRAY_LEN(j.ops); i++)
             ops += j.ops[i];
