@@ -4,36 +4,30 @@
 #include "backend/cuda/barrier.cuh"
 #include "backend/cuda/unit.cuh"
 
-/* The sum of a block's values, to all of its threads. */
-__device__ static inline float block_sum(float v)
+/* The sum, or the largest, of a block's values, to all of its threads. */
+template <bool MAX> __device__ static inline float block_all(float v)
 {
     __shared__ float part[WARP];
     const int lane = threadIdx.x % WARP;
 
-    v = warp_sum(v);
+    v = MAX ? warp_max(v) : warp_sum(v);
     if (lane == 0)
         part[threadIdx.x / WARP] = v;
     __syncthreads();
-    v = lane < blockDim.x / WARP ? part[lane] : 0;
-    v = warp_sum(v);
-    __syncthreads();
+    v = lane < blockDim.x / WARP ? part[lane] : MAX ? -INFINITY : 0;
+    v = MAX ? warp_max(v) : warp_sum(v);
+    __syncthreads(); /* part is free again */
     return v;
 }
 
-/* The largest of a block's values, none of which is negative, to all of its threads. */
+__device__ static inline float block_sum(float v)
+{
+    return block_all<false>(v);
+}
+
 __device__ static inline float block_max(float v)
 {
-    __shared__ float part[WARP];
-    const int lane = threadIdx.x % WARP;
-
-    v = warp_max(v);
-    if (lane == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    v = lane < blockDim.x / WARP ? part[lane] : 0;
-    v = warp_max(v);
-    __syncthreads();
-    return v;
+    return block_all<true>(v);
 }
 
 /* Whether all other of `splits` blocks, which `done` counts, have come here already, and what they

@@ -1,6 +1,7 @@
 /* train.cu - training (ops/train.def): gradients, and attention over rows that lie end to end. Every sum has one owner and one order: no atomics, the same bits each time.
  *
  * Activations are float32 or bf16: a kernel of both is a template, NAME_f32 and NAME_b16. */
+#include "backend/cuda/block.cuh"
 #include "backend/cuda/mma.cuh"
 #include "backend/cuda/train_act.cuh"
 #include "backend/cuda/train_dev.h"
@@ -76,7 +77,6 @@ __device__ static inline void scaled_eight(float (&v)[8], const uint4 &x, const 
 extern "C" __global__ void train_f8(const __grid_constant__ train_f8_args a)
 {
     enum { STEP = 8 * 256, KEPT = 7 }; /* what lies behind is read twice */
-    __shared__ float room[WARP];
     const uint16_t *x = a.x + (size_t)blockIdx.x * a.cols;
     uint8_t *y = a.y + (size_t)blockIdx.x * a.kp;
     const int first = 8 * threadIdx.x;
@@ -101,7 +101,7 @@ extern "C" __global__ void train_f8(const __grid_constant__ train_f8_args a)
         for (int e = 0; e < 8; e++)
             max = fmaxf(max, fabsf(v[e]));
     }
-    max = block_all<true>(max, room);
+    max = block_max(max);
     const float s = a.by ? (max > 0 ? max / F8_E4M3_MAX : 1) : act_scale(ACT_F8, a.bound, 0, max);
     const float one = 1 / s;
 
@@ -324,7 +324,6 @@ BOTH(train_embed, embed_bwd,
 template <int N>
 __device__ static inline void norm_fwd(uint16_t *y, const uint16_t *x, const float *w, int D, float eps)
 {
-    __shared__ float room[WARP];
     const size_t at = (size_t)blockIdx.x * D;
     float xx = 0, v[N], u[N];
 
@@ -334,7 +333,7 @@ __device__ static inline void norm_fwd(uint16_t *y, const uint16_t *x, const flo
         for (int k = 0; k < N; k++)
             xx += v[k] * v[k];
     }
-    const float r = 1 / sqrtf(block_all<false>(xx, room) / (float)D + eps);
+    const float r = 1 / sqrtf(block_sum(xx) / (float)D + eps);
 
     for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
         load_n(v, x + at + i);
@@ -356,7 +355,6 @@ template <class T, int N>
 __device__ static inline void norm_row(T *dx, float *r_out, const T *dy, const T *x, const float *w,
                                        int D, float eps)
 {
-    __shared__ float room[WARP];
     const size_t at = (size_t)blockIdx.x * D;
     float xx = 0, dx_x = 0, vx[N], vy[N], vw[N], vd[N];
 
@@ -370,8 +368,8 @@ __device__ static inline void norm_row(T *dx, float *r_out, const T *dy, const T
             dx_x += vy[k] * vw[k] * vx[k];
         }
     }
-    xx = block_all<false>(xx, room);
-    dx_x = block_all<false>(dx_x, room);
+    xx = block_sum(xx);
+    dx_x = block_sum(dx_x);
     const float r = 1 / sqrtf(xx / (float)D + eps), by = r * r * r / (float)D * dx_x;
 
     for (int i = threadIdx.x * N; i < D; i += blockDim.x * N) {
@@ -610,7 +608,6 @@ template <class T, int N>
 __device__ static inline void entropy_row(float *nll, T *z, const int32_t *label, const float *coef,
                                           float smooth, int dft, int V)
 {
-    __shared__ float room[WARP];
     const int t = blockIdx.x;
     float max = -INFINITY, sum = 0, total = 0, v[N];
 
@@ -632,9 +629,9 @@ __device__ static inline void entropy_row(float *nll, T *z, const int32_t *label
             total += v[k];
         }
     }
-    const float all = block_all<true>(max, room);
+    const float all = block_max(max);
 
-    sum = block_all<false>(max == -INFINITY ? 0 : sum * expf(max - all), room);
+    sum = block_sum(max == -INFINITY ? 0 : sum * expf(max - all));
     const float mine = get(z + own), loss = all - mine + logf(sum);
 
     if (!coef) {
@@ -646,7 +643,7 @@ __device__ static inline void entropy_row(float *nll, T *z, const int32_t *label
     const float each = c * smooth / (float)V;
 
     if (smooth > 0)
-        total = block_all<false>(total, room);
+        total = block_sum(total);
     if (threadIdx.x == 0)
         nll[t] = p * (loss + (smooth > 0 ? smooth * (mine - total / (float)V) : 0));
     __syncthreads(); /* z[own] is read */

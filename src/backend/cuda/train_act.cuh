@@ -48,21 +48,6 @@ __device__ static inline size_t thread_of_grid()
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-/* Of all threads of the block; room is free again when this returns. */
-template <bool MAX> __device__ static inline float block_all(float v, float room[WARP])
-{
-    const int lane = threadIdx.x % WARP;
-
-    v = MAX ? warp_max(v) : warp_sum(v);
-    if (lane == 0)
-        room[threadIdx.x / WARP] = v;
-    __syncthreads();
-    v = lane < blockDim.x / WARP ? room[lane] : MAX ? -INFINITY : 0;
-    v = MAX ? warp_max(v) : warp_sum(v);
-    __syncthreads();
-    return v;
-}
-
 /* Neighbours; eight of them begin at a multiple of 16 bytes. */
 template <class T> __device__ static inline void load_n(float (&v)[1], const T *p)
 {

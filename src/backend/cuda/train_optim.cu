@@ -1,5 +1,6 @@
 /* train_optim.cu - the optimisers' steps and the norm of gradients. Every sum has one owner and one
  * order: no atomics, the same bits each time. */
+#include "backend/cuda/block.cuh"
 #include "backend/cuda/mma.cuh"
 #include "backend/cuda/train_act.cuh"
 #include "backend/cuda/train_dev.h"
@@ -313,7 +314,6 @@ __device__ static inline float gradient_of(const train_factor_args &p, size_t i)
 /* Means of squares by row. grid: rows, 256 threads */
 extern "C" __global__ void train_factor_rows(const __grid_constant__ train_factor_args p)
 {
-    __shared__ float room[WARP];
     const size_t at = (size_t)blockIdx.x * p.cols;
     float s = 0;
 
@@ -322,7 +322,7 @@ extern "C" __global__ void train_factor_rows(const __grid_constant__ train_facto
 
         s += g * g + TRAIN_LEAST_SQUARE;
     }
-    s = block_all<false>(s, room);
+    s = block_sum(s);
     if (threadIdx.x == 0)
         p.row[blockIdx.x] = p.beta2 * p.row[blockIdx.x] + p.rest2 * (s / (float)p.cols);
 }
