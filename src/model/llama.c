@@ -14,7 +14,8 @@ struct acts {
     float *g, *u;         /* [T, F] gate, then its product with up; up */
     float *last;          /* [T, D] rows that want logits */
     size_t max_rows;
-    float *low; /* [T, max_rank] inputs of an adapter's B */
+    int32_t *wanted; /* [3 * max_rows] pos, slot and seq of those rows; owned */
+    float *low;      /* [T, max_rank] inputs of an adapter's B */
     size_t max_rank;
     struct ctx *on; /* whose memory it is */
     void *slab;
@@ -47,6 +48,7 @@ int acts_new(struct acts **out, const struct model *m, struct ctx *c, size_t max
     float *p = a->slab;
 
     a->max_rows = max_rows;
+    a->wanted = xcalloc(3 * max_rows + 1, sizeof(*a->wanted));
     a->x = p, p += D * max_rows;
     a->n = p, p += D * max_rows;
     a->last = p, p += D * max_rows;
@@ -66,6 +68,7 @@ void acts_free(struct acts *a)
         return;
     a->on->be->release(a->on, a->slab, a->slab_bytes);
     a->on->be->release(a->on, a->low, a->max_rank * a->max_rows * sizeof(float));
+    free(a->wanted);
     free(a);
 }
 
@@ -153,10 +156,9 @@ static void norm_fwd(struct ctx *c, const struct model *m, const struct batch *b
     }
 }
 
-/* y = attention(rope(q), rope(k), v), q k v from rmsnorm(x); where no row is wanted any more, only
- * the cache's share of it. */
+/* y = attention(rope(q), rope(k), v), q k v from rmsnorm(x). */
 static void attn_fwd(struct ctx *c, const struct model *m, const struct layer *w, struct acts *a,
-                     const struct kv_cache *kv, size_t l, const struct pass *p, bool wanted)
+                     const struct kv_cache *kv, size_t l, const struct pass *p)
 {
     const struct hparams *hp = m->hp;
     const size_t H = (size_t)hp->heads, K = (size_t)hp->kv_heads, hd = (size_t)hp->head_dim;
@@ -171,8 +173,7 @@ static void attn_fwd(struct ctx *c, const struct model *m, const struct layer *w
     c->op->rope(c, a->q, H, hd, p->at.pos, m->inv_freq, hp->rope.interleaved, T);
     c->op->rope(c, a->k, K, hd, p->at.pos, m->inv_freq, hp->rope.interleaved, T);
     c->op->kv_write(c, a->k, a->v, kv, l, &p->at);
-    if (wanted)
-        c->op->attn(c, a->y, a->q, H, kv, l, &p->at);
+    c->op->attn(c, a->y, a->q, H, kv, l, &p->at);
 }
 
 /* x += o(y), x += down(silu(gate(n)) * up(n)), n = rmsnorm(x): T rows, all or, where there is no
@@ -214,32 +215,79 @@ static void head_fwd(struct ctx *c, const struct model *m, struct acts *a, const
     }
 }
 
-/* The layers. All that the last one owes to rows that nobody wants is its keys and values: of a
- * prompt's products that is most of a layer. Devices are given passes of few rows whole, as one
- * launch, and so are adapters, whose runs of rows are those of the batch. */
-static void layers_fwd(struct ctx *c, const struct model *m, struct acts *a,
-                       const struct kv_cache *kv, const struct pass *p)
+/* The rows that want logits, to a->last. */
+static void gather_last(struct ctx *c, const struct model *m, struct acts *a, const struct pass *p)
 {
-    const struct batch *b = p->b;
-    const size_t layers = (size_t)m->hp->layers, n = b->n_want, D = (size_t)m->hp->dim;
-    const size_t Q = (size_t)(m->hp->heads * m->hp->head_dim);
-    enum { FEW = 64 };
-    const bool narrow = (ctx_on_host(c) || b->T > FEW) && !b->hidden && !b->lora && n < b->T;
+    if (p->at.n_want) {
+        c->op->gather(c, a->last, a->x, p->at.want, p->at.n_want, (size_t)m->hp->dim);
+        c->row = p->b->want;
+    }
+}
 
-    for (size_t l = 0; l + narrow < layers; l++) {
-        attn_fwd(c, m, &m->layer[l], a, kv, l, p, true);
-        ffn_fwd(c, m, &m->layer[l], a, l, p, a->x, a->y, b->T);
+/* All that the last layer owes to rows that nobody wants is its keys and values: of a prompt's work
+ * that is most of a layer. */
+static void last_layer_fwd(struct ctx *c, const struct model *m, struct acts *a,
+                           const struct kv_cache *kv, const struct pass *p)
+{
+    const struct hparams *hp = m->hp;
+    const size_t H = (size_t)hp->heads, K = (size_t)hp->kv_heads, hd = (size_t)hp->head_dim;
+    const size_t D = (size_t)hp->dim, T = p->at.T, n = p->at.n_want, l = (size_t)hp->layers - 1;
+    const struct layer *w = &m->layer[l];
+    const struct linear_out kv_out[] = { { a->k, &w->k }, { a->v, &w->v } }, q = { a->q, &w->q };
+
+    c->op->rmsnorm(c, a->n, a->x, w->attn_norm, T, D, (float)hp->eps);
+    c->op->linear(c, kv_out, ARRAY_LEN(kv_out), a->n, T);
+    c->op->rope(c, a->k, K, hd, p->at.pos, m->inv_freq, hp->rope.interleaved, T);
+    c->op->kv_write(c, a->k, a->v, kv, l, &p->at);
+    gather_last(c, m, a, p);
+    if (n == 0)
+        return;
+    c->op->rmsnorm(c, a->n, a->last, w->attn_norm, n, D, (float)hp->eps);
+    c->op->linear(c, &q, 1, a->n, n);
+    c->op->rope(c, a->q, H, hd, p->at_wanted.pos, m->inv_freq, hp->rope.interleaved, n);
+    c->op->attn(c, a->y, a->q, H, kv, l, &p->at_wanted);
+    ffn_fwd(c, m, w, a, l, p, a->last, a->y, n);
+}
+
+static void layers_fwd(struct ctx *c, const struct model *m, struct acts *a,
+                       const struct kv_cache *kv, const struct pass *p, bool narrow)
+{
+    for (size_t l = 0; l + narrow < (size_t)m->hp->layers; l++) {
+        attn_fwd(c, m, &m->layer[l], a, kv, l, p);
+        ffn_fwd(c, m, &m->layer[l], a, l, p, a->x, a->y, p->at.T);
     }
     if (narrow)
-        attn_fwd(c, m, &m->layer[layers - 1], a, kv, layers - 1, p, n > 0);
-    if (n > 0) {
-        c->op->gather(c, a->last, a->x, p->at.want, n, D);
-        c->row = b->want;
+        last_layer_fwd(c, m, a, kv, p);
+    else
+        gather_last(c, m, a, p);
+}
+
+/* Whether the last layer is for wanted rows alone. Devices are given passes of few rows whole, as
+ * one launch, and so are adapters, whose runs of rows are those of the batch. */
+static bool is_narrow(const struct ctx *c, const struct batch *b)
+{
+    enum { FEW = 64 };
+
+    return (ctx_on_host(c) || b->T > FEW) && !b->hidden && !b->lora && b->n_want < b->T;
+}
+
+static struct batch wanted_of(const struct acts *a, const struct batch *b)
+{
+    const size_t n = b->n_want;
+    int32_t *const pos = a->wanted, *const slot = pos + n, *const seq = slot + n;
+    struct batch w = *b;
+
+    for (size_t i = 0; i < n; i++) {
+        pos[i] = b->pos[b->want[i]];
+        slot[i] = b->slot[b->want[i]];
+        seq[i] = b->seq[b->want[i]];
     }
-    if (narrow && n > 0) {
-        c->op->gather(c, a->q, a->y, p->at.want, n, Q);
-        ffn_fwd(c, m, &m->layer[layers - 1], a, layers - 1, p, a->last, a->q, n);
-    }
+    w.T = n;
+    w.token = NULL;
+    w.pos = pos;
+    w.slot = slot;
+    w.seq = seq;
+    return w;
 }
 
 int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const struct kv_cache *kv,
@@ -251,8 +299,11 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
                       .D = (size_t)m->hp->dim,
                       .key = { m, a, kv->layer } };
     const struct lora_scratch s = { a->low, a->max_rank, NULL, NULL };
+    const bool narrow = is_narrow(c, b);
 
     BUG_ON(b->T > a->max_rows || b->n_want > b->T);
+    if (narrow)
+        p.wanted = wanted_of(a, b);
     model_place_next(m);
     const int rc = c->be->enter(c, &p, e);
 
@@ -267,7 +318,7 @@ int llama_forward(struct ctx *c, const struct model *m, struct acts *a, const st
             if (lora)
                 lora_embed(c, lora, &s, a->x, b->token, t, n);
         }
-        layers_fwd(c, m, a, kv, &p);
+        layers_fwd(c, m, a, kv, &p, narrow);
         if (b->hidden)
             norm_fwd(c, m, b, p.at.hidden, a->x, b->T, m->norm, (size_t)m->hp->layers, 0);
         if (b->n_want)

@@ -11,11 +11,12 @@
 /* One forward pass, from enter to leave. */
 struct pass {
     const struct batch *b; /* as the caller made it */
-    struct batch at;       /* its arrays where ops read and write them; lora stays as in b */
-    float *logits;         /* where ops write them; NULL when no row is wanted */
-    float *out;            /* [n_want, V], the caller's */
-    size_t V, D;           /* columns of the logits, of b->hidden */
-    const void *key[3];    /* model, activations, cache: equal passes over equal keys do the same */
+    struct batch wanted;   /* pos, slot and seq of b's rows that want logits; T 0: of no use here */
+    struct batch at, at_wanted; /* their arrays where ops read and write them; lora stays as in b */
+    float *logits;              /* where ops write them; NULL when no row is wanted */
+    float *out;                 /* [n_want, V], the caller's */
+    size_t V, D;                /* columns of the logits, of b->hidden */
+    const void *key[3]; /* model, activations, cache: equal passes over equal keys do the same */
 };
 
 struct backend {
@@ -44,8 +45,9 @@ struct backend {
     /* What went wrong in ops since the last pass or the last time this was asked; waits for them.
      * NULL where nothing can. */
     int (*settle)(struct ctx *c, struct err *e) MUST_USE;
-    /* p->b, out, V, D and key are set; gives p->at and p->logits. 1: the pass is under way already
-     * (a recorded one was started again); leave is all that is left to do. -1: error. */
+    /* p->b, wanted, out, V, D and key are set; gives p->at, at_wanted and logits. 1: the pass is
+     * under way already (a recorded one was started again); leave is all that is left to do. -1:
+     * error. */
     int (*enter)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;
     /* The logits are in p->out, the hidden states in b->hidden; or what went wrong on the way. */
     int (*leave)(struct ctx *c, struct pass *p, struct err *e) MUST_USE;

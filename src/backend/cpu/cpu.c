@@ -298,6 +298,7 @@ static int enter_cpu(struct ctx *c, struct pass *p, struct err *e)
     (void)c;
     (void)e;
     p->at = *p->b;
+    p->at_wanted = p->wanted;
     p->logits = p->out;
     return 0;
 }

@@ -38,18 +38,18 @@ static void choose_splits(const struct cuda *b, size_t blocks, size_t most, size
 /* The longest span of a row, and how many of them the longest row has: enough for all
  * multiprocessors once, for spans have to be merged; of many rows those that are much longer than
  * others are cut. One row of 131072 slots in bf16 took an H200 150 us in 49 spans, 169 in 98. */
-static void crowd_spans(const struct cuda *b, size_t blocks, size_t room, size_t *splits,
-                        size_t *span)
+static void crowd_spans(const struct cuda *b, const struct reach *r, size_t blocks, size_t room,
+                        size_t *splits, size_t *span)
 {
     enum { LEAST = 256, BLOCKS = 3 /* fit on a multiprocessor */ };
     const size_t n = BLOCKS * b->sms / blocks;
 
-    *span = n > 1 ? b->usual / n : 2 * b->usual;
+    *span = n > 1 ? r->usual / n : 2 * r->usual;
     *span = *span < LEAST ? LEAST : *span;
-    *splits = over(b->longest, *span);
+    *splits = over(r->longest, *span);
     *splits = *splits > room ? room : *splits;
     *splits = *splits > ATTN_SPLITS ? ATTN_SPLITS : *splits ? *splits : 1;
-    *span = over(over(b->longest, *splits), KV_BLOCK) * KV_BLOCK;
+    *span = over(over(r->longest, *splits), KV_BLOCK) * KV_BLOCK;
 }
 
 static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, size_t rows)
@@ -63,7 +63,8 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads;
     size_t splits, span;
 
-    crowd_spans(b, rows * K, ROOM / (o->T * o->H * (hd + 2) * sizeof(float)), &splits, &span);
+    crowd_spans(b, o->T == b->rows ? &b->lone_reach : &b->wanted_reach, rows * K,
+                ROOM / (o->T * o->H * (hd + 2) * sizeof(float)), &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * sizeof(int))))
         return;

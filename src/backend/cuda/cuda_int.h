@@ -324,6 +324,11 @@ struct train_copy {
     CUdeviceptr half;   /* 0 = not there, or of older values */
 };
 
+/* Slots that rows see: the most, and on average; where a pass may be recorded both are `slots`. */
+struct reach {
+    size_t longest, usual;
+};
+
 struct blas; /* blas.c */
 enum { BLAS_SIDES = 2 };
 
@@ -396,9 +401,8 @@ struct cuda {
     size_t n_op;
     bool ending; /* nothing in the activations is read after these */
 
-    size_t slots; /* of this pass: no row sees more; a power of two */
-    /* that rows outside of runs see: the most, and on average; where it may be recorded `slots` */
-    size_t longest, usual;
+    size_t slots;                          /* of this pass: no row sees more; a power of two */
+    struct reach lone_reach, wanted_reach; /* of rows outside of runs, and that want logits */
     size_t splits, span;
     const void *slot, *seq, *table; /* of this pass, on the device */
     struct recording rec[RECORDINGS];

@@ -26,9 +26,10 @@ void cuda_forget(struct cuda *b)
 }
 
 /* Where the arrays of a batch lie in one block of memory: token, pos, slot, seq [T], want [n_want],
- * runs and lone rows, the sequences' tables and pointers to them. */
+ * runs and lone rows, pos, slot and seq of wanted rows, the sequences' tables and pointers to them.
+ */
 struct layout {
-    size_t runs, lone, ints, pointers, tables, bytes;
+    size_t runs, lone, wanted, ints, pointers, tables, bytes;
 };
 
 static size_t most_slots(const struct batch *b)
@@ -41,13 +42,15 @@ static size_t most_slots(const struct batch *b)
 }
 
 /* The array of pointers stands where T and n_want alone decide, for recordings. */
-static struct layout lay_out(const struct cuda *c, const struct batch *b, size_t slots)
+static struct layout lay_out(const struct cuda *c, const struct pass *p, size_t slots)
 {
+    const struct batch *b = p->b;
     const size_t blocks = (slots + KV_BLOCK - 1) / KV_BLOCK;
     struct layout l = { .runs = 4 * b->T + b->n_want };
 
     l.lone = l.runs + 2 * c->n_runs;
-    l.ints = l.lone + c->n_lone;
+    l.wanted = l.lone + c->n_lone;
+    l.ints = l.wanted + 3 * p->wanted.T;
 
     l.pointers = (l.ints * sizeof(int32_t) + 7) / 8 * 8;
     l.tables = l.pointers + b->n_seq * sizeof(CUdeviceptr);
@@ -66,17 +69,30 @@ static int32_t *count_blocks(const struct batch *b)
     return n;
 }
 
+/* Of b's rows row[0..n). */
+static struct reach reach_of(const struct cuda *c, const struct batch *b, const int32_t *row,
+                             size_t n)
+{
+    size_t all = 0, most = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const size_t slots = (size_t)b->slot[row[i]] + 1;
+
+        most = slots > most ? slots : most;
+        all += slots;
+    }
+    return n ? (struct reach){ most, all / n } : (struct reach){ c->slots, c->slots };
+}
+
 /* Neighbouring rows of one sequence, where they are enough for the tensor cores. Passes that may be
  * recorded have none: the next one that is like them may be cut differently. */
 static void find_runs(struct cuda *c, const struct batch *b)
 {
     enum { SHORTEST = 16 };
 
-    size_t all = 0, most = 0;
-
     c->rows = b->T;
     c->n_runs = c->n_lone = 0;
-    c->longest = c->usual = c->slots;
+    c->lone_reach = c->wanted_reach = (struct reach){ c->slots, c->slots };
     if (b->T <= RECORD_ROWS)
         return;
     free(c->runs);
@@ -90,24 +106,17 @@ static void find_runs(struct cuda *c, const struct batch *b)
             c->runs[2 * c->n_runs] = (int32_t)t;
             c->runs[2 * c->n_runs++ + 1] = (int32_t)n;
         }
-        for (size_t k = 0; n < SHORTEST && k < n; k++) {
-            const size_t slots = (size_t)b->slot[t + k] + 1;
-
+        for (size_t k = 0; n < SHORTEST && k < n; k++)
             c->lone[c->n_lone++] = (int32_t)(t + k);
-            most = slots > most ? slots : most;
-            all += slots;
-        }
     }
-    if (c->n_lone) {
-        c->longest = most;
-        c->usual = all / c->n_lone;
-    }
+    c->lone_reach = reach_of(c, b, c->lone, c->n_lone);
+    c->wanted_reach = reach_of(c, b, b->want, b->n_want);
 }
 
 static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
 {
     const struct batch *b = p->b;
-    const struct layout l = lay_out(c, b, slots);
+    const struct layout l = lay_out(c, p, slots);
     uint8_t *to = c->pin[0];
     size_t at = l.tables;
 
@@ -132,15 +141,20 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
         memcpy(to + l.runs * sizeof(int32_t), c->runs, 2 * c->n_runs * sizeof(int32_t));
     if (c->n_lone)
         memcpy(to + l.lone * sizeof(int32_t), c->lone, c->n_lone * sizeof(int32_t));
+    const size_t n = p->wanted.T;
+    const int32_t *const wanted[] = { p->wanted.pos, p->wanted.slot, p->wanted.seq };
+
+    for (size_t i = 0; n && i < ARRAY_LEN(wanted); i++)
+        memcpy(to + (l.wanted + i * n) * sizeof(int32_t), wanted[i], n * sizeof(int32_t));
     int32_t *const blocks = count_blocks(b);
 
     for (size_t s = 0; s < b->n_seq; s++) {
-        const size_t n = (size_t)blocks[s];
+        const size_t bytes = (size_t)blocks[s] * sizeof(int32_t);
         const CUdeviceptr table = c->batch.p + at;
 
         memcpy(to + l.pointers + s * sizeof(table), &table, sizeof(table));
-        memcpy(to + at, b->block_table[s], n * sizeof(int32_t));
-        at += n * sizeof(int32_t);
+        memcpy(to + at, b->block_table[s], bytes);
+        at += bytes;
     }
     free(blocks);
     const int32_t *dev = (const int32_t *)(uintptr_t)c->batch.p;
@@ -154,6 +168,12 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
     p->at.seq = dev + 3 * b->T;
     p->at.want = dev + 4 * b->T;
     p->at.block_table = (const int32_t *const *)(uintptr_t)(c->batch.p + l.pointers);
+    p->at_wanted = p->at;
+    p->at_wanted.T = n;
+    p->at_wanted.token = NULL;
+    p->at_wanted.pos = dev + l.wanted;
+    p->at_wanted.slot = dev + l.wanted + n;
+    p->at_wanted.seq = dev + l.wanted + 2 * n;
     return cuda_ok(c, c->d.cuMemcpyHtoDAsync(c->batch.p, to, at, c->stream), "batch") &&
            cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "batch");
 }

@@ -281,36 +281,44 @@ static float attn_scale(size_t hd)
     return (float)(1 / sqrt((double)hd) * M_LOG2E);
 }
 
+/* Whether k and the next op are the rotation of keys, and the cache. */
+static bool is_key_rotation(const struct op *k)
+{
+    const struct op *w = k + 1;
+
+    return k->kind == OP_ROPE && w->kind == OP_KV_WRITE && w->x == k->y && w->T == k->T &&
+           w->kv->head_dim == k->hd && w->kv->kv_heads == k->H;
+}
+
 /* Whether q and the next two ops are the rotation of queries and keys, and the cache. */
 static bool is_rotation(const struct op *q)
 {
-    const struct op *k = q + 1, *w = q + 2;
+    const struct op *k = q + 1;
 
-    return q->kind == OP_ROPE && k->kind == OP_ROPE && w->kind == OP_KV_WRITE && w->x == k->y &&
-           k->hd == q->hd && k->u == q->u && k->ids == q->ids && k->T == q->T && w->T == q->T &&
-           k->interleaved == q->interleaved && w->kv->head_dim == q->hd && w->kv->kv_heads == k->H;
+    return q->kind == OP_ROPE && is_key_rotation(k) && k->hd == q->hd && k->u == q->u &&
+           k->ids == q->ids && k->T == q->T && k->interleaved == q->interleaved;
 }
 
-/* It, as kernels take it. */
-static struct rope_args rope_of(const struct op *q)
+/* It, as kernels take it; q NULL: of keys alone. */
+static struct rope_args rope_of(const struct op *q, const struct op *k)
 {
-    const struct op *k = q + 1, *w = q + 2;
+    const struct op *w = k + 1;
 
-    return (struct rope_args){ .q = q->y,
+    return (struct rope_args){ .q = q ? q->y : NULL,
                                .k = k->y,
                                .v = w->u,
-                               .inv_freq = q->u,
-                               .pos = q->ids,
+                               .inv_freq = k->u,
+                               .pos = k->ids,
                                .slot = w->at->slot,
                                .seq = w->at->seq,
                                .table = w->at->block_table,
                                .kc = w->kv->layer[w->layer].k,
                                .vc = w->kv->layer[w->layer].v,
-                               .H = (int)q->H,
+                               .H = q ? (int)q->H : 0,
                                .K = (int)k->H,
-                               .hd = (int)q->hd,
+                               .hd = (int)k->hd,
                                .enc = (int)w->kv->enc,
-                               .interleaved = q->interleaved };
+                               .interleaved = k->interleaved };
 }
 
 /* The rotation of queries and keys, and the cache: how many ops from i on that is; 0 = not that. */
@@ -320,7 +328,7 @@ static size_t rotated(struct cuda *b, size_t i)
 
     if (i + 2 >= b->n_op || !is_rotation(q))
         return 0;
-    struct rope_args a = rope_of(q);
+    struct rope_args a = rope_of(q, k);
 
     const struct op *y = i + 3 < b->n_op ? &b->op[i + 3] : NULL;
 
@@ -334,18 +342,21 @@ static size_t rotated(struct cuda *b, size_t i)
     return 3;
 }
 
-/* Queries, keys and values in bf16, as reference libraries have them, and what rotated() does: how
- * many ops from i on that is; 0 = not that. */
+/* Queries, keys and values in bf16, as reference libraries have them, and what rotated() does, or
+ * of keys and values alone: how many ops from i on that is; 0 = not that. */
 static size_t rotated_many(struct cuda *b, size_t i)
 {
-    const struct op *o = &b->op[i], *q = o + 1, *k = o + 2, *w = o + 3, *y = o + 4;
+    const struct op *o = &b->op[i];
+    const size_t queries = o->n == 3, past = i + 3 + queries;
+    const struct op *q = queries ? o + 1 : NULL, *k = o + 1 + queries, *w = k + 1, *y = w + 1;
 
-    if (i + 3 >= b->n_op || o->n != 3 || o->add || b->ctx.half || !is_library(b, o) ||
-        !is_rotation(q) || q->y != o->out[0].y || k->y != o->out[1].y || w->u != o->out[2].y ||
-        q->T != o->T || q->hd % 16 || q->hd > 256 || w->kv->enc == ENC_F32 ||
-        !op_dead(b, i + 4, k->y, k->T * k->D) || !op_dead(b, i + 4, w->u, w->T * w->D))
+    if (past > b->n_op || o->n < 2 || o->add || b->ctx.half || !is_library(b, o) ||
+        !(q ? is_rotation(q) && q->y == o->out[0].y : is_key_rotation(k)) ||
+        k->y != o->out[queries].y || w->u != o->out[queries + 1].y || k->T != o->T || k->hd % 16 ||
+        k->hd > 256 || w->kv->enc == ENC_F32 || !op_dead(b, past, k->y, k->T * k->D) ||
+        !op_dead(b, past, w->u, w->T * w->D))
         return 0;
-    const size_t n[] = { q->T * q->D, k->T * k->D, w->T * w->D };
+    const size_t n[] = { q ? q->T * q->D : k->T * k->D, k->T * k->D, w->T * w->D };
     int mode = PREP_BF16;
 
     for (size_t j = 0; j < o->n; j++)
@@ -355,36 +366,35 @@ static size_t rotated_many(struct cuda *b, size_t i)
         return 0;
     uint16_t *const half = (uint16_t *)(uintptr_t)b->qkv.p;
     void *const to[] = { half, half + n[0], half + n[0] + n[1] };
-    const bool attends = i + 4 < b->n_op && y->kind == OP_ATTN && y->x == q->y && y->T == q->T;
+    const bool attends = q && past < b->n_op && y->kind == OP_ATTN && y->x == q->y && y->T == q->T;
     const bool takes16 = attends && attn_takes16(b, y, &mode);
-    const bool none = !attends && op_dead(b, i + 4, q->y, n[0]);
 
-    for (size_t j = none ? 1 : side_by_side(b, o, to); j < o->n; j++) {
+    for (size_t j = side_by_side(b, o, to); j < o->n; j++) {
         const struct inputs in = inputs_of(b, o->out[j].w, o->T);
 
         if (!product_library(b, &o->out[j], o->x, o->T, false, &in, to[j]))
             return 0;
     }
-    struct rope16_args a = { .q = none ? NULL : half,
-                             .k = to[1],
-                             .v = to[2],
+    struct rope16_args a = { .q = q ? half : NULL,
+                             .k = to[queries],
+                             .v = to[queries + 1],
                              .q16 = takes16 ? half : NULL,
-                             .scale = attn_scale(q->hd),
+                             .scale = attn_scale(k->hd),
                              .mode16 = mode,
-                             .T = (int)q->T,
-                             .to = rope_of(q) };
+                             .T = (int)k->T,
+                             .to = rope_of(q, k) };
 
     a.to.k = NULL;
     a.to.v = NULL;
-    if (takes16 && op_dead(b, i + 5, q->y, n[0]))
+    if (takes16 && op_dead(b, past + 1, q->y, n[0]))
         a.to.q = NULL;
 
-    cuda_launch(b, KERN_rope16, over(q->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ &a });
+    cuda_launch(b, KERN_rope16, over(k->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ &a });
     for (size_t j = 0; j < o->n; j++)
         if (b->have.x == o->out[j].y)
             b->have.x = NULL;
     b->q16 = takes16 ? q->y : NULL;
-    return 4;
+    return past - i;
 }
 
 /* ---- attention ---- */
