@@ -34,9 +34,11 @@ __device__ static inline void get8(float *v, const uint16_t *p)
 extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
 {
     const size_t t = blockIdx.x, r = ids[t];
-    const uint8_t *const row = w.q + r * w.row_bytes;
+    const bool placed = w.kind == DEV_B16;
+    const uint8_t *const row = w.q + r * (placed ? 2 * (size_t)w.kp : w.row_bytes);
 
-    if (w.kind == DEV_RAW && w.enc == DEV_ENC_BF16 && w.cols % 8 == 0 && (uintptr_t)row % 16 == 0) {
+    if ((placed || (w.kind == DEV_RAW && w.enc == DEV_ENC_BF16)) && w.cols % 8 == 0 &&
+        (uintptr_t)row % 16 == 0) {
         for (int i = 8 * threadIdx.x; i < w.cols; i += 8 * blockDim.x) {
             float4 *const to = (float4 *)(y + t * w.cols + i);
             float v[8];
