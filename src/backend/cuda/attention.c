@@ -20,6 +20,7 @@ bool attn_in_program(const struct cuda *b, const struct op *o)
     enum { LONG = 16384, FEW = 4 };
 
     return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
+           o->kv->head_dim <= ATTN_HEAD &&
            (b->slots * (o->T > FEW ? o->T : 1) < LONG || !has_decode(b, o));
 }
 
@@ -77,13 +78,26 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
                      (void *[]){ a });
 }
 
-/* Query heads of an item in a program: one where the device has room for all of them at once, for
- * nothing is as quick; as many as share a kv head where reading the cache counts. */
+/* Query heads of an item in a program: as few as give each block one, for heads are merged one
+ * after the other; all that share a kv head where reading the cache counts. */
 static size_t program_heads(const struct cuda *b, size_t H, size_t group, size_t rows)
 {
     enum { SHORT = 1024 }; /* slots */
+    size_t n = b->slots > SHORT ? PROGRAM_HEADS : 1;
 
-    return group == 1 || (rows * H <= b->sms && b->slots <= SHORT) ? 1 : PROGRAM_HEADS;
+    while (n < PROGRAM_HEADS && rows * H > n * b->sms)
+        n *= 2;
+    return n < group ? n : group;
+}
+
+/* In a program spans are the same in any batch, and so is what a row's sums are. */
+static void program_spans(const struct cuda *b, size_t *splits, size_t *span)
+{
+    enum { SPAN = 256 };
+
+    *span = over(over(b->slots, ATTN_SPLITS), KV_BLOCK) * KV_BLOCK;
+    *span = *span < SPAN ? SPAN : *span;
+    *splits = over(b->slots, *span);
 }
 
 /* Rows one by one: all, or those of the batch that are in no run. */
@@ -107,11 +121,10 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
         attn_crowd(b, a, o, rows);
         return;
     }
-    choose_splits(b, rows * K * parts, program ? b->sms : 6 * b->sms,
-                  !program      ? KV_BLOCK
-                  : beside == 1 ? 256
-                                : 128,
-                  &splits, &span);
+    if (program)
+        program_spans(b, &splits, &span);
+    else
+        choose_splits(b, rows * K * parts, 6 * b->sms, KV_BLOCK, &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
         return;

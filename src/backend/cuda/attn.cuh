@@ -103,41 +103,46 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
             to16(v, a.mode16);
 }
 
-/* The splits of a row in their order, whichever ended last. */
-template <int GH, int WARPS>
+/* The splits of a row in their order, whichever ended last. by: shared memory, [n_heads][splits] */
+template <int WARPS>
 __device__ static inline void merge_splits(const attn_args &a, int t, int h0, int n_heads,
-                                           int splits)
+                                           int splits, float *by)
 {
-    __shared__ float by[GH][ATTN_SPLITS];
-    const int lane = threadIdx.x % WARP, stride = a.hd + 2;
+    const int thread = thread_now(), lane = thread % WARP, stride = a.hd + 2;
     const float *part = a.part + ((size_t)t * a.H + h0) * a.splits * stride;
 
-    for (int h = threadIdx.x / WARP; h < n_heads; h += WARPS) {
+    /* not unrolled: seldom there is more than one turn, and code has to be fetched */
+#pragma unroll 1
+    for (int h = thread / WARP; h < n_heads; h += WARPS) {
         const float *p = part + (size_t)h * a.splits * stride + a.hd;
         float max = -INFINITY, sum = 0;
 
+#pragma unroll 1
         for (int s = lane; s < splits; s += WARP)
             max = fmaxf(max, p[s * stride]);
         for (int d = WARP / 2; d; d /= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+#pragma unroll 1
         for (int s = lane; s < splits; s += WARP) {
-            by[h][s] = exp2f(p[s * stride] - max);
-            sum += p[s * stride + 1] * by[h][s];
+            by[h * splits + s] = exp2f(p[s * stride] - max);
+            sum += p[s * stride + 1] * by[h * splits + s];
         }
         for (int d = WARP / 2; d; d /= 2)
             sum += __shfl_xor_sync(~0u, sum, d);
+#pragma unroll 1
         for (int s = lane; s < splits; s += WARP)
-            by[h][s] /= sum;
+            by[h * splits + s] /= sum;
     }
     named_sync(WORKERS, WARPS * WARP);
-    for (int i = threadIdx.x; i < n_heads * a.hd; i += WARPS * WARP) {
+#pragma unroll 1
+    for (int i = thread; i < n_heads * a.hd; i += WARPS * WARP) {
         const int h = i / a.hd, k = i % a.hd;
         const float *p = part + (size_t)h * a.splits * stride + k;
         float v = 0;
 
 #pragma unroll 4
         for (int s = 0; s < splits; s++)
-            v = fmaf(p[s * stride], by[h][s], v);
+            v = fmaf(p[s * stride], by[h * splits + s], v);
         put(a, t, h0 + h, k, v);
     }
 }
@@ -321,6 +326,9 @@ __device__ static void attn_item(const attn_args &a, int t, int y, int split, in
         }
         named_sync(WORKERS, WARPS * WARP);
     }
-    if (splits > 1 && last_of(done, splits, WARPS * WARP))
-        merge_splits<GH, WARPS>(a, t, h0, n_heads, splits);
+    if (splits > 1 && last_of(done, splits, WARPS * WARP)) {
+        __shared__ float by[GH * ATTN_SPLITS];
+
+        merge_splits<WARPS>(a, t, h0, n_heads, splits, by);
+    }
 }

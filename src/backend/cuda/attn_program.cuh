@@ -1,12 +1,19 @@
 /* attn_program.cuh - attention inside of programs: few rows, where what counts is the time from the
  * queries to the sums. A block has a row, some of the query heads of a kv head, and a span of
- * slots; each warp all of the heads and some of the slots, so that a head's sums are the same
- * however many others a block has. What was in the cache before the pass is asked for before the
- * block waits for the queries; the pass's own keys and values go by shared memory. */
+ * slots; each warp all of the heads and eight of the slots at a time, on the tensor cores. Queries
+ * and probabilities are two values of 16 bits each, the second what the first leaves over: the
+ * products have room for both. A head's sums are the same however many others a block has. What was
+ * in the cache before the pass is asked for before the block waits for the queries; the pass's own
+ * keys and values go by shared memory.
+ *
+ * Of a product's 16 x 8 x 16 (mma.cuh) lane 4 g + c has, for scores, head g of the queries and slot
+ * g of the keys; for values, slots 2 c and 2 c + 1 of the probabilities of head g, and of the
+ * values in columns 64 i + 8 g .. + 7. */
 #pragma once
 
 #include "backend/cuda/attn.cuh"
 #include "backend/cuda/codes.cuh"
+#include "backend/cuda/mma.cuh"
 
 /* A row of the batch: its slot, position and sequence, and that sequence's blocks. */
 struct attn_row {
@@ -43,45 +50,89 @@ __device__ static inline int attn_places(const attn_phase &p)
     return p.rows * p.a.K * p.parts * p.a.splits;
 }
 
-/* How a warp's lanes share heads and slots: `lanes` have a slot, PER elements each. */
-struct attn_lanes {
-    int lanes, lane, mine, stride; /* mine: of `stride` slots at a time */
-    bool live;
+/* Slots that a block sees at a time; pieces of a head of at most ATTN_HEAD values that a lane has:
+ * of keys 8 of 32 values, of values 8 of 64. */
+enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS };
+enum { K_PIECES = ATTN_HEAD / 32, V_PIECES = ATTN_HEAD / 64 };
+
+/* Eight values of the cache as they lie there, and as four pairs of 16 bits. */
+template <int ENC> struct eight {
+    uint4 v;
+    static constexpr int bytes = 16;
+    static constexpr float by = 1; /* what they are to be multiplied by */
+    __device__ uint4 pairs() const
+    {
+        return v;
+    }
+};
+template <> struct eight<DEV_ENC_F8_E4M3> {
+    uint2 v;
+    static constexpr int bytes = 8;
+    static constexpr float by = F8_BY;
+    __device__ uint4 pairs() const
+    {
+        return make_uint4(f8_pair(v.x, 0), f8_pair(v.x, 1), f8_pair(v.y, 0), f8_pair(v.y, 1));
+    }
 };
 
-__device__ static __forceinline__ attn_lanes attn_lanes_of(int hd)
+template <int ENC> __device__ static __forceinline__ void load(eight<ENC> &x, const uint8_t *from)
 {
-    attn_lanes l = { 1 };
-
-    while (l.lanes * PER < hd)
-        l.lanes *= 2;
-    l.lane = threadIdx.x % l.lanes;
-    l.mine = threadIdx.x / l.lanes;
-    l.stride = STREAM_WARPS * WARP / l.lanes;
-    l.live = l.lane * PER < hd;
-    return l;
+    x.v = *(const decltype(x.v) *)from;
 }
 
-/* A lane's part of some slots. */
-enum { SOME_SLOTS = 2 };
+/* A lane's part of a warp's slots: a key, and two values. */
 template <int ENC> struct some_slots {
-    packet<ENC> k[SOME_SLOTS], v[SOME_SLOTS];
+    eight<ENC> k[K_PIECES], v[2][V_PIECES];
 };
 
-/* Asks for keys or values of those from s0 on, of `to` in all. */
-template <int ENC>
-__device__ static __forceinline__ void ask_slots(packet<ENC> x[SOME_SLOTS], const uint8_t *cache,
-                                                 const attn_args &a, const int32_t *table, int kh,
-                                                 const attn_lanes &l, int s0, int to)
+/* Their first value of piece i. */
+__device__ static __forceinline__ int key_at(int i, int lane)
 {
-    const size_t in = l.live ? l.lane * PER : 0;
+    return 32 * i + lane % 4 * 8;
+}
+
+__device__ static __forceinline__ int value_at(int i, int lane)
+{
+    return 64 * i + lane / 4 * 8;
+}
+
+/* Asks for keys of the warp's slots from s on, which lie in one block; zeros where there are none.
+ */
+template <int ENC>
+__device__ static __forceinline__ void ask_keys(some_slots<ENC> &x, const attn_args &a,
+                                                const int32_t *table, int kh, int s, int to,
+                                                int lane)
+{
+    constexpr int bytes = eight<ENC>::bytes / 8;
+    const size_t first = s < to ? cache_at(table, s, a.K, kh, a.hd) : 0;
+    const int hd = s + lane / 4 < to ? a.hd : 0; /* how much there is of it */
+    const uint8_t *const k = a.k + (first + lane / 4 * a.hd) * bytes;
 
 #pragma unroll
-    for (int j = 0; j < SOME_SLOTS; j++) {
-        const int s = min(s0 + j * l.stride + l.mine, to - 1);
-
-        x[j].load(cache + (cache_at(table, s, a.K, kh, a.hd) + in) * (packet<ENC>::bytes / PER));
+    for (int i = 0; i < K_PIECES; i++) {
+        x.k[i] = {};
+        if (key_at(i, lane) < hd)
+            load(x.k[i], k + key_at(i, lane) * bytes);
     }
+}
+
+template <int ENC>
+__device__ static __forceinline__ void ask_values(some_slots<ENC> &x, const attn_args &a,
+                                                  const int32_t *table, int kh, int s, int to,
+                                                  int lane)
+{
+    constexpr int bytes = eight<ENC>::bytes / 8;
+    const size_t first = s < to ? cache_at(table, s, a.K, kh, a.hd) : 0;
+    const uint8_t *const v = a.v + (first + lane % 4 * 2 * a.hd) * bytes;
+
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int i = 0; i < V_PIECES; i++) {
+            x.v[j][i] = {};
+            if (value_at(i, lane) < (s + lane % 4 * 2 + j < to ? a.hd : 0))
+                load(x.v[j][i], v + (j * a.hd + value_at(i, lane)) * bytes);
+        }
 }
 
 /* Values in shared memory are read again after this: registers are few. */
@@ -112,19 +163,40 @@ __device__ static __forceinline__ attn_head attn_head_of(const attn_phase &p, co
     return h;
 }
 
+/* Bytes of a query in shared memory: what its values are in 16 bits, and what is left. */
+__device__ static __forceinline__ int query_bytes(int hd)
+{
+    return 4 * hd + 64; /* 64: banks */
+}
+
+/* Two neighbours in 16 bits, and what is left. */
+template <int ENC> __device__ static __forceinline__ uint2 split16(float a, float b)
+{
+    constexpr bool bf16 = ENC == DEV_ENC_BF16;
+    const uint32_t first = pair16<bf16>(a, b);
+    float2 f;
+
+    if constexpr (bf16)
+        f = make_float2(__uint_as_float(first << 16), __uint_as_float(first & 0xFFFF0000));
+    else
+        f = __half22float2(*(const __half2 *)&first);
+    return make_uint2(first, pair16<bf16>(a - f.x, b - f.y));
+}
+
 /* Queries of an item and the pass's own keys and values among its slots to shared memory, rotated
  * if need be. Each row's go to the cache once. */
 template <int ENC>
 __device__ static __forceinline__ void ready_item(const attn_phase &p, const attn_row *row,
-                                                  const attn_place &at, float *queries,
+                                                  const attn_place &at, uint8_t *queries,
                                                   uint8_t *fresh, const float2 *turns)
 {
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const rope_args &r = p.r;
     const int hd = p.a.hd, half = hd / 2, rows = r.q ? p.rows : 0;
     const bool pairs = r.q && r.interleaved;
 
 #pragma unroll 1
-    for (int i = threadIdx.x / WARP; i < at.n_heads + 2 * rows; i += STREAM_WARPS) {
+    for (int i = warp; i < at.n_heads + 2 * rows; i += STREAM_WARPS) {
         const attn_head h = attn_head_of(p, row, at, i);
 
         if (!h.there)
@@ -134,9 +206,12 @@ __device__ static __forceinline__ void ready_item(const attn_phase &p, const att
         const bool keep = !h.query && h.t == at.t && at.y % p.parts == 0;
         const size_t to = keep ? cache_at(row[h.t].table, row[h.t].slot, r.K, at.kh, hd) : 0;
         const float2 *const turn = turns + h.t * half;
+        const float scale = h.query ? p.a.scale * eight<ENC>::by : 1;
+        uint16_t *const query = (uint16_t *)(queries + i * query_bytes(hd));
 
+        /* a lane's two values: those that turn together */
 #pragma unroll 2
-        for (int k = threadIdx.x % WARP; k < half; k += WARP) {
+        for (int k = lane; k < half; k += WARP) {
             const int first = pairs ? 2 * k : k, second = pairs ? 2 * k + 1 : k + half;
             float2 v = make_float2(x[first], x[second]);
 
@@ -146,8 +221,10 @@ __device__ static __forceinline__ void ready_item(const attn_phase &p, const att
                 v = make_float2(v.x * by.x - v.y * by.y, v.y * by.x + v.x * by.y);
             }
             if (h.query) {
-                queries[i * hd + first] = v.x * p.a.scale;
-                queries[i * hd + second] = v.y * p.a.scale;
+                const uint2 q = split16<ENC>(v.x * scale, v.y * scale);
+
+                query[first] = (uint16_t)q.x, query[second] = (uint16_t)(q.x >> 16);
+                query[hd + first] = (uint16_t)q.y, query[hd + second] = (uint16_t)(q.y >> 16);
                 continue;
             }
             const int in = (2 * h.t + h.value) * hd;
@@ -162,77 +239,144 @@ __device__ static __forceinline__ void ready_item(const attn_phase &p, const att
     }
 }
 
-/* Those of the slots that are the pass's own. */
-template <int ENC>
+/* Keys or values of the warp's slots, from s0 on, that are the pass's own. */
+template <bool VALUES, int ENC>
 __device__ static __forceinline__ void take_fresh(some_slots<ENC> &x, const attn_phase &p,
-                                                  const attn_row *row, const attn_place &at,
-                                                  const attn_lanes &l, int s0, const uint8_t *fresh)
+                                                  const attn_row *row, const attn_place &at, int s0,
+                                                  const uint8_t *fresh, int lane)
 {
+    constexpr int bytes = eight<ENC>::bytes / 8;
     const int hd = p.a.hd;
 
 #pragma unroll 1
-    for (int t = 0; t < p.rows; t++) {
-        const uint8_t *const from =
-            fresh + (size_t)(2 * t * hd + l.lane * PER) * (packet<ENC>::bytes / PER);
+    for (int t = 0; t < (p.r.q ? p.rows : 0); t++) {
+        const int in = row[t].slot - s0;
+        const uint8_t *const from = fresh + (2 * t + VALUES) * hd * bytes;
 
-        if (!l.live || !is_fresh(row, t, at))
+        if (in < 0 || in >= WARP_SLOTS || !is_fresh(row, t, at))
             continue;
+        if (!VALUES) {
 #pragma unroll
-        for (int j = 0; j < SOME_SLOTS; j++)
-            if (s0 + j * l.stride + l.mine == row[t].slot) {
-                x.k[j].load(from);
-                x.v[j].load(from + (size_t)hd * (packet<ENC>::bytes / PER));
-            }
+            for (int i = 0; i < K_PIECES; i++)
+                if (in == lane / 4 && key_at(i, lane) < hd)
+                    load(x.k[i], from + key_at(i, lane) * bytes);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 2 * V_PIECES; i++)
+                if (in == lane % 4 * 2 + i / V_PIECES && value_at(i % V_PIECES, lane) < hd)
+                    load(x.v[i / V_PIECES][i % V_PIECES],
+                         from + value_at(i % V_PIECES, lane) * bytes);
+        }
     }
 }
 
-/* Slots from s0 to `to` into one head's state; q: the lane's part of the query. */
+/* State of a warp: of head g the maximum of the scores (base 2) and the lane's part of the sum of
+ * their powers; of heads 2 c and 2 c + 1 values, each pair of columns those of both. */
+struct warp_state {
+    float m, l, acc[V_PIECES * 4][4];
+};
+
+/* Scores of slots 2 c and 2 c + 1 for head g. */
 template <int ENC>
-__device__ static __forceinline__ void
-see_slots(state &st, const some_slots<ENC> &x, const float *q, const attn_lanes &l, int s0, int to)
+__device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, const uint8_t *queries,
+                                                   int n_heads, int hd, int lane)
 {
-    float score[SOME_SLOTS], max = st.m;
+    const int g = lane / 4;
+    float s[2][4] = {};
 
 #pragma unroll
-    for (int j = 0; j < SOME_SLOTS; j++) {
-        float f[PER];
+    for (int i = 0; i < K_PIECES; i++) {
+        const uint4 k = x.k[i].pairs();
+        uint4 q[2] = {};
 
-        x.k[j].get(f);
-        score[j] = 0;
-#pragma unroll
-        for (int i = 0; i < PER; i++)
-            score[j] = fmaf(q[i], f[i], score[j]);
+        forget();
+        if (g < n_heads && key_at(i, lane) < hd) {
+            const uint8_t *const from = queries + g * query_bytes(hd) + key_at(i, lane) * 2;
+
+            q[0] = *(const uint4 *)from, q[1] = *(const uint4 *)(from + 2 * hd);
+        }
+        const uint32_t a[2][4] = { { q[0].x, q[1].x, q[0].y, q[1].y },
+                                   { q[0].z, q[1].z, q[0].w, q[1].w } };
+
+        mma<ENC == DEV_ENC_BF16>(s[0], a[0], k.x, k.y);
+        mma<ENC == DEV_ENC_BF16>(s[1], a[1], k.z, k.w);
     }
-#pragma unroll
-    for (int d = WARP / 2; d; d /= 2)
-        if (d < l.lanes)
-#pragma unroll
-            for (int j = 0; j < SOME_SLOTS; j++)
-                score[j] += __shfl_xor_sync(~0u, score[j], d);
-#pragma unroll
-    for (int j = 0; j < SOME_SLOTS; j++) {
-        if (s0 + j * l.stride + l.mine >= to)
-            score[j] = -INFINITY;
-        max = fmaxf(max, score[j]);
-    }
+    return make_float2(s[0][0] + s[1][0] + (s[0][2] + s[1][2]),
+                       s[0][1] + s[1][1] + (s[0][3] + s[1][3]));
+}
+
+/* Scores of slots s and s + 1 to the state; what is in it so far is multiplied. The probabilities,
+ * as the second operand. */
+template <int ENC>
+__device__ static __forceinline__ uint2 soften_slots(warp_state &st, float2 score, int s, int to,
+                                                     int lane)
+{
+    if (s >= to)
+        score.x = -INFINITY;
+    if (s + 1 >= to)
+        score.y = -INFINITY;
+    float max = fmaxf(st.m, fmaxf(score.x, score.y));
+
+    for (int d = 1; d < 4; d *= 2)
+        max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
     const float less = max == -INFINITY ? 0 : max; /* nothing seen yet */
     const float by = exp2f(st.m - less);
+    const float2 e = make_float2(exp2f(score.x - less), exp2f(score.y - less));
+    const float mine[2] = { __shfl_sync(~0u, by, lane % 4 * 8),
+                            __shfl_sync(~0u, by, lane % 4 * 8 + 4) };
 
     st.m = max;
-    st.l *= by;
+    st.l = st.l * by + (e.x + e.y);
 #pragma unroll
-    for (int i = 0; i < PER; i++)
-        st.acc[i] *= by;
+    for (int i = 0; i < V_PIECES * 4; i++)
 #pragma unroll
-    for (int j = 0; j < SOME_SLOTS; j++) {
-        float f[PER];
+        for (int k = 0; k < 4; k++)
+            st.acc[i][k] *= mine[k % 2];
+    return split16<ENC>(e.x, e.y);
+}
 
-        score[j] = exp2f(score[j] - less);
-        st.l += score[j];
-        x.v[j].get(f);
+template <int ENC>
+__device__ static __forceinline__ void add_values(warp_state &st, const some_slots<ENC> &x, uint2 e)
+{
 #pragma unroll
-        for (int i = 0; i < PER; i++)
-            st.acc[i] = fmaf(score[j], f[i], st.acc[i]);
+    for (int i = 0; i < V_PIECES; i++) {
+        const uint4 v = x.v[0][i].pairs(), w = x.v[1][i].pairs();
+        const uint32_t first[4] = { v.x, v.y, v.z, v.w }, second[4] = { w.x, w.y, w.z, w.w };
+
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t even = (first[j] & 0xFFFF) | second[j] << 16;
+            const uint32_t odd = first[j] >> 16 | (second[j] & 0xFFFF0000);
+            const uint32_t a[4] = { even, odd, even, odd };
+
+            mma<ENC == DEV_ENC_BF16>(st.acc[i * 4 + j], a, e.x, e.y);
+        }
+    }
+}
+
+/* A warp's state of head h to shared memory. */
+template <int ENC>
+__device__ static __forceinline__ void give_state(const warp_state &st, int h, int hd, float *sums,
+                                                  int warp, int lane)
+{
+    const int c = lane % 4, stride = hd + 4;
+    constexpr float by = eight<ENC>::by;
+
+    if (lane == 4 * h) {
+        sums[STREAM_WARPS * stride + warp] = st.m;
+        sums[STREAM_WARPS * (stride + 1) + warp] = st.l;
+    }
+    if (c != h / 2)
+        return;
+#pragma unroll
+    for (int i = 0; i < V_PIECES * 2; i++) {
+        const float(*const v)[4] = st.acc + 2 * i;
+        const bool odd = h % 2;
+
+        if (value_at(i / 2, lane) < hd)
+            *(float4 *)(sums + warp * stride + value_at(i / 2, lane) + i % 2 * 4) =
+                make_float4((odd ? v[0][1] : v[0][0]) * by, (odd ? v[0][3] : v[0][2]) * by,
+                            (odd ? v[1][1] : v[1][0]) * by, (odd ? v[1][3] : v[1][2]) * by);
     }
 }
 
@@ -246,7 +390,7 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
     const int stride = a.hd + 4;
     const float *const m = sums + STREAM_WARPS * stride, *const n = m + STREAM_WARPS;
 
-    for (int i = threadIdx.x; i < BESIDE * a.hd; i += STREAM_WARPS * WARP) {
+    for (int i = thread_now(); i < BESIDE * a.hd; i += STREAM_WARPS * WARP) {
         const int e = i / BESIDE, first = i % BESIDE * WARPS;
         float max = -INFINITY, l = 0, v = 0;
 
@@ -280,120 +424,72 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
     }
 }
 
-/* An item of at most HEADS heads: all threads of a block, but for the warps that feed. at: where
- * the item's place is kept. scratch: queries, the pass's own keys and values, the warps' states;
- * free once the block has stopped. */
-template <int ENC, int HEADS>
+/* An item: all threads of a block, but for the warps that feed. at: where the item's place is kept.
+ * scratch: queries, the pass's own keys and values, the warps' states; free once the block has
+ * stopped. */
+template <int ENC>
 __device__ static __forceinline__ void
 attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &place, attn_place &at,
-                float *scratch, const float2 *turns, const gate_stop &stop)
+                uint8_t *scratch, const float2 *turns, const gate_stop &stop)
 {
     const attn_args &a = p.a;
-    const attn_lanes l = attn_lanes_of(a.hd);
-    constexpr bool AHEAD = HEADS == 1; /* there are registers for the next values too */
-    some_slots<ENC> x, then;
-    state st[HEADS];
+    some_slots<ENC> x;
 
-    const int step = l.stride * SOME_SLOTS;
-    const auto ask = [&](packet<ENC> *to, const uint8_t *cache, const attn_place &of, int s0) {
-        ask_slots<ENC>(to, cache, a, row[of.t].table, of.kh, l, s0, of.to);
-    };
+    {
+        const int thread = thread_now(), s = place.from + thread / WARP * WARP_SLOTS;
 
-    ask(x.k, a.k, place, place.from);
-    ask(x.v, a.v, place, place.from);
-    ask(then.k, a.k, place, place.from + step);
-    if (AHEAD)
-        ask(then.v, a.v, place, place.from + step);
-    if (threadIdx.x == 0)
-        at = place;
+        ask_keys<ENC>(x, a, row[place.t].table, place.kh, s, place.to, thread % WARP);
+        ask_values<ENC>(x, a, row[place.t].table, place.kh, s, place.to, thread % WARP);
+        if (thread == 0)
+            at = place;
+    }
     stop_at(stop, STREAM_WARPS * WARP);
     forget();
-    uint8_t *const fresh = (uint8_t *)(scratch + HEADS * a.hd);
+    uint8_t *const fresh = scratch + at.n_heads * query_bytes(a.hd);
 
     ready_item<ENC>(p, row, at, scratch, fresh, turns);
     named_sync(WORKERS, STREAM_WARPS * WARP);
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        st[h].m = -INFINITY, st[h].l = 0;
-#pragma unroll
-        for (int i = 0; i < PER; i++)
-            st[h].acc[i] = 0;
-    }
-    /* every lane of the warp goes round as often: shuffles need them all */
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    int s0 = at.from + warp * WARP_SLOTS; /* the warp's first, of ATTN_SLOTS */
+
+    take_fresh<false, ENC>(x, p, row, at, s0, fresh, lane);
+    float2 score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
+
+    take_fresh<true, ENC>(x, p, row, at, s0, fresh, lane);
+    warp_state st = { -INFINITY };
+
+    /* every warp goes round as often: the rest of the block waits for it anyway */
 #pragma unroll 1
-    for (int s0 = at.from;;) {
-        forget();
-        if (p.r.q)
-            take_fresh<ENC>(x, p, row, at, l, s0, fresh);
-#pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            float q[PER] = {};
-
-            if (l.live && h < at.n_heads) {
-                const float4 *const from = (const float4 *)(scratch + h * a.hd) + l.lane * 2;
-                const float4 q4[2] = { from[0], from[1] };
-                const float by = packet<ENC>::by; /* of the keys */
-
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    q[4 * i] = q4[i].x * by, q[4 * i + 1] = q4[i].y * by;
-                    q[4 * i + 2] = q4[i].z * by, q[4 * i + 3] = q4[i].w * by;
-                }
-            }
-            see_slots<ENC>(st[h], x, q, l, s0, at.to);
-        }
-        s0 += step;
-        if (s0 >= at.to)
+    for (;;) {
+        add_values<ENC>(st, x, soften_slots<ENC>(st, score, s0 + lane % 4 * 2, at.to, lane));
+        s0 += ATTN_SLOTS;
+        if (s0 - warp * WARP_SLOTS >= at.to)
             break;
-#pragma unroll
-        for (int j = 0; j < SOME_SLOTS; j++) {
-            x.k[j] = then.k[j];
-            if (AHEAD)
-                x.v[j] = then.v[j];
-        }
-        ask(AHEAD ? then.v : x.v, a.v, at, AHEAD ? s0 + step : s0);
-        ask(then.k, a.k, at, s0 + step);
+        /* one after the other, for want of registers */
+        forget();
+        ask_keys<ENC>(x, a, row[at.t].table, at.kh, s0, at.to, lane);
+        take_fresh<false, ENC>(x, p, row, at, s0, fresh, lane);
+        score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
+        forget();
+        ask_values<ENC>(x, a, row[at.t].table, at.kh, s0, at.to, lane);
+        take_fresh<true, ENC>(x, p, row, at, s0, fresh, lane);
     }
     const int splits = (row[at.t].slot + a.span) / a.span; /* that this row has: at most a.splits */
+    float *const sums =
+        (float *)(scratch + at.n_heads * query_bytes(a.hd) + (p.r.q ? p.rows * 4 * a.hd : 0));
 
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        const int warp = threadIdx.x / WARP, in_warp = threadIdx.x % WARP, stride = a.hd + 4;
-        float *const sums = scratch + (HEADS + (p.r.q ? p.rows : 0)) * a.hd;
-
-        if (h >= at.n_heads)
-            break;
-        forget();
-        /* groups of lanes of a warp */
-        for (int d = l.lanes; d < WARP; d *= 2) {
-            const float m = __shfl_xor_sync(~0u, st[h].m, d), n = __shfl_xor_sync(~0u, st[h].l, d);
-            float acc[PER];
-
-#pragma unroll
-            for (int i = 0; i < PER; i++)
-                acc[i] = __shfl_xor_sync(~0u, st[h].acc[i], d);
-            merge(st[h], m, n, acc);
-        }
+    for (int d = 1; d < 4; d *= 2)
+        st.l += __shfl_xor_sync(~0u, st.l, d);
+#pragma unroll 1
+    for (int h = 0; h < at.n_heads; h++) {
         if (h)
             named_sync(WORKERS, STREAM_WARPS * WARP);
-        if (in_warp == 0) {
-            sums[STREAM_WARPS * stride + warp] = st[h].m;
-            sums[STREAM_WARPS * (stride + 1) + warp] = st[h].l;
-        }
-        if (in_warp < l.lanes && l.live) {
-            const float by = packet<ENC>::by;
-
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                ((float4 *)(sums + warp * stride))[l.lane * 2 + i] =
-                    make_float4(st[h].acc[4 * i] * by, st[h].acc[4 * i + 1] * by,
-                                st[h].acc[4 * i + 2] * by, st[h].acc[4 * i + 3] * by);
-        }
+        give_state<ENC>(st, h, a.hd, sums, warp, lane);
         named_sync(WORKERS, STREAM_WARPS * WARP);
         merge_warps(p, at, h, splits, sums);
     }
     if (splits > 1 && last_of(a.done + at.t * a.K * p.parts + at.y, splits, STREAM_WARPS * WARP))
-        merge_splits<PROGRAM_HEADS, STREAM_WARPS>(a, at.t, at.h0, at.n_heads, splits);
+        merge_splits<STREAM_WARPS>(a, at.t, at.h0, at.n_heads, splits, (float *)scratch);
 }
 
 /* Asks for keys and values of the block's first item beyond its first slots, to the second-level
@@ -410,7 +506,7 @@ __device__ static inline void attn_ahead(const attn_phase &p, const attn_row *ro
         return;
     const attn_place at = attn_place_of(p, row, blockIdx.x);
 
-    for (int s = at.from + KV_BLOCK, i = 0; s < at.to && i < MOST; s += KV_BLOCK, i++) {
+    for (int s = at.from + ATTN_SLOTS, i = 0; s < at.to && i < MOST; s += KV_BLOCK, i++) {
         const size_t from = ((size_t)row[at.t].table[s / KV_BLOCK] * p.a.K + at.kh) * bytes;
 
         l2_prefetch(p.a.k + from, bytes);
@@ -422,14 +518,14 @@ __device__ static inline void attn_ahead(const attn_phase &p, const attn_row *ro
 /* stop: before the first of the block's items reads queries, or anything of this pass. */
 template <int ENC>
 __device__ static __forceinline__ void attn_items(const attn_phase &p, const attn_row *row,
-                                                  float *scratch, const float2 *turns,
+                                                  uint8_t *scratch, const float2 *turns,
                                                   gate_stop stop)
 {
     __shared__ attn_place kept[2]; /* one is read while the next is written */
     const int n = attn_places(p);
     int turn = 0;
 
-    if (threadIdx.x == WARP)
+    if (thread_now() == WARP)
         attn_ahead(p, row);
 #pragma unroll 1
     for (int i = blockIdx.x; i < n; i += gridDim.x) {
@@ -437,10 +533,7 @@ __device__ static __forceinline__ void attn_items(const attn_phase &p, const att
 
         if (at.from >= at.to)
             continue;
-        if (p.heads == 1)
-            attn_place_sums<ENC, 1>(p, row, at, kept[turn], scratch, turns, stop);
-        else
-            attn_place_sums<ENC, PROGRAM_HEADS>(p, row, at, kept[turn], scratch, turns, stop);
+        attn_place_sums<ENC>(p, row, at, kept[turn], scratch, turns, stop);
         turn ^= 1;
         stop.target = 0;
     }

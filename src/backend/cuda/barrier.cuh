@@ -113,6 +113,20 @@ __device__ static inline void l2_prefetch(const void *p, uint32_t bytes)
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
 }
 
+/* The thread's number, read anew: what is derived from it is not kept in registers, or even in
+ * local memory, from a program's beginning on. */
+__device__ static inline int thread_now()
+{
+#ifdef __CUDA_ARCH__
+    int t;
+
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+#else
+    return threadIdx.x;
+#endif
+}
+
 /* ---- named barriers ---- */
 
 /* Those of a program's blocks but the warp that feeds (stream.cuh), and of blocks without one: all.

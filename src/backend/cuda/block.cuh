@@ -38,7 +38,7 @@ __device__ static inline bool last_of(int *done, int splits, int threads)
 
     __threadfence();
     named_sync(WORKERS, threads);
-    if (threadIdx.x == 0) {
+    if (thread_now() == 0) {
         last = atomicAdd(done, 1) == splits - 1;
         if (last)
             *done = 0;
@@ -57,7 +57,7 @@ struct gate_stop {
 /* `threads` of the block, once all of them are here. */
 __device__ static inline void stop_at(const gate_stop &s, int threads)
 {
-    if (s.target && threadIdx.x == 0)
+    if (s.target && thread_now() == 0)
         gate_wait(s.gate, s.target);
     named_sync(WORKERS, threads);
 }

@@ -289,7 +289,8 @@ enum {
     SUM_BUFFERS = 2,                 /* of tiles under way, for each team: 2^ */
     SUM_BARRIERS = 7 << SUM_BUFFERS, /* of 1, 2 and 4 teams */
     PHASES_KEPT = 4,                 /* two before, now and next */
-    PROGRAM_HEADS = 2                /* of queries, in an item of attention, at most */
+    PROGRAM_HEADS = 8,               /* of queries, in an item of attention, at most */
+    ATTN_HEAD = 128                  /* values of a head, in programs, at most */
 };
 
 /* What reading the weights of a phase takes to know. */

@@ -335,7 +335,7 @@ __device__ static __forceinline__ void fed_begin(const program &p, const fed_rin
 {
     const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
 
-    if (threadIdx.x)
+    if (thread_now())
         return;
     if (use > 0)
         bar_wait(p.empty + k * 8, (use - 1) & 1);
@@ -348,7 +348,8 @@ template <int NT>
 __device__ static __forceinline__ void fed_give(const program &p, int turn, int T,
                                                 const float acc[2][NT][4])
 {
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    const int g = lane / 4, c = lane % 4;
     const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
     float *const sum = p.scratch + (k * STREAM_WARPS + warp) * T * DEV_TILE;
 
@@ -378,14 +379,14 @@ __device__ static __forceinline__ void fed_mark(const program &p, const fed_ring
 
 /* A warp's columns of the rows of x to shared memory, in the background: no other warp's. */
 __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
-                                                  int warp, unsigned tag)
+                                                  int warp, int lane, unsigned tag)
 {
     enum { EACH = FED_COLS / 8 }; /* 16 bytes, of a group */
     const int kp = a.out[0].w.kp;
 
     if (a.takes) { /* four values a lane and group, two groups at a time */
-        const int at = warp * FED_COLS + threadIdx.x % (WARP / 2) * 4;
-        const int half = threadIdx.x % WARP / (WARP / 2) * FED_GROUP_COLS;
+        const int at = warp * FED_COLS + lane % (WARP / 2) * 4;
+        const int half = lane / (WARP / 2) * FED_GROUP_COLS;
 
         for (int t = 0; t < a.T; t++)
 #pragma unroll 1
@@ -407,8 +408,7 @@ __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
-        for (int i = threadIdx.x % WARP; i < (kp + FED_GROUP_COLS - 1) / FED_GROUP_COLS * EACH;
-             i += WARP) {
+        for (int i = lane; i < (kp + FED_GROUP_COLS - 1) / FED_GROUP_COLS * EACH; i += WARP) {
             const int at = i / EACH * FED_GROUP_COLS + warp * FED_COLS + i % EACH * 8;
 
             if (at < kp)
@@ -433,10 +433,10 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
 
 /* phase: its number; more: others follow */
 template <int KIND, int NT>
-__device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const stream_args &a,
-                                                 int phase, bool more)
+__device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
+                                                 const stream_args &a, int phase, bool more)
 {
-    const int warp = held((int)threadIdx.x / WARP), lane = held((int)threadIdx.x % WARP);
+    const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
     const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups;
     const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
     const uint32_t landed = held(r.landed), freed = held(r.freed);
@@ -453,10 +453,10 @@ __device__ static __forceinline__ void fed_phase(program &p, fed_ring &r, const 
     int ahead = -1;
 
     if (near)
-        fed_inputs(a, p.inputs, stride, warp, p.tag + phase);
+        fed_inputs(a, p.inputs, stride, warp, lane, p.tag + phase);
     copy_wait<0>();
     __syncwarp();
-    if (threadIdx.x == 0)
+    if (thread == 0)
         *r.begins = *r.begins + 1;
 #pragma unroll 1
     for (;;) {

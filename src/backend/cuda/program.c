@@ -47,11 +47,15 @@ static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t fe
     return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->dynamic[kernel_of(class, T)];
 }
 
-/* What attention needs of the scratch: queries, a key and a value of each row in 16 bits, and a
- * head of every warp with its maximum and its sum of weights. */
-static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows)
+/* What attention needs of the scratch: queries in twice 16 bits, a key and a value of each row in
+ * 16, and a head of every warp with its maximum and its sum of weights; then factors of spans. */
+static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows, size_t heads)
 {
-    return ((PROGRAM_HEADS + rows) * hd + (hd + 4 + 2) * RING_WARPS(b->big)) * sizeof(float);
+    const size_t item = heads * (4 * hd + 64) + rows * 4 * hd +
+                        (hd + 4 + 2) * RING_WARPS(b->big) * sizeof(float),
+                 spans = heads * ATTN_SPLITS * sizeof(float);
+
+    return item > spans ? item : spans;
 }
 
 /* Room on the device for n bytes of a program, and where they are written meanwhile. */
@@ -401,8 +405,8 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
     if (half && b->prog.half && (b->prog.half != half || b->prog.inv_freq != r.inv_freq))
         program_flush(b);
     struct dev_phase *ph =
-        add(b, CLASS_U48, false, b->prog.n ? b->prog.T : rows, attn_scratch(b, (size_t)a->hd, rows),
-            rows * half * 2 * sizeof(float), NULL);
+        add(b, CLASS_U48, false, b->prog.n ? b->prog.T : rows,
+            attn_scratch(b, (size_t)a->hd, rows, heads), rows * half * 2 * sizeof(float), NULL);
 
     if (half) {
         b->prog.half = half;

@@ -32,21 +32,15 @@ __device__ static inline void leave(const program_args &a)
 }
 
 __device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_row *row,
-                                               float *scratch, const float2 *turns,
+                                               uint8_t *scratch, const float2 *turns,
                                                const gate_stop &stop)
 {
     if (p.enc == DEV_ENC_F16)
         attn_items<DEV_ENC_F16>(p, row, scratch, turns, stop);
-    else
+    else if (p.enc == DEV_ENC_BF16)
         attn_items<DEV_ENC_BF16>(p, row, scratch, turns, stop);
-}
-
-/* On its own, so that the others' code stays as it is. */
-__device__ static __forceinline__ void attn_f8_of(const attn_phase &p, const attn_row *row,
-                                                  float *scratch, const float2 *turns,
-                                                  const gate_stop &stop)
-{
-    attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop);
+    else
+        attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop);
 }
 
 /* form: as in dev_phase */
@@ -82,6 +76,124 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 #undef FORM
 }
 
+/* Where things lie in shared memory (program_args). */
+struct division {
+    uint8_t *lut;
+    float *scratch;
+    float2 *turns;
+    stream_feed *feeds;
+    uint4 *phases;
+    uint16_t *inputs;
+};
+
+template <int CLASS>
+__device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
+{
+    division d;
+
+    d.lut = shared + a.ring;
+    d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
+    d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
+    d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
+    d.phases = (uint4 *)(d.feeds + a.n_feeds);
+    d.inputs = (uint16_t *)(d.phases + PHASES_KEPT * WORDS);
+    return d;
+}
+
+/* The phases, by a block's warps. */
+template <int CLASS, int NT>
+__device__ static __forceinline__ void run_phases(program &p, const division &d,
+                                                  const attn_row *row)
+{
+    const program_args &a = *p.a;
+    constexpr bool loads = CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
+
+#pragma unroll 1
+    for (int i = 0; i < a.n; i++) {
+        const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
+        const gate_stop stop = { a.gate, i * gridDim.x };
+
+        if (i + 1 < a.n && threadIdx.x < WORDS)
+            d.phases[(i + 1) % PHASES_KEPT * WORDS + threadIdx.x] =
+                ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
+        if (now.kind == PHASE_ATTN) {
+            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop);
+        } else {
+            stop_at(stop, THREADS);
+            if (loads && now.kind == PHASE_LOAD) {
+                load_apart(now.u.s);
+            } else {
+                if (loads && now.u.s.load.x)
+                    load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, p.factor);
+                product_of<CLASS, NT>(p, now.u.s, now.form);
+            }
+        }
+        if (i + 1 < a.n)
+            arrive(a.gate, 1);
+    }
+}
+
+/* The same of those that are fed. What a phase takes to know is found anew in each, lest it is kept
+ * in local memory through attention: a round trip to the second-level cache. */
+template <int NT, class STATE>
+__device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *shared,
+                                               const attn_row *row, const STATE &state,
+                                               const fed_ring &all)
+{
+    __shared__ uint2 kept[STREAM_WARPS];    /* ring.place and ring.turn */
+    const int arrivals = fed_arrivals(a.T); /* of a block at a gate */
+    int gates = 0;                          /* before the phase */
+
+    if (threadIdx.x % WARP == 0)
+        kept[threadIdx.x / WARP] = make_uint2(0, 0);
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < a.n; i++) {
+        const division d = divide<CLASS_FED>(a, shared + held(0));
+        const int thread = thread_now();
+        const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
+        const bool given = now.kind == PHASE_PRODUCT && now.u.s.takes;
+        const gate_stop stop = { a.gate, given ? 0 : gates * gridDim.x * arrivals };
+
+        if (i + 1 < a.n && thread < WORDS) {
+            copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
+                                                          thread),
+                       (const uint4 *)(a.phase + i + 1) + thread);
+            copy_commit();
+        }
+        if (i + 2 < a.n && thread == THREADS - 1)
+            l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
+        if (now.kind == PHASE_ATTN) {
+            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop);
+            copy_wait<0>();
+            if (i + 1 < a.n)
+                arrive(a.gate, arrivals);
+            gates++;
+            continue;
+        }
+        const program p = state(d);
+        fed_ring ring = all;
+
+        ring.at = shared + held(0);
+        ring.place = (int)kept[thread / WARP].x;
+        ring.turn = (int)kept[thread / WARP].y;
+        stop_at(stop, THREADS);
+        if (now.form == DEV_B16 * 4)
+            fed_phase<DEV_B16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
+        else
+            fed_phase<DEV_H16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
+        copy_wait<0>();
+        /* of the product those arrive that end its tiles */
+        gates += !now.u.s.gives;
+        __syncwarp();
+        if (thread % WARP == 0)
+            kept[thread / WARP] = make_uint2((unsigned)ring.place, (unsigned)ring.turn);
+        __syncwarp();
+    }
+    fed_mark<NT>(state(divide<CLASS_FED>(a, shared)), all, (int)kept[threadIdx.x / WARP].y, a.T,
+                 { LAST, 0 });
+}
+
 /* grid: a block on each multiprocessor, all at once; 512 threads, and a warp more for FED; shared
  * memory: see program_args */
 template <int CLASS, int NT>
@@ -96,28 +208,32 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
     __shared__ int begins;
-    const int warp = threadIdx.x / WARP;
-    uint8_t *const lut_at = shared + a.ring;
-    float *const scratch = (float *)(lut_at + (CLASS == CLASS_N4 ? LUT_N4 : 0));
-    float2 *const turns = (float2 *)((uint8_t *)scratch + a.scratch);
-    stream_feed *const feeds = (stream_feed *)(turns + a.n_rows * a.half);
-    uint4 *const phases = (uint4 *)(feeds + a.n_feeds);
+    __shared__ unsigned tag; /* of what the first phase takes, if it does */
     __shared__ attn_row row[DEV_STREAM_ROWS];
     __shared__ float factor[DEV_STREAM_ROWS];
-    constexpr bool loads =
-        !fed && CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
-    program p = { &a, feeds };
+    const int warp = threadIdx.x / WARP;
+    const division d = divide<CLASS>(a, shared);
+    const auto state = [&](const division &d) {
+        program p = { &a, d.feeds };
 
-    p.full = bar_at(full);
-    p.empty = bar_at(empty);
-    for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*feeds) / 8); i += THREADS)
-        ((uint64_t *)feeds)[i] = ((const uint64_t *)a.feed)[i];
+        p.full = bar_at(full);
+        p.empty = bar_at(empty);
+        p.scratch = d.scratch;
+        p.inputs = d.inputs;
+        p.factor = factor;
+        p.lut = (const uint32_t *)d.lut;
+        p.tag = tag;
+        return p;
+    };
+
+    for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
+        ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
-        phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
+        d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
     if constexpr (CLASS == CLASS_N4)
         for (int i = threadIdx.x; i < 256 * WARP; i += THREADS)
-            ((uint32_t *)lut_at)[i] = a.table[i / WARP & 15] | (uint32_t)a.table[i / WARP >> 4]
-                                                                   << 16;
+            ((uint32_t *)d.lut)[i] = a.table[i / WARP & 15] | (uint32_t)a.table[i / WARP >> 4]
+                                                                  << 16;
     if (threadIdx.x < a.n_rows) {
         const int seq = a.seq[threadIdx.x];
 
@@ -128,14 +244,16 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         float sine, cosine;
 
         sincosf((float)a.pos[i / a.half] * a.inv_freq[i % a.half], &sine, &cosine);
-        turns[i] = make_float2(cosine, sine);
+        d.turns[i] = make_float2(cosine, sine);
     }
     if (threadIdx.x < SUM_BARRIERS) {
         const int team = threadIdx.x >> SUM_BUFFERS; /* 1 team, then 2, then 4 */
 
-        bar_init(p.full + threadIdx.x * 8, team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
-        bar_init(p.empty + threadIdx.x * 8, fed ? FED_ENDS : (a.T + 1) / 2);
+        bar_init(bar_at(full) + threadIdx.x * 8, team_size(team < 1 ? 0 : team < 3 ? 1 : 2));
+        bar_init(bar_at(empty) + threadIdx.x * 8, fed ? FED_ENDS : (a.T + 1) / 2);
     }
+    if (threadIdx.x == 0)
+        tag = fed && a.tags ? *a.tags : 0;
     if (fed && threadIdx.x == 0) {
         for (int i = 0; i < FED_GROUPS; i++) {
             bar_init(bar_at(landed + i), 1);
@@ -147,17 +265,11 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         bar_fence_init();
     }
     __syncthreads();
-    p.ring = shared + warp * R::depth * R::slot;
-    p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
-    p.scratch = scratch;
-    p.inputs = (uint16_t *)(phases + PHASES_KEPT * WORDS);
-    p.factor = factor;
-    p.lut = (const uint32_t *)lut_at;
-    p.tag = fed && a.tags ? *a.tags : 0;
-    fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
-                      bar_at(landed), bar_at(freed),
-                      tile,           done,
-                      bar_at(begun),  &begins };
+    program p = state(d);
+    const fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
+                            bar_at(landed), bar_at(freed),
+                            tile,           done,
+                            bar_at(begun),  &begins };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
@@ -165,67 +277,20 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends(p, ring, (const dev_phase *)phases);
+            fed_ends(p, ring, (const dev_phase *)d.phases);
             return;
         }
+        run_fed<NT>(a, shared, row, state, ring);
     } else {
+        p.ring = shared + warp * R::depth * R::slot;
+        p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
         p.ask.feed = -1;
         enter_tile<CLASS>(p);
 #pragma unroll 1
         for (int i = 0; i < R::depth - 1; i++)
             fetch<CLASS>(p, i);
+        run_phases<CLASS, NT>(p, d, row);
     }
-    const int arrivals = fed ? fed_arrivals(a.T) : 1; /* of a block at a gate */
-    int gates = 0;                                    /* before the phase */
-
-#pragma unroll 1
-    for (int i = 0; i < a.n; i++) {
-        const dev_phase &now = *(const dev_phase *)(phases + i % PHASES_KEPT * WORDS);
-        const bool given = fed && now.kind == PHASE_PRODUCT && now.u.s.takes;
-        const gate_stop stop = { a.gate, given ? 0 : gates * gridDim.x * arrivals };
-
-        if (i + 1 < a.n && threadIdx.x < WORDS) {
-            const uint4 *const from = (const uint4 *)(a.phase + i + 1) + threadIdx.x;
-            uint4 *const to = phases + (i + 1) % PHASES_KEPT * WORDS + threadIdx.x;
-
-            if constexpr (fed) {
-                copy_async((uint32_t)__cvta_generic_to_shared(to), from);
-                copy_commit();
-            } else {
-                *to = *from;
-            }
-        }
-        if constexpr (fed)
-            if (i + 2 < a.n && threadIdx.x == THREADS - 1)
-                l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
-        if (now.kind == PHASE_ATTN && now.u.a.enc == DEV_ENC_F8_E4M3) {
-            attn_f8_of(now.u.a, row, scratch, turns, stop);
-        } else if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, scratch, turns, stop);
-        } else {
-            stop_at(stop, THREADS);
-            if (loads && now.kind == PHASE_LOAD) {
-                load_apart(now.u.s);
-            } else {
-                if (loads && now.u.s.load.x)
-                    load_rows(now.u.s, 0, now.u.s.T, p.inputs, now.u.s.kept / 2, factor);
-                if constexpr (!fed)
-                    product_of<CLASS, NT>(p, now.u.s, now.form);
-                else if (now.form == DEV_B16 * 4)
-                    fed_phase<DEV_B16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
-                else
-                    fed_phase<DEV_H16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
-            }
-        }
-        if constexpr (fed)
-            copy_wait<0>();
-        /* of a product that is fed those arrive that end its tiles */
-        if (i + 1 < a.n && (!fed || now.kind == PHASE_ATTN))
-            arrive(a.gate, arrivals);
-        gates += !(fed && now.kind == PHASE_PRODUCT && now.u.s.gives);
-    }
-    if constexpr (fed)
-        fed_mark<NT>(p, ring, ring.turn, a.T, { LAST, 0 });
     leave(a);
 }
 
