@@ -62,14 +62,12 @@ __device__ static inline void bring(const gemm_args &a, uint32_t at, int tiles, 
     }
 }
 
-/* x / (1 + exp(-x)) * u of two values, whose reciprocals are one. */
-__device__ static inline uint32_t gate(float2 x, float2 u)
+/* 2 h / (1 + exp(-2 h)) * u = (h + h tanh(h)) * u of two values. While this is done nothing is
+ * multiplied, and a hyperbolic tangent is one instruction where an exponent and a reciprocal were eight.
+ * It is off by 2^-12 of 2 h at most, where rounding to bf16 is by 2^-9 of the result. */
+__device__ static inline uint32_t gate(float2 h, float2 u)
 {
-    /* where this holds it back, x / (1 + exp(-x)) is under 1e-16 */
-    const float most = 60, a = 1 + exp2_fast(fminf(-1.44269504f * x.x, most));
-    const float b = 1 + exp2_fast(fminf(-1.44269504f * x.y, most)), r = reciprocal(a * b);
-
-    return pair16<true>(x.x * u.x * (r * b), x.y * u.y * (r * a));
+    return pair16<true>(fmaf(h.x, tanh_fast(h.x), h.x) * u.x, fmaf(h.y, tanh_fast(h.y), h.y) * u.y);
 }
 
 /* A lane's sums, gates and then what they let through, to y: rows g and g + 8 of its warp. by, factor:
@@ -91,13 +89,15 @@ __device__ static inline void put(const gemm_args &a, const float (&d)[128], int
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 const int at = 4 * (j + k) + 2 * i;
-                float2 g = make_float2(d[at], d[at + 1]), u = make_float2(d[64 + at], d[65 + at]);
+                const float half = by[i] / 2;
+                float2 h = make_float2(d[at] * half, d[at + 1] * half);
+                float2 u = make_float2(d[64 + at], d[65 + at]);
 
                 if (F8) {
-                    g.x *= by[i] * f[0].x, g.y *= by[i] * f[0].y;
+                    h.x *= f[0].x, h.y *= f[0].y;
                     u.x *= by[i] * f[GEMM_COLS / 2].x, u.y *= by[i] * f[GEMM_COLS / 2].y;
                 }
-                w[i][k] = gate(g, u);
+                w[i][k] = gate(h, u);
             }
         }
 #pragma unroll

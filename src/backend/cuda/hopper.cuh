@@ -72,6 +72,15 @@ __device__ static inline float reciprocal(float x)
     return y;
 }
 
+/* To 2^-11 of 1. */
+__device__ static inline float tanh_fast(float x)
+{
+    float y;
+
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Two values in E4M3 as f16, the lower byte in the lower half. */
 __device__ static inline uint32_t pair_of_f8(uint16_t two)
 {

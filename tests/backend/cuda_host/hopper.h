@@ -92,6 +92,11 @@ static inline float exp2_fast(float x)
     return exp2f(x);
 }
 
+static inline float tanh_fast(float x)
+{
+    return tanhf(x);
+}
+
 static inline float reciprocal(float x)
 {
     return 1 / x;

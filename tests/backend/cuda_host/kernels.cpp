@@ -34,6 +34,7 @@
 #define registers_less ptx_registers_less
 #define registers_more ptx_registers_more
 #define exp2_fast      ptx_exp2_fast
+#define tanh_fast      ptx_tanh_fast
 #define pair_of_f8     ptx_pair_of_f8
 #define wgmma_fence    ptx_wgmma_fence
 #define wgmma_commit   ptx_wgmma_commit
@@ -77,6 +78,7 @@
 #undef registers_less
 #undef registers_more
 #undef exp2_fast
+#undef tanh_fast
 #undef pair_of_f8
 #undef wgmma_fence
 #undef wgmma_commit
