@@ -216,6 +216,17 @@ static int place_away(struct model *m, struct ctx *c, int64_t away, struct err *
     return 0;
 }
 
+/* Queries, keys and values of a layer come as its first matrix does. */
+static int place_part(struct model *m, struct ctx *c, size_t i, struct weight *w, struct err *e)
+{
+    const size_t l = i / 9;
+
+    if (l < (size_t)m->hp->layers && w == &m->layer[l].q && c->be->place_beside)
+        return c->be->place_beside(c, (struct weight *[]){ w, &m->layer[l].k, &m->layer[l].v }, 3,
+                                   e);
+    return c->be->place(c, w, e);
+}
+
 int model_place(struct model *m, struct ctx *c, int64_t away,
                 void (*progress)(void *arg, size_t done, size_t total), void *arg, struct err *e)
 {
@@ -229,7 +240,7 @@ int model_place(struct model *m, struct ctx *c, int64_t away,
     rc = place_away(m, c, away, e);
     for (size_t i = 0; part_at(m, i, &p); i++) {
         if (p.w && !p.w->placed && rc == 0)
-            rc = c->be->place(c, p.w, e);
+            rc = place_part(m, c, i, p.w, e);
         if (p.v && rc == 0) {
             rc = place_vector(c, p.v, p.n, e);
         } else if (p.v) {

@@ -29,6 +29,9 @@ struct backend {
     /* Copies a weight to where ops read it, in a layout of the backend's own: w->placed. On the CPU
      * those that gain from it; the rest, and who else reads w, use w->data as before. */
     int (*place)(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
+    /* The same of n matrices that multiply one input, which may become one product. The first is
+     * unplaced first. NULL: one by one. */
+    int (*place_beside)(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
     void (*unplace)(struct ctx *c, struct weight *w);
     /* Bytes that place would take; NULL = those of the file. */
     size_t (*placed_size)(const struct ctx *c, const struct weight *w);

@@ -498,6 +498,7 @@ int cuda_send(struct ctx *c, void *to, const void *from, size_t n, bool forget,
               struct err *e) MUST_USE;
 int cuda_download(struct ctx *c, void *to, const void *from, size_t n, struct err *e) MUST_USE;
 int cuda_place(struct ctx *c, struct weight *w, struct err *e) MUST_USE;
+int cuda_place_beside(struct ctx *c, struct weight *const *w, size_t n, struct err *e) MUST_USE;
 void cuda_unplace(struct ctx *c, struct weight *w);
 size_t cuda_placed_size(const struct ctx *c, const struct weight *w);
 int cuda_place_rows(struct ctx *c, struct weight *w, struct err *e) MUST_USE;

@@ -164,6 +164,7 @@ struct rope_args {
 enum { ROPE_ROWS = 2, ROPE_THREADS = 384 };
 struct rope16_args {
     const uint16_t *q, *k, *v; /* [T, H * hd] or NULL, [T, K * hd] twice */
+    int ld_q, ld_kv;           /* values from row to row of them */
     uint16_t *q16;             /* queries times `scale`, as mode16 says; or NULL */
     float scale;
     int mode16, T;

@@ -422,6 +422,7 @@ static const struct backend backend_cuda = {
     .upload = cuda_upload,
     .download = cuda_download,
     .place = cuda_place,
+    .place_beside = cuda_place_beside,
     .unplace = cuda_unplace,
     .placed_size = cuda_placed_size,
     .place_rows = cuda_place_rows,

@@ -273,7 +273,8 @@ static size_t scale_bytes(const struct dev_weight *to, size_t rows)
                             : rows * sizeof(float);
 }
 
-/* One scale for each row in float32, or the scales as they are. */
+/* One scale for each row in float32, or the scales as they are. There is room for them where
+ * to->scale is, if it is not NULL. */
 static int pack_scales(struct ctx *c, struct placed *d, const struct weight *w,
                        const struct dev_weight *raw, struct err *e)
 {
@@ -281,7 +282,7 @@ static int pack_scales(struct ctx *c, struct placed *d, const struct weight *w,
     struct dev_weight *to = &d->w, from = *raw;
     const size_t n = scale_bytes(to, w->rows);
 
-    if (keep(c, d, &to->scale, n, w->name, e))
+    if (!to->scale && keep(c, d, &to->scale, n, w->name, e))
         return -1;
     if (to->n_groups > 1)
         return cuda_upload(c, (void *)(uintptr_t)to->scale, w->p.scale, n, e);
@@ -331,14 +332,22 @@ size_t cuda_placed_size(const struct ctx *c, const struct weight *w)
            (p->group_of ? 2 * 4 * w->cols : 0);
 }
 
+/* Bytes of rows that are packed as rows. */
+static size_t row_bytes(const struct dev_weight *to, size_t rows)
+{
+    return rows * (size_t)to->kp * (to->kind == DEV_F8 ? 1 : 2);
+}
+
+/* at: where there is room for them; NULL = nowhere yet */
 static int pack_rows(struct ctx *c, struct placed *d, const struct weight *w,
-                     const struct dev_weight *raw, struct err *e)
+                     const struct dev_weight *raw, const uint8_t *at, struct err *e)
 {
     struct dev_weight *to = &d->w, from = *raw;
-    const size_t kp = (size_t)to->kp, each = to->kind == DEV_F8 ? 1 : 2;
+    const size_t kp = (size_t)to->kp;
     int kp_int = to->kp;
 
-    if (keep(c, d, &to->q, w->rows * kp * each, w->name, e) ||
+    to->q = at;
+    if ((!at && keep(c, d, &to->q, row_bytes(to, w->rows), w->name, e)) ||
         (to->kind == DEV_F8 && pack_scales(c, d, w, raw, e)))
         return -1;
     cuda_launch(c->backend, KERN_pack_pad, over(kp, 128), w->rows < MOST ? w->rows : MOST, 1, 128,
@@ -415,7 +424,7 @@ int cuda_place(struct ctx *c, struct weight *w, struct err *e)
         raw.n_mem = 0;
     } else {
         if (d->w.kind == DEV_B16 || d->w.kind == DEV_H16 || d->w.kind == DEV_F8
-                ? pack_rows(c, d, w, &raw.w, e)
+                ? pack_rows(c, d, w, &raw.w, NULL, e)
                 : pack_records(c, d, w, &raw.w, e))
             goto done;
         cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
@@ -433,6 +442,89 @@ done:
     if (d)
         drop(c, d);
     free(d);
+    return rc;
+}
+
+/* ---- matrices that multiply one input ---- */
+
+/* Whether w, whose forms they are, lie as rows of one kind, and may lie end to end. */
+static bool can_join(const struct weight *const *w, const struct dev_weight *form, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if ((form[i].kind != DEV_F8 && form[i].kind != DEV_B16) || form[i].kind != form[0].kind ||
+            form[i].kp != form[0].kp || form[i].n_groups > 1 || w[i]->rows % 64 ||
+            w[i]->rows > INT32_MAX / 2 || w[i]->cols > INT32_MAX / 2 || w[i]->cols != w[0]->cols)
+            return false;
+    return true;
+}
+
+/* w to its place in memory that another owns. */
+static int place_at(struct ctx *c, struct weight *w, const struct dev_weight *form,
+                    const uint8_t *at, const uint8_t *scale, struct err *e)
+{
+    struct cuda *b = c->backend;
+    struct placed *d = xcalloc(1, sizeof(*d)), raw = { 0 };
+    int rc = -1;
+
+    d->w = *form;
+    d->w.scale = scale;
+    if (place_raw(c, &raw, w, e) || pack_rows(c, d, w, &raw.w, at, e))
+        goto done;
+    cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
+    if (b->failed) {
+        b->failed = false;
+        err_set(e, b->fault.code, "%s: %s", w->name, b->fault.msg);
+        goto done;
+    }
+    w->placed = d;
+    d = NULL;
+    rc = 0;
+done:
+    drop(c, &raw);
+    free(d);
+    return rc;
+}
+
+int cuda_place_beside(struct ctx *c, struct weight *const *w, size_t n, struct err *e)
+{
+    enum { MOST_BESIDE = 4 };
+    struct dev_weight form[MOST_BESIDE];
+    struct placed own = { 0 };
+    const uint8_t *at = NULL, *scale = NULL;
+    size_t rows = 0;
+    int rc = 0;
+
+    BUG_ON(n == 0 || n > MOST_BESIDE);
+    for (size_t i = 0; i < n; i++) {
+        const struct dev_weight raw = raw_form(w[i]);
+
+        form[i] = packed_form(c, w[i], &raw);
+        rows += w[i]->rows;
+    }
+    if (!can_join((const struct weight *const *)w, form, n)) {
+        for (size_t i = 0; i < n && rc == 0; i++)
+            rc = cuda_place(c, w[i], e);
+        return rc;
+    }
+    if (keep(c, &own, &at, row_bytes(&form[0], rows), w[0]->name, e) ||
+        (form[0].kind == DEV_F8 && keep(c, &own, &scale, rows * sizeof(float), w[0]->name, e)))
+        rc = -1;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        rc = place_at(c, w[i], &form[i], at, scale, e);
+        at += row_bytes(&form[i], w[i]->rows);
+        scale = scale ? scale + w[i]->rows * sizeof(float) : NULL;
+    }
+    if (rc == 0) { /* the first owns all of it */
+        struct placed *d = w[0]->placed;
+
+        memcpy(d->mem, own.mem, sizeof(own.mem));
+        memcpy(d->bytes, own.bytes, sizeof(own.bytes));
+        d->n_mem = own.n_mem;
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++)
+        cuda_unplace(c, w[i]);
+    drop(c, &own);
     return rc;
 }
 

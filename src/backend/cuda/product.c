@@ -387,6 +387,40 @@ bool product_all_f8(struct cuda *b, const struct op *o)
     return true;
 }
 
+/* Whether w's rows follow a's on the device, and it multiplies the same inputs. */
+static bool follows(const struct cuda *b, const struct weight *a, const struct weight *w, size_t T)
+{
+    const struct dev_weight *p = cuda_placed(a), *q = cuda_placed(w);
+    const size_t bytes = a->rows * (size_t)p->kp * (p->kind == DEV_F8 ? 1 : 2);
+
+    return q->kind == p->kind && (p->kind == DEV_F8 || p->kind == DEV_B16) && q->kp == p->kp &&
+           p->n_groups <= 1 && q->n_groups <= 1 && q->q == p->q + bytes &&
+           (p->kind != DEV_F8 || q->scale == p->scale + a->rows * sizeof(float)) &&
+           inputs_same(b, a, w, T);
+}
+
+bool product_joined(struct cuda *b, const struct op *o, void *half)
+{
+    const struct weight *w = o->out[0].w;
+    const struct inputs in = inputs_of(b, w, o->T);
+    const bool f8 = product_takes_f8(b, w, &in);
+    size_t rows = w->rows;
+
+    for (size_t i = 1; i < o->n; i++) {
+        if (!follows(b, o->out[i - 1].w, o->out[i].w, o->T))
+            return false;
+        rows += o->out[i].w->rows;
+    }
+    if (f8 ? !input_prepare_f8(b, &in, w, o->x, o->T)
+           : cuda_placed(w)->kind != DEV_B16 || !input_prepare(b, &in, w, o->x, o->T))
+        return false;
+    struct blas_product p = f8 ? product_f8(b, &o->out[0], o->T, false, half)
+                               : product16(b, &o->out[0], o->T, false, half);
+
+    p.rows = p.ldy = rows;
+    return blas_can(b, &p) && blas_run(b, &p);
+}
+
 bool input_prepare_f8(struct cuda *b, const struct inputs *in, const struct weight *w,
                       const float *x, size_t T)
 {

@@ -362,22 +362,30 @@ static size_t rotated_many(struct cuda *b, size_t i)
     for (size_t j = 0; j < o->n; j++)
         if (cuda_placed(o->out[j].w)->kind == DEV_H16 || o->out[j].w->rows * o->T != n[j])
             return 0;
-    if (!cuda_room(b, &b->qkv, (n[0] + n[1] + n[2]) * sizeof(uint16_t)))
+    /* queries as attention takes them, and what is rotated */
+    if (!cuda_room(b, &b->qkv, (2 * n[0] + n[1] + n[2]) * sizeof(uint16_t)))
         return 0;
-    uint16_t *const half = (uint16_t *)(uintptr_t)b->qkv.p;
-    void *const to[] = { half, half + n[0], half + n[0] + n[1] };
+    uint16_t *const half = (uint16_t *)(uintptr_t)b->qkv.p, *const raw = half + n[0];
+    void *const to[] = { half, raw, raw + n[1] };
     const bool attends = q && past < b->n_op && y->kind == OP_ATTN && y->x == q->y && y->T == q->T;
     const bool takes16 = attends && attn_takes16(b, y, &mode);
 
-    for (size_t j = side_by_side(b, o, to); j < o->n; j++) {
+    const bool joined = product_joined(b, o, raw);
+
+    for (size_t j = joined ? o->n : side_by_side(b, o, to); j < o->n; j++) {
         const struct inputs in = inputs_of(b, o->out[j].w, o->T);
 
         if (!product_library(b, &o->out[j], o->x, o->T, false, &in, to[j]))
             return 0;
     }
-    struct rope16_args a = { .q = q ? half : NULL,
-                             .k = to[queries],
-                             .v = to[queries + 1],
+    const size_t D = q ? q->D : 0, all = D + k->D + w->D;
+    struct rope16_args a = { .q = !q       ? NULL
+                                  : joined ? raw
+                                           : half,
+                             .k = joined ? raw + D : to[queries],
+                             .v = joined ? raw + D + k->D : to[queries + 1],
+                             .ld_q = (int)(joined ? all : D),
+                             .ld_kv = (int)(joined ? all : k->D),
                              .q16 = takes16 ? half : NULL,
                              .scale = attn_scale(k->hd),
                              .mode16 = mode,

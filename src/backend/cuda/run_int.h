@@ -106,6 +106,9 @@ struct blas_product product16(const struct cuda *b, const struct linear_out *out
  * first, a slice of rows at a time. half: as for product_f8 */
 bool product_library(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
                      bool add, const struct inputs *in, void *half);
+/* All outputs of o as one product, [T] rows of all of them in bf16, to half; false: they are not
+ * beside one another on the device, or cuBLASLt cannot. */
+bool product_joined(struct cuda *b, const struct op *o, void *half);
 /* The outputs of o from number i on that go along with it; how many they are. */
 size_t product_some(struct cuda *b, const struct op *o, size_t i);
 

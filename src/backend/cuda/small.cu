@@ -266,13 +266,13 @@ extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope16(const __grid_c
     for (int n = threadIdx.x; n < items || n == threadIdx.x; n += ROPE_THREADS) {
         const int j = n % each * 8, lo = inter ? 2 * j : j, hi = inter ? lo + 8 : lo + half;
         const int h = n / each - queries; /* of keys, then of values */
-        const int heads = h < 0 ? a.H : a.K, head = h < 0 ? n / each : h < a.K ? h : h - a.K;
+        const int ld = h < 0 ? f.ld_q : f.ld_kv, head = h < 0 ? n / each : h < a.K ? h : h - a.K;
         const uint16_t *const from = h < 0 ? f.q : h < a.K ? f.k : f.v;
 
 #pragma unroll
         for (int r = 0; r < ROPE_ROWS; r++)
             if (r < rows && n < items) {
-                const uint16_t *const x = from + ((size_t)(t0 + r) * heads + head) * a.hd;
+                const uint16_t *const x = from + (size_t)(t0 + r) * ld + head * a.hd;
 
                 kept[r][0] = *(const uint4 *)(x + lo), kept[r][1] = *(const uint4 *)(x + hi);
             }
