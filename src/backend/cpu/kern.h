@@ -58,6 +58,7 @@ struct q8 {
     int32_t *nr;   /* [K/32][T] -sum(r) or 0 */
     int32_t *nr0;  /* [K/32][T] the same of the first half */
     uint8_t *more; /* [K/32][T] whether there is r */
+    float *far;    /* [T] values above which there is */
     size_t T, K;
     size_t ahead; /* cpu_kern's */
 };
@@ -282,7 +283,10 @@ struct cpu_kern {
     /* bytes before their use at which the codes of a placed unit are asked for, into the
      * second-level cache; 0: the hardware does that well enough */
     size_t ahead;
-    void (*quantise)(const struct q8 *x, size_t t, const float *src);
+    /* the largest value of a row of K that leaves no remainder */
+    float (*far)(const float *src, size_t K);
+    /* groups g0 .. g0+ng of row t, whose `far` is known */
+    void (*quantise)(const struct q8 *x, size_t t, const float *src, size_t g0, size_t ng);
     /* y[t * ys + r] = or += w[r] . x[t] for R <= DOT_ROWS rows, ws apart, and T tokens, of n
      * floats. Value k of token t is x[k / DOT_K * xk + t * xs + k % DOT_K]: rows have xk = DOT_K.
      */
