@@ -49,13 +49,15 @@ struct bunch {
 /* What a thread works in: less than ATTN_ROOM floats, all of it at multiples of 64 bytes. */
 struct room {
     struct bunch bunch[BUNCHES];
-    float score[2][KV_BLOCK][SIDE];         /* of bunches by turns */
-    uint32_t weight[2][KV_BLOCK / 2][SIDE]; /* the same rounded, two slots in a word */
-    size_t steps;                           /* STEPs of a head */
-    uint32_t (*q)[TILE];                    /* [BUNCHES][steps] */
-    float (*sum)[TILE];                     /* [BUNCHES][2 * steps]: dimensions by queries */
-    uint32_t (*v)[2][TILE];                 /* [2 * steps][slots / 32] */
-    bf16 *k;                                /* [KV_BLOCK][STEP * steps] */
+    struct { /* of bunches by turns: scores, and weights rounded, two slots in a word */
+        float score[KV_BLOCK][SIDE];
+        uint32_t weight[KV_BLOCK / 2][SIDE];
+    } of[2];
+    size_t steps;           /* STEPs of a head */
+    uint32_t (*q)[TILE];    /* [BUNCHES][steps] */
+    float (*sum)[TILE];     /* [BUNCHES][2 * steps]: dimensions by queries */
+    uint32_t (*v)[2][TILE]; /* [2 * steps][slots / 32] */
+    bf16 *k;                /* [KV_BLOCK][STEP * steps] */
 };
 
 /* Dimensions of row r of an even tile of v: shuffles within quarters of a register put them so.
@@ -159,69 +161,89 @@ static void turn_queries(struct room *r, const struct attn_query *query, size_t 
 /* GCC's tile intrinsics do not say what memory they read and write. */
 #define MEMORY __asm__ volatile("" : : : "memory")
 
-/* Scores of a block's keys, rows `apart` bytes from one another. */
-static void scores(float (*to)[SIDE], const uint8_t *k, size_t apart, const uint32_t (*q)[TILE],
-                   size_t steps)
-{
-    MEMORY;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (size_t i = 0; i < steps; i++, k += 2 * STEP) {
-        _tile_loadd(4, q[i], 64);
-        _tile_loadd(5, k, apart);
-        _tile_dpbf16ps(0, 5, 4);
-        _tile_loadd(6, k + SIDE * apart, apart);
-        _tile_dpbf16ps(1, 6, 4);
-        _tile_loadd(7, k + 2 * SIDE * apart, apart);
-        _tile_dpbf16ps(2, 7, 4);
-        _tile_loadd(5, k + 3 * SIDE * apart, apart);
-        _tile_dpbf16ps(3, 5, 4);
-    }
-    _tile_stored(0, to, 64);
-    _tile_stored(1, to + SIDE, 64);
-    _tile_stored(2, to + 2 * SIDE, 64);
-    _tile_stored(3, to + 3 * SIDE, 64);
-    MEMORY;
-}
+/* What tiles are to do for a bunch while another is weighed; NULLs = nothing. */
+struct task {
+    float (*score)[SIDE]; /* to [KV_BLOCK] = keys, rows `apart` bytes from one another, times q */
+    const uint8_t *k;
+    size_t apart, steps;
+    const uint32_t (*q)[TILE];
+    float (*sum)[TILE]; /* += values times weights */
+    const uint32_t (*v)[2][TILE];
+    const uint32_t (*weight)[SIDE];
+};
 
-/* Two tiles of dimensions and, unless it is the last pair, the two behind them. */
-static void values(float (*sum)[TILE], const uint32_t (*v)[2][TILE], const uint32_t (*weight)[SIDE],
-                   size_t steps)
+/* The tile intrinsics want their numbers literally: sums in c, for scores of sixteen slots. */
+#define SCORES(t, part, c, a, b)                                                                   \
+    do {                                                                                           \
+        const uint8_t *k = (t)->k + (part)*SIDE * (t)->apart;                                      \
+        _tile_zero(c);                                                                             \
+        for (size_t i = 0; i < (t)->steps; i++, k += 2 * STEP) {                                   \
+            _tile_loadd(a, k, (t)->apart);                                                         \
+            _tile_loadd(b, (t)->q[i], 64);                                                         \
+            _tile_dpbf16ps(c, a, b);                                                               \
+        }                                                                                          \
+    } while (0)
+#define STORE_SCORES(t, part, c) _tile_stored(c, (t)->score + (part)*SIDE, 64)
+
+/* Sixteen dimensions' sums, tile i of them, whose weights are in w0 and w1. */
+#define VALUES(t, i, c, a, w0, w1)                                                                 \
+    do {                                                                                           \
+        _tile_loadd(c, (t)->sum[i], 64);                                                           \
+        _tile_loadd(a, (t)->v[i][0], 64);                                                          \
+        _tile_dpbf16ps(c, a, w0);                                                                  \
+        _tile_loadd(a, (t)->v[i][1], 64);                                                          \
+        _tile_dpbf16ps(c, a, w1);                                                                  \
+        _tile_stored(c, (t)->sum[i], 64);                                                          \
+    } while (0)
+
+enum { PARTS = 8 };
+
+/* Part of PARTS of a task, known to the compiler: scores of 16 slots each, then values. Scores are
+ * stored a part later, for a store that waits for its tile lets nothing behind it end. */
+INLINE void tiles(const struct task *t, const int part)
 {
-    MEMORY;
-    _tile_loadd(6, weight, 64);
-    _tile_loadd(7, weight + SIDE, 64);
-    for (size_t i = 0; i < steps; i++, sum += 2, v += 2) {
-        if (i % 2 == 0) {
-            _tile_loadd(0, sum[0], 64);
-            _tile_loadd(1, sum[1], 64);
-            _tile_loadd(4, v[0][0], 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(5, v[1][0], 64);
-            _tile_dpbf16ps(1, 5, 6);
-            _tile_loadd(4, v[0][1], 64);
-            _tile_dpbf16ps(0, 4, 7);
-            _tile_loadd(5, v[1][1], 64);
-            _tile_dpbf16ps(1, 5, 7);
-            _tile_stored(0, sum[0], 64);
-            _tile_stored(1, sum[1], 64);
-        } else {
-            _tile_loadd(2, sum[0], 64);
-            _tile_loadd(3, sum[1], 64);
-            _tile_loadd(4, v[0][0], 64);
-            _tile_dpbf16ps(2, 4, 6);
-            _tile_loadd(5, v[1][0], 64);
-            _tile_dpbf16ps(3, 5, 6);
-            _tile_loadd(4, v[0][1], 64);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_loadd(5, v[1][1], 64);
-            _tile_dpbf16ps(3, 5, 7);
-            _tile_stored(2, sum[0], 64);
-            _tile_stored(3, sum[1], 64);
+    if (t->score) {
+        switch (part) {
+        case 0:
+            SCORES(t, 0, 0, 4, 5);
+            break;
+        case 1:
+            STORE_SCORES(t, 0, 0);
+            SCORES(t, 1, 1, 6, 7);
+            break;
+        case 2:
+            STORE_SCORES(t, 1, 1);
+            SCORES(t, 2, 2, 4, 5);
+            break;
+        case 3:
+            STORE_SCORES(t, 2, 2);
+            SCORES(t, 3, 3, 6, 7);
+            break;
+        case 4:
+            STORE_SCORES(t, 3, 3);
+            break;
         }
     }
+    if (part < 4 || !t->sum)
+        return;
+    if (part == 4) {
+        _tile_loadd(6, t->weight, 64);
+        _tile_loadd(7, t->weight + SIDE, 64);
+    }
+    for (size_t i = (size_t)(part - 4); i < 2 * t->steps; i += 4) {
+        if (part % 2)
+            VALUES(t, i, 1, 5, 6, 7);
+        else
+            VALUES(t, i, 0, 4, 6, 7);
+    }
+}
+
+static void all_tiles(const struct task *t)
+{
+    MEMORY;
+#pragma GCC unroll 8
+    for (int i = 0; i < PARTS; i++)
+        tiles(t, i);
     MEMORY;
 }
 
@@ -237,10 +259,12 @@ INLINE __m512 exp2_of(__m512 x)
     return _mm512_scalef_ps(p, x);
 }
 
-/* Scores become weights, `weight` the words of them; sums so far follow the largest score. */
+/* Scores become weights, `weight` the words of them, while tiles do their task; sums so far, of
+ * n tiles, follow the largest score. */
 static void weigh(struct bunch *b, float (*s)[SIDE], uint32_t (*weight)[SIDE], float (*sum)[TILE],
-                  size_t tiles, bool whole)
+                  size_t n, bool whole, const struct task *task)
 {
+    enum { EACH = KV_BLOCK / PARTS };
     const __m512i half = _mm512_set1_epi32(0x8000), see = _mm512_load_si512(b->see);
     const __m512 old = _mm512_load_ps(b->top), none = _mm512_set1_ps(-INFINITY);
     __m512 top[4] = { old, old, old, old }, total[4];
@@ -257,27 +281,34 @@ static void weigh(struct bunch *b, float (*s)[SIDE], uint32_t (*weight)[SIDE], f
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         total[i] = _mm512_setzero_ps();
-    for (size_t j = 0; j < KV_BLOCK; j += 4) {
-        __m512i w[4];
+    MEMORY;
+#pragma GCC unroll 8
+    for (int part = 0; part < PARTS; part++) {
+        tiles(task, part);
+#pragma GCC unroll 2
+        for (size_t j = (size_t)part * EACH; j < (size_t)(part + 1) * EACH; j += 4) {
+            __m512i w[4];
 
 #pragma GCC unroll 4
-        for (size_t i = 0; i < 4; i++) {
-            const __m512 x = exp2_of(_mm512_sub_ps(_mm512_load_ps(s[j + i]), top[0]));
+            for (size_t i = 0; i < 4; i++) {
+                const __m512 x = exp2_of(_mm512_sub_ps(_mm512_load_ps(s[j + i]), top[0]));
 
-            total[i] = _mm512_add_ps(total[i], x);
-            w[i] = _mm512_add_epi32(_mm512_castps_si512(x), half);
-        }
+                total[i] = _mm512_add_ps(total[i], x);
+                w[i] = _mm512_add_epi32(_mm512_castps_si512(x), half);
+            }
 #pragma GCC unroll 2
-        for (size_t i = 0; i < 2; i++)
-            _mm512_store_si512(
-                weight[j / 2 + i],
-                _mm512_mask_mov_epi16(_mm512_srli_epi32(w[2 * i], 16), 0xAAAAAAAA, w[2 * i + 1]));
+            for (size_t i = 0; i < 2; i++)
+                _mm512_store_si512(weight[j / 2 + i],
+                                   _mm512_mask_mov_epi16(_mm512_srli_epi32(w[2 * i], 16),
+                                                         0xAAAAAAAA, w[2 * i + 1]));
+        }
     }
+    MEMORY;
     total[0] = _mm512_add_ps(_mm512_add_ps(total[0], total[2]), _mm512_add_ps(total[1], total[3]));
     if (_mm512_cmpneq_ps_mask(old, top[0])) {
         const __m512 keep = exp2_of(_mm512_sub_ps(old, top[0]));
 
-        for (size_t i = 0; i < tiles; i++)
+        for (size_t i = 0; i < n; i++)
 #pragma GCC unroll 16
             for (size_t j = 0; j < TILE; j += SIDE)
                 _mm512_store_ps(sum[i] + j, _mm512_mul_ps(_mm512_load_ps(sum[i] + j), keep));
@@ -379,15 +410,23 @@ INLINE void attn(const struct attn_query *query, size_t n, const struct attn_spa
         }
         turn_values(r, (const uint8_t *)kv->layer[s->layer].v + head, rows, hd, enc);
         for (size_t i = 0; i < m + 2; i++) {
-            if (i < m)
-                scores(r->score[i % 2], k, apart,
-                       (const uint32_t(*)[TILE])r->q + at_work[i] * r->steps, r->steps);
-            if (i > 1)
-                values(r->sum + 2 * at_work[i - 2] * r->steps, (const uint32_t(*)[2][TILE])r->v,
-                       (const uint32_t(*)[SIDE])r->weight[i % 2], r->steps);
+            struct task t = { .k = k, .apart = apart, .steps = r->steps };
+
+            if (i < m) {
+                t.score = r->of[i % 2].score;
+                t.q = (const uint32_t(*)[TILE])r->q + at_work[i] * r->steps;
+            }
+            if (i > 1) {
+                t.sum = r->sum + 2 * at_work[i - 2] * r->steps;
+                t.v = (const uint32_t(*)[2][TILE])r->v;
+                t.weight = (const uint32_t(*)[SIDE])r->of[i % 2].weight;
+            }
             if (i > 0 && i <= m)
-                weigh(&r->bunch[at_work[i - 1]], r->score[(i - 1) % 2], r->weight[(i - 1) % 2],
-                      r->sum + 2 * at_work[i - 1] * r->steps, 2 * r->steps, whole[i - 1]);
+                weigh(&r->bunch[at_work[i - 1]], r->of[(i - 1) % 2].score,
+                      r->of[(i - 1) % 2].weight, r->sum + 2 * at_work[i - 1] * r->steps,
+                      2 * r->steps, whole[i - 1], &t);
+            else
+                all_tiles(&t);
         }
     }
     _tile_release();
