@@ -168,8 +168,8 @@ static void check_kernels(struct doctor *d)
         { "avx512", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, float32 for the rest" },
         { "avx512_bf16", "vpdpbusd for codes of 4 to 8 bits, vpdpwssd for NF4, vdpbf16ps for bf16 "
                          "and E4M3" },
-        { "amx", "as avx512_bf16; for many rows tdpbusd for codes of 4 to 8 bits and tdpbf16ps "
-                 "for bf16" },
+        { "amx", "as avx512_bf16; for many rows tdpbssd for codes of 4 to 8 bits, tdpbf16ps for "
+                 "bf16, prompts and their attention" },
     };
     const char *name = cpu_flags_name(cpu_flags());
 

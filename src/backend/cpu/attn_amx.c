@@ -46,7 +46,7 @@ struct bunch {
     int32_t see[SIDE];            /* slots of the block that are seen */
 };
 
-/* What a thread works in: less than ATTN_ROOM floats, all of it at multiples of 64 bytes. */
+/* What a thread works in, all of it at multiples of 64 bytes. */
 struct room {
     struct bunch bunch[BUNCHES];
     struct { /* of bunches by turns: scores, and weights rounded, two slots in a word */
@@ -59,6 +59,10 @@ struct room {
     uint32_t (*v)[2][TILE]; /* [2 * steps][slots / 32] */
     bf16 *k;                /* [KV_BLOCK][STEP * steps] */
 };
+
+/* Behind it 256 floats for each dimension, as ATTN_ROOM has, of up to 16 dimensions more. */
+_Static_assert(sizeof(struct room) + 64 + 256 * 16 * sizeof(float) <= ATTN_ROOM(0) * sizeof(float),
+               "room for attention");
 
 /* Dimensions of row r of an even tile of v: shuffles within quarters of a register put them so.
  * Those of the odd one behind it are four more. */
