@@ -121,6 +121,7 @@ struct driver {
     CUDA_PROGRAMS(F, u6)                                                                           \
     CUDA_PROGRAMS(F, n4)                                                                           \
     CUDA_PROGRAMS(F, fed)                                                                          \
+    CUDA_PROGRAMS(F, fed_f8)                                                                       \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \
@@ -547,6 +548,9 @@ struct blas_product {
  * `lines` rows with the 128-byte swizzle; what lies outside is zero. p is at a multiple of 16. */
 bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, enum blas_type type, size_t rows,
               size_t cols, unsigned lines);
+/* The same of E4M3 as boxes of 8 rows by FED8_COLS columns, each 128 columns a tile; cols is a
+ * multiple of 128. */
+bool cuda_map_pieces(struct cuda *b, struct dev_map *m, const void *p, size_t rows, size_t cols);
 struct blas *blas_open(struct cuda *b);
 void blas_close(struct cuda *b);
 /* false: cuBLASLt cannot. */

@@ -87,10 +87,10 @@ struct stream_args {
     const float *ss; /* [T][n_ss] parts of the sums of squares of x's rows, unnormalised; or NULL */
     int n_ss, D;
     float eps;
-    int kept;             /* bytes of a row of x in shared memory; 0 = it stays where it is */
-    int swiglu;           /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
-    uint16_t *y16;        /* [T][kp16]: y * norm, or the gated values; NULL: y32 */
-    float *y32;           /* [T][kp16] */
+    int kept;      /* bytes of a row of x in shared memory, FED8: of x; 0 = it stays where it is */
+    int swiglu;    /* out[0] is the gate of out[1]; y16 receives silu(gate) * up */
+    uint16_t *y16; /* [T][kp16]: y * norm, or the gated values; NULL: y32 */
+    float *y32;    /* [T][kp16] */
     const int32_t *place; /* [rows] where in y16's rows they go; NULL = in order */
     const float *norm;    /* [rows]; NULL = no norm follows */
     float *ss_out;        /* [T][tiles] */
@@ -247,8 +247,17 @@ struct pick_row {
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */
 
 /* Kernels of programs, by what their weights are; U6 takes all of U48 too. FED: W16 by a ring that
- * one warp fills. */
-enum dev_class { CLASS_W16, CLASS_F8, CLASS_U48, CLASS_U6, CLASS_N4, CLASS_FED, CLASSES };
+ * one warp fills; FED8: F8 likewise, where rows of x are E4M3 with a scale each, too. */
+enum dev_class {
+    CLASS_W16,
+    CLASS_F8,
+    CLASS_U48,
+    CLASS_U6,
+    CLASS_N4,
+    CLASS_FED,
+    CLASS_FED8,
+    CLASSES
+};
 
 /* A warp's ring of stages in shared memory, by class: bytes of a stage, and how many. A stage is 16
  * rows by 256 bytes (W16) or 128 (F8), or a record. big: code for compute capability 9.0, whose
@@ -280,9 +289,20 @@ enum {
     FED_AHEAD = 2,
     FED_ENDS = 3 /* warps that end tiles */
 };
+/* FED8's groups (fed_f8.cuh): 16 rows by FED8_COLS columns, end to end. An image of x has for each
+ * of four parts of a group's columns FED8_LINES lines of 128 bytes; of one that finds no place
+ * FED8_DEPTH groups' parts are there at a time. */
+enum { FED8_COLS = 2048, FED8_GROUP = DEV_TILE * FED8_COLS };
+enum { FED8_SUMS = 8, FED8_BARRIERS = 16 }; /* of a tile, from pairs of pieces; of parts of x */
+#define FED8_BESIDE(T)         ((T) <= 2 ? 2 : (T) <= 4 ? 4 : (T) <= 8 ? 8 : 16)
+#define FED8_LINES(T)          (4 * FED8_BESIDE(T))
+#define FED8_STAGES(kp)        (((kp) + FED8_COLS - 1) / FED8_COLS)
+#define FED8_IMAGE(kp, T)      (FED8_STAGES(kp) * 4 * FED8_LINES(T) * 128)
+#define FED8_DEPTH(T)          ((T) > 8 ? 3 : 4)
+#define FED8_FAR(T)            (FED8_DEPTH(T) * 4 * FED8_LINES(T) * 128)
 #define RING_BYTES(class, big) (RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
 #define RING_THREADS(class, big)                                                                   \
-    ((RING_WARPS(big) + ((class) == CLASS_FED ? 1 + FED_ENDS : 0)) * 32)
+    ((RING_WARPS(big) + ((class) >= CLASS_FED ? 1 + FED_ENDS : 0)) * 32)
 
 enum {
     LUT_N4 = 256 * 32 * 4,           /* pairs of values by byte, a copy for each lane */
@@ -296,7 +316,7 @@ enum {
 
 /* What reading the weights of a phase takes to know. */
 struct stream_feed {
-    const uint8_t *q[DEV_OUTS];
+    const uint8_t *q[DEV_OUTS]; /* FED8: its struct dev_map */
     int rows[DEV_OUTS];
     int tile0[DEV_OUTS]; /* first tile of each; beyond all tiles where there is none */
     int tiles, stages;   /* stages: of a tile */
@@ -322,7 +342,8 @@ struct __attribute__((aligned(16))) dev_phase {
 };
 
 /* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums and attention; cosines
- * and sines that the n_rows rows' pairs turn by; feeds; PHASES_KEPT phases; inputs of products */
+ * and sines that the n_rows rows' pairs turn by; feeds, but FED8's; PHASES_KEPT phases; inputs of
+ * products */
 struct program_args {
     const struct dev_phase *phase;
     const struct stream_feed *feed;

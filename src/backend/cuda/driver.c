@@ -574,6 +574,24 @@ bool cuda_map(struct cuda *b, struct dev_map *m, const void *p, enum blas_type t
     return true;
 }
 
+bool cuda_map_pieces(struct cuda *b, struct dev_map *m, const void *p, size_t rows, size_t cols)
+{
+    const cuuint64_t size[] = { 128, rows, cols / 128 }, apart[] = { cols, 128 };
+    const cuuint32_t box[] = { 128, 8, FED8_COLS / 128 }, step[] = { 1, 1, 1 };
+    CUtensorMap map;
+
+    if (!cuda_ok(b,
+                 b->d.cuTensorMapEncodeTiled(
+                     &map, CU_TENSOR_MAP_DATA_TYPE_UINT8, ARRAY_LEN(size), (void *)(uintptr_t)p,
+                     size, apart, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                 "a tensor map"))
+        return false;
+    memcpy(m, &map, sizeof(*m));
+    return true;
+}
+
 /* Names in a list with commas; unknown ones mean nothing. */
 static unsigned tries_of(const char *list)
 {

@@ -20,6 +20,14 @@ struct fed_done {
 };
 
 enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256 };
+enum { ENDERS = WORKERS + 1 }; /* a named barrier: the warps that end tiles */
+
+/* Where a warp is in a ring. */
+struct fed_place {
+    int place;  /* used next */
+    int turn;   /* tiles before, and ends of phases */
+    int x_turn; /* FED8: parts of x that were copied */
+};
 
 /* What the ring is to a thread. */
 struct fed_ring {
@@ -30,8 +38,8 @@ struct fed_ring {
     fed_done *done;         /* [2^SUM_BUFFERS] */
     uint32_t begun;         /* the same barriers: done is there */
     volatile int *begins;   /* products whose inputs are there */
-    int place;              /* used next */
-    int turn;               /* tiles before, and ends of phases */
+    fed_place now;
+    uint32_t x_landed; /* FED8: [FED8_BARRIERS] parts of x are there */
 };
 
 /* A value that is not computed anew wherever it is used. */
@@ -67,7 +75,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
     int past = 0, under_way = 0;
     const auto room = [&](int feed) {
-        bar_wait(r.freed + slot_of(r.place) * 8, round_of(r.place) ^ 1);
+        bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
         for (const int most = feed < *r.begins ? FED_AHEAD : 1; under_way >= most; under_way--) {
             bar_wait(r.landed + slot_of(past) * 8, round_of(past));
             past = fed_next(past, groups);
@@ -98,14 +106,14 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 
                 if (lane == 0 && f.tiles > (int)gridDim.x && (left == 1 || (left == 0 && at == 0)))
                     next = (int)atomicAdd(p.a->claims + i, 1u);
-                const uint32_t to = r.to + slot_of(r.place) * FED_GROUP,
-                               bar = r.landed + slot_of(r.place) * 8;
+                const uint32_t to = r.to + slot_of(r.now.place) * FED_GROUP,
+                               bar = r.landed + slot_of(r.now.place) * 8;
 
                 room(i);
                 if (elected()) {
                     const uint8_t *x = first + at, *y = second + at;
 
-                    r.tile[slot_of(r.place)] = tile;
+                    r.tile[slot_of(r.now.place)] = tile;
                     bar_expect(bar, DEV_TILE * n);
 #pragma unroll
                     for (int k = 0; k < 8; k++) {
@@ -116,7 +124,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                     }
                 }
                 __syncwarp();
-                r.place = fed_next(r.place, groups);
+                r.now.place = fed_next(r.now.place, groups);
             }
             tile = (int)gridDim.x + __shfl_sync(~0u, next, 0);
             if (f.tiles <= (int)gridDim.x)
@@ -124,11 +132,11 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
         }
         room(i);
         if (elected()) {
-            r.tile[slot_of(r.place)] = NO_TILE;
-            bar_arrive(r.landed + slot_of(r.place) * 8);
+            r.tile[slot_of(r.now.place)] = NO_TILE;
+            bar_arrive(r.landed + slot_of(r.now.place) * 8);
         }
         __syncwarp();
-        r.place = fed_next(r.place, groups);
+        r.now.place = fed_next(r.now.place, groups);
     }
 }
 
@@ -168,10 +176,21 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
     return e;
 }
 
-/* Two rows of x of a tile. sum: the warps' */
+/* The scale of the row of E4M3 that the lane has a sum of; 0: there is none. */
+__device__ static __forceinline__ float fed_scale(const stream_args &a, int tile, const tile_end &e)
+{
+    int in;
+    const int row = a.swiglu ? tile * 8 + threadIdx.x % 8 : e.row;
+    const dev_weight &w = a.swiglu ? a.out[threadIdx.x / 8 % 2].w : out_of(a, tile, &in).w;
+
+    return e.t < a.T && row < w.rows ? scale_at(w, (size_t)row / w.row_group) : 0;
+}
+
+/* Two rows of x of a tile. sum: the warps'; scale: of the lane's row of W */
+template <bool F8>
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
                                                const float *factor, int tile, int turn,
-                                               const tile_end &e, unsigned tag)
+                                               const tile_end &e, float scale, unsigned tag)
 {
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
     const bool there = t < a.T;
@@ -180,8 +199,10 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
 
     if (there)
 #pragma unroll
-        for (int o = 0; o < STREAM_WARPS; o++)
+        for (int o = 0; o < (F8 ? (int)FED8_SUMS : (int)STREAM_WARPS); o++)
             v += sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+    if (F8)
+        v *= scale;
     if (a.scaled && there)
         v *= factor[t];
     if (a.swiglu) {
@@ -276,19 +297,24 @@ __device__ static __forceinline__ void fed_factors(const stream_args &a, float *
     __syncwarp();
 }
 
-/* How many of them have something to do: as many arrivals a block makes at a gate. */
-__device__ static __forceinline__ int fed_arrivals(int T)
+/* How many of them arrive at a gate. */
+template <bool F8> __device__ static __forceinline__ int fed_arrivals(int T)
 {
-    return min((int)FED_ENDS, (T + 1) / 2);
+    return F8 ? 1 : min((int)FED_ENDS, (T + 1) / 2);
 }
 
 /* The warps that end tiles, and phases when all of theirs are ended. */
+template <bool F8>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)
 {
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
     bool knows = false; /* the rows' factors */
+    const int pairs = (T + 1) / 2, sums = F8 ? (int)FED8_SUMS : (int)STREAM_WARPS;
+    /* F8: pairs of rows go round among the warps from tile to tile, for with few rows one alone
+     * would wait for scales most of the time */
+    int first = mine;
 
 #pragma unroll 1
     for (int k = 0, round = 0;;) {
@@ -297,27 +323,40 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         const stream_args &a = phases[d.phase % PHASES_KEPT].u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
         tile_end e[FED_TURNS];
+        float scale[FED_TURNS] = {};
 
         if (d.tile >= 0) {
 #pragma unroll
             for (int i = 0; i < FED_TURNS; i++)
-                if (2 * (mine + i * FED_ENDS) < T)
-                    e[i] = fed_end_of(a, d.tile, mine + i * FED_ENDS);
-            if (a.scaled && !knows)
+                if (first + i * FED_ENDS < pairs) {
+                    e[i] = fed_end_of(a, d.tile, first + i * FED_ENDS);
+                    if (F8)
+                        scale[i] = fed_scale(a, d.tile, e[i]);
+                }
+            if (!F8 && a.scaled && !knows)
                 fed_factors(a, p.factor, mine, tag);
             knows = true;
         } else {
             knows = false;
-            if (d.tile == NO_TILE && lane == 0 && 2 * mine < T && !a.gives)
+            if (F8 && d.tile == NO_TILE) {
+                named_sync(ENDERS, FED_ENDS * WARP);
+                if (mine == 0 && lane == 0)
+                    gate_arrive(p.a->gate);
+            } else if (d.tile == NO_TILE && lane == 0 && mine < pairs && !a.gives) {
                 gate_arrive(p.a->gate);
+            }
         }
         bar_wait(p.full + k * 8, round);
         if (d.tile >= 0)
 #pragma unroll
             for (int i = 0; i < FED_TURNS; i++)
-                if (2 * (mine + i * FED_ENDS) < T)
-                    fed_end(a, p.scratch + k * STREAM_WARPS * T * DEV_TILE, p.factor, d.tile,
-                            mine + i * FED_ENDS, e[i], tag + 1);
+                if (first + i * FED_ENDS < pairs)
+                    fed_end<F8>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
+                                first + i * FED_ENDS, e[i], scale[i], tag + 1);
+        if (F8 && d.tile >= 0) {
+            first = (first - pairs) % FED_ENDS;
+            first += first < 0 ? FED_ENDS : 0;
+        }
         __syncwarp();
         if (lane == 0)
             bar_arrive(p.empty + k * 8);
@@ -446,7 +485,7 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
         held((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
     const uint16_t *const far = a.x + warp * FED_COLS;
     const bool near = a.kept > 0;
-    int place = held(r.place), turn = held(r.turn);
+    int place = held(r.now.place), turn = held(r.now.turn);
     uint4 x[FED_COLS / 32 * NT] = {}; /* rows beyond T stay zeros */
     uint4
         then[FED_COLS / 32 * NT] = {}; /* the next ones, from column `ahead` on, if they are far */
@@ -505,5 +544,5 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
     place = fed_next(place, groups);
     if (more)
         fed_mark<NT>(p, r, turn++, T, { NO_TILE, phase });
-    r.place = place, r.turn = turn;
+    r.now.place = place, r.now.turn = turn;
 }

@@ -34,10 +34,36 @@ __device__ static inline void tile_copy(uint32_t to, const void *map, int c, int
                  : "memory");
 }
 
+/* The same of three axes, and as bulk_copy_once. */
+__device__ static inline void box_copy_once(uint32_t to, const void *map, int c, int r, int n,
+                                            uint32_t bar)
+{
+    uint64_t once;
+
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+                 "l"(map), "r"(c), "r"(r), "r"(n), "r"(bar), "l"(once)
+                 : "memory");
+}
+
+/* A map in memory that was written before the kernel is as it is there; by one thread of a block
+ * before others use it. */
+__device__ static inline void fence_map(const void *map)
+{
+    asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+}
+
 /* Ordinary writes to shared memory are seen by wgmma and by copies. */
 __device__ static inline void fence_async(void)
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* Ordinary writes to any memory, others' that were seen before too, are seen by copies. */
+__device__ static inline void fence_async_all(void)
+{
+    asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 /* ---- registers ---- */
@@ -116,6 +142,8 @@ template <int N> __device__ static inline void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+#define REGS4  "{%0,%1,%2,%3}"
+#define REGS8  "{%0,%1,%2,%3,%4,%5,%6,%7}"
 #define REGS16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define REGS32                                                                                     \
     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"  \
@@ -132,6 +160,7 @@ template <int N> __device__ static inline void wgmma_wait(void)
     "%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,"    \
     "%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 #define OUT4(d, i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define OUT8(d)     OUT4(d, 0), OUT4(d, 4)
 #define OUT16(d, i) OUT4(d, i), OUT4(d, i + 4), OUT4(d, i + 8), OUT4(d, i + 12)
 #define OUT32(d)    OUT16(d, 0), OUT16(d, 16)
 #define OUT64(d)    OUT16(d, 0), OUT16(d, 16), OUT16(d, 32), OUT16(d, 48)
@@ -155,12 +184,20 @@ __device__ static inline void hold(float (&d)[16])
 {
     asm volatile("" : OUT16(d, 0)::"memory");
 }
+__device__ static inline void hold(float (&d)[8])
+{
+    asm volatile("" : OUT8(d)::"memory");
+}
+__device__ static inline void hold(float (&d)[4])
+{
+    asm volatile("" : OUT4(d, 0)::"memory");
+}
 
 /* d [64][N] (+)= a b, both K-major, 16 values of the sum. A lane's share of d: that of mma.cuh, 16
  * rows a warp. */
 #define WGMMA_SS(n, type, regs, out, i0, i1, i2)                                                   \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i2 ", 0;\n"                                  \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " " regs ", %" i0   \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " " regs ", %" i0  \
                  ", %" i1 ", p, 1, 1, 0, 0;\n}"                                                    \
                  : out(d)                                                                          \
                  : "l"(a), "l"(b), "r"((int)add))
@@ -192,17 +229,33 @@ __device__ static inline void wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, b
 /* The same of E4M3, 32 values of the sum. */
 #define WGMMA_F8(n, regs, out, i0, i1, i2)                                                         \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" i2 ", 0;\n"                                  \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 " regs ", %" i0           \
-                 ", %" i1 ", p, 1, 1;\n}"                                                          \
-                 : out(d)                                                                          \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 " regs ", %" i0 ", %" i1 \
+                 ", p, 1, 1;\n}"                                                                   \
+                 : out                                                                             \
                  : "l"(a), "l"(b), "r"((int)add))
 __device__ static inline void wgmma_f8(float (&d)[128], uint64_t a, uint64_t b, bool add)
 {
-    WGMMA_F8("256", REGS128, OUT128, "128", "129", "130");
+    WGMMA_F8("256", REGS128, OUT128(d), "128", "129", "130");
 }
 __device__ static inline void wgmma_f8(float (&d)[64], uint64_t a, uint64_t b, bool add)
 {
-    WGMMA_F8("128", REGS64, OUT64, "64", "65", "66");
+    WGMMA_F8("128", REGS64, OUT64(d), "64", "65", "66");
+}
+__device__ static inline void wgmma_f8(float (&d)[32], uint64_t a, uint64_t b, bool add)
+{
+    WGMMA_F8("64", REGS32, OUT32(d), "32", "33", "34");
+}
+__device__ static inline void wgmma_f8(float (&d)[16], uint64_t a, uint64_t b, bool add)
+{
+    WGMMA_F8("32", REGS16, OUT16(d, 0), "16", "17", "18");
+}
+__device__ static inline void wgmma_f8(float (&d)[8], uint64_t a, uint64_t b, bool add)
+{
+    WGMMA_F8("16", REGS8, OUT8(d), "8", "9", "10");
+}
+__device__ static inline void wgmma_f8(float (&d)[4], uint64_t a, uint64_t b, bool add)
+{
+    WGMMA_F8("8", REGS4, OUT4(d, 0), "4", "5", "6");
 }
 
 /* d [64][N] (+)= a b; a: the lanes' registers as in mma.cuh, b MN-major. */

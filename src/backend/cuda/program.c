@@ -5,10 +5,23 @@
 
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
+#include "format/enc/act.h"
 
-static enum dev_class class_of(const struct cuda *b, const struct dev_weight *w)
+/* Whether wgmma takes weights and inputs as they are: both E4M3, a scale for each of their rows. */
+static bool both_f8(const struct cuda *b, const struct stream_args *a)
 {
-    return w->kind == DEV_F8                        ? CLASS_F8
+    const struct load_args *l = &a->load;
+
+    return b->wgmma && a->out[0].w.kind == DEV_F8 && a->out[0].w.n_groups == 1 && l->x &&
+           l->group >= l->cols && (l->act == ACT_F8 || l->act == ACT_F8_STATIC);
+}
+
+static enum dev_class class_of(const struct cuda *b, const struct stream_args *a)
+{
+    const struct dev_weight *w = &a->out[0].w;
+
+    return both_f8(b, a)                            ? CLASS_FED8
+           : w->kind == DEV_F8                      ? CLASS_F8
            : w->kind == DEV_U6                      ? CLASS_U6
            : w->kind == DEV_N4                      ? CLASS_N4
            : w->kind == DEV_U8 || w->kind == DEV_U4 ? CLASS_U48
@@ -22,29 +35,44 @@ static enum kernel kernel_of(enum dev_class class, size_t T)
 }
 
 /* Bytes of shared memory: of the scratch, with 2^buffers of sums in it; and of all but inputs. */
-static size_t scratch_of(const struct cuda *b, size_t T, size_t attn, size_t buffers)
+static size_t scratch_of(const struct cuda *b, enum dev_class class, size_t T, size_t attn,
+                         size_t buffers)
 {
-    const size_t sums = ((size_t)RING_WARPS(b->big) << buffers) * T * DEV_TILE * sizeof(float);
+    const size_t each = class == CLASS_FED8 ? FED8_SUMS : (size_t)RING_WARPS(b->big);
+    const size_t sums = (each << buffers) * T * DEV_TILE * sizeof(float);
 
     return (sums > attn ? sums : attn) / 16 * 16 + 16;
 }
 
 static size_t ring_of(const struct cuda *b, enum dev_class class, size_t groups)
 {
-    return class == CLASS_FED ? groups * FED_GROUP : (size_t)RING_BYTES(class, b->big);
+    return class == CLASS_FED    ? groups * FED_GROUP
+           : class == CLASS_FED8 ? groups * FED8_GROUP
+                                 : (size_t)RING_BYTES(class, b->big);
 }
 
-/* groups: of FED's ring */
+/* groups: of a ring that is fed */
 static size_t shared_of(const struct cuda *b, enum dev_class class, size_t groups, size_t feeds,
                         size_t scratch)
 {
+    const bool fed8 = class == CLASS_FED8;
+
+    /* 2048: what is swizzled begins at multiples of 1024 */
     return ring_of(b, class, groups) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
-           feeds * sizeof(struct stream_feed) + PHASES_KEPT * sizeof(struct dev_phase);
+           (fed8 ? 2048 : feeds * sizeof(struct stream_feed)) +
+           PHASES_KEPT * sizeof(struct dev_phase);
+}
+
+/* Room for inputs that a program has to have. */
+static size_t least_inputs(enum dev_class class, size_t T)
+{
+    return class == CLASS_FED8 ? (size_t)FED8_FAR((int)T) : 0;
 }
 
 static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t feeds, size_t scratch)
 {
-    return shared_of(b, class, FED_LEAST, feeds, scratch) <= b->dynamic[kernel_of(class, T)];
+    return shared_of(b, class, FED_LEAST, feeds, scratch) + least_inputs(class, T) <=
+           b->dynamic[kernel_of(class, T)];
 }
 
 /* What attention needs of the scratch: queries in twice 16 bits, a key and a value of each row in
@@ -68,8 +96,9 @@ static bool image_room(struct cuda *b, size_t n, CUdeviceptr *at, uint8_t **host
         struct recording *r = b->recording;
 
         if (!r->image) { /* all of a pass: no phase comes from nothing */
-            r->image_bytes =
-                2 * b->n_op * (sizeof(struct dev_phase) + sizeof(struct stream_feed) + 256);
+            r->image_bytes = 2 * b->n_op *
+                             (sizeof(struct dev_phase) + sizeof(struct stream_feed) +
+                              DEV_OUTS * sizeof(struct dev_map) + 256);
             r->image = xcalloc(1, r->image_bytes);
             if (!cuda_ok(b, b->d.cuMemAlloc(&r->programs, r->image_bytes), "a recorded pass"))
                 return false;
@@ -121,37 +150,38 @@ struct division {
     size_t groups, buffers, scratch, shared; /* shared: bytes of all but inputs */
 };
 
-/* Bytes of a row of a phase's inputs in shared memory; 0: there is no room for them. */
-static size_t kept_row(const struct cuda *b, const struct program *p, const struct division *d,
-                       size_t i)
+/* Bytes of a phase's inputs in shared memory; 0: there is no room for them. */
+static size_t kept_inputs(const struct cuda *b, const struct program *p, const struct division *d,
+                          size_t i)
 {
-    const struct stream_args *s = &p->phase[i].u.s;
-    const size_t row =
-        p->phase[i].kind == PHASE_ATTN ? 0 : 2 * (size_t)s->out[0].w.kp + 64; /* 64: banks */
+    const size_t kp = (size_t)p->phase[i].u.s.out[0].w.kp;
+    const size_t n = p->phase[i].kind == PHASE_ATTN ? 0
+                     : p->class == CLASS_FED8       ? (size_t)FED8_IMAGE((int)kp, (int)p->T)
+                                                    : p->T * (2 * kp + 64); /* 64: banks */
 
-    return d->shared + p->T * row > b->dynamic[kernel_of(p->class, p->T)] ? 0 : row;
+    return d->shared + n > b->dynamic[kernel_of(p->class, p->T)] ? 0 : n;
 }
 
 /* The division that keeps the inputs of the most phases; among them the longest ring, then the most
  * buffers. */
 static struct division divide(const struct cuda *b, const struct program *p)
 {
-    const bool fed = p->class == CLASS_FED;
+    const bool fed = p->class == CLASS_FED || p->class == CLASS_FED8;
     struct division best = { 0 };
     size_t most = 0;
 
     for (size_t groups = FED_GROUPS; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
         for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
-            const size_t scratch = scratch_of(b, p->T, p->attn, buffers);
+            const size_t scratch = scratch_of(b, p->class, p->T, p->attn, buffers);
             const struct division d = { groups, buffers, scratch,
                                         shared_of(b, p->class, groups, p->n_feeds,
                                                   scratch + p->turns) };
             size_t kept = 1;
 
-            if (d.shared > b->dynamic[kernel_of(p->class, p->T)])
+            if (d.shared + least_inputs(p->class, p->T) > b->dynamic[kernel_of(p->class, p->T)])
                 continue;
             for (size_t i = 0; i < p->n; i++)
-                kept += kept_row(b, p, &d, i) > 0;
+                kept += kept_inputs(b, p, &d, i) > 0;
             if (kept > most) {
                 most = kept;
                 best = d;
@@ -192,37 +222,59 @@ static void link_phases(struct cuda *b, struct program *p)
     }
 }
 
+/* FED8: tensor maps of all weights, which feeds point to from then on. */
+static bool write_maps(struct cuda *b, struct program *p, CUdeviceptr at, uint8_t *host)
+{
+    for (size_t i = 0; i < p->n_feeds; i++)
+        for (size_t o = 0; o < DEV_OUTS; o++) {
+            struct stream_feed *const f = &p->feed[i];
+            const size_t n = (i * DEV_OUTS + o) * sizeof(struct dev_map);
+
+            if (!f->q[o])
+                continue;
+            if (!cuda_map_pieces(b, (struct dev_map *)(void *)(host + n), f->q[o],
+                                 (size_t)f->rows[o], (size_t)f->stride))
+                return false;
+            f->q[o] = (const uint8_t *)(uintptr_t)(at + n);
+        }
+    return true;
+}
+
 static void launch(struct cuda *b, struct program *p)
 {
     const size_t feeds = p->n_feeds * sizeof(*p->feed);
+    const bool fed8 = p->class == CLASS_FED8;
+    const size_t maps = fed8 ? p->n_feeds * DEV_OUTS * sizeof(struct dev_map) : 0;
     const struct division d = divide(b, p);
-    size_t phases = p->n, kept = 0;
+    size_t phases = p->n, kept = least_inputs(p->class, p->T);
     struct program_args a = { .n_feeds = (int)p->n_feeds, .T = (int)p->T };
     CUdeviceptr at = 0;
     uint8_t *host = NULL;
 
     for (size_t i = 0; i < p->n; i++) {
-        const size_t row = kept_row(b, p, &d, i);
+        const size_t n = kept_inputs(b, p, &d, i);
 
-        if (row == 0)
+        if (n == 0)
             continue;
-        p->phase[i].u.s.kept = (int)row;
-        kept = p->T * row > kept ? p->T * row : kept;
+        p->phase[i].u.s.kept = (int)(n / p->T);
+        kept = n > kept ? n : kept;
     }
     link_phases(b, p);
     for (size_t i = 0; i < p->n; i++)
         phases += loaded_apart(&p->phase[i]);
     a.n = (int)phases;
     phases *= sizeof(*p->phase);
-    if (b->failed || !image_room(b, phases + feeds, &at, &host))
+    const size_t bytes = maps + phases + feeds;
+
+    if (b->failed || !image_room(b, bytes, &at, &host) || (fed8 && !write_maps(b, p, at, host)))
         return;
-    write_phases((struct dev_phase *)(void *)host, p);
-    memcpy(host + phases, p->feed, feeds);
+    write_phases((struct dev_phase *)(void *)(host + maps), p);
+    memcpy(host + maps + phases, p->feed, feeds);
     if (!b->recording &&
-        !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, phases + feeds, b->stream), "programs"))
+        !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, bytes, b->stream), "programs"))
         return;
-    a.phase = (const struct dev_phase *)(uintptr_t)at;
-    a.feed = (const struct stream_feed *)(uintptr_t)(at + phases);
+    a.phase = (const struct dev_phase *)(uintptr_t)(at + maps);
+    a.feed = (const struct stream_feed *)(uintptr_t)(at + maps + phases);
     a.scratch = (int)d.scratch;
     a.buffers = (int)d.buffers;
     a.ring = (int)ring_of(b, p->class, d.groups);
@@ -235,7 +287,7 @@ static void launch(struct cuda *b, struct program *p)
     a.inv_freq = p->inv_freq;
     a.half = (int)p->half;
     a.gate = (unsigned *)(uintptr_t)b->gate;
-    a.claims = p->class == CLASS_FED ? a.gate + 2 : NULL;
+    a.claims = p->class >= CLASS_FED ? a.gate + 2 : NULL;
     a.tags = p->class == CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
     cuda_ok(b,
@@ -297,8 +349,8 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
         (feed && p->n_feeds &&
          ((class != p->class && !both) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
-        (p->n &&
-         !fits(b, class, T, p->n_feeds + feed, scratch_of(b, T, most, 0) + p->turns + turns))) {
+        (p->n && !fits(b, class, T, p->n_feeds + feed,
+                       scratch_of(b, class, T, most, 0) + p->turns + turns))) {
         program_flush(b);
         most = attn;
     }
@@ -344,14 +396,16 @@ static int teams_of(const struct cuda *b, size_t units)
 void program_stream(struct cuda *b, const struct stream_args *a)
 {
     const struct dev_weight *w = &a->out[0].w;
-    const enum dev_class class = class_of(b, w);
-    const bool half = class == CLASS_W16 || class == CLASS_FED, rows = half || class == CLASS_F8;
+    const enum dev_class class = class_of(b, a);
+    const bool fed8 = class == CLASS_FED8, half = class == CLASS_W16 || class == CLASS_FED;
+    const bool rows = half || class == CLASS_F8 || fed8;
     const int cols = half ? RING_SLOT(CLASS_W16) / DEV_TILE / 2 : w->kind == DEV_U8 ? 64 : 128;
 
-    const size_t rows_bytes = (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
+    const size_t rows_bytes =
+        fed8 ? (size_t)FED8_IMAGE(w->kp, a->T) : (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
 
-    /* FED: tiles of 16 rows, or 8 of both matrices */
-    const int tiles = class == CLASS_FED && a->swiglu ? (w->rows + 7) / 8 : a->tiles;
+    /* FED, FED8: tiles of 16 rows, or 8 of both matrices */
+    const int tiles = class >= CLASS_FED && a->swiglu ? (w->rows + 7) / 8 : a->tiles;
 
     launch_rope(b);
     if (a->load.x && !cuda_room(b, &b->loaded, rows_bytes + (size_t)a->T * sizeof(float)))
@@ -367,12 +421,12 @@ void program_stream(struct cuda *b, const struct stream_args *a)
         ph->u.s.x = (uint16_t *)(uintptr_t)b->loaded.p;
         ph->u.s.load.by = (float *)(uintptr_t)(b->loaded.p + rows_bytes);
     }
-    ph->u.s.teams = half ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
+    ph->u.s.teams = half || fed8 ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
     *f = (struct stream_feed){ .tiles = tiles,
-                               .stages = w->kp / cols,
-                               .stride = !rows               ? w->rec
-                                         : class == CLASS_F8 ? w->kp
-                                                             : 2 * w->kp,
+                               .stages = fed8 ? FED8_STAGES(w->kp) : w->kp / cols,
+                               .stride = !rows  ? w->rec
+                                         : half ? 2 * w->kp
+                                                : w->kp,
                                .swiglu = (short)a->swiglu,
                                .teams = (short)ph->u.s.teams };
     for (int i = 0; i < DEV_OUTS; i++) {

@@ -3,6 +3,7 @@
  * between phases; the weights of what comes next are on their way meanwhile. */
 #include "backend/cuda/attn_program.cuh"
 #include "backend/cuda/fed.cuh"
+#include "backend/cuda/fed_f8.cuh"
 #include "backend/cuda/stream.cuh"
 
 enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) };
@@ -76,6 +77,12 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 #undef FORM
 }
 
+/* The first multiple of SWIZZLE_ATOM from p on, in shared memory. */
+__device__ static __forceinline__ uint8_t *swizzle_aligned(uint8_t *p)
+{
+    return p + (0u - (uint32_t)__cvta_generic_to_shared(p)) % SWIZZLE_ATOM;
+}
+
 /* Where things lie in shared memory (program_args). */
 struct division {
     uint8_t *lut;
@@ -89,14 +96,17 @@ struct division {
 template <int CLASS>
 __device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
 {
+    constexpr bool fed8 = CLASS == CLASS_FED8;
     division d;
 
     d.lut = shared + a.ring;
     d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
     d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
-    d.phases = (uint4 *)(d.feeds + a.n_feeds);
+    d.phases = (uint4 *)(d.feeds + (fed8 ? 0 : a.n_feeds)); /* FED8 leaves them where they are */
     d.inputs = (uint16_t *)(d.phases + PHASES_KEPT * WORDS);
+    if (fed8)
+        d.inputs = (uint16_t *)swizzle_aligned((uint8_t *)d.inputs);
     return d;
 }
 
@@ -135,21 +145,22 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
 
 /* The same of those that are fed. What a phase takes to know is found anew in each, lest it is kept
  * in local memory through attention: a round trip to the second-level cache. */
-template <int NT, class STATE>
+template <int CLASS, int NT, class STATE>
 __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *shared,
                                                const attn_row *row, const STATE &state,
                                                const fed_ring &all)
 {
-    __shared__ uint2 kept[STREAM_WARPS];    /* ring.place and ring.turn */
-    const int arrivals = fed_arrivals(a.T); /* of a block at a gate */
-    int gates = 0;                          /* before the phase */
+    constexpr bool fed8 = CLASS == CLASS_FED8;
+    __shared__ fed_place kept[STREAM_WARPS];
+    const int arrivals = fed_arrivals<fed8>(a.T); /* of a block at a gate */
+    int gates = 0;                                /* before the phase */
 
     if (threadIdx.x % WARP == 0)
-        kept[threadIdx.x / WARP] = make_uint2(0, 0);
+        kept[threadIdx.x / WARP] = { 0, 0, 0 };
     __syncwarp();
 #pragma unroll 1
     for (int i = 0; i < a.n; i++) {
-        const division d = divide<CLASS_FED>(a, shared + held(0));
+        const division d = divide<CLASS>(a, shared + held(0));
         const int thread = thread_now();
         const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
         const bool given = now.kind == PHASE_PRODUCT && now.u.s.takes;
@@ -175,38 +186,43 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         fed_ring ring = all;
 
         ring.at = shared + held(0);
-        ring.place = (int)kept[thread / WARP].x;
-        ring.turn = (int)kept[thread / WARP].y;
+        ring.now = kept[thread / WARP];
         stop_at(stop, THREADS);
-        if (now.form == DEV_B16 * 4)
+        if constexpr (fed8)
+            fed8_product<NT>(p, ring, now, i, i + 1 < a.n);
+        else if (now.form == DEV_B16 * 4)
             fed_phase<DEV_B16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
         else
             fed_phase<DEV_H16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
+        if (fed8 && now.kind == PHASE_LOAD)
+            arrive(a.gate, arrivals);
         gates += !now.u.s.gives;
         __syncwarp();
         if (thread % WARP == 0)
-            kept[thread / WARP] = make_uint2((unsigned)ring.place, (unsigned)ring.turn);
+            kept[thread / WARP] = ring.now;
         __syncwarp();
     }
-    fed_mark<NT>(state(divide<CLASS_FED>(a, shared)), all, (int)kept[threadIdx.x / WARP].y, a.T,
+    fed_mark<NT>(state(divide<CLASS>(a, shared)), all, kept[threadIdx.x / WARP].turn, a.T,
                  { LAST, 0 });
 }
 
-/* grid: a block on each multiprocessor, all at once; 512 threads, and a warp more for FED; shared
- * memory: see program_args */
+/* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more for FED and
+ * FED8; shared memory: see program_args */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
-    constexpr bool fed = CLASS == CLASS_FED;
-    extern __shared__ __align__(128) uint8_t shared[];
+    constexpr bool fed8 = CLASS == CLASS_FED8, fed = CLASS == CLASS_FED || fed8;
+    extern __shared__ __align__(128) uint8_t unaligned[];
+    uint8_t *const shared = fed8 ? swizzle_aligned(unaligned) : unaligned;
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
     __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
     __shared__ int tile[FED_GROUPS];
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
+    __shared__ uint64_t x_landed[FED8_BARRIERS];
     __shared__ int begins;
     __shared__ unsigned tag; /* of what the first phase takes, if it does */
     __shared__ attn_row row[DEV_STREAM_ROWS];
@@ -214,7 +230,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     const int warp = threadIdx.x / WARP;
     const division d = divide<CLASS>(a, shared);
     const auto state = [&](const division &d) {
-        program p = { &a, d.feeds };
+        program p = { &a, fed8 ? a.feed : d.feeds };
 
         p.full = bar_at(full);
         p.empty = bar_at(empty);
@@ -226,7 +242,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         return p;
     };
 
-    for (int i = threadIdx.x; i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
+    for (int i = threadIdx.x; !fed8 && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
         ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
         d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
@@ -254,6 +270,8 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     }
     if (threadIdx.x == 0)
         tag = fed && a.tags ? *a.tags : 0;
+    if constexpr (fed8)
+        fed8_begin(a, bar_at(x_landed));
     if (fed && threadIdx.x == 0) {
         for (int i = 0; i < FED_GROUPS; i++) {
             bar_init(bar_at(landed + i), 1);
@@ -266,21 +284,30 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     }
     __syncthreads();
     program p = state(d);
-    const fed_ring ring = { shared,         (uint32_t)__cvta_generic_to_shared(shared),
-                            bar_at(landed), bar_at(freed),
-                            tile,           done,
-                            bar_at(begun),  &begins };
+    const fed_ring ring = { shared,
+                            (uint32_t)__cvta_generic_to_shared(shared),
+                            bar_at(landed),
+                            bar_at(freed),
+                            tile,
+                            done,
+                            bar_at(begun),
+                            &begins,
+                            {},
+                            bar_at(x_landed) };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
-            feed_ring(p, ring);
+            if constexpr (fed8)
+                feed8_ring(p, ring);
+            else
+                feed_ring(p, ring);
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends(p, ring, (const dev_phase *)d.phases);
+            fed_ends<fed8>(p, ring, (const dev_phase *)d.phases);
             return;
         }
-        run_fed<NT>(a, shared, row, state, ring);
+        run_fed<CLASS, NT>(a, shared, row, state, ring);
     } else {
         p.ring = shared + warp * R::depth * R::slot;
         p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);
@@ -294,11 +321,11 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     leave(a);
 }
 
-/* FED is Hopper's, W16 others': nobody launches what is empty. */
+/* FED and FED8 are Hopper's, W16 others': nobody launches what is empty. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void program_of(const program_args &a)
 {
-    if constexpr (CLASS != (BIG ? CLASS_W16 : CLASS_FED))
+    if constexpr (CLASS == CLASS_FED8 ? HOPPER : CLASS != (BIG ? CLASS_W16 : CLASS_FED))
         program_body<CLASS, NT>(a);
 }
 
@@ -318,3 +345,4 @@ PROGRAMS(u48, CLASS_U48)
 PROGRAMS(u6, CLASS_U6)
 PROGRAMS(n4, CLASS_N4)
 PROGRAMS(fed, CLASS_FED)
+PROGRAMS(fed_f8, CLASS_FED8)

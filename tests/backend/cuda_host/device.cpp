@@ -67,19 +67,19 @@ struct fiber {
     int named;
 };
 
-/* Rows of a tensor: what cuTensorMapEncodeTiled makes of its arguments, boxes of 128 bytes a row.
- */
+/* Rows of a tensor, and of a third axis of pieces: what cuTensorMapEncodeTiled makes of its
+ * arguments, boxes of 128 bytes a row. */
 struct tensor_map {
     const uint8_t *p;
-    cuuint64_t cols, rows, apart;
-    cuuint32_t box_cols, box_rows, size; /* size: of a value */
+    cuuint64_t cols, rows, pieces, apart, pieces_apart;
+    cuuint32_t box_cols, box_rows, box_pieces, size; /* size: of a value */
 };
 
 struct bulk {
     uint32_t to, bytes, bar;
     const void *from; /* NULL = of a map */
     tensor_map map;
-    int c, r;
+    int c, r, n;
 };
 
 /* Where a block runs: one for all blocks in turns, or, of a program, one for each. */
@@ -314,15 +314,20 @@ static void arrive_bulk(const bulk &k)
 
     if (k.from)
         memcpy(shared + k.to, k.from, k.bytes);
-    for (uint32_t i = 0; !k.from && i < m.box_rows; i++)
+    for (uint32_t i = 0; !k.from && i < m.box_rows * m.box_pieces; i++)
         for (uint32_t j = 0; j < m.box_cols; j++) {
-            const int64_t r = (int64_t)k.r + i, c = (int64_t)k.c + j;
-            const bool in = r >= 0 && r < (int64_t)m.rows && c >= 0 && c < (int64_t)m.cols;
+            const int64_t r = (int64_t)k.r + i % m.box_rows, c = (int64_t)k.c + j;
+            const int64_t n = (int64_t)k.n + i / m.box_rows;
+            const bool in = r >= 0 && r < (int64_t)m.rows && c >= 0 && c < (int64_t)m.cols &&
+                            n >= 0 && n < (int64_t)m.pieces;
             uint32_t at = k.to + i * 128 + j * m.size;
 
             at ^= (at >> 7 & 7) << 4;
             if (in)
-                memcpy(shared + at, m.p + (cuuint64_t)r * m.apart + (cuuint64_t)c * m.size, m.size);
+                memcpy(shared + at,
+                       m.p + (cuuint64_t)n * m.pieces_apart + (cuuint64_t)r * m.apart +
+                           (cuuint64_t)c * m.size,
+                       m.size);
             else
                 memset(shared + at, 0, m.size);
         }
@@ -344,17 +349,17 @@ void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
     if ((uintptr_t)from % 16)
         die("copies from %p", from);
-    begin_bulk({ to, bytes, bar, from, {}, 0, 0 });
+    begin_bulk({ to, bytes, bar, from, {}, 0, 0, 0 });
 }
 
-void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar)
+void tile_begin(uint32_t to, const void *map, int c, int r, int n, uint32_t bar)
 {
     tensor_map m;
 
     memcpy(&m, map, sizeof(m));
     if (to % 1024)
         die("a swizzled tile at %u", to);
-    begin_bulk({ to, m.box_cols * m.box_rows * m.size, bar, NULL, m, c, r });
+    begin_bulk({ to, m.box_cols * m.box_rows * m.box_pieces * m.size, bar, NULL, m, c, r, n });
 }
 
 /* One of those that are on their way; `must`: there is nothing else to wait for. */
@@ -758,18 +763,21 @@ CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction)
     return CUDA_SUCCESS;
 }
 
-/* Two axes of 16-bit values. */
-CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *p,
-                                const cuuint64_t *size, const cuuint64_t *apart,
+/* Two axes, or three. */
+CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank,
+                                void *p, const cuuint64_t *size, const cuuint64_t *apart,
                                 const cuuint32_t *box, const cuuint32_t *step,
                                 CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                                 CUtensorMapFloatOOBfill)
 {
     const cuuint32_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
-    const tensor_map m = { (const uint8_t *)p, size[0], size[1], apart[0], box[0], box[1], bytes };
+    const bool pieces = rank == 3;
+    const tensor_map m = { (const uint8_t *)p,    size[0], size[1], pieces ? size[2] : 1, apart[0],
+                           pieces ? apart[1] : 0, box[0],  box[1],  pieces ? box[2] : 1,  bytes };
 
-    if (rank != 2 || (uintptr_t)p % 16 || apart[0] % 16 || box[0] * bytes != 128 || box[1] > 256 ||
-        step[0] != 1 || step[1] != 1)
+    if ((rank != 2 && rank != 3) || (uintptr_t)p % 16 || apart[0] % 16 || box[0] * bytes != 128 ||
+        box[1] > 256 || step[0] != 1 || step[1] != 1 ||
+        (pieces && (apart[1] % 16 || box[2] > 256 || step[2] != 1)))
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(map, &m, sizeof(m));
     return CUDA_SUCCESS;
@@ -815,7 +823,7 @@ CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice)
          : a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? (int)multiprocessors()
          : a == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
              ? getenv("EMULATED_ADDRESSES") != NULL
-                                                             : 227 << 10;
+             : 227 << 10;
     return CUDA_SUCCESS;
 }
 
@@ -913,8 +921,7 @@ static unsigned long long next_backing;
 
 CUresult cuMemAddressReserve(CUdeviceptr *p, size_t n, size_t, CUdeviceptr, unsigned long long)
 {
-    void *at =
-        mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *at = mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     *p = (CUdeviceptr)at;
     return at == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;

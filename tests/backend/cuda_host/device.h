@@ -73,7 +73,7 @@ void gate_arrive(unsigned *gate);
 void gate_wait(unsigned *gate, unsigned target);
 /* Copies that land whenever it pleases them, at a barrier's last arrival at the latest. */
 void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
-void tile_begin(uint32_t to, const void *map, int c, int r, uint32_t bar);
+void tile_begin(uint32_t to, const void *map, int c, int r, int n, uint32_t bar);
 /* A thread's share of d [64][n] (+)= a b: done when it pleases the device, in order, at
  * products_wait at the latest. */
 struct wgmma_product {

@@ -55,7 +55,16 @@ static inline void named_arrive(int id, int threads)
 
 static inline void tile_copy(uint32_t to, const void *map, int c, int r, uint32_t bar)
 {
-    tile_begin(to, map, c, r, bar);
+    tile_begin(to, map, c, r, 0, bar);
+}
+
+static inline void box_copy_once(uint32_t to, const void *map, int c, int r, int n, uint32_t bar)
+{
+    tile_begin(to, map, c, r, n, bar);
+}
+
+static inline void fence_map(const void *)
+{
 }
 
 static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
@@ -76,6 +85,10 @@ static inline void l2_prefetch(const void *p, uint32_t bytes)
 }
 
 static inline void fence_async()
+{
+}
+
+static inline void fence_async_all()
 {
 }
 

@@ -25,12 +25,15 @@
 #define named_sync     ptx_named_sync
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
+#define fence_map      ptx_fence_map
+#define box_copy_once  ptx_box_copy_once
 #define bulk_copy      ptx_bulk_copy
 #define bulk_copy_once ptx_bulk_copy_once
 #define l2_prefetch    ptx_l2_prefetch
 #define reciprocal     ptx_reciprocal
 #define wgmma_f8       ptx_wgmma_f8
 #define fence_async    ptx_fence_async
+#define fence_async_all ptx_fence_async_all
 #define registers_less ptx_registers_less
 #define registers_more ptx_registers_more
 #define exp2_fast      ptx_exp2_fast
@@ -69,12 +72,15 @@
 #undef named_sync
 #undef named_arrive
 #undef tile_copy
+#undef fence_map
+#undef box_copy_once
 #undef bulk_copy
 #undef bulk_copy_once
 #undef l2_prefetch
 #undef reciprocal
 #undef wgmma_f8
 #undef fence_async
+#undef fence_async_all
 #undef registers_less
 #undef registers_more
 #undef exp2_fast

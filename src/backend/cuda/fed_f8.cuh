@@ -1,0 +1,513 @@
+/* fed_f8.cuh - products of E4M3 by E4M3 in programs on Hopper: as fed.cuh, but by wgmma, which
+ * takes both as they are, so that weights need no instructions but those that ask for them.
+ *
+ * A product of a warpgroup has 64 rows of W. Here they are 16 rows by four pieces of 128 columns,
+ * so that tiles stay small enough to be shared by all blocks; the rows of x lie likewise, each once
+ * for a piece, and of the sums those are of use where both pieces are the same one. Four
+ * warpgroups have a quarter of a group each: piece n is number n / 4 of warpgroup n % 4.
+ *
+ *   W, a group   [2 halves of 8 rows][16 pieces][8 rows][128], as two copies bring it
+ *   x, its image [stage][4 warpgroups][4 pieces][FED8_BESIDE rows of x][128]
+ *
+ * both in lines of 128 bytes with wgmma's swizzle. Tensor cores sum 128 columns, as exactly as they
+ * do it; those sums meet in float32, in an order that the shape of W decides. */
+#pragma once
+
+#include "backend/cuda/fed.cuh"
+#include "backend/cuda/hopper.cuh"
+
+/* Of the rows of x: the warps' largest values, and what they are multiplied by. */
+struct fed8_rule {
+    __align__(16) float part[DEV_STREAM_ROWS][STREAM_WARPS];
+    float inverse[DEV_STREAM_ROWS];
+};
+
+#if HOPPER
+/* The maps of all weights are what they are in memory, and the barriers of x ready. All threads,
+ * before they wait for one another. */
+__device__ static inline void fed8_begin(const program_args &a, uint32_t x_landed)
+{
+    if (threadIdx.x < FED8_BARRIERS)
+        bar_init(x_landed + threadIdx.x * 8, 1);
+    for (int i = threadIdx.x; i < a.n_feeds * DEV_OUTS; i += STREAM_WARPS * WARP) {
+        const uint8_t *const map = a.feed[i / DEV_OUTS].q[i % DEV_OUTS];
+
+        if (map)
+            fence_map(map);
+    }
+}
+
+/* A block's tiles of product number i, of n, one after the other, and whether each is the last: two
+ * are its own, the others are claimed two tiles before, for memory takes long to answer. */
+template <class F>
+__device__ static __forceinline__ void fed8_tiles(const program &p, int i, int n, const F &each)
+{
+    const int grid = gridDim.x, lane = threadIdx.x % WARP;
+    const auto claim = [&] {
+        return n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u) : n;
+    };
+
+#pragma unroll 1
+    for (int tile = blockIdx.x, even = tile + grid; tile < n;) {
+        const int odd = claim(); /* two registers, so that none is waited for to be copied */
+        const int second = __shfl_sync(~0u, even, 0);
+
+        each(tile, second >= n);
+        if (second >= n)
+            break;
+        even = claim();
+        tile = __shfl_sync(~0u, odd, 0);
+        each(second, tile >= n);
+    }
+}
+
+/* Where the halves of a tile's rows are. A feed lies in registers: it has no index that varies. */
+struct fed8_tile {
+    const uint8_t *map[2];
+    int row[2];
+};
+
+__device__ static __forceinline__ fed8_tile fed8_tile_of(const stream_feed &f, int tile)
+{
+    if (f.swiglu)
+        return { { f.q[0], f.q[1] }, { tile * 8, tile * 8 } };
+    const bool third = tile >= f.tile0[2], second = tile >= f.tile0[1];
+    const uint8_t *const q = third ? f.q[2] : second ? f.q[1] : f.q[0];
+    const int row = (tile - (third ? f.tile0[2] : second ? f.tile0[1] : 0)) * DEV_TILE;
+
+    return { { q, q }, { row, row + 8 } };
+}
+
+/* feed_ring() of boxes: of each half of a tile's rows one for a group. */
+__device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
+{
+    const int groups = p.a->groups;
+    int past = 0, under_way = 0;
+    const auto room = [&](int feed) {
+        bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
+        for (const int most = feed < *r.begins ? FED_AHEAD : 1; under_way >= most; under_way--) {
+            bar_wait(r.landed + slot_of(past) * 8, round_of(past));
+            past = fed_next(past, groups);
+        }
+        under_way++;
+    };
+
+#pragma unroll 1
+    for (int i = 0; i < p.a->n_feeds; i++) {
+        const stream_feed f = p.feeds[i];
+
+        fed8_tiles(p, i, f.tiles, [&](int tile, bool last) {
+            const fed8_tile t = fed8_tile_of(f, tile);
+
+#pragma unroll 1
+            for (int at = 0; at < f.stages; at++) {
+                const uint32_t to = r.to + slot_of(r.now.place) * FED8_GROUP,
+                               bar = r.landed + slot_of(r.now.place) * 8;
+
+                room(i);
+                if (elected()) {
+                    r.tile[slot_of(r.now.place)] = 2 * tile + last;
+                    bar_expect(bar, FED8_GROUP);
+                    box_copy_once(to, t.map[0], 0, t.row[0], at * (FED8_COLS / 128), bar);
+                    box_copy_once(to + FED8_GROUP / 2, t.map[1], 0, t.row[1],
+                                  at * (FED8_COLS / 128), bar);
+                }
+                __syncwarp();
+                r.now.place = fed_next(r.now.place, groups);
+            }
+        });
+    }
+}
+
+/* norm_factor(), whose loads do not wait for one another. */
+__device__ static __forceinline__ float fed8_norm(const stream_args &a, int t, int lane)
+{
+    const float *const from = a.ss + (size_t)t * a.n_ss;
+    float s = 0;
+
+#pragma unroll 8
+    for (int i = lane; i < a.n_ss; i += WARP)
+        s += from[i];
+    return 1 / sqrtf(warp_sum(s) / (float)a.D + a.eps);
+}
+
+/* The image of rows first .. first + n of x, which every block rounds for itself, and what the rows
+ * are to be multiplied by. A thread has four columns of each stage, KEPT quads in registers. What
+ * takes time here is that all warps go through it: hence few instructions, and no calls, beside
+ * which wgmma would be waited for one by one. ONE: n is 1. */
+template <int KEPT, bool ONE>
+__device__ static __forceinline__ void fed8_round(const stream_args &a, fed8_rule &r, int first,
+                                                  int n, uint8_t *image, float *by)
+{
+    enum { EACH = STREAM_WARPS * WARP };
+    const load_args &l = a.load;
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    const int beside = FED8_BESIDE(a.T), stages = FED8_STAGES(a.out[0].w.kp), quads = l.cols / 4,
+              items = n * stages;
+    const float4 *const x = (const float4 *)l.x + (size_t)first * quads;
+    const auto load = [&](int t, int k) {
+        const int i = k * EACH + thread;
+
+        return i < quads ? x[t * quads + i] : float4{ 0, 0, 0, 0 };
+    };
+    const auto most = [&](float max, const float4 &v) {
+        return fmaxf(fmaxf(max, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
+    };
+    const auto give = [&](int t, float max) {
+        max = warp_max(max);
+        if (lane == 0)
+            r.part[t][warp] = max;
+    };
+    float4 kept[KEPT] = {};
+
+#pragma unroll
+    for (int j = 0, t = 0, k = 0; j < KEPT; j++, k++) {
+        if (!ONE && k == stages)
+            k = 0, t++;
+        if (j < items)
+            kept[j] = load(t, k);
+    }
+    const float norm = a.ss && warp < n ? fed8_norm(a, first + warp, lane) : 1;
+    float max = 0, inverse = 0;
+
+    if constexpr (ONE) {
+#pragma unroll
+        for (int j = 0; j < KEPT; j++)
+            max = most(max, kept[j]);
+#pragma unroll 1
+        for (int j = KEPT; j < items; j++)
+            max = most(max, load(0, j));
+        give(0, max);
+        if (thread == 0)
+            r.inverse[0] = norm;
+        named_sync(WORKERS, EACH);
+        /* every thread for itself: less than once more waiting for one another */
+        max = 0;
+#pragma unroll
+        for (int w = 0; w < STREAM_WARPS; w += 4)
+            max = most(max, *(const float4 *)&r.part[0][w]);
+        inverse = r.inverse[0];
+        const float s = act_scale(l.act, l.bound, l.scale, max * inverse);
+
+        inverse /= s;
+        if (thread == 0)
+            by[first] = s;
+    } else {
+        int t = 0, k = 0;
+        const auto next = [&](const float4 &v) {
+            max = most(max, v);
+            if (++k == stages) {
+                give(t++, max);
+                max = 0, k = 0;
+            }
+        };
+
+#pragma unroll
+        for (int j = 0; j < KEPT; j++)
+            if (j < items)
+                next(kept[j]);
+#pragma unroll 4
+        for (int j = KEPT; j < items; j++)
+            next(load(t, k));
+        named_sync(WORKERS, EACH);
+        if (warp < n) {
+            const float m = warp_max(r.part[warp][lane % STREAM_WARPS]) * norm;
+            const float s = act_scale(l.act, l.bound, l.scale, m);
+
+            if (lane == 0)
+                r.inverse[warp] = norm / s, by[first + warp] = s;
+        }
+        named_sync(WORKERS, EACH);
+    }
+    /* its piece of a stage is the warp's number */
+    const auto put = [&](int t, int k, const float4 &v) {
+        const float f[4] = { v.x, v.y, v.z, v.w };
+        const int line = warp / 4 * beside + first + t;
+
+        *(uint32_t *)(image + ((k * 4 + warp % 4) * 4 * beside + line) * SWIZZLE_ROW +
+                      ((lane / 4 ^ line) % 8 * 16 + lane % 4 * 4)) =
+            four_f8(f, ONE ? inverse : r.inverse[t]);
+    };
+    int t = 0, k = 0;
+
+#pragma unroll
+    for (int j = 0; j < KEPT; j++, k++) {
+        if (!ONE && k == stages)
+            k = 0, t++;
+        if (j < items)
+            put(t, k, kept[j]);
+    }
+#pragma unroll 4
+    for (int j = KEPT; j < items; j++, k++) {
+        if (!ONE && k == stages)
+            k = 0, t++;
+        put(t, k, load(t, k));
+    }
+}
+
+__device__ static __forceinline__ void fed8_load(const stream_args &a, fed8_rule &r, int first,
+                                                 int n, uint8_t *image, float *by)
+{
+    if (n > 1)
+        fed8_round<8, false>(a, r, first, n, image, by);
+    else if (FED8_STAGES(a.out[0].w.kp) <= 2)
+        fed8_round<2, true>(a, r, first, n, image, by);
+    else
+        fed8_round<8, true>(a, r, first, n, image, by);
+}
+
+/* A lane's sums of a group that are of use: of its row g pieces 2 (w % 2), of g + 8 the next. */
+template <int N, int BLOCKS>
+__device__ static __forceinline__ void fed8_add(float acc[BLOCKS][4], const float d[N / 2],
+                                                bool odd)
+{
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int at = (N >= 32 ? i / 2 * (N / 8) : 0) + 4 * b + i;
+
+            acc[b][i] += N == 8 ? d[at] : odd ? d[N / 4 + at] : d[at];
+        }
+}
+
+/* This warp's sums of a tile, of its two pieces together, to those of the others. */
+template <int N, int BLOCKS>
+__device__ static __forceinline__ void fed8_give(const program &p, int turn, int T,
+                                                 const float acc[BLOCKS][4], int warp, int lane)
+{
+    const int g = lane / 4, c = lane % 4;
+    const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
+    const int t0 = N == 8 ? 0 : N == 16 ? c % 2 * 2 : 2 * c;
+    const bool mine = N == 8 ? c == warp % 2 * 2 : N == 16 ? c < 2 : true;
+    float *const sum =
+        p.scratch + (k * FED8_SUMS + warp / 4 * 2 + warp % 2) * T * DEV_TILE + warp % 4 / 2 * 8 + g;
+    float v[BLOCKS][2];
+
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 2;
+             i++) /* the other piece's of these columns has another lane, or not */
+            v[b][i] =
+                acc[b][i] + (N < 32 ? __shfl_xor_sync(~0u, acc[b][2 + i], N / 8) : acc[b][2 + i]);
+    if (use > 0)
+        bar_wait(p.empty + k * 8, (use - 1) & 1);
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (mine && 8 * b + t0 + i < T)
+                sum[(8 * b + t0 + i) * DEV_TILE] = v[b][i];
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(p.full + k * 8);
+}
+
+/* Parts of x that do not lie in shared memory, brought there by a warpgroup's first warp, DEPTH - 1
+ * stages ahead. */
+template <int N> struct fed8_parts {
+    enum { PART = N * 128, DEPTH = FED8_DEPTH(N / 4) };
+    const uint8_t *from; /* the warpgroup's of the first stage */
+    uint32_t to, bars;
+    int turn, next, stages, team; /* turn: of the part that is used next; next: stage to ask for */
+    bool asks;
+
+    __device__ __forceinline__ void ask(int n)
+    {
+        if (asks && elected()) {
+            bar_expect(bars + n % DEPTH * 8, PART);
+            bulk_copy(to + n % DEPTH * PART, from + next * 4 * PART, PART, bars + n % DEPTH * 8);
+        }
+        __syncwarp();
+        next = next + 1 < stages ? next + 1 : 0;
+    }
+    __device__ __forceinline__ void wait()
+    {
+        bar_wait(bars + turn % DEPTH * 8, turn / DEPTH % 2);
+        turn++;
+    }
+    __device__ __forceinline__ void begin()
+    {
+        for (int i = 0; i < DEPTH - 1; i++)
+            ask(turn + i);
+    }
+    /* Where the next one is. */
+    __device__ __forceinline__ uint32_t take()
+    {
+        const uint32_t at = to + turn % DEPTH * PART;
+
+        named_sync(ENDERS + 1 + team, WARPGROUP); /* all are through with the one before */
+        ask(turn + DEPTH - 1);
+        wait();
+        return at;
+    }
+    __device__ __forceinline__ void end()
+    {
+        for (int i = 0; i < DEPTH - 1; i++)
+            wait();
+        turn %= 2 * DEPTH;
+    }
+};
+
+/* An operand whose 8 rows lie end to end, the next ones `stride` further on; + 2: 32 columns on. */
+__device__ static __forceinline__ uint64_t fed8_operand(uint32_t at, uint32_t stride)
+{
+    return (uint64_t)(stride >> 4 | 1u << 30) << 32 | at;
+}
+
+/* phase: its number; others: there are phases after it; N: lines of an image's part; NEAR: it is in
+ * shared memory
+ */
+template <int N, bool NEAR>
+__device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
+                                                  const stream_args &a, int phase, bool others)
+{
+    constexpr int BLOCKS = N < 64 ? 1 : N / 32, PART = N * 128;
+    const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
+    const int team = warp / 4, stages = held(FED8_STAGES(a.out[0].w.kp)), groups = p.a->groups;
+    const int T = held(a.T), tiles = a.swiglu ? (a.out[0].w.rows + 7) / 8 : a.tiles;
+    const uint32_t image = (uint32_t)__cvta_generic_to_shared(p.inputs);
+    /* in units of 16 bytes */
+    const uint32_t w_at = held((r.to + team * SWIZZLE_ATOM) >> 4);
+    const uint32_t x_at = held((image + team * PART) >> 4);
+    fed8_parts<N> parts = { (const uint8_t *)a.x + team * PART,
+                            image + team * (fed8_parts<N>::DEPTH * PART),
+                            r.x_landed + team * 32,
+                            r.now.x_turn,
+                            0,
+                            stages,
+                            team,
+                            warp % 4 == 0 };
+    int place = held(r.now.place), turn = held(r.now.turn);
+
+    if (!NEAR)
+        fence_async_all();
+    named_sync(WORKERS, STREAM_WARPS * WARP);
+    if (threadIdx.x == 0)
+        *r.begins = *r.begins + 1;
+    if (!NEAR)
+        parts.begin();
+#pragma unroll 1
+    for (bool more = (int)blockIdx.x < tiles; more;) {
+        bar_wait(r.landed + slot_of(place) * 8, round_of(place));
+        const int tile = r.tile[slot_of(place)];
+
+        fed_begin(p, r, turn, { tile / 2, phase });
+        float acc[BLOCKS][4] = {};
+        const auto group = [&](float(&d)[N / 2], int at, int k) {
+            const uint32_t w = w_at + slot_of(at) * (FED8_GROUP >> 4);
+            const uint32_t x = NEAR ? x_at + k * (4 * PART >> 4) : parts.take() >> 4;
+
+            wgmma_fence();
+#pragma unroll
+            for (int s = 0; s < 4; s++)
+                wgmma_f8(d, fed8_operand(w + 2 * s, 4 * SWIZZLE_ATOM),
+                         fed8_operand(x + 2 * s, SWIZZLE_ATOM), s > 0);
+            wgmma_commit();
+        };
+        const auto done = [&](float(&d)[N / 2], int at) {
+            hold(d);
+            fed8_add<N, BLOCKS>(acc, d, warp % 2);
+            __syncwarp();
+            if (lane == 0)
+                bar_arrive(r.freed + slot_of(at) * 8);
+        };
+        int k = 0;
+
+        if constexpr (NEAR && N <= 32) { /* two groups at a time */
+#pragma unroll 1
+            for (; k + 1 < stages; k += 2) {
+                const int next = fed_next(place, groups);
+                float d[2][N / 2];
+
+                if (k)
+                    bar_wait(r.landed + slot_of(place) * 8, round_of(place));
+                bar_wait(r.landed + slot_of(next) * 8, round_of(next));
+                group(d[0], place, k);
+                group(d[1], next, k + 1);
+                wgmma_wait<0>();
+                done(d[0], place);
+                done(d[1], next);
+                place = fed_next(next, groups);
+            }
+        }
+#pragma unroll 1
+        for (; k < stages; k++) {
+            float d[N / 2];
+
+            if (k)
+                bar_wait(r.landed + slot_of(place) * 8, round_of(place));
+            group(d, place, k);
+            wgmma_wait<0>();
+            done(d, place);
+            place = fed_next(place, groups);
+        }
+        fed8_give<N, BLOCKS>(p, turn++, T, acc, warp, lane);
+        more = tile % 2 == 0;
+    }
+    if (!NEAR)
+        parts.end();
+    if (others)
+        fed_mark<1>(p, r, turn++, T, { NO_TILE, phase });
+    r.now.place = place, r.now.turn = turn;
+    if (!NEAR)
+        r.now.x_turn = parts.turn;
+}
+
+template <int N>
+__device__ static __forceinline__ void fed8_rows(const program &p, fed_ring &r,
+                                                 const stream_args &a, int phase, bool others)
+{
+    if (a.kept)
+        fed8_phase<N, true>(p, r, a, phase, others);
+    else
+        fed8_phase<N, false>(p, r, a, phase, others);
+}
+
+/* A phase, but for attention. */
+template <int NT>
+__device__ static __forceinline__ void fed8_product(const program &p, fed_ring &r,
+                                                    const dev_phase &now, int phase, bool others)
+{
+    __shared__ fed8_rule rule;
+    const stream_args &a = now.u.s;
+    const bool apart = now.kind == PHASE_LOAD; /* a row a block, where all find it */
+    const int first = apart ? blockIdx.x : 0, step = apart ? gridDim.x : a.T;
+
+    for (int t = a.load.x ? first : a.T; t < a.T; t += step) {
+        fed8_load(a, rule, t, apart ? 1 : a.T, (uint8_t *)(apart ? a.x : p.inputs),
+                  apart ? a.load.by : p.factor);
+        if (apart)
+            named_sync(WORKERS, STREAM_WARPS * WARP); /* the rule has been read */
+    }
+    if (apart) {
+        fence_async_all();
+        return;
+    }
+    fence_async();
+    if (!a.load.x && a.scaled)
+        row_factors(a, p.factor);
+    if constexpr (NT == 2)
+        fed8_rows<64>(p, r, a, phase, others);
+    else if (a.T <= 2)
+        fed8_rows<8>(p, r, a, phase, others);
+    else if (a.T <= 4)
+        fed8_rows<16>(p, r, a, phase, others);
+    else
+        fed8_rows<32>(p, r, a, phase, others);
+}
+#else
+/* Nobody launches what they would be of. */
+__device__ static inline void fed8_begin(const program_args &, uint32_t)
+{
+}
+__device__ static inline void feed8_ring(const program &, fed_ring)
+{
+}
+template <int NT>
+__device__ static inline void fed8_product(const program &, fed_ring &, const dev_phase &, int,
+                                           bool)
+{
+}
+#endif
