@@ -105,16 +105,29 @@ template <int SIZE> __device__ static inline void call_queries(const flash_args 
     }
 }
 
+/* Of the blocks that a tile begins with, its last. */
+__device__ static inline void first_rows(const flash_args &a, const walk &w, int (&row)[2])
+{
+    if (w.t.n == 0)
+        return;
+    const int blocks = a.slot[w.t.t0 + w.t.n - 1] / KV_BLOCK + 1;
+
+    row[0] = row_of(a, w, 2 * w.t.spans - 2, blocks);
+    row[1] = row_of(a, w, 2 * w.t.spans - 1, blocks);
+}
+
 /* Keys and values, by one thread. */
 template <int SIZE>
 __device__ static inline void bring(const flash_args &a, uint8_t *shared, uint32_t at)
 {
     using R = room<SIZE, false>;
-    walk w = {};
+    walk w, next = {}; /* told ahead: it takes a journey to memory after another */
+    bool more = next_tile(a, next);
+    int row[2];
 
+    first_rows(a, next, row);
     for (int i = 0, t = 0;; t++) {
-        const bool more = next_tile(a, w);
-
+        w = next;
         ((tile *)(shared + R::notes))[t % NOTES] = w.t;
         if (!more) {
             const uint32_t full = at + R::bars + (K_FULL + i % STAGES) * 8;
@@ -123,10 +136,7 @@ __device__ static inline void bring(const flash_args &a, uint8_t *shared, uint32
             bar_arrive(full);
             return;
         }
-        call_queries<SIZE>(a, w.t);
         const int blocks = a.slot[w.t.t0 + w.t.n - 1] / KV_BLOCK + 1;
-        int row[2] = { row_of(a, w, 2 * w.t.spans - 2, blocks),
-                       row_of(a, w, 2 * w.t.spans - 1, blocks) };
 
         for (int s = w.t.spans - 1; s >= 0; s--, i++) {
             const int stage = i % STAGES, parity = i / STAGES & 1;
@@ -145,10 +155,15 @@ __device__ static inline void bring(const flash_args &a, uint8_t *shared, uint32
                     for (int c = 0; c < SIZE / 64; c++)
                         tile_copy(to + c * R::slab + half * (R::slab / 2), map, c * 64, row[half],
                                   full);
+                if (kv == 0 && s == w.t.spans - 1)
+                    call_queries<SIZE>(a, w.t);
             }
             if (s > 0) {
                 row[0] = row_of(a, w, 2 * s - 2, blocks);
                 row[1] = row_of(a, w, 2 * s - 1, blocks);
+            } else {
+                more = next_tile(a, next);
+                first_rows(a, next, row);
             }
         }
     }

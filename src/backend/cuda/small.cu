@@ -380,7 +380,7 @@ template <int KEPT>
 __device__ static inline void norm_body(const act_args &a, const float *w, float eps)
 {
     enum { STEP = NORM_STEP };
-    const size_t t = blockIdx.x;
+    const size_t t = gridDim.x - 1 - blockIdx.x; /* what was written last may be near still */
     const int first = 4 * threadIdx.x;
     float kept[KEPT][4], sum = 0, max = 0;
 
