@@ -91,7 +91,7 @@ static const struct opt opts[] = {
               0, 1 << 16, "rows of a pass, prompts' and answers'; 0 = 512, on a GPU 2048",
               .rare = true),
     OPT_RANGE(INT, struct serve_cfg, max_batch_size, "--parallel,--max-num-seqs", "N", "0", 0, 2048,
-              "answers at a time; 0 = 64, on a GPU 256"),
+              "answers at a time; 0 = 64, on a GPU 256 to 1024"),
     OPT_RANGE(INT, struct serve_cfg, max_concurrent_requests, NULL, "N", "0", 0, 1e6,
               "requests answered or waiting before the next gets status 429; 0 = twice as many"),
     OPT_RANGE(INT, struct serve_cfg, max_input_tokens, "--max-input-length", "N", "0", 0, INT32_MAX,

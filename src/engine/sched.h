@@ -18,10 +18,10 @@
 struct sched;
 
 struct sched_opts {
-    size_t kv_tokens;  /* positions of the cache, over all answers; 0 = the model's context or what
-                          fits */
+    size_t kv_tokens;  /* positions of the cache, over all answers; 0 = four of the model's contexts
+                          or, on a GPU, 3072 for each answer, or what fits */
     size_t share;      /* then: one of so many schedulers that share what is free; 0 = 1 */
-    size_t max_active; /* answers in the batch; 0 = 64, on a GPU 256 */
+    size_t max_active; /* answers in the batch; 0 = 64, on a GPU 256 to 1024 as its memory allows */
     size_t max_queue;  /* requests that may wait; 0 = 1024 */
     double max_wait_s; /* a request whose first token is not to be expected within is refused; 0 =
                           it may wait as long as it takes */
