@@ -103,10 +103,11 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
             to16(v, a.mode16);
 }
 
-/* The splits of a row in their order, whichever ended last. by: shared memory, [n_heads][splits] */
-template <int WARPS>
+/* The splits of a row in their order, whichever ended last. by: shared memory, [n_heads][splits];
+ * out(h, e, v): where values e and e + 1 of head h go */
+template <int WARPS, class OUT>
 __device__ static inline void merge_splits(const attn_args &a, int t, int h0, int n_heads,
-                                           int splits, float *by)
+                                           int splits, float *by, const OUT &out)
 {
     const int thread = thread_now(), lane = thread % WARP, stride = a.hd + 2;
     const float *part = a.part + ((size_t)t * a.H + h0) * a.splits * stride;
@@ -135,15 +136,18 @@ __device__ static inline void merge_splits(const attn_args &a, int t, int h0, in
     }
     named_sync(WORKERS, WARPS * WARP);
 #pragma unroll 1
-    for (int i = thread; i < n_heads * a.hd; i += WARPS * WARP) {
+    for (int i = 2 * thread; i < n_heads * a.hd; i += 2 * WARPS * WARP) {
         const int h = i / a.hd, k = i % a.hd;
         const float *p = part + (size_t)h * a.splits * stride + k;
-        float v = 0;
+        float2 v = make_float2(0, 0);
 
 #pragma unroll 4
-        for (int s = 0; s < splits; s++)
-            v = fmaf(p[s * stride], by[h * splits + s], v);
-        put(a, t, h0 + h, k, v);
+        for (int s = 0; s < splits; s++) {
+            const float2 x = *(const float2 *)(p + s * stride);
+
+            v = make_float2(fmaf(x.x, by[h * splits + s], v.x), fmaf(x.y, by[h * splits + s], v.y));
+        }
+        out(h0 + h, k, v);
     }
 }
 
@@ -329,6 +333,9 @@ __device__ static void attn_item(const attn_args &a, int t, int y, int split, in
     if (splits > 1 && last_of(done, splits, WARPS * WARP)) {
         __shared__ float by[GH * ATTN_SPLITS];
 
-        merge_splits<WARPS>(a, t, h0, n_heads, splits, by);
+        merge_splits<WARPS>(a, t, h0, n_heads, splits, by, [&](int h, int e, float2 v) {
+            put(a, t, h, e, v.x);
+            put(a, t, h, e + 1, v.y);
+        });
     }
 }

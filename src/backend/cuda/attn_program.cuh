@@ -183,12 +183,36 @@ template <int ENC> __device__ static __forceinline__ uint2 split16(float a, floa
     return make_uint2(first, pair16<bf16>(a - f.x, b - f.y));
 }
 
+/* Two neighbours to the cache, or as they lie there. */
+template <int ENC>
+__device__ static __forceinline__ void store_pair(uint8_t *cache, size_t at, float2 v)
+{
+    if constexpr (ENC == DEV_ENC_F8_E4M3) {
+        store(cache, at, v.x, ENC);
+        store(cache, at + 1, v.y, ENC);
+    } else {
+        *(uint32_t *)((uint16_t *)cache + at) = pair16<ENC == DEV_ENC_BF16>(v.x, v.y);
+    }
+}
+
+/* Two neighbouring words here and two there, each a float32, once all have the tag. */
+__device__ static __forceinline__ void tagged_floats(float2 *v, const uint64_t *here,
+                                                     const uint64_t *there, unsigned tag)
+{
+    uint2 a, b;
+
+    tagged_wait<1>(&a, here, 0, 1, tag);
+    tagged_wait<1>(&b, there, 0, 1, tag);
+    v[0] = make_float2(__uint_as_float(a.x), __uint_as_float(a.y));
+    v[1] = make_float2(__uint_as_float(b.x), __uint_as_float(b.y));
+}
+
 /* Queries of an item and the pass's own keys and values among its slots to shared memory, rotated
  * if need be. Each row's go to the cache once. */
 template <int ENC>
-__device__ static __forceinline__ void ready_item(const attn_phase &p, const attn_row *row,
-                                                  const attn_place &at, uint8_t *queries,
-                                                  uint8_t *fresh, const float2 *turns)
+__device__ static __forceinline__ void
+ready_item(const attn_phase &p, const attn_row *row, const attn_place &at, uint8_t *queries,
+           uint8_t *fresh, const float2 *turns, const unsigned &tag)
 {
     const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const rope_args &r = p.r;
@@ -205,35 +229,55 @@ __device__ static __forceinline__ void ready_item(const attn_phase &p, const att
                                        : (h.value ? r.v : r.k) + ((size_t)h.t * r.K + at.kh) * hd;
         const bool keep = !h.query && h.t == at.t && at.y % p.parts == 0;
         const size_t to = keep ? cache_at(row[h.t].table, row[h.t].slot, r.K, at.kh, hd) : 0;
+        /* where it is among q, k and v */
+        const int in_all = (h.query ? at.h0 + i : p.a.H + h.value * r.K + at.kh) * hd;
+        const uint64_t *const from = p.take_x + (size_t)h.t * (p.a.H + 2 * r.K) * hd + in_all;
         const float2 *const turn = turns + h.t * half;
+        constexpr int bytes = eight<ENC>::bytes / 8;
         const float scale = h.query ? p.a.scale * eight<ENC>::by : 1;
         uint16_t *const query = (uint16_t *)(queries + i * query_bytes(hd));
 
-        /* a lane's two values: those that turn together */
-#pragma unroll 2
-        for (int k = lane; k < half; k += WARP) {
-            const int first = pairs ? 2 * k : k, second = pairs ? 2 * k + 1 : k + half;
-            float2 v = make_float2(x[first], x[second]);
+        /* two neighbours of either half, or of all where pairs lie together; pairs turn */
+#pragma unroll 1
+        for (int k = 2 * lane; k < half; k += 2 * WARP) {
+            const int at0 = pairs ? 2 * k : k, at1 = pairs ? 2 * k + 2 : k + half;
+            float2 y[2];
 
-            if (r.q && !h.value) {
-                const float2 by = turn[k];
-
-                v = make_float2(v.x * by.x - v.y * by.y, v.y * by.x + v.x * by.y);
+            if (p.take_x) {
+                tagged_floats(y, from + at0, from + at1, tag - 1);
+            } else {
+                y[0] = *(const float2 *)(x + at0);
+                y[1] = *(const float2 *)(x + at1);
             }
-            if (h.query) {
-                const uint2 q = split16<ENC>(v.x * scale, v.y * scale);
+            float v[2][2] = { { y[0].x, pairs ? y[0].y : y[1].x },
+                              { pairs ? y[1].x : y[0].y, y[1].y } };
 
-                query[first] = (uint16_t)q.x, query[second] = (uint16_t)(q.x >> 16);
-                query[hd + first] = (uint16_t)q.y, query[hd + second] = (uint16_t)(q.y >> 16);
-                continue;
-            }
-            const int in = (2 * h.t + h.value) * hd;
+            if (r.q && !h.value)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const float2 by = turn[k + i];
+                    const float turned = v[i][0] * by.x - v[i][1] * by.y;
 
-            store(fresh, in + first, v.x, ENC);
-            store(fresh, in + second, v.y, ENC);
-            if (keep) {
-                store(h.value ? r.vc : r.kc, to + first, v.x, ENC);
-                store(h.value ? r.vc : r.kc, to + second, v.y, ENC);
+                    v[i][1] = v[i][1] * by.x + v[i][0] * by.y;
+                    v[i][0] = turned;
+                }
+            y[0] = make_float2(v[0][0], pairs ? v[0][1] : v[1][0]);
+            y[1] = make_float2(pairs ? v[1][0] : v[0][1], v[1][1]);
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int at = i ? at1 : at0;
+
+                if (h.query) {
+                    const uint2 q = split16<ENC>(y[i].x * scale, y[i].y * scale);
+
+                    *(uint32_t *)(query + at) = q.x;
+                    *(uint32_t *)(query + hd + at) = q.y;
+                    continue;
+                }
+                store_pair<ENC>(fresh + (size_t)(2 * h.t + h.value) * hd * bytes, at, y[i]);
+                if (keep)
+                    store_pair<ENC>(h.value ? r.vc : r.kc, to + at, y[i]);
             }
         }
     }
@@ -357,9 +401,9 @@ __device__ static __forceinline__ void add_values(warp_state &st, const some_slo
 /* A warp's state of head h to shared memory. */
 template <int ENC>
 __device__ static __forceinline__ void give_state(const warp_state &st, int h, int hd, float *sums,
-                                                  int warp, int lane)
+                                                  int thread)
 {
-    const int c = lane % 4, stride = hd + 4;
+    const int warp = thread / WARP, lane = thread % WARP, c = lane % 4, stride = hd + 4;
     constexpr float by = eight<ENC>::by;
 
     if (lane == 4 * h) {
@@ -380,23 +424,35 @@ __device__ static __forceinline__ void give_state(const warp_state &st, int h, i
     }
 }
 
+/* Two values of a head, e and the next, to the product that waits for them. */
+__device__ static __forceinline__ void give_pair(const attn_phase &p, int t, int h, int e,
+                                                 uint32_t pair, unsigned tag)
+{
+    tagged_store(p.give_x + ((size_t)t * p.a.kp16 + h * p.a.hd + e) / 2, pair, tag);
+}
+
 /* The warps' states of one head, from shared memory: element by element four threads that have some
  * of the warps each. sums: [STREAM_WARPS][hd + 4], then maxima, then sums of weights. */
 __device__ static __forceinline__ void merge_warps(const attn_phase &p, const attn_place &at,
-                                                   int head, int splits, const float *sums)
+                                                   int head, int splits, const float *sums,
+                                                   const unsigned &tag)
 {
     enum { BESIDE = 4, WARPS = STREAM_WARPS / BESIDE };
     const attn_args &a = p.a;
     const int stride = a.hd + 4;
     const float *const m = sums + STREAM_WARPS * stride, *const n = m + STREAM_WARPS;
 
+#pragma unroll 1
     for (int i = thread_now(); i < BESIDE * a.hd; i += STREAM_WARPS * WARP) {
         const int e = i / BESIDE, first = i % BESIDE * WARPS;
         float max = -INFINITY, l = 0, v = 0;
 
 #pragma unroll
-        for (int o = 0; o < STREAM_WARPS; o++)
-            max = fmaxf(max, m[o]);
+        for (int o = 0; o < WARPS; o++)
+            max = fmaxf(max, m[first + o]);
+#pragma unroll
+        for (int d = 1; d < BESIDE; d *= 2)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
 #pragma unroll
         for (int o = 0; o < WARPS; o++) {
             const float by = exp2f(m[first + o] - max);
@@ -408,6 +464,14 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
         for (int d = 1; d < BESIDE; d *= 2) {
             l += __shfl_xor_sync(~0u, l, d);
             v += __shfl_xor_sync(~0u, v, d);
+        }
+        if (p.give_x && splits == 1) { /* element e and the next, four lanes on */
+            const uint32_t mine = to16(v / l, a.mode16);
+            const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, BESIDE) << 16;
+
+            if (i % (2 * BESIDE) == 0)
+                give_pair(p, at.t, at.h0 + head, e, pair, tag);
+            continue;
         }
         if (first)
             continue;
@@ -430,7 +494,7 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
 template <int ENC>
 __device__ static __forceinline__ void
 attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &place, attn_place &at,
-                uint8_t *scratch, const float2 *turns, const gate_stop &stop)
+                uint8_t *scratch, const float2 *turns, const gate_stop &stop, const unsigned &tag)
 {
     const attn_args &a = p.a;
     some_slots<ENC> x;
@@ -447,32 +511,42 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &plac
     forget();
     uint8_t *const fresh = scratch + at.n_heads * query_bytes(a.hd);
 
-    ready_item<ENC>(p, row, at, scratch, fresh, turns);
+    ready_item<ENC>(p, row, at, scratch, fresh, turns, tag);
     named_sync(WORKERS, STREAM_WARPS * WARP);
-    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
-    int s0 = at.from + warp * WARP_SLOTS; /* the warp's first, of ATTN_SLOTS */
+    int s0 = at.from; /* the first of ATTN_SLOTS */
+    float2 score;
 
-    take_fresh<false, ENC>(x, p, row, at, s0, fresh, lane);
-    float2 score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
+    {
+        const int thread = thread_now(), lane = thread % WARP, s = s0 + thread / WARP * WARP_SLOTS;
 
-    take_fresh<true, ENC>(x, p, row, at, s0, fresh, lane);
+        take_fresh<false, ENC>(x, p, row, at, s, fresh, lane);
+        score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
+        take_fresh<true, ENC>(x, p, row, at, s, fresh, lane);
+    }
     warp_state st = { -INFINITY };
 
     /* every warp goes round as often: the rest of the block waits for it anyway */
 #pragma unroll 1
     for (;;) {
-        add_values<ENC>(st, x, soften_slots<ENC>(st, score, s0 + lane % 4 * 2, at.to, lane));
+        {
+            const int thread = thread_now(), lane = thread % WARP;
+            const int s = s0 + thread / WARP * WARP_SLOTS + lane % 4 * 2;
+
+            add_values<ENC>(st, x, soften_slots<ENC>(st, score, s, at.to, lane));
+        }
         s0 += ATTN_SLOTS;
-        if (s0 - warp * WARP_SLOTS >= at.to)
+        if (s0 >= at.to)
             break;
         /* one after the other, for want of registers */
         forget();
-        ask_keys<ENC>(x, a, row[at.t].table, at.kh, s0, at.to, lane);
-        take_fresh<false, ENC>(x, p, row, at, s0, fresh, lane);
+        const int thread = thread_now(), lane = thread % WARP, s = s0 + thread / WARP * WARP_SLOTS;
+
+        ask_keys<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
+        take_fresh<false, ENC>(x, p, row, at, s, fresh, lane);
         score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
         forget();
-        ask_values<ENC>(x, a, row[at.t].table, at.kh, s0, at.to, lane);
-        take_fresh<true, ENC>(x, p, row, at, s0, fresh, lane);
+        ask_values<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
+        take_fresh<true, ENC>(x, p, row, at, s, fresh, lane);
     }
     const int splits = (row[at.t].slot + a.span) / a.span; /* that this row has: at most a.splits */
     float *const sums =
@@ -484,12 +558,22 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &plac
     for (int h = 0; h < at.n_heads; h++) {
         if (h)
             named_sync(WORKERS, STREAM_WARPS * WARP);
-        give_state<ENC>(st, h, a.hd, sums, warp, lane);
+        give_state<ENC>(st, h, a.hd, sums, thread_now());
         named_sync(WORKERS, STREAM_WARPS * WARP);
-        merge_warps(p, at, h, splits, sums);
+        merge_warps(p, at, h, splits, sums, tag);
     }
     if (splits > 1 && last_of(a.done + at.t * a.K * p.parts + at.y, splits, STREAM_WARPS * WARP))
-        merge_splits<STREAM_WARPS>(a, at.t, at.h0, at.n_heads, splits, (float *)scratch);
+        merge_splits<STREAM_WARPS>(
+            a, at.t, at.h0, at.n_heads, splits, (float *)scratch, [&](int h, int e, float2 v) {
+                if (p.give_x) {
+                    const uint32_t mine = to16(v.x, a.mode16);
+
+                    give_pair(p, at.t, h, e, mine | (uint32_t)to16(v.y, a.mode16) << 16, tag);
+                } else {
+                    put(a, at.t, h, e, v.x);
+                    put(a, at.t, h, e + 1, v.y);
+                }
+            });
 }
 
 /* Asks for keys and values of the block's first item beyond its first slots, to the second-level
@@ -519,7 +603,7 @@ __device__ static inline void attn_ahead(const attn_phase &p, const attn_row *ro
 template <int ENC>
 __device__ static __forceinline__ void attn_items(const attn_phase &p, const attn_row *row,
                                                   uint8_t *scratch, const float2 *turns,
-                                                  gate_stop stop)
+                                                  gate_stop stop, const unsigned &tag)
 {
     __shared__ attn_place kept[2]; /* one is read while the next is written */
     const int n = attn_places(p);
@@ -533,7 +617,7 @@ __device__ static __forceinline__ void attn_items(const attn_phase &p, const att
 
         if (at.from >= at.to)
             continue;
-        attn_place_sums<ENC>(p, row, at, kept[turn], scratch, turns, stop);
+        attn_place_sums<ENC>(p, row, at, kept[turn], scratch, turns, stop, tag);
         turn ^= 1;
         stop.target = 0;
     }

@@ -172,9 +172,11 @@ __device__ static inline void tagged_store(uint64_t *to, uint32_t data, unsigned
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
 }
 
-/* N runs of two neighbouring words each, `step` words apart, once all of them have the tag. */
+/* The first n of N runs of two neighbouring words each, `step` words apart, once all of them have
+ * the tag. */
 template <int N>
-__device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, unsigned tag)
+__device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, int n,
+                                          unsigned tag)
 {
     uint64_t v[2 * N];
     bool there;
@@ -183,15 +185,25 @@ __device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int
         there = true;
 #pragma unroll
         for (int i = 0; i < N; i++)
-            asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                         : "=l"(v[2 * i]), "=l"(v[2 * i + 1])
-                         : "l"(from + i * step)
-                         : "memory");
+            if (i < n)
+                asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                             : "=l"(v[2 * i]), "=l"(v[2 * i + 1])
+                             : "l"(from + i * step)
+                             : "memory");
 #pragma unroll
         for (int i = 0; i < 2 * N; i++)
-            there = there && (unsigned)(v[i] >> 32) == tag;
+            there = there && (i / 2 >= n || (unsigned)(v[i] >> 32) == tag);
     } while (!there);
 #pragma unroll
     for (int i = 0; i < N; i++)
         data[i] = make_uint2((uint32_t)v[2 * i], (uint32_t)v[2 * i + 1]);
+}
+
+/* What other blocks may have written since a gate, as the second-level cache has it. */
+__device__ static inline float load_shared(const float *from)
+{
+    float v;
+
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+    return v;
 }

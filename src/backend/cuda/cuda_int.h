@@ -253,9 +253,10 @@ enum {
     PROGRAM_PHASES = 1024,
     /* the gate and claims, the last tag, tagged pairs of values and sums of squares */
     TAG_AT = (2 + PROGRAM_PHASES + 3) / 4 * 16,
-    PASS_X_AT = TAG_AT + 16,
-    PASS_SS_AT = PASS_X_AT + DEV_STREAM_ROWS * PASS_COLS / 2 * 8,
-    GATE_BYTES = PASS_SS_AT + DEV_STREAM_ROWS * PASS_TILES * 8
+    PASS_AT = TAG_AT + 16,
+    PASS_SS = DEV_STREAM_ROWS * PASS_COLS / 2 * 8, /* behind the pairs */
+    PASS_BYTES = PASS_SS + DEV_STREAM_ROWS * PASS_TILES * 8,
+    GATE_BYTES = PASS_AT + PASSES * PASS_BYTES
 };
 
 /* An op as it was asked for. */

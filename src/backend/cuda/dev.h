@@ -96,12 +96,12 @@ struct stream_args {
     float *ss_out;        /* [T][tiles] */
     int mode16, kp16;
     int teams; /* of a block's warps, 2^, each with its own tiles; by the weights' shape alone */
-    /* FED: y16 and ss_out go to the next phase by tagged words (barrier.cuh) too, for which no
-     * block waits at a gate; x and ss come so */
-    int gives, takes;
-    uint64_t *pass_x, *pass_ss; /* [T][D / 2] pairs, [T][tiles] */
+    /* FED: y16 and ss_out go to the next phase by tagged words (barrier.cuh), for which no block
+     * waits at a gate, and x and ss came so: [T][kp / 2] pairs, [T][tiles]; NULL = by a gate */
+    uint64_t *give_x, *give_ss, *take_x, *take_ss;
 };
-enum { PASS_COLS = 16384, PASS_TILES = PASS_COLS / DEV_TILE };
+/* Places for them; their columns at most. */
+enum { PASSES = 5, PASS_COLS = 16384, PASS_TILES = PASS_COLS / DEV_TILE };
 
 /* Products of 17 to 64 rows (wide.cu), of up to 32 unasked: `splits` parts of `per` records of the
  * columns. */
@@ -329,6 +329,7 @@ struct attn_phase {
     struct attn_args a;
     struct rope_args r;          /* q NULL: they are */
     int enc, heads, parts, rows; /* heads: of an item; parts: of the heads of a kv head */
+    uint64_t *give_x, *take_x; /* as in stream_args; take_x: [T][all rows of q, k and v] float32 */
 };
 
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };

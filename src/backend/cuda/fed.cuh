@@ -1,25 +1,28 @@
-/* fed.cuh - products of weights of 16 bits in programs on Hopper. As in stream.cuh a block has
- * tiles of 16 rows of W, whose columns its warps share; but there is one ring for all of them,
- * which a warp more fills with bulk copies: ordinary loads of a multiprocessor come back in the
- * order in which they were asked for, and inputs, residuals and the gate would wait behind a ring
- * of cp.async.
+/* fed.cuh - products of weights of 16 bits in programs on Hopper. As in
+ * stream.cuh a block has tiles of 16 rows of W, whose columns its warps share;
+ * but there is one ring for all of them, which a warp more fills with bulk
+ * copies: ordinary loads of a multiprocessor come back in the order in which
+ * they were asked for, and inputs, residuals and the gate would wait behind a
+ * ring of cp.async.
  *
- * Multiprocessors get unequal shares of a busy memory, so tiles are not dealt out beforehand: a
- * block's first of a product is its own, every other one it claims when it has asked for most of
- * the one before. What a row's sums are depends on nothing but the shape of W. Of a gated product a
- * tile is 8 rows of the gate and the same 8 of the other. Warps of their own end tiles, two rows of
- * x at a time.
+ * Multiprocessors get unequal shares of a busy memory, so tiles are not dealt
+ * out beforehand: a block's first of a product is its own, every other one it
+ * claims when it has asked for most of the one before. What a row's sums are
+ * depends on nothing but the shape of W. Of a gated product a tile is 8 rows of
+ * the gate and the same 8 of the other. Warps of their own end tiles, two rows
+ * of x at a time.
  */
 #pragma once
 
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the program. */
+/* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the
+ * program. */
 struct fed_done {
     int tile, phase;
 };
 
-enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256 };
+enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256, FED_LAST = 1 << 30 };
 enum { ENDERS = WORKERS + 1 }; /* a named barrier: the warps that end tiles */
 
 /* Where a warp is in a ring. */
@@ -34,7 +37,8 @@ struct fed_ring {
     uint8_t *at;            /* groups */
     uint32_t to;            /* the same, as copies take it */
     uint32_t landed, freed; /* [FED_GROUPS] barriers */
-    int *tile;              /* [FED_GROUPS] which a group begins; NO_TILE: the end of a phase */
+    int *tile;              /* [FED_GROUPS] which a group is of, and FED_LAST, if it is the
+                             * block's last of a phase; NO_TILE: there is none */
     fed_done *done;         /* [2^SUM_BUFFERS] */
     uint32_t begun;         /* the same barriers: done is there */
     volatile int *begins;   /* products whose inputs are there */
@@ -49,6 +53,12 @@ template <class X> __device__ static __forceinline__ X held(X x)
     return x;
 }
 
+/* The same, where there are registers for it. */
+template <int NT, class X> __device__ static __forceinline__ X few(X x)
+{
+    return NT == 1 ? held(x) : x;
+}
+
 __device__ static __forceinline__ int slot_of(int place)
 {
     return place & (FED_ROUND - 1);
@@ -59,7 +69,8 @@ __device__ static __forceinline__ int round_of(int place)
     return place >= FED_ROUND;
 }
 
-/* The next group of a ring; `place` is a slot, with FED_ROUND in every other round. */
+/* The next group of a ring; `place` is a slot, with FED_ROUND in every other
+ * round. */
 __device__ static __forceinline__ int fed_next(int place, int groups)
 {
     const int slot = slot_of(place) + 1;
@@ -67,9 +78,10 @@ __device__ static __forceinline__ int fed_next(int place, int groups)
     return slot == groups ? (place & FED_ROUND) ^ FED_ROUND : place + 1;
 }
 
-/* The warp that feeds: asks for groups as soon as there is room, on and on, whatever the others
- * wait for; no more than FED_AHEAD at a time, which keep the memory busy, and one of a product
- * whose inputs are not there: those are waited for, and are quicker beside less. */
+/* The warp that feeds: asks for groups as soon as there is room, on and on,
+ * whatever the others wait for; no more than FED_AHEAD at a time, which keep
+ * the memory busy, and one of a product whose inputs are not there: those are
+ * waited for, and are quicker beside less. */
 __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 {
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
@@ -97,23 +109,26 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
             const uint8_t *const second =
                 f.swiglu ? f.q[1] + (size_t)row * stride : first + (size_t)min(8, top) * stride;
             const int top2 = f.swiglu ? top : top - 8;
-            int next = 0;
+            int next = f.tiles; /* what is claimed */
 
 #pragma unroll 1
             for (int at = 0; at < bytes; at += FED_ROW) {
                 const int n = min((int)FED_ROW, bytes - at);
                 const int left = (bytes - at - 1) / FED_ROW; /* groups after this one */
 
-                if (lane == 0 && f.tiles > (int)gridDim.x && (left == 1 || (left == 0 && at == 0)))
-                    next = (int)atomicAdd(p.a->claims + i, 1u);
+                if (f.tiles > (int)gridDim.x && (left == 2 || (left < 2 && at == 0)) && lane == 0)
+                    next = (int)gridDim.x + (int)atomicAdd(p.a->claims + i, 1u);
                 const uint32_t to = r.to + slot_of(r.now.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
                 room(i);
+                if (left == 0)
+                    next = __shfl_sync(~0u, next, 0);
                 if (elected()) {
                     const uint8_t *x = first + at, *y = second + at;
 
-                    r.tile[slot_of(r.now.place)] = tile;
+                    r.tile[slot_of(r.now.place)] =
+                        left == 0 && next >= f.tiles ? tile | FED_LAST : tile;
                     bar_expect(bar, DEV_TILE * n);
 #pragma unroll
                     for (int k = 0; k < 8; k++) {
@@ -126,10 +141,10 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                 __syncwarp();
                 r.now.place = fed_next(r.now.place, groups);
             }
-            tile = (int)gridDim.x + __shfl_sync(~0u, next, 0);
-            if (f.tiles <= (int)gridDim.x)
-                break;
+            tile = next;
         }
+        if ((int)blockIdx.x < f.tiles)
+            continue;
         room(i);
         if (elected()) {
             r.tile[slot_of(r.now.place)] = NO_TILE;
@@ -176,6 +191,17 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
     return e;
 }
 
+/* The lane's value and its neighbour's, of the next product's input. */
+__device__ static __forceinline__ void fed_give_pair(const stream_args &a, const tile_end &e,
+                                                     float v, unsigned tag)
+{
+    const uint32_t mine = e.there ? to16(v, a.mode16) : 0;
+    const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, 1) << 16;
+
+    if (e.there && e.row % 2 == 0)
+        tagged_store(a.give_x + ((size_t)e.t * a.kp16 + e.row) / 2, pair, tag);
+}
+
 /* The scale of the row of E4M3 that the lane has a sum of; 0: there is none. */
 __device__ static __forceinline__ float fed_scale(const stream_args &a, int tile, const tile_end &e)
 {
@@ -206,32 +232,41 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     if (a.scaled && there)
         v *= factor[t];
     if (a.swiglu) {
-        const float up = __shfl_xor_sync(~0u, v, 8);
+        const float up = __shfl_xor_sync(~0u, v, 8), gated = v / (1 + expf(-v)) * up;
 
-        if (e.there)
-            put_next(a, e, v / (1 + expf(-v)) * up);
+        if (a.give_x)
+            fed_give_pair(a, e, gated, tag);
+        else if (e.there)
+            put_next(a, e, gated);
         return;
     }
     const dev_out &out = out_of(a, tile, &in);
 
-    if (a.gives) { /* first, for others wait for it */
+    if (a.give_x && !a.norm) { /* to attention */
+        if (e.there)
+            tagged_store(a.give_x + ((size_t)t * a.tiles + tile) * DEV_TILE + e.row % DEV_TILE,
+                         __float_as_uint(v), tag);
+        return;
+    }
+    if (a.give_x) { /* first, for others wait for it */
         const float sum = v + e.old;
-        const uint32_t mine = e.there ? to16(sum * e.by, a.mode16) : 0;
-        const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, 1) << 16;
         float s = e.there ? sum * sum : 0;
 
-        if (e.there && e.row % 2 == 0)
-            tagged_store(a.pass_x + ((size_t)t * a.kp16 + e.row) / 2, pair, tag);
+        fed_give_pair(a, e, sum * e.by, tag);
         for (int d = DEV_TILE / 2; d; d /= 2)
             s += __shfl_xor_sync(~0u, s, d);
         if (e.row % DEV_TILE == 0 && there)
-            tagged_store(a.pass_ss + (size_t)t * a.tiles + in, __float_as_uint(s), tag);
+            tagged_store(a.give_ss + (size_t)t * a.tiles + in, __float_as_uint(s), tag);
     }
     finish(a, out, false, in, e, v, none);
 }
 
-/* Rows of x whose tiles a warp ends: two in each of its turns. */
-enum { FED_TURNS = (DEV_STREAM_ROWS / 2 + FED_ENDS - 1) / FED_ENDS };
+/* A warp ends two rows of x of a tile in each of its turns: so many with NT
+ * tiles of 8 rows. */
+__device__ static constexpr int fed_turns(int NT)
+{
+    return (4 * NT + FED_ENDS - 1) / FED_ENDS;
+}
 
 /* A lane's part of n tagged sums of squares, an even number. */
 __device__ static __forceinline__ float fed_taken(const uint64_t *from, int n, unsigned tag)
@@ -244,7 +279,7 @@ __device__ static __forceinline__ float fed_taken(const uint64_t *from, int n, u
     for (; i + 3 * WARP < n; i += 4 * WARP) {
         uint2 w[4];
 
-        tagged_wait<4>(w, from + i, WARP, tag);
+        tagged_wait<4>(w, from + i, WARP, 4, tag);
 #pragma unroll
         for (int k = 0; k < 4; k++)
             s += __uint_as_float(lane % 2 ? w[k].y : w[k].x);
@@ -253,38 +288,39 @@ __device__ static __forceinline__ float fed_taken(const uint64_t *from, int n, u
     for (; i < n; i += WARP) {
         uint2 w;
 
-        tagged_wait<1>(&w, from + i, 0, tag);
+        tagged_wait<1>(&w, from + i, 0, 1, tag);
         s += __uint_as_float(lane % 2 ? w.y : w.x);
     }
     return s;
 }
 
 /* The factors of the norms of those rows. */
+template <int NT>
 __device__ static __forceinline__ void fed_factors(const stream_args &a, float *factor, int mine,
                                                    unsigned tag)
 {
     const int lane = threadIdx.x % WARP;
-    float s[2 * FED_TURNS] = {};
+    float s[2 * fed_turns(NT)] = {};
 
-    if (a.takes) /* in the same order */
+    if (a.take_ss) /* in the same order */
 #pragma unroll
-        for (int k = 0; k < 2 * FED_TURNS; k++) {
+        for (int k = 0; k < 2 * fed_turns(NT); k++) {
             const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
 
             if (t < a.T)
-                s[k] = fed_taken(a.pass_ss + (size_t)t * a.n_ss, a.n_ss, tag);
+                s[k] = fed_taken(a.take_ss + (size_t)t * a.n_ss, a.n_ss, tag);
         }
 #pragma unroll 2
-    for (int i = a.takes ? a.n_ss : lane; i < a.n_ss; i += WARP)
+    for (int i = a.take_ss ? a.n_ss : lane; i < a.n_ss; i += WARP)
 #pragma unroll
-        for (int k = 0; k < 2 * FED_TURNS; k++) {
+        for (int k = 0; k < 2 * fed_turns(NT); k++) {
             const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
 
             if (t < a.T)
                 s[k] += a.ss[(size_t)t * a.n_ss + i];
         }
 #pragma unroll
-    for (int k = 0; k < 2 * FED_TURNS; k++) {
+    for (int k = 0; k < 2 * fed_turns(NT); k++) {
         const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
 
         if (t >= a.T)
@@ -304,7 +340,7 @@ template <bool F8> __device__ static __forceinline__ int fed_arrivals(int T)
 }
 
 /* The warps that end tiles, and phases when all of theirs are ended. */
-template <bool F8>
+template <bool F8, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)
 {
@@ -322,34 +358,36 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         const fed_done d = r.done[k];
         const stream_args &a = phases[d.phase % PHASES_KEPT].u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
-        tile_end e[FED_TURNS];
-        float scale[FED_TURNS] = {};
+        tile_end e[fed_turns(NT)];
+        float scale[fed_turns(NT)] = {};
 
         if (d.tile >= 0) {
 #pragma unroll
-            for (int i = 0; i < FED_TURNS; i++)
+            for (int i = 0; i < fed_turns(NT); i++)
                 if (first + i * FED_ENDS < pairs) {
                     e[i] = fed_end_of(a, d.tile, first + i * FED_ENDS);
                     if (F8)
                         scale[i] = fed_scale(a, d.tile, e[i]);
                 }
             if (!F8 && a.scaled && !knows)
-                fed_factors(a, p.factor, mine, tag);
+                fed_factors<NT>(a, p.factor, mine, tag);
             knows = true;
         } else {
             knows = false;
-            if (F8 && d.tile == NO_TILE) {
+            if (d.tile == NO_TILE && a.give_x) {
+                __threadfence(); /* what it added to, long before others do */
+            } else if (F8 && d.tile == NO_TILE) {
                 named_sync(ENDERS, FED_ENDS * WARP);
                 if (mine == 0 && lane == 0)
                     gate_arrive(p.a->gate);
-            } else if (d.tile == NO_TILE && lane == 0 && mine < pairs && !a.gives) {
+            } else if (d.tile == NO_TILE && lane == 0 && mine < pairs) {
                 gate_arrive(p.a->gate);
             }
         }
         bar_wait(p.full + k * 8, round);
         if (d.tile >= 0)
 #pragma unroll
-            for (int i = 0; i < FED_TURNS; i++)
+            for (int i = 0; i < fed_turns(NT); i++)
                 if (first + i * FED_ENDS < pairs)
                     fed_end<F8>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
                                 first + i * FED_ENDS, e[i], scale[i], tag + 1);
@@ -367,8 +405,8 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
     }
 }
 
-/* The tile of this phase is begun, or what stands for one: those that end it ask for what they
- * need. By the first warp. */
+/* The tile of this phase is begun, or what stands for one: those that end it
+ * ask for what they need. By the first warp. */
 __device__ static __forceinline__ void fed_begin(const program &p, const fed_ring &r, int turn,
                                                  const fed_done &d)
 {
@@ -416,34 +454,13 @@ __device__ static __forceinline__ void fed_mark(const program &p, const fed_ring
     fed_give<NT>(p, turn, T, (const float(*)[NT][4])NULL);
 }
 
-/* A warp's columns of the rows of x to shared memory, in the background: no other warp's. */
+/* A warp's columns of the rows of x to shared memory, in the background: no
+ * other warp's. */
 __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
-                                                  int warp, int lane, unsigned tag)
+                                                  int warp, int lane)
 {
     enum { EACH = FED_COLS / 8 }; /* 16 bytes, of a group */
     const int kp = a.out[0].w.kp;
-
-    if (a.takes) { /* four values a lane and group, two groups at a time */
-        const int at = warp * FED_COLS + lane % (WARP / 2) * 4;
-        const int half = lane / (WARP / 2) * FED_GROUP_COLS;
-
-        for (int t = 0; t < a.T; t++)
-#pragma unroll 1
-            for (int k = half; k + at < kp; k += 4 * FED_GROUP_COLS) {
-                const uint64_t *const from = a.pass_x + ((size_t)t * kp + k + at) / 2;
-                uint16_t *const row = to + t * stride + k + at;
-                uint2 w[2];
-
-                if (k + at + 2 * FED_GROUP_COLS < kp) {
-                    tagged_wait<2>(w, from, FED_GROUP_COLS, tag);
-                    *(uint2 *)(row + 2 * FED_GROUP_COLS) = w[1];
-                } else {
-                    tagged_wait<1>(w, from, 0, tag);
-                }
-                *(uint2 *)row = w[0];
-            }
-        return;
-    }
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
@@ -455,6 +472,31 @@ __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t
                            a.x + (size_t)t * kp + at);
         }
     copy_commit();
+}
+
+/* The same of the groups that begin at columns k to k + FED_TAKEN, which come
+ * by tagged words: once they are there. Four values a lane and group, half a
+ * warp for every other group. */
+enum { FED_TAKEN = 4 * FED_GROUP_COLS };
+__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to, int stride,
+                                                int warp, int lane, int k, unsigned tag)
+{
+    enum { RUNS = 2, APART = FED_TAKEN / RUNS };
+    const int kp = a.out[0].w.kp;
+    const int at = k + lane / (WARP / 2) * FED_GROUP_COLS + warp * FED_COLS + lane % (WARP / 2) * 4;
+    const int n = at >= kp ? 0 : at + APART >= kp ? 1 : 2;
+
+#pragma unroll 1
+    for (int t = 0; t < a.T; t++) {
+        uint2 w[RUNS];
+
+        tagged_wait<RUNS>(w, a.take_x + ((size_t)t * kp + at) / 2, APART / 2, n, tag);
+#pragma unroll
+        for (int i = 0; i < RUNS; i++)
+            if (i < n)
+                *(uint2 *)(to + t * stride + at + i * APART) = w[i];
+    }
+    __syncwarp();
 }
 
 /* load_inputs of a kept row. */
@@ -470,29 +512,36 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
                 into[b * NT + i] = *(const uint4 *)(row + i * 16 * stride + b * 64);
 }
 
-/* phase: its number; more: others follow */
+/* phase: its number, in shared memory, for registers are few; more: others follow */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
-                                                 const stream_args &a, int phase, bool more)
+                                                 const stream_args &a, const int &phase, bool more)
 {
-    const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
-    const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups;
-    const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
-    const uint32_t landed = held(r.landed), freed = held(r.freed);
-    const uint32_t mine = held((uint32_t)(g * FED_PITCH + warp * (FED_COLS * 2) + lane % 4 * 16));
+    const int thread = thread_now(), warp = few<NT>(thread / WARP), lane = few<NT>(thread % WARP);
+    const int kp = few<NT>(a.out[0].w.kp), T = few<NT>(a.T), groups = p.a->groups;
+    const int stride = few<NT>(a.kept ? a.kept / 2 : kp), g = few<NT>(lane / 4);
+    const uint32_t landed = few<NT>(r.landed), freed = few<NT>(r.freed);
+    const uint32_t mine =
+        few<NT>((uint32_t)(g * FED_PITCH + warp * (FED_COLS * 2) + lane % 4 * 16));
     /* this lane's row of x, if it is kept */
     const uint32_t kept =
-        held((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
+        few<NT>((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
     const uint16_t *const far = a.x + warp * FED_COLS;
     const bool near = a.kept > 0;
-    int place = held(r.now.place), turn = held(r.now.turn);
-    uint4 x[FED_COLS / 32 * NT] = {}; /* rows beyond T stay zeros */
-    uint4
-        then[FED_COLS / 32 * NT] = {}; /* the next ones, from column `ahead` on, if they are far */
+    int place = few<NT>(r.now.place), turn = few<NT>(r.now.turn);
+    uint4 x[FED_COLS / 32 * NT] = {};    /* rows beyond T stay zeros */
+    uint4 then[FED_COLS / 32 * NT] = {}; /* those from column `ahead` on, if they are far */
     int ahead = -1;
 
-    if (near)
-        fed_inputs(a, p.inputs, stride, warp, lane, p.tag + phase);
+    int ready = kp; /* columns of x that are there */
+
+    if (a.take_x) {
+        /* what is left comes as it is needed; with more rows there are no registers for that */
+        for (ready = 0; ready < (NT == 1 ? 1 : kp); ready += FED_TAKEN)
+            fed_take(a, p.inputs, stride, warp, lane, ready, p.tag + phase);
+    } else if (near) {
+        fed_inputs(a, p.inputs, stride, warp, lane);
+    }
     copy_wait<0>();
     __syncwarp();
     if (thread == 0)
@@ -500,16 +549,27 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
 #pragma unroll 1
     for (;;) {
         bar_wait(landed + slot_of(place) * 8, round_of(place));
-        const int tile = r.tile[slot_of(place)];
+        const int begun = r.tile[slot_of(place)], tile = begun & ~FED_LAST;
 
-        if (tile < 0)
+        bool last = begun < 0;
+
+        if (last) {
+            __syncwarp();
+            if (lane == 0)
+                bar_arrive(freed + slot_of(place) * 8);
+            place = fed_next(place, groups);
             break;
+        }
         fed_begin(p, r, turn, { tile, phase });
         float acc[2][NT][4] = {};
 #pragma unroll 1
         for (int k = 0;;) {
             const bool there = k + warp * FED_COLS < kp;
 
+            if (NT == 1 && k >= ready) { /* of the first tile */
+                fed_take(a, p.inputs, stride, warp, lane, k, p.tag + phase);
+                ready += FED_TAKEN;
+            }
             if (near) {
                 if (there)
                     load_kept<NT>(x, r.at + kept + k * 2 + lane % 4 * 16, stride, T, g);
@@ -527,21 +587,26 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
             }
             if (there)
                 fed_group<KIND, NT>(acc, r.at + (mine + slot_of(place) * FED_GROUP), x);
+            const bool ends = k + FED_GROUP_COLS >= kp;
+
+            if (ends)
+                last = r.tile[slot_of(place)] & FED_LAST;
             __syncwarp();
             if (lane == 0)
                 bar_arrive(freed + slot_of(place) * 8);
             place = fed_next(place, groups);
             k += FED_GROUP_COLS;
-            if (k >= kp)
+            if (ends)
                 break;
             bar_wait(landed + slot_of(place) * 8, round_of(place));
         }
         fed_give<NT>(p, turn++, T, acc);
+        if (last)
+            break;
     }
-    __syncwarp();
-    if (lane == 0)
-        bar_arrive(freed + slot_of(place) * 8);
-    place = fed_next(place, groups);
+    /* a block without tiles is not to be phases ahead of others */
+    for (; ready < kp; ready += FED_TAKEN)
+        fed_take(a, p.inputs, stride, warp, lane, ready, p.tag + phase);
     if (more)
         fed_mark<NT>(p, r, turn++, T, { NO_TILE, phase });
     r.now.place = place, r.now.turn = turn;

@@ -192,33 +192,100 @@ static struct division divide(const struct cuda *b, const struct program *p)
     return best;
 }
 
-/* Whether what phase i makes goes to the next one by tagged words: the input of a norm's product,
- * which has a place in shared memory. Never twice in a row, nor where the next one adds to what
- * this one writes: a gate must lie between. */
-static bool gives(const struct program *p, size_t i)
+/* Whether what phase i makes is the next one's input, which has a place in shared memory. */
+static bool leads_on(const struct program *p, size_t i)
 {
-    const struct stream_args *s = &p->phase[i].u.s, *next = &p->phase[i + 1].u.s;
+    const struct dev_phase *ph = &p->phase[i];
 
-    return p->class == CLASS_FED && i + 1 < p->n && p->phase[i].kind == PHASE_PRODUCT &&
-           p->phase[i + 1].kind == PHASE_PRODUCT && s->n == 1 && s->norm && s->y16 && !s->place &&
-           !s->takes && !next->add && next->x == s->y16 && next->ss == s->ss_out && next->kept &&
-           s->kp16 == s->out[0].w.rows && s->kp16 == next->out[0].w.kp && s->kp16 <= PASS_COLS &&
-           next->n_ss == s->tiles && s->tiles % 2 == 0;
+    if (p->class != CLASS_FED || i + 1 >= p->n || ph[1].kind != PHASE_PRODUCT)
+        return false;
+    const struct stream_args *s = &ph->u.s, *next = &ph[1].u.s;
+    const struct attn_args *a = &ph->u.a.a;
+    const bool attn = ph->kind == PHASE_ATTN;
+    const uint16_t *x = attn ? a->y16 : s->y16;
+    const int kp = attn ? a->kp16 : s->kp16, cols = attn ? a->H * a->hd : s->out[0].w.rows;
+
+    return x && next->x == x && next->kept && !(attn ? a->place : s->place) && kp == cols &&
+           kp == next->out[0].w.kp && kp <= PASS_COLS && (!attn || (size_t)ph->u.a.rows == p->T);
 }
 
-/* Links phases that such words lead to. */
+/* Whether phase i makes queries, keys and values, and attention of them follows. */
+static bool leads_to_attn(const struct program *p, size_t i)
+{
+    const struct dev_phase *ph = &p->phase[i];
+
+    if (p->class != CLASS_FED || i + 1 >= p->n || ph->kind != PHASE_PRODUCT ||
+        ph[1].kind != PHASE_ATTN)
+        return false;
+    const struct stream_args *s = &ph->u.s;
+    const struct rope_args *r = &ph[1].u.a.r;
+    const int heads[] = { r->H, r->K, r->K };
+    const float *const y[] = { r->q, r->k, r->v };
+
+    if (s->n != 3 || s->norm || s->add || s->swiglu || (size_t)ph[1].u.a.rows != p->T ||
+        p->T * (size_t)s->tiles * DEV_TILE > PASS_SS / sizeof(*s->give_x))
+        return false;
+    for (int k = 0; k < 3; k++)
+        if (s->out[k].y != y[k] || s->out[k].w.rows != heads[k] * r->hd ||
+            s->out[k].w.rows % DEV_TILE)
+            return false;
+    return true;
+}
+
+/* Whether it goes there by tagged words. They are twice the bytes and more: for norms they always
+ * pay, about attention with FEW rows, and what gate and up make with FEWER. Not where the next one
+ * adds to what this one writes: a gate must lie between. */
+static bool gives(const struct program *p, size_t i)
+{
+    enum { FEW = 8, FEWER = 2 };
+    const struct stream_args *s = &p->phase[i].u.s, *next = &p->phase[i + 1].u.s;
+
+    if (leads_to_attn(p, i))
+        return p->T <= FEW;
+    if (!leads_on(p, i))
+        return false;
+    if (p->phase[i].kind == PHASE_ATTN)
+        return p->T <= FEW && !next->ss;
+    if (s->swiglu)
+        return p->T <= FEWER && !next->ss;
+    return s->n == 1 && s->norm && !next->add && next->ss == s->ss_out && next->n_ss == s->tiles &&
+           s->tiles % 2 == 0;
+}
+
+/* Links phases that such words lead to. Each has a place of its own, as many as there are phases in
+ * a layer: where all blocks have tiles of each product none is that late; else they have to meet at
+ * a gate before a place is used again. */
 static void link_phases(struct cuda *b, struct program *p)
 {
+    size_t used = 0;
+    bool busy = true;
+
+    for (size_t i = 0; i < p->n_feeds; i++)
+        busy = busy && (size_t)p->feed[i].tiles >= b->sms;
     for (size_t i = 0; i < p->n; i++) {
-        struct stream_args *const s = &p->phase[i].u.s;
+        struct dev_phase *const ph = &p->phase[i];
 
-        if (!gives(p, i))
+        if (used == PASSES && busy)
+            used = 0;
+        if (used == PASSES || !gives(p, i)) {
+            used = 0;
             continue;
-        struct stream_args *const next = &p->phase[i + 1].u.s;
+        }
+        const CUdeviceptr at = b->gate + PASS_AT + used++ * PASS_BYTES;
+        uint64_t *const x = (uint64_t *)(uintptr_t)at, *ss = (uint64_t *)(uintptr_t)(at + PASS_SS);
 
-        s->gives = next->takes = 1;
-        s->pass_x = next->pass_x = (uint64_t *)(uintptr_t)(b->gate + PASS_X_AT);
-        s->pass_ss = next->pass_ss = (uint64_t *)(uintptr_t)(b->gate + PASS_SS_AT);
+        if (ph[1].kind == PHASE_ATTN) {
+            ph[1].u.a.take_x = x;
+        } else {
+            ph[1].u.s.take_x = x;
+            ph[1].u.s.take_ss = ss;
+        }
+        if (ph->kind == PHASE_ATTN) {
+            ph->u.a.give_x = x;
+        } else {
+            ph->u.s.give_x = x;
+            ph->u.s.give_ss = ss;
+        }
     }
 }
 

@@ -34,14 +34,14 @@ __device__ static inline void leave(const program_args &a)
 
 __device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_row *row,
                                                uint8_t *scratch, const float2 *turns,
-                                               const gate_stop &stop)
+                                               const gate_stop &stop, const unsigned &tag)
 {
     if (p.enc == DEV_ENC_F16)
-        attn_items<DEV_ENC_F16>(p, row, scratch, turns, stop);
+        attn_items<DEV_ENC_F16>(p, row, scratch, turns, stop, tag);
     else if (p.enc == DEV_ENC_BF16)
-        attn_items<DEV_ENC_BF16>(p, row, scratch, turns, stop);
+        attn_items<DEV_ENC_BF16>(p, row, scratch, turns, stop, tag);
     else
-        attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop);
+        attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop, tag);
 }
 
 /* form: as in dev_phase */
@@ -127,7 +127,7 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
             d.phases[(i + 1) % PHASES_KEPT * WORDS + threadIdx.x] =
                 ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop);
+            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, p.tag);
         } else {
             stop_at(stop, THREADS);
             if (loads && now.kind == PHASE_LOAD) {
@@ -148,9 +148,11 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
 template <int CLASS, int NT, class STATE>
 __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *shared,
                                                const attn_row *row, const STATE &state,
-                                               const fed_ring &all)
+                                               const fed_ring &all, const unsigned &tag)
 {
     constexpr bool fed8 = CLASS == CLASS_FED8;
+    __shared__ unsigned given; /* the tag of what attention gives */
+    __shared__ int phase;      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
     const int arrivals = fed_arrivals<fed8>(a.T); /* of a block at a gate */
     int gates = 0;                                /* before the phase */
@@ -163,8 +165,8 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         const division d = divide<CLASS>(a, shared + held(0));
         const int thread = thread_now();
         const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
-        const bool given = now.kind == PHASE_PRODUCT && now.u.s.takes;
-        const gate_stop stop = { a.gate, given ? 0 : gates * gridDim.x * arrivals };
+        const bool takes = now.kind == PHASE_ATTN ? now.u.a.take_x : now.u.s.take_x;
+        const gate_stop stop = { a.gate, takes ? 0 : gates * gridDim.x * arrivals };
 
         if (i + 1 < a.n && thread < WORDS) {
             copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
@@ -174,9 +176,13 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         }
         if (i + 2 < a.n && thread == THREADS - 1)
             l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
+        if (thread == 0) /* the block stops before they are read */
+            phase = i, given = tag + i + 1;
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop);
+            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, given);
             copy_wait<0>();
+            if (now.u.a.give_x)
+                continue;
             if (i + 1 < a.n)
                 arrive(a.gate, arrivals);
             gates++;
@@ -191,14 +197,14 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         if constexpr (fed8)
             fed8_product<NT>(p, ring, now, i, i + 1 < a.n);
         else if (now.form == DEV_B16 * 4)
-            fed_phase<DEV_B16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
+            fed_phase<DEV_B16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
         else
-            fed_phase<DEV_H16, NT>(p, ring, now.u.s, i, i + 1 < a.n);
+            fed_phase<DEV_H16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
         if (fed8 && now.kind == PHASE_LOAD)
             arrive(a.gate, arrivals);
-        gates += !now.u.s.gives;
+        gates += !now.u.s.give_x;
         __syncwarp();
         if (thread % WARP == 0)
             kept[thread / WARP] = ring.now;
@@ -304,10 +310,10 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<fed8>(p, ring, (const dev_phase *)d.phases);
+            fed_ends<fed8, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
-        run_fed<CLASS, NT>(a, shared, row, state, ring);
+        run_fed<CLASS, NT>(a, shared, row, state, ring, tag);
     } else {
         p.ring = shared + warp * R::depth * R::slot;
         p.ring_at = (uint32_t)__cvta_generic_to_shared(p.ring);

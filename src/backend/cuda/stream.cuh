@@ -316,7 +316,7 @@ __device__ static __forceinline__ tile_end end_of(const stream_args &a, const de
 
     e.there = e.t < a.T && e.row < out.w.rows;
     if (a.add && e.there)
-        e.old = out.y[(size_t)e.t * out.w.rows + e.row];
+        e.old = load_shared(out.y + (size_t)e.t * out.w.rows + e.row);
     if (a.norm && e.there)
         e.by = a.norm[e.row];
     return e;

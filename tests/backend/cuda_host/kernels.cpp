@@ -22,6 +22,7 @@
 #define gate_wait      ptx_gate_wait
 #define tagged_store   ptx_tagged_store
 #define tagged_wait    ptx_tagged_wait
+#define load_shared    ptx_load_shared
 #define named_sync     ptx_named_sync
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
@@ -69,6 +70,7 @@
 #undef gate_wait
 #undef tagged_store
 #undef tagged_wait
+#undef load_shared
 #undef named_sync
 #undef named_arrive
 #undef tile_copy
@@ -116,13 +118,18 @@ static inline void tagged_store(uint64_t *to, uint32_t data, unsigned tag)
 }
 
 template <int N>
-static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, unsigned tag)
+static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, int n, unsigned tag)
 {
-    for (int i = 0; i < N; i++, from += step) {
+    for (int i = 0; i < n; i++, from += step) {
         for (int k = 0; k < 2; k++)
             gate_wait((unsigned *)(from + k) + 1, tag);
         data[i] = make_uint2((uint32_t)from[0], (uint32_t)from[1]);
     }
+}
+
+static inline float load_shared(const float *from)
+{
+    return *from;
 }
 
 /* c += a b, 16 x 16 by 16 x 8 (PTX ISA, mma.m16n8k16): lane 4 g + q has of a rows g and g + 8,
