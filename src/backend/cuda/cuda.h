@@ -17,6 +17,8 @@ enum cuda_try {
     CUDA_TRY_WIDE = 1, /* "wide": before Hopper too, products of 33 to 64 rows from records */
     CUDA_TRY_MMA = 2,  /* "mma": attention of prompts and of training on Hopper by the kernels of
                           earlier devices */
+    CUDA_TRY_INVARIANT = 4, /* "invariant": one row's products with codes of four bits as those of
+                               up to 16, to the same bits; slower */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -122,6 +122,8 @@ struct driver {
     CUDA_PROGRAMS(F, n4)                                                                           \
     CUDA_PROGRAMS(F, fed)                                                                          \
     CUDA_PROGRAMS(F, fed_f8)                                                                       \
+    F(stream, program_u48_0)                                                                       \
+    F(stream, program_u6_0)                                                                        \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \
@@ -297,6 +299,7 @@ struct program {
     struct stream_feed *feed;
     size_t n, n_feeds, T, attn, turns; /* bytes of scratch for attention, of rotations */
     enum dev_class class;
+    bool whole; /* codes of four bits meet one row in whole numbers */
     uint16_t table[16];
     struct rope_args rope; /* waits for its attention; q NULL = none */
     size_t rope_rows;

@@ -332,6 +332,9 @@ struct attn_phase {
     uint64_t *give_x, *take_x; /* as in stream_args; take_x: [T][all rows of q, k and v] float32 */
 };
 
+/* Bytes of 128 columns of a row in whole numbers (dot.cuh). */
+enum { DOT_RECORD = 336 };
+
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
 
 struct __attribute__((aligned(16))) dev_phase {

@@ -34,6 +34,14 @@ static enum kernel kernel_of(enum dev_class class, size_t T)
     return (enum kernel)((int)KERN_program_w16_1 + 2 * (int)class + (T > 8));
 }
 
+/* The kernel of a program. */
+static enum kernel program_kernel(const struct program *p)
+{
+    return !p->whole              ? kernel_of(p->class, p->T)
+           : p->class == CLASS_U6 ? KERN_program_u6_0
+                                  : KERN_program_u48_0;
+}
+
 /* Bytes of shared memory: of the scratch, with 2^buffers of sums in it; and of all but inputs. */
 static size_t scratch_of(const struct cuda *b, enum dev_class class, size_t T, size_t attn,
                          size_t buffers)
@@ -154,12 +162,14 @@ struct division {
 static size_t kept_inputs(const struct cuda *b, const struct program *p, const struct division *d,
                           size_t i)
 {
-    const size_t kp = (size_t)p->phase[i].u.s.out[0].w.kp;
-    const size_t n = p->phase[i].kind == PHASE_ATTN ? 0
-                     : p->class == CLASS_FED8       ? (size_t)FED8_IMAGE((int)kp, (int)p->T)
-                                                    : p->T * (2 * kp + 64); /* 64: banks */
+    const struct dev_weight *w = &p->phase[i].u.s.out[0].w;
+    const size_t kp = (size_t)w->kp;
+    const size_t n = p->phase[i].kind == PHASE_ATTN  ? 0
+                     : p->class == CLASS_FED8        ? (size_t)FED8_IMAGE((int)kp, (int)p->T)
+                     : p->whole && w->kind == DEV_U4 ? kp / DEV_CHUNK * DOT_RECORD
+                                                     : p->T * (2 * kp + 64); /* 64: banks */
 
-    return d->shared + n > b->dynamic[kernel_of(p->class, p->T)] ? 0 : n;
+    return d->shared + n > b->dynamic[program_kernel(p)] ? 0 : n;
 }
 
 /* The division that keeps the inputs of the most phases; among them the longest ring, then the most
@@ -178,7 +188,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
                                                   scratch + p->turns) };
             size_t kept = 1;
 
-            if (d.shared + least_inputs(p->class, p->T) > b->dynamic[kernel_of(p->class, p->T)])
+            if (d.shared + least_inputs(p->class, p->T) > b->dynamic[program_kernel(p)])
                 continue;
             for (size_t i = 0; i < p->n; i++)
                 kept += kept_inputs(b, p, &d, i) > 0;
@@ -190,6 +200,26 @@ static struct division divide(const struct cuda *b, const struct program *p)
                 break;
         }
     return best;
+}
+
+/* Whether a program's codes of four bits can meet its row in whole numbers, which have to be in
+ * shared memory. */
+static bool can_be_whole(const struct cuda *b, struct program *p)
+{
+    bool any = false, all = true;
+
+    if (p->T > 1 || (p->class != CLASS_U48 && p->class != CLASS_U6) ||
+        b->tries & CUDA_TRY_INVARIANT)
+        return false;
+    p->whole = true;
+    const struct division d = divide(b, p);
+
+    for (size_t i = 0; i < p->n; i++)
+        if (p->phase[i].kind == PHASE_PRODUCT && p->phase[i].u.s.out[0].w.kind == DEV_U4) {
+            any = true;
+            all = all && !p->phase[i].u.s.load.x && kept_inputs(b, p, &d, i) > 0;
+        }
+    return any && all;
 }
 
 /* Whether what phase i makes is the next one's input, which has a place in shared memory. */
@@ -312,6 +342,8 @@ static void launch(struct cuda *b, struct program *p)
     const size_t feeds = p->n_feeds * sizeof(*p->feed);
     const bool fed8 = p->class == CLASS_FED8;
     const size_t maps = fed8 ? p->n_feeds * DEV_OUTS * sizeof(struct dev_map) : 0;
+
+    p->whole = can_be_whole(b, p);
     const struct division d = divide(b, p);
     size_t phases = p->n, kept = least_inputs(p->class, p->T);
     struct program_args a = { .n_feeds = (int)p->n_feeds, .T = (int)p->T };
@@ -358,8 +390,8 @@ static void launch(struct cuda *b, struct program *p)
     a.tags = p->class == CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
     cuda_ok(b,
-            b->d.cuLaunchCooperativeKernel(b->kern[kernel_of(p->class, p->T)], (unsigned)b->sms, 1,
-                                           1, (unsigned)RING_THREADS(p->class, b->big), 1, 1,
+            b->d.cuLaunchCooperativeKernel(b->kern[program_kernel(p)], (unsigned)b->sms, 1, 1,
+                                           (unsigned)RING_THREADS(p->class, b->big), 1, 1,
                                            (unsigned)(d.shared + kept), b->stream,
                                            (void *[]){ &a }),
             "program");

@@ -44,13 +44,14 @@ __device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_r
         attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop, tag);
 }
 
-/* form: as in dev_phase */
+/* form: as in dev_phase. NT: tiles of 8 rows of x; 0: one row, with codes of four bits in whole
+ * numbers. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void product_of(program &p, const stream_args &s, int form)
 {
 #define FORM(kind, fine, pair)                                                                     \
     case kind * 4 + fine * 2 + pair:                                                               \
-        stream_phase<CLASS, kind, fine, pair, NT>(p, s);                                           \
+        stream_phase<CLASS, kind, fine, pair, kind == DEV_U4 || NT ? NT : 1>(p, s);                \
         break
     if constexpr (CLASS == CLASS_W16) {
         switch (form) {
@@ -71,7 +72,7 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
             FORM(DEV_U4, 1, 1);
         default:
             if constexpr (CLASS == CLASS_U6)
-                stream_phase<CLASS, DEV_U6, true, false, NT>(p, s);
+                stream_phase<CLASS, DEV_U6, true, false, NT ? NT : 1>(p, s);
         }
     }
 #undef FORM
@@ -349,6 +350,8 @@ PROGRAMS(w16, CLASS_W16)
 PROGRAMS(f8, CLASS_F8)
 PROGRAMS(u48, CLASS_U48)
 PROGRAMS(u6, CLASS_U6)
+PROGRAM(u48, CLASS_U48, 0)
+PROGRAM(u6, CLASS_U6, 0)
 PROGRAMS(n4, CLASS_N4)
 PROGRAMS(fed, CLASS_FED)
 PROGRAMS(fed_f8, CLASS_FED8)

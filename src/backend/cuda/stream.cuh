@@ -15,6 +15,7 @@
 
 #include "backend/cuda/barrier.cuh"
 #include "backend/cuda/codes.cuh"
+#include "backend/cuda/dot.cuh"
 #include "backend/cuda/inputs.cuh"
 #include "backend/cuda/mma.cuh"
 
@@ -419,6 +420,25 @@ __device__ static __forceinline__ void give_sums(const program &p, int turn, int
         bar_arrive(at.full);
 }
 
+/* The same of one row of x, whose columns the four lanes of a row of W share. */
+__device__ static __forceinline__ void give_dots(const program &p, int turn, int teams,
+                                                 const float acc[2])
+{
+    const int lane = threadIdx.x % WARP, c = lane % 4;
+    const sum_place at = sums_at(p, turn, 1, teams);
+    float v = c % 2 ? acc[1] : acc[0];
+
+    v += __shfl_xor_sync(~0u, c % 2 ? acc[0] : acc[1], 1);
+    v += __shfl_xor_sync(~0u, v, 2);
+    if (at.use > 0)
+        bar_spin(at.empty, (at.use - 1) & 1);
+    if (c < 2)
+        at.sum[place_of(teams) * DEV_TILE + lane / 4 + c * 8] = v;
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(at.full);
+}
+
 /* Their total, once all are there. */
 __device__ static __forceinline__ float take_sums(const program &p, int turn, int T, int teams,
                                                   const tile_end &e)
@@ -437,14 +457,15 @@ __device__ static __forceinline__ float take_sums(const program &p, int turn, in
     return v;
 }
 
-/* FINE: scales change within a record. NT: tiles of 8 rows of x. */
-template <int CLASS, int KIND, bool FINE, bool PAIR, int NT>
+/* FINE: scales change within a record. TILES: of 8 rows of x; 0: one row in whole numbers. */
+template <int CLASS, int KIND, bool FINE, bool PAIR, int TILES>
 __device__ static __forceinline__ void stream_phase(program &p, const stream_args &a)
 {
     typedef ring_of<CLASS> R;
+    constexpr int NT = TILES ? TILES : 1;
     constexpr int n_x = kind_of<KIND>::slabs * kind_of<KIND>::blocks, cols = n_x * 32;
     const int g = threadIdx.x % WARP / 4;
-    const int kp = a.out[0].w.kp, stages = kp / cols, T = a.T, unit = a.swiglu ? 2 : 1;
+    const int kp = a.out[0].w.kp, stages = kp / cols, T = TILES ? a.T : 1, unit = a.swiglu ? 2 : 1;
     const uint16_t *const from = a.kept ? p.inputs : a.x;
     const int stride = a.kept ? a.kept / 2 : kp;
     const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
@@ -463,9 +484,11 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
                            : max(0, min(p.a->buffers, (int)((unsigned)size / (unsigned)ends) - 1));
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
-    if (a.kept && !a.load.x)
+    if constexpr (TILES == 0)
+        dot_inputs(a, (dot_record *)p.inputs, p.factor);
+    else if (a.kept && !a.load.x)
         keep_inputs(a, p.inputs, stride);
-    if (a.scaled && !a.load.x)
+    if (TILES && a.scaled && !a.load.x)
         row_factors(a, p.factor);
     if (a.kept || a.scaled)
         named_sync(WORKERS, STREAM_WARPS * WARP);
@@ -484,12 +507,20 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
         for (int s = begins ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
-            load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
+            if constexpr (TILES)
+                load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
             copy_wait<R::depth - 2>();
             __syncwarp();
             /* the slot of the stage before is free again */
             fetch<CLASS>(p, p.slot ? p.slot - 1 : R::depth - 1);
-            if constexpr (KIND == DEV_F8) {
+            if constexpr (TILES == 0) {
+                const dot_record &r = ((const dot_record *)p.inputs)[s];
+
+                if (!PAIR && form.zeros)
+                    dot_stage<FINE, PAIR, true>(acc[0], stage, form.gs, r);
+                else
+                    dot_stage<FINE, PAIR, false>(acc[0], stage, form.gs, r);
+            } else if constexpr (KIND == DEV_F8) {
                 const dev_weight &w = out_of(a, item_at(n, unit, teams), &tile).w;
                 float part[NT][4];
                 float2 by = make_float2(1, 1);
@@ -511,7 +542,9 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             }
             p.slot = p.slot + 1 == R::depth ? 0 : p.slot + 1;
         }
-        if (begins)
+        if (begins && TILES == 0)
+            give_dots(p, turn0 + n, teams, acc[0]);
+        else if (begins)
             give_sums<NT>(p, turn0 + n, T, teams, acc);
         if (n < behind)
             continue;
