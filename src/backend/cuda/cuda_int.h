@@ -490,7 +490,11 @@ void cuda_affine(struct cuda *b, const struct op *o);
 void cuda_attn_rel(struct cuda *b, const struct op *o);
 /* The rotation of so many rows, and the cache, as a kernel of its own. */
 void cuda_rope_kv(struct cuda *b, const struct rope_args *a, size_t rows);
+/* Launches what has been noted: the phases so far, and then a rotation that waits for attention. */
 void program_flush(struct cuda *b);
+/* The phases alone. A rotation that would be launched by itself where rooms grow, in the first
+ * pass, is not that of later ones to the last bit. */
+void program_end(struct cuda *b);
 void program_close(struct cuda *b);
 /* Launches what was noted; ending: no op of this pass follows. */
 void cuda_run(struct cuda *b, bool ending);

@@ -230,7 +230,7 @@ bool cuda_room(struct cuda *b, struct gpu_room *r, size_t n)
 
     if (n <= r->n)
         return !b->failed;
-    program_flush(b); /* phases may have the old one */
+    program_end(b); /* phases may have the old one */
     if (b->recording)
         BUG("%zu bytes of scratch are missing in a recording", n);
     cuda_forget(b);

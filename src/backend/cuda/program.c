@@ -419,7 +419,7 @@ static void launch_rope(struct cuda *b)
         cuda_rope_kv(b, &a, b->prog.rope_rows);
 }
 
-void program_flush(struct cuda *b)
+void program_end(struct cuda *b)
 {
     struct program *p = &b->prog;
 
@@ -428,6 +428,11 @@ void program_flush(struct cuda *b)
         p->n = p->n_feeds = p->n_rows = 0;
         p->attn = p->turns = p->half = 0;
     }
+}
+
+void program_flush(struct cuda *b)
+{
+    program_end(b);
     launch_rope(b);
 }
 
