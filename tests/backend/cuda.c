@@ -287,7 +287,7 @@ static void products_load(void **state)
             for (size_t t = 0; t < ARRAY_LEN(T); t += gpu_emulated() ? 3 : 1)
                 check_linear(c, &w, T[t], 6e-3);
             c->be->unplace(c, &w);
-            check_alone(c, &w, plane_kinds[k].act_order ? 2 : 1, 16);
+            check_alone(c, &w, 1, 16);
             if (!gpu_emulated())
                 check_alone(c, &w, 5, 13);
             planes_release(&o);
@@ -356,6 +356,47 @@ static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
     free(got);
 }
 
+/* One row by codes of four bits in whole numbers. */
+static void products_whole(void **state)
+{
+    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q4_K };
+    static const size_t rows[] = { 10, 200 }, cols[] = { 768, 2304 };
+
+    (void)state;
+    gpu_for_programs();
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+    struct err e;
+
+    cuda_try(c, CUDA_TRY_WHOLE);
+    for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+        for (size_t k = 0; k < ARRAY_LEN(encs); k++) {
+            void *owned;
+            struct weight w = plain(encs[k], rows[r], cols[r], &owned);
+
+            OK(c->be->place(c, &w, &e), e);
+            check_linear(c, &w, 1, 3e-3);
+            c->be->unplace(c, &w);
+            free(owned);
+        }
+        for (size_t k = 0; k < plane_kinds_n; k++) {
+            const enum enc enc = plane_kinds[k].enc;
+            struct planes_owned o;
+
+            if (enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4)
+                continue;
+            struct weight w = planes_new(&plane_kinds[k], rows[r] / 8 * 8, cols[r], &o);
+
+            OK(c->be->place(c, &w, &e), e);
+            check_linear(c, &w, 1, 6e-3);
+            c->be->unplace(c, &w);
+            planes_release(&o);
+        }
+    }
+    check_gated(c, ENC_Q4_0, 1280, 1);
+    c->be->free(c);
+    gpu_settle();
+}
+
 /* Tiles for one, two and four teams of a block's warps (stream.cuh). */
 static void products_teams(void **state)
 {
@@ -378,7 +419,7 @@ static void products_teams(void **state)
             for (size_t t = 0; t < ARRAY_LEN(T); t++)
                 check_linear(c, &w, T[t], 3e-3);
             c->be->unplace(c, &w);
-            check_alone(c, &w, encs[k] == ENC_Q4_0 || encs[k] == ENC_Q4_K ? 2 : 1, 16);
+            check_alone(c, &w, 1, 16);
             check_alone(c, &w, 5, 13);
             free(owned);
         }
@@ -1058,9 +1099,9 @@ static void quantised_load(void **state)
           *first = xcalloc(MOST * VOCAB, sizeof(*first));
     float *got = xcalloc(MOST * VOCAB, sizeof(*got));
 
-    setenv("PUNA_CUDA_TRY", "invariant", 1);
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char *path = quantised_new(names[i]);
+
         eval_quantised(path, "cpu", N, 13, want);
         for (size_t k = 0; k < ARRAY_LEN(steps); k++) {
             eval_quantised(path, "cuda", N, steps[k], k ? got : first);
@@ -1072,7 +1113,6 @@ static void quantised_load(void **state)
             MISS("%s: relative difference %g\n", names[i], rel_error(first, want, N * VOCAB));
         quantised_free(path);
     }
-    unsetenv("PUNA_CUDA_TRY");
     free(want);
     free(first);
     free(got);
@@ -1186,6 +1226,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(products_fed),
         cmocka_unit_test(products_teams),
         cmocka_unit_test(products_load),
+        cmocka_unit_test(products_whole),
         cmocka_unit_test(products_wide),
         cmocka_unit_test(fp8_cache),
         cmocka_unit_test(quantised),

@@ -14,11 +14,11 @@ extern const struct train_ops train_ops_cuda; /* for its contexts; without DoRA 
 /* Kernels that are not used unless asked for: by a call, before anything is computed, or by
  * PUNA_CUDA_TRY=NAME,... in the environment. */
 enum cuda_try {
-    CUDA_TRY_WIDE = 1, /* "wide": before Hopper too, products of 33 to 64 rows from records */
-    CUDA_TRY_MMA = 2,  /* "mma": attention of prompts and of training on Hopper by the kernels of
-                          earlier devices */
-    CUDA_TRY_INVARIANT = 4, /* "invariant": one row's products with codes of four bits as those of
-                               up to 16, to the same bits; slower */
+    CUDA_TRY_WIDE = 1,  /* "wide": before Hopper too, products of 33 to 64 rows from records */
+    CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
+                           earlier devices */
+    CUDA_TRY_WHOLE = 4, /* "whole": one row by codes of four bits in whole numbers; faster, but
+                           not to the bits of the same row in a batch */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

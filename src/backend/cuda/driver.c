@@ -598,9 +598,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "invariant", CUDA_TRY_INVARIANT },
-                { "mma", CUDA_TRY_MMA },
-                { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "mma", CUDA_TRY_MMA }, { "whole", CUDA_TRY_WHOLE }, { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {
