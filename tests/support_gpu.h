@@ -13,6 +13,14 @@ void gpu_or_skip(void);
 /* A context on the GPU, to be freed by its backend; gpu_or_skip where there is none. */
 struct ctx *gpu_context(enum compute compute);
 
+/* n bytes in memory of the device's, which its backend releases; and back. */
+void *to_gpu(struct ctx *c, const void *p, size_t n);
+void from_gpu(struct ctx *c, void *to, const void *d, size_t n);
+/* A row for passes that ask nothing of it. */
+struct batch one_row(void);
+/* A failed launch shows when a pass ends. */
+void check_calls(struct ctx *c);
+
 /* Whether the device is an emulated one (backend/cuda_host). */
 bool gpu_emulated(void);
 /* Programs have a block on each multiprocessor: an emulated device has two until gpu_settle, a real

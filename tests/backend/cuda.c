@@ -12,49 +12,6 @@
 #include "support_gpu.h"
 #include "support_model.h"
 
-static void *to_gpu(struct ctx *c, const void *p, size_t n)
-{
-    struct err e;
-    void *d;
-
-    OK(c->be->alloc(c, &d, n, "test", &e), e);
-    OK(c->be->upload(c, d, p, n, &e), e);
-    return d;
-}
-
-static void from_gpu(struct ctx *c, void *to, const void *d, size_t n)
-{
-    struct err e;
-
-    OK(c->be->download(c, to, d, n, &e), e);
-}
-
-/* A row for passes that ask nothing of it. */
-static struct batch one_row(void)
-{
-    static const int32_t zero[1];
-    static const int32_t *const table[] = { zero };
-
-    return (struct batch){ .T = 1,
-                           .token = zero,
-                           .pos = zero,
-                           .slot = zero,
-                           .seq = zero,
-                           .n_seq = 1,
-                           .block_table = table };
-}
-
-/* A failed launch shows when a pass ends. */
-static void check_calls(struct ctx *c)
-{
-    const struct batch b = one_row();
-    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { &b, c, b.block_table } };
-    struct err e;
-
-    assert_true(c->be->enter(c, &p, &e) >= 0);
-    OK(c->be->leave(c, &p, &e), e);
-}
-
 /* Products of w by x [T, cols], plain and added, against ref. */
 static void check_linear(struct ctx *c, struct weight *w, size_t T, double limit)
 {
