@@ -141,7 +141,8 @@ def test_wandb(tmp):
     records, kinds = wandb_records(path)
     name = os.path.basename(path)[4:-6]
     assert os.path.dirname(path).endswith("-" + name) and len(name) == 8, path
-    assert kinds == {1, 2, 4}, "a record lies across the end of a block"
+    # a record lies across the end of a block, unless one just ends there: times are of any length
+    assert os.path.getsize(path) > 32768 and kinds in ({1, 2, 4}, {1}), kinds
     run = fields(records[1][17][0])
     assert run[1] == [name.encode()] and run[3] == [b"puna"] and run[8] == [b"a try"], run
     assert items(fields(run[4][0]))["steps"] == 80
