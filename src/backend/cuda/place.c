@@ -402,9 +402,20 @@ static int pack_records(struct ctx *c, struct placed *d, const struct weight *w,
     return 0;
 }
 
-int cuda_place(struct ctx *c, struct weight *w, struct err *e)
+/* Waits until w is packed: what it was made of goes then. */
+static int end_packing(struct ctx *c, const struct weight *w, struct err *e)
 {
     struct cuda *b = c->backend;
+
+    cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
+    if (!b->failed)
+        return 0;
+    b->failed = false;
+    return err_set(e, b->fault.code, "%s: %s", w->name, b->fault.msg);
+}
+
+int cuda_place(struct ctx *c, struct weight *w, struct err *e)
+{
     struct placed *d = xcalloc(1, sizeof(*d)), raw = { 0 };
     int rc = -1;
 
@@ -427,12 +438,8 @@ int cuda_place(struct ctx *c, struct weight *w, struct err *e)
                 ? pack_rows(c, d, w, &raw.w, NULL, e)
                 : pack_records(c, d, w, &raw.w, e))
             goto done;
-        cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
-        if (b->failed) {
-            b->failed = false;
-            err_set(e, b->fault.code, "%s: %s", w->name, b->fault.msg);
+        if (end_packing(c, w, e))
             goto done;
-        }
     }
     w->placed = d;
     d = NULL;
@@ -462,26 +469,19 @@ static bool can_join(const struct weight *const *w, const struct dev_weight *for
 static int place_at(struct ctx *c, struct weight *w, const struct dev_weight *form,
                     const uint8_t *at, const uint8_t *scale, struct err *e)
 {
-    struct cuda *b = c->backend;
     struct placed *d = xcalloc(1, sizeof(*d)), raw = { 0 };
-    int rc = -1;
 
     d->w = *form;
     d->w.scale = scale;
-    if (place_raw(c, &raw, w, e) || pack_rows(c, d, w, &raw.w, at, e))
-        goto done;
-    cuda_ok(b, b->d.cuStreamSynchronize(b->stream), "packing");
-    if (b->failed) {
-        b->failed = false;
-        err_set(e, b->fault.code, "%s: %s", w->name, b->fault.msg);
-        goto done;
-    }
-    w->placed = d;
-    d = NULL;
-    rc = 0;
-done:
+    const int rc =
+        place_raw(c, &raw, w, e) || pack_rows(c, d, w, &raw.w, at, e) || end_packing(c, w, e) ? -1
+                                                                                              : 0;
+
     drop(c, &raw);
-    free(d);
+    if (rc)
+        free(d);
+    else
+        w->placed = d;
     return rc;
 }
 
