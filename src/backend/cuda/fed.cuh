@@ -78,6 +78,23 @@ __device__ static __forceinline__ int fed_next(int place, int groups)
     return slot == groups ? (place & FED_ROUND) ^ FED_ROUND : place + 1;
 }
 
+/* Groups that are asked for: the first that was not there when last looked, and how many. */
+struct fed_window {
+    int past, under_way;
+};
+
+/* Waits until the next group, of this feed, has a slot, and until it is not one too many under way. */
+__device__ static __forceinline__ void fed_room(const fed_ring &r, fed_window &w, int feed,
+                                                int groups)
+{
+    bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
+    for (const int most = feed < *r.begins ? FED_AHEAD : 1; w.under_way >= most; w.under_way--) {
+        bar_wait(r.landed + slot_of(w.past) * 8, round_of(w.past));
+        w.past = fed_next(w.past, groups);
+    }
+    w.under_way++;
+}
+
 /* The warp that feeds: asks for groups as soon as there is room, on and on,
  * whatever the others wait for; no more than FED_AHEAD at a time, which keep
  * the memory busy, and one of a product whose inputs are not there: those are
@@ -85,15 +102,7 @@ __device__ static __forceinline__ int fed_next(int place, int groups)
 __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 {
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
-    int past = 0, under_way = 0;
-    const auto room = [&](int feed) {
-        bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
-        for (const int most = feed < *r.begins ? FED_AHEAD : 1; under_way >= most; under_way--) {
-            bar_wait(r.landed + slot_of(past) * 8, round_of(past));
-            past = fed_next(past, groups);
-        }
-        under_way++;
-    };
+    fed_window asked = {};
 
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
@@ -121,7 +130,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                room(i);
+                fed_room(r, asked, i, groups);
                 if (left == 0)
                     next = __shfl_sync(~0u, next, 0);
                 if (elected()) {
@@ -145,7 +154,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
         }
         if ((int)blockIdx.x < f.tiles)
             continue;
-        room(i);
+        fed_room(r, asked, i, groups);
         if (elected()) {
             r.tile[slot_of(r.now.place)] = NO_TILE;
             bar_arrive(r.landed + slot_of(r.now.place) * 8);

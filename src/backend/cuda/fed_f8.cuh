@@ -82,15 +82,7 @@ __device__ static __forceinline__ fed8_tile fed8_tile_of(const stream_feed &f, i
 __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
 {
     const int groups = p.a->groups;
-    int past = 0, under_way = 0;
-    const auto room = [&](int feed) {
-        bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
-        for (const int most = feed < *r.begins ? FED_AHEAD : 1; under_way >= most; under_way--) {
-            bar_wait(r.landed + slot_of(past) * 8, round_of(past));
-            past = fed_next(past, groups);
-        }
-        under_way++;
-    };
+    fed_window asked = {};
 
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
@@ -104,7 +96,7 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED8_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                room(i);
+                fed_room(r, asked, i, groups);
                 if (elected()) {
                     r.tile[slot_of(r.now.place)] = 2 * tile + last;
                     bar_expect(bar, FED8_GROUP);
