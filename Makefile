@@ -118,7 +118,7 @@ $(TRAIN_FAT): $(TRAIN_DEPS)
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
-	$(Q)script/fatbin $@ $< "$(CUDA_DEPS)" $(NVCC) -Isrc -O3 -std=c++17 -t 2 -fatbin $(CUDA_GEN)
+	$(Q)script/fatbin $@ $< $(NVCC) -Isrc -O3 -std=c++17 -t 2 -fatbin $(CUDA_GEN)
 
 ifneq ($(NVCC),)
 $(BUILD)/obj/backend/cuda/driver.o: $(FATBIN)
@@ -156,7 +156,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TESTLIB) $(BUILD)/libpuna.a
 
 EMU      := $(BUILD)/tests/cuda_host
 EMU_DIR  := tests/backend/cuda_host
-EMU_CU   := attn decode encoder flash flash_wgmma gemm linear pack pick small stream train train_attn train_optim train_wgmma wide wide_wgmma
+EMU_CU   := $(basename $(notdir $(wildcard src/backend/cuda/*.cu)))
 EMU_OBJ  := $(patsubst src/backend/cuda/%.c,$(EMU)/%.o, \
             $(filter-out %/none.c %/blas.c,$(wildcard src/backend/cuda/*.c))) $(EMU)/cublas.o
 
@@ -172,7 +172,7 @@ $(EMU)/kernels: src/backend/cuda/cuda_int.h $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)printf '#include "%s"\n#define F(file, name) KERNEL file name\nCUDA_KERNELS(F)\n' $< | \
 	    $(CC) -E -P $(LANG_C) -DPUNA_CUDA -I$(EMU_DIR) $(INCLUDE) - | \
-	    grep -o 'KERNEL [a-z_]* [a-z_0-9]*' | cut -d ' ' -f 2,3 >$@
+	    grep -o 'KERNEL [a-z_0-9]* [a-z_0-9]*' | cut -d ' ' -f 2,3 >$@
 $(EMU)/cu_%.o: $(EMU_DIR)/kernels.cpp $(EMU)/kernels
 	$(Q)sed -n 's/^$* \(.*\)_f32$$/using namespace of_\1;/p; s/^$* \(.*_b16\)$$/using namespace of_\1;/p' \
 	    $(EMU)/kernels | grep '^using namespace of_train' >$(EMU)/$*.list || :

@@ -1,5 +1,5 @@
 /* blas.c - products of many rows through cuBLASLt, opened at run time. Where it is not to be had
- * stream.cu does them, a few rows at a time. */
+ * programs do them, a few rows at a time. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -74,10 +74,35 @@ struct driver {
 #undef F
 };
 
+/* All .cu files. */
+#define CUDA_FILES(F)                                                                              \
+    F(attn)                                                                                        \
+    F(decode)                                                                                      \
+    F(encoder)                                                                                     \
+    F(flash)                                                                                       \
+    F(flash_wgmma)                                                                                 \
+    F(gemm)                                                                                        \
+    F(linear)                                                                                      \
+    F(pack)                                                                                        \
+    F(pick)                                                                                        \
+    F(program_codes)                                                                               \
+    F(program_fed)                                                                                 \
+    F(program_fed8)                                                                                \
+    F(program_rows)                                                                                \
+    F(program_table)                                                                               \
+    F(small)                                                                                       \
+    F(train)                                                                                       \
+    F(train_attn)                                                                                  \
+    F(train_optim)                                                                                 \
+    F(train_wgmma)                                                                                 \
+    F(wide)                                                                                        \
+    F(wide_wgmma)
+
 /* Kernels, by the .cu file that has them. */
-#define CUDA_PROGRAMS(F, c) F(stream, program_##c##_1) F(stream, program_##c##_2)
-#define CUDA_ATTNS(F, e)    F(attn, attn_##e##_1) F(attn, attn_##e##_4) F(attn, attn_##e##_8)
-#define CUDA_BOTH(F, name)  F(train, name##_f32) F(train, name##_b16)
+#define CUDA_PROGRAMS(F, file, c)                                                                  \
+    F(program_##file, program_##c##_1) F(program_##file, program_##c##_2)
+#define CUDA_ATTNS(F, e)   F(attn, attn_##e##_1) F(attn, attn_##e##_4) F(attn, attn_##e##_8)
+#define CUDA_BOTH(F, name) F(train, name##_f32) F(train, name##_b16)
 #define CUDA_KERNELS(F)                                                                            \
     F(small, embed)                                                                                \
     F(small, gather)                                                                               \
@@ -115,15 +140,15 @@ struct driver {
     F(gemm, gemm_gated_bf16)                                                                       \
     F(gemm, gemm_gated_f8)                                                                         \
     F(linear, product)                                                                             \
-    CUDA_PROGRAMS(F, w16) /* in the order of enum dev_class */                                     \
-    CUDA_PROGRAMS(F, f8)                                                                           \
-    CUDA_PROGRAMS(F, u48)                                                                          \
-    CUDA_PROGRAMS(F, u6)                                                                           \
-    CUDA_PROGRAMS(F, n4)                                                                           \
-    CUDA_PROGRAMS(F, fed)                                                                          \
-    CUDA_PROGRAMS(F, fed_f8)                                                                       \
-    F(stream, program_u48_0)                                                                       \
-    F(stream, program_u6_0)                                                                        \
+    CUDA_PROGRAMS(F, rows, w16) /* in the order of enum dev_class */                               \
+    CUDA_PROGRAMS(F, rows, f8)                                                                     \
+    CUDA_PROGRAMS(F, codes, u48)                                                                   \
+    CUDA_PROGRAMS(F, codes, u6)                                                                    \
+    CUDA_PROGRAMS(F, table, n4)                                                                    \
+    CUDA_PROGRAMS(F, fed, fed)                                                                     \
+    CUDA_PROGRAMS(F, fed8, fed_f8)                                                                 \
+    F(program_codes, program_u48_0)                                                                \
+    F(program_codes, program_u6_0)                                                                 \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \
@@ -251,7 +276,9 @@ enum {
     RECORD_ROWS = 64,
     PIN_BYTES = 16 << 20,
     OPS = 2048,
-    MODULES = 17,
+#define F(name) 1 +
+    MODULES = CUDA_FILES(F) 0,
+#undef F
     PROGRAM_PHASES = 1024,
     /* the gate and claims, the last tag, tagged pairs of values and sums of squares */
     TAG_AT = (2 + PROGRAM_PHASES + 3) / 4 * 16,

@@ -15,43 +15,13 @@
 #define EMBED(name)                                                                                \
     __asm__(".section .rodata\n.balign 16\ncuda_" #name ":\n.incbin \"" PUNA_CUDA "/" #name        \
             ".fatbin\"\n.byte 0\n.previous\n");                                                    \
-    extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")))
-EMBED(attn);
-EMBED(decode);
-EMBED(encoder);
-EMBED(flash);
-EMBED(flash_wgmma);
-EMBED(gemm);
-EMBED(linear);
-EMBED(pack);
-EMBED(pick);
-EMBED(small);
-EMBED(stream);
-EMBED(train);
-EMBED(train_attn);
-EMBED(train_optim);
-EMBED(train_wgmma);
-EMBED(wide);
-EMBED(wide_wgmma);
+    extern const unsigned char cuda_##name[] __attribute__((visibility("hidden")));
+CUDA_FILES(EMBED)
 
 enum {
-    FILE_attn,
-    FILE_decode,
-    FILE_encoder,
-    FILE_flash,
-    FILE_flash_wgmma,
-    FILE_gemm,
-    FILE_linear,
-    FILE_pack,
-    FILE_pick,
-    FILE_small,
-    FILE_stream,
-    FILE_train,
-    FILE_train_attn,
-    FILE_train_optim,
-    FILE_train_wgmma,
-    FILE_wide,
-    FILE_wide_wgmma
+#define F(name) FILE_##name,
+    CUDA_FILES(F)
+#undef F
 };
 
 static const struct {
@@ -495,14 +465,11 @@ static int open_device(struct cuda *b, struct err *e)
 
 static int open_kernels(struct cuda *b, struct err *e)
 {
-    const void *const image[] = { cuda_attn,        cuda_decode,      cuda_encoder,     cuda_flash,
-                                  cuda_flash_wgmma, cuda_gemm,        cuda_linear,      cuda_pack,
-                                  cuda_pick,        cuda_small,       cuda_stream,      cuda_train,
-                                  cuda_train_attn,  cuda_train_optim, cuda_train_wgmma, cuda_wide,
-                                  cuda_wide_wgmma };
-
-    _Static_assert(ARRAY_LEN(image) == MODULES && FILE_wide_wgmma + 1 == MODULES,
-                   "every file's code");
+    const void *const image[] = {
+#define F(name) cuda_##name,
+        CUDA_FILES(F)
+#undef F
+    };
     CUresult rc = b->d.cuCtxSetCurrent(b->context);
     int threads = 0;
 

@@ -46,6 +46,9 @@ struct fed_ring {
     uint32_t x_landed; /* FED8: [FED8_BARRIERS] parts of x are there */
 };
 
+/* What programs of FED8 do instead: fed_f8.cuh, in the one file that makes some. */
+template <int NT> struct fed8;
+
 /* A value that is not computed anew wherever it is used. */
 template <class X> __device__ static __forceinline__ X held(X x)
 {

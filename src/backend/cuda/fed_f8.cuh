@@ -489,17 +489,20 @@ __device__ static __forceinline__ void fed8_product(const program &p, fed_ring &
     else
         fed8_rows<32>(p, r, a, phase, others);
 }
-#else
-/* Nobody launches what they would be of. */
-__device__ static inline void fed8_begin(const program_args &, uint32_t)
-{
-}
-__device__ static inline void feed8_ring(const program &, fed_ring)
-{
-}
-template <int NT>
-__device__ static inline void fed8_product(const program &, fed_ring &, const dev_phase &, int,
-                                           bool)
-{
-}
+
+template <int NT> struct fed8 {
+    __device__ static __forceinline__ void begin(const program_args &a, uint32_t x_landed)
+    {
+        fed8_begin(a, x_landed);
+    }
+    __device__ static __forceinline__ void feed(const program &p, const fed_ring &r)
+    {
+        feed8_ring(p, r);
+    }
+    __device__ static __forceinline__ void product(const program &p, fed_ring &r,
+                                                   const dev_phase &now, int phase, bool others)
+    {
+        fed8_product<NT>(p, r, now, phase, others);
+    }
+};
 #endif

@@ -1,5 +1,5 @@
 /* linear.cu - y = x W^T in float32 throughout, any encoding, any shape; a warp has a row of W. For
- * --dtype f32 and for what has no packed layout; the fast ways are stream.cu and cuBLASLt. */
+ * --dtype f32 and for what has no packed layout; the fast ways are programs and cuBLASLt. */
 #include "backend/cuda/unit.cuh"
 
 enum { WARPS = 8, FMA_ROWS = 4 };

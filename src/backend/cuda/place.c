@@ -200,7 +200,7 @@ static bool group_form(struct dev_weight *to, int kind, size_t group)
     if (group % 32 || (group < cols && cols % group) || (group > cols && group % cols))
         return false;
     to->kind = kind;
-    /* FINE in stream.cu has a scale for each block; N4 is always that */
+    /* FINE in stream.cuh has a scale for each block; N4 is always that */
     to->gs = group < cols || kind == DEV_N4 ? (int)(cols / 32) : 1;
     return true;
 }

@@ -3,7 +3,7 @@
  * tests/backend/cuda_host.sh runs the GPU's tests without a GPU: the backend's host code as it is,
  * over a driver (device.cpp, as libcuda.so.1) that runs a kernel's blocks one after the other, its
  * threads as fibers that change places at barriers, shuffles and the tensor cores' products; the
- * blocks of a program (stream.cu), which wait for one another, at the same time, in turns, on a
+ * blocks of a program (program.cuh), which wait for one another, at the same time, in turns, on a
  * device of a few multiprocessors (EMULATED_MULTIPROCESSORS). kernels.cpp is compiled once for each
  * .cu file, and has what is PTX otherwise; cublas.c stands in for cuBLASLt.
  * `make build/tests/cuda_host/puna` is the whole program over it, for small models (sft with -q: no

@@ -1,9 +1,11 @@
-/* stream.cu - programs: products of few rows (stream.cuh) and the attention between them, one after
+/* program.cuh - programs: products of few rows (stream.cuh) and the attention between them, one after
  * the other in one kernel that has a block on each multiprocessor. Blocks wait for one another
  * between phases; the weights of what comes next are on their way meanwhile. */
+#pragma once
+
 #include "backend/cuda/attn_program.cuh"
 #include "backend/cuda/fed.cuh"
-#include "backend/cuda/fed_f8.cuh"
+#include "backend/cuda/hopper.cuh"
 #include "backend/cuda/stream.cuh"
 
 enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) };
@@ -97,16 +99,16 @@ struct division {
 template <int CLASS>
 __device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
 {
-    constexpr bool fed8 = CLASS == CLASS_FED8;
+    constexpr bool is8 = CLASS == CLASS_FED8;
     division d;
 
     d.lut = shared + a.ring;
     d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
     d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
-    d.phases = (uint4 *)(d.feeds + (fed8 ? 0 : a.n_feeds)); /* FED8 leaves them where they are */
+    d.phases = (uint4 *)(d.feeds + (is8 ? 0 : a.n_feeds)); /* FED8 leaves them where they are */
     d.inputs = (uint16_t *)(d.phases + PHASES_KEPT * WORDS);
-    if (fed8)
+    if (is8)
         d.inputs = (uint16_t *)swizzle_aligned((uint8_t *)d.inputs);
     return d;
 }
@@ -151,11 +153,11 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                                                const attn_row *row, const STATE &state,
                                                const fed_ring &all, const unsigned &tag)
 {
-    constexpr bool fed8 = CLASS == CLASS_FED8;
+    constexpr bool is8 = CLASS == CLASS_FED8;
     __shared__ unsigned given; /* the tag of what attention gives */
     __shared__ int phase;      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
-    const int arrivals = fed_arrivals<fed8>(a.T); /* of a block at a gate */
+    const int arrivals = fed_arrivals<is8>(a.T); /* of a block at a gate */
     int gates = 0;                                /* before the phase */
 
     if (threadIdx.x % WARP == 0)
@@ -195,15 +197,15 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         ring.at = shared + held(0);
         ring.now = kept[thread / WARP];
         stop_at(stop, THREADS);
-        if constexpr (fed8)
-            fed8_product<NT>(p, ring, now, i, i + 1 < a.n);
+        if constexpr (is8)
+            fed8<NT>::product(p, ring, now, i, i + 1 < a.n);
         else if (now.form == DEV_B16 * 4)
             fed_phase<DEV_B16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
         else
             fed_phase<DEV_H16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
-        if (fed8 && now.kind == PHASE_LOAD)
+        if (is8 && now.kind == PHASE_LOAD)
             arrive(a.gate, arrivals);
         gates += !now.u.s.give_x;
         __syncwarp();
@@ -221,9 +223,9 @@ template <int CLASS, int NT>
 __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
-    constexpr bool fed8 = CLASS == CLASS_FED8, fed = CLASS == CLASS_FED || fed8;
+    constexpr bool is8 = CLASS == CLASS_FED8, fed = CLASS == CLASS_FED || is8;
     extern __shared__ __align__(128) uint8_t unaligned[];
-    uint8_t *const shared = fed8 ? swizzle_aligned(unaligned) : unaligned;
+    uint8_t *const shared = is8 ? swizzle_aligned(unaligned) : unaligned;
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
     __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
     __shared__ int tile[FED_GROUPS];
@@ -237,7 +239,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     const int warp = threadIdx.x / WARP;
     const division d = divide<CLASS>(a, shared);
     const auto state = [&](const division &d) {
-        program p = { &a, fed8 ? a.feed : d.feeds };
+        program p = { &a, is8 ? a.feed : d.feeds };
 
         p.full = bar_at(full);
         p.empty = bar_at(empty);
@@ -249,7 +251,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         return p;
     };
 
-    for (int i = threadIdx.x; !fed8 && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
+    for (int i = threadIdx.x; !is8 && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
         ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
         d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
@@ -277,8 +279,8 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     }
     if (threadIdx.x == 0)
         tag = fed && a.tags ? *a.tags : 0;
-    if constexpr (fed8)
-        fed8_begin(a, bar_at(x_landed));
+    if constexpr (is8)
+        fed8<NT>::begin(a, bar_at(x_landed));
     if (fed && threadIdx.x == 0) {
         for (int i = 0; i < FED_GROUPS; i++) {
             bar_init(bar_at(landed + i), 1);
@@ -304,14 +306,14 @@ __device__ static __forceinline__ void program_body(const program_args &a)
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
-            if constexpr (fed8)
-                feed8_ring(p, ring);
+            if constexpr (is8)
+                fed8<NT>::feed(p, ring);
             else
                 feed_ring(p, ring);
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<fed8, NT>(p, ring, (const dev_phase *)d.phases);
+            fed_ends<is8, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);
@@ -345,13 +347,3 @@ __device__ static __forceinline__ void program_of(const program_args &a)
 #define PROGRAMS(name, class)                                                                      \
     PROGRAM(name, class, 1)                                                                        \
     PROGRAM(name, class, 2)
-
-PROGRAMS(w16, CLASS_W16)
-PROGRAMS(f8, CLASS_F8)
-PROGRAMS(u48, CLASS_U48)
-PROGRAMS(u6, CLASS_U6)
-PROGRAM(u48, CLASS_U48, 0)
-PROGRAM(u6, CLASS_U6, 0)
-PROGRAMS(n4, CLASS_N4)
-PROGRAMS(fed, CLASS_FED)
-PROGRAMS(fed_f8, CLASS_FED8)
