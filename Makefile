@@ -104,8 +104,9 @@ $(BUILD)/obj/tools/code.o: src/tools/driver.py
 
 # Code for 8.0 runs on 8.6 and 8.9; what is newer than 9.0 compiles the PTX when it loads.
 CUDA_ARCHS ?= 80 90a
+CUDA_PTX   ?= 90
 CUDA_GEN   := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a$(comma)code=sm_$a) \
-              -gencode arch=compute_90$(comma)code=compute_90
+              $(foreach a,$(CUDA_PTX),-gencode arch=compute_$a$(comma)code=compute_$a)
 FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard src/backend/cuda/*.cu))
 CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/cuda/dev.h \
               src/base/num.h src/ops/pick.h src/format/enc/enc.def
