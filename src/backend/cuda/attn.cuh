@@ -10,6 +10,7 @@
 
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
+#include "backend/cuda/image.cuh"
 
 enum { PER = 8 };
 
@@ -99,7 +100,7 @@ __device__ static inline void put(const attn_args &a, int t, int h, int i, float
     if (a.y)
         a.y[((size_t)t * a.H + h) * a.hd + i] = v;
     if (a.y16)
-        a.y16[(size_t)t * a.kp16 + (a.place ? a.place[h * a.hd + i] : h * a.hd + i)] =
+        a.y16[input_at(a.image, a.kp16, t, a.place ? a.place[h * a.hd + i] : h * a.hd + i)] =
             to16(v, a.mode16);
 }
 

@@ -161,6 +161,25 @@ __device__ static inline void gate_wait(unsigned *gate, unsigned target)
     while (seen < target);
 }
 
+/* ---- between kernels ---- */
+
+/* The next kernel of the stream may have its blocks begin where there is room, if it is one of those
+ * (cuda_launch_early). */
+__device__ static inline void next_may_begin(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* Until what the kernels before have written is there. */
+__device__ static inline void wait_for_before(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /* ---- words that tell by a tag that they are there ---- */
 
 /* Data in the low half, a tag that grows in the high one: written at once, and seen without a gate.

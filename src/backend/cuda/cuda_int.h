@@ -65,6 +65,7 @@ static inline size_t over(size_t a, size_t b)
     F(cuFuncSetAttribute)                                                                          \
     F(cuFuncGetAttribute)                                                                          \
     F(cuLaunchKernel)                                                                              \
+    F(cuLaunchKernelEx)                                                                            \
     F(cuLaunchCooperativeKernel)                                                                   \
     F(cuTensorMapEncodeTiled)
 
@@ -453,6 +454,7 @@ struct cuda {
         const float *x;
         size_t T;
         int kp, mode;
+        int image;            /* how it lies (image.cuh) */
         const float *raw;     /* PREP_F32: where it is, x itself perhaps, [T][kp] */
         const int32_t *order; /* of its columns; NULL = as they are */
         bool scaled;          /* to be multiplied by its norm's factor, from n_ss sums in ss[cur] */
@@ -498,6 +500,10 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
                  void **args);
 void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz, int threads,
                       size_t shared, void **args);
+/* The same of a kernel that may begin before the ones before it have ended, and waits for them
+ * itself (barrier.cuh). */
+void cuda_launch_early(struct cuda *b, enum kernel k, size_t gx, int threads, size_t shared,
+                       void **args);
 /* A product, the rotation and its cache, and attention as phases of a program; launched by flush at
  * the latest, which everything else that is launched does first. */
 void program_stream(struct cuda *b, const struct stream_args *a);

@@ -376,6 +376,7 @@ __device__ static inline void decode_body(const attn_args &a)
     extern "C" __global__ void __launch_bounds__(WARPS *WARP, 3)                                   \
         decode_##name##_##hd(const __grid_constant__ attn_args a)                                  \
     {                                                                                              \
+        next_may_begin();                                                                          \
         decode_body<hd, bf16, f8>(a);                                                              \
     }
 

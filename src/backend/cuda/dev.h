@@ -115,13 +115,7 @@ struct wide_args {
     float *part;          /* [splits][T][tiles * 16]; NULL with one split */
     int *done;            /* [gridDim.x] splits that are there; zero before and after */
     int splits, per;
-    int units, each, stages; /* wide_wgmma.cu: parts of `each` tiles, and a ring's stages */
 };
-/* wide_wgmma.cu: tiles of a block at a time at most; threads, a warpgroup more than they take;
- * bytes of a stage with n rows of x, and of all else. */
-enum { WIDE_TILES = 16, WIDE_WGMMA_THREADS = 32 * (WIDE_TILES + 4) };
-#define WIDE_STAGE(rec, cols, n, each) ((n) * (cols)*2 + (each) * (rec) + 16)
-#define WIDE_BESIDES(kind)             (1024 + ((kind) == DEV_N4 ? LUT_N4 : 0))
 
 /* PREP_F32: as it is, rounded when it is loaded (load_args). */
 enum prep_mode { PREP_BF16, PREP_F16, PREP_F32 };
@@ -134,6 +128,7 @@ struct act_args {
     float *scales;
     const float *x;
     int T, cols, kp, mode16, act, group, bf16; /* act: enum act */
+    int image;                                 /* how y16 lies (image.cuh) */
     float bound, scale;
 };
 
@@ -183,10 +178,10 @@ struct attn_args {
     const int32_t *rows;        /* the batch's rows that this is about; NULL = all */
     int H, K, hd, splits, span; /* span: slots of a split, a multiple of the cache's block */
     float scale;
-    uint16_t *y16; /* [T][kp16], NULL = not wanted */
-    int mode16, kp16;
-    const int32_t *place; /* as in stream_args */
-    const uint16_t *q16;  /* decode.cu: q times scale, as products take it; or NULL */
+    uint16_t *y16;           /* [T][kp16], NULL = not wanted */
+    int mode16, kp16, image; /* image: as in act_args */
+    const int32_t *place;    /* as in stream_args */
+    const uint16_t *q16;     /* decode.cu: q times scale, as products take it; or NULL */
 };
 
 /* decode.cu: each warp has stages, of a tile of keys and one of values each. */

@@ -1,7 +1,9 @@
 /* product.c - inputs of products in 16 or 8 bits, and products by the way that route.c says. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/run_int.h"
+#include "backend/cuda/wide_args.h"
 
 enum { THREADS = 256 };
 
@@ -17,15 +19,18 @@ void input_have(struct cuda *b, const float *x, size_t T, int kp, int mode, bool
     b->have.T = T;
     b->have.kp = kp;
     b->have.mode = mode;
+    b->have.image = 0;
     b->have.raw = NULL;
     b->have.order = NULL;
     b->have.scaled = scaled;
 }
 
-bool input_room_made(struct cuda *b, const struct inputs *in, size_t n)
+bool input_room_made(struct cuda *b, const struct inputs *in, size_t T, size_t D)
 {
+    const size_t rows = in->image ? (size_t)abs(in->image) : T; /* an image may have more */
+
     return cuda_room(b, input_next16(b),
-                     n * (in->mode == PREP_F32 ? sizeof(float) : sizeof(uint16_t)));
+                     rows * D * (in->mode == PREP_F32 ? sizeof(float) : sizeof(uint16_t)));
 }
 
 void input_make(struct cuda *b, const struct inputs *in, size_t D, struct stream_args *a)
@@ -45,6 +50,7 @@ void input_have_made(struct cuda *b, const struct inputs *in, const float *y, si
                      bool scaled)
 {
     input_have(b, y, T, (int)D, in->mode, scaled);
+    b->have.image = in->image;
     b->have.order = in->order;
     if (in->mode == PREP_F32)
         b->have.raw = (const float *)(uintptr_t)b->x16[b->cur].p;
@@ -58,15 +64,16 @@ struct copy16 input_copy_for(struct cuda *b, size_t i, float **y, size_t T, size
 
     b->have.x = NULL;
     if (!o || !inputs_one(b, o, &in) || !(place ? inputs_take16(b, o, &in) : inputs_plain(&in)) ||
-        !cuda_room(b, input_next16(b), T * in.kp * sizeof(uint16_t)))
+        !input_room_made(b, &in, T, in.kp))
         return (struct copy16){ 0 };
     input_have(b, *y, T, (int)in.kp, in.mode, false);
+    b->have.image = in.image;
     b->have.order = in.order;
     if (place)
         *place = in.place;
     if (op_dead(b, i + 2, *y, T * D))
         *y = NULL;
-    return (struct copy16){ b->x16[b->cur].p, in.mode, (int)in.kp };
+    return (struct copy16){ b->x16[b->cur].p, in.mode, (int)in.kp, in.image };
 }
 
 /* ---- inputs in 16 or 8 bits ---- */
@@ -78,6 +85,7 @@ struct act_args input_act(const struct inputs *in, const struct weight *w, const
                               .cols = (int)w->cols,
                               .kp = (int)in->kp,
                               .mode16 = in->mode,
+                              .image = in->image,
                               .act = in->act ? (int)w->p.act : ACT_KEEP,
                               .group =
                                   (int)(in->act && w->p.act == ACT_F8 ? w->p.act_group : w->cols),
@@ -108,7 +116,7 @@ static const float *changed(struct cuda *b, const struct inputs *in, const struc
 bool input_prepare(struct cuda *b, const struct inputs *in, const struct weight *w, const float *x,
                    size_t T)
 {
-    int cols = (int)w->cols, kp = (int)in->kp, mode = in->mode;
+    int cols = (int)w->cols, kp = (int)in->kp, mode = in->mode, image = in->image;
     const int32_t *order = in->dev_order;
 
     if (mode == PREP_F32) {
@@ -122,13 +130,15 @@ bool input_prepare(struct cuda *b, const struct inputs *in, const struct weight 
         return !b->failed;
     }
     if (inputs_only16(in) && b->have.x == x && b->have.T == T && b->have.kp == kp &&
-        b->have.mode == mode && inputs_same_order(b->have.order, in->order, w->cols))
+        b->have.mode == mode && b->have.image == image &&
+        inputs_same_order(b->have.order, in->order, w->cols))
         return !b->failed;
-    if (!cuda_room(b, input_next16(b), T * in->kp * sizeof(uint16_t)))
+    if (!input_room_made(b, in, T, in->kp))
         return false;
     const CUdeviceptr to = input_next16(b)->p;
 
     input_have(b, inputs_plain(in) ? x : NULL, T, kp, mode, false);
+    b->have.image = image;
     if ((in->act || in->bf16) && !order) {
         struct act_args a = input_act(in, w, x, T);
 
@@ -139,7 +149,7 @@ bool input_prepare(struct cuda *b, const struct inputs *in, const struct weight 
     const float *from = changed(b, in, w, x, T);
 
     cuda_launch(b, KERN_prep, in->kp / 128, T, 1, 128,
-                (void *[]){ (void *)(uintptr_t)&to, &from, &cols, &kp, &order, &mode });
+                (void *[]){ (void *)(uintptr_t)&to, &from, &cols, &kp, &order, &mode, &image });
     return !b->failed;
 }
 
@@ -217,32 +227,29 @@ static bool part_room(struct cuda *b, struct wide_args *a, size_t groups)
     return true;
 }
 
-/* Into how many tiles and columns at a time wide_wgmma.cu cuts its work: what lets the blocks read
- * least, each all of its own. The weights' shape and the device alone decide. */
-static void cut(const struct cuda *b, const struct dev_weight *d, struct wide_args *a)
+/* How many ways wide_wgmma.cu cuts the columns of a step: what lets the blocks read least, sums of
+ * groups that several of them have too. The weights' shape and the device alone decide. */
+static void cut(const struct cuda *b, const struct dev_weight *d, struct wg_args *a)
 {
-    enum { ROWS = 32, MOST = 16, LEAST = 4 }; /* parts of the columns, records of one */
-    enum { BEGIN = 16 << 10 };                /* what beginning costs, in bytes */
-    const size_t records = (size_t)d->kp / record_cols(d), x = ROWS * record_cols(d) * 2;
+    enum { ROWS = 32, MOST = 2 };
+    const size_t cols = record_cols(d), records = (size_t)d->kp / cols;
     size_t best = SIZE_MAX;
 
-    for (size_t each = 1; each <= WIDE_TILES; each++)
-        for (size_t splits = 1; splits <= MOST && (splits == 1 || records / splits >= LEAST);
-             splits++) {
-            const size_t per = over(records, splits);
-            const size_t units = over((size_t)a->s.tiles, each) * splits;
-            const size_t sums = splits > 1 ? each * DEV_TILE * ROWS * sizeof(float) * splits : 0;
-            const size_t cost =
-                over(units, b->sms) * (per * (each * (size_t)d->rec + x) + sums + BEGIN);
+    for (size_t ways = 1; ways <= MOST && records % ways == 0; ways++) {
+        const size_t groups = over((size_t)a->s.tiles, WG_TILES / ways), steps = records / ways;
+        const size_t total = groups * steps, per = over(total, b->sms);
+        const size_t sums = WG_TILES / ways * DEV_TILE * ROWS * sizeof(float);
+        const size_t meet = total % b->sms == 0 && per % steps == 0 ? 0 : 2 + steps / per;
+        const size_t cost =
+            per * (ways * ROWS * cols * 2 + WG_TILES * (size_t)d->rec) + meet * sums;
 
-            if (over(records, per) != splits || cost >= best)
-                continue;
-            best = cost;
-            a->each = (int)each;
-            a->splits = (int)splits;
-            a->per = (int)per;
-            a->units = (int)units;
-        }
+        if (cost >= best)
+            continue;
+        best = cost;
+        a->ways = (int)ways;
+        a->steps = (int)steps;
+        a->total = (int)total;
+    }
 }
 
 static enum kernel wgmma_kernel(const struct dev_weight *d, size_t T)
@@ -260,21 +267,31 @@ static enum kernel wgmma_kernel(const struct dev_weight *d, size_t T)
 }
 
 /* By wide_wgmma.cu. */
-static void wide_wgmma(struct cuda *b, const struct dev_weight *d, struct wide_args *a)
+static void wide_wgmma(struct cuda *b, const struct dev_weight *d, const struct stream_args *s,
+                       int image)
 {
     enum { STAGES = 8 };
-    const enum kernel k = wgmma_kernel(d, (size_t)a->s.T);
+    const size_t T = (size_t)s->T, rows = T <= 32 ? 32 : WIDE_ROWS;
+    const enum kernel k = wgmma_kernel(d, T);
+    struct wg_args a = { .s = *s, .image = image };
 
-    cut(b, d, a);
-    const size_t units = (size_t)a->units, rows = a->s.T <= 32 ? 32 : WIDE_ROWS;
-    const size_t besides = (size_t)WIDE_BESIDES(d->kind);
-    const size_t stage = WIDE_STAGE((size_t)d->rec, record_cols(d), rows, (size_t)a->each);
+    cut(b, d, &a);
+    const size_t ways = (size_t)a.ways, groups = (size_t)(a.total / a.steps);
+    const size_t besides = (size_t)WG_BESIDES(d->kind) + WG_MEET(ways, s->swiglu, rows);
+    const size_t stage = WG_STAGE((size_t)d->rec, record_cols(d), rows, ways);
     const size_t fit = (b->dynamic[k] - besides) / stage;
+    const size_t blocks = (size_t)a.total < b->sms ? (size_t)a.total : b->sms;
+    const size_t sums = WG_TILES * DEV_TILE * rows * sizeof(float); /* of a group, at most */
 
-    a->stages = (int)(fit < STAGES ? fit : STAGES);
-    if (part_room(b, a, units / (size_t)a->splits))
-        cuda_launch_with(b, k, units < b->sms ? units : b->sms, 1, 1, WIDE_WGMMA_THREADS,
-                         besides + stage * (size_t)a->stages, (void *[]){ a });
+    BUG_ON((size_t)a.total + 1 > UINT32_MAX / b->sms);
+    a.stages = (int)(fit < STAGES ? fit : STAGES);
+    if (!cuda_room(b, &b->part, 2 * blocks * sums) ||
+        !cuda_room(b, &b->done, groups * WG_TILES * sizeof(int)))
+        return;
+    a.part = (float *)(uintptr_t)b->part.p;
+    a.done = (int *)(uintptr_t)b->done.p;
+    cuda_launch_early(b, k, blocks, WG_THREADS, besides + stage * (size_t)a.stages,
+                      (void *[]){ &a });
 }
 
 /* By wide.cu. */
@@ -301,9 +318,14 @@ static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t 
     struct wide_args a = { .s = product_stream(b, out, n, T, add) };
 
     if (b->wgmma)
-        wide_wgmma(b, d, &a);
+        wide_wgmma(b, d, &a.s, 0);
     else
         wide_mma(b, d, &a);
+}
+
+void product_gated_wide(struct cuda *b, const struct stream_args *a, int image)
+{
+    wide_wgmma(b, &a->out[0].w, a, image);
 }
 
 /* ---- products of many rows: cuBLASLt ---- */

@@ -85,7 +85,7 @@ static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
         d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6 || d->kind == DEV_N4;
 
     /* On an H200 8B in Q4_0 makes 3619 tok/s by wide.cu in batches of 32, 2370 widened; of 64 3380,
-     * 3960. By wide_wgmma.cu it is 6994 where wide.cu had come to 4988, and 8936 for 5804 of 64. */
+     * 3960. By wide_wgmma.cu it is 8815 where wide.cu had come to 4988, and 13580 of 64 for 5804. */
     return codes && T > DEV_STREAM_ROWS &&
            T <= (b->wgmma || b->tries & CUDA_TRY_WIDE ? WIDE_ROWS : WIDE_PAYS) &&
            wide_shared(d, T) <= b->dynamic[wide_kernel(d, T)];
@@ -123,12 +123,14 @@ struct inputs inputs_of(const struct cuda *b, const struct weight *w, size_t T)
     const bool library = route_of(b, w, T) == ROUTE_LIBRARY;
     const bool half = d->kind == DEV_B16 || (library && d->kind != DEV_H16);
     const bool act = b->ctx.compute == COMPUTE_AUTO && w->p.act != ACT_KEEP;
+    const int lines = !b->wgmma || route_of(b, w, T) != ROUTE_WIDE ? 0 : T <= 32 ? 32 : WIDE_ROWS;
 
     return (struct inputs){ .act = act,
                             .bf16 = b->ctx.compute == COMPUTE_BF16 && d->kind != DEV_B16,
                             .mode = act && can_load(b, w, T) ? PREP_F32
                                     : half                   ? PREP_BF16
                                                              : PREP_F16,
+                            .image = d->kind == DEV_U6 ? -lines : lines,
                             .order = d->order ? w->p.order : NULL,
                             .dev_order = d->order,
                             .place = d->place,
@@ -154,8 +156,9 @@ bool inputs_same(const struct cuda *b, const struct weight *a, const struct weig
 {
     const struct inputs p = inputs_of(b, a, T), q = inputs_of(b, w, T);
 
-    return p.act == q.act && p.bf16 == q.bf16 && p.mode == q.mode && p.kp == q.kp &&
-           inputs_same_order(p.order, q.order, a->cols) && (!p.act || weight_same_act(a, w));
+    return p.act == q.act && p.bf16 == q.bf16 && p.mode == q.mode && p.image == q.image &&
+           p.kp == q.kp && inputs_same_order(p.order, q.order, a->cols) &&
+           (!p.act || weight_same_act(a, w));
 }
 
 bool inputs_one(const struct cuda *b, const struct op *o, struct inputs *in)

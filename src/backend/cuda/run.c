@@ -29,14 +29,26 @@ static bool streams(const struct cuda *b, const struct op *o)
     return o->kind == OP_LINEAR && o->T > 0 && o->T <= DEV_STREAM_ROWS;
 }
 
+/* By wide_wgmma.cu. */
+static bool is_wide(const struct cuda *b, const struct op *o)
+{
+    if (!b->wgmma || o->kind != OP_LINEAR || o->T == 0)
+        return false;
+    for (size_t i = 0; i < o->n; i++)
+        if (route_of(b, o->out[i].w, o->T) != ROUTE_WIDE)
+            return false;
+    return true;
+}
+
 /* gate and up, swiglu, and a product of that: the gated values in 16 bits alone. */
 static bool gated(struct cuda *b, size_t i)
 {
     const struct op *o = &b->op[i], *s = &b->op[i + 1];
+    const bool wide = is_wide(b, o);
     struct inputs made;
 
-    if (i + 2 >= b->n_op || o->n != 2 || o->add || !streams(b, o) || s->kind != OP_SWIGLU ||
-        s->x != o->out[0].y || s->u != o->out[1].y || s->T != o->T)
+    if (i + 2 >= b->n_op || o->n != 2 || o->add || (!wide && !streams(b, o)) ||
+        s->kind != OP_SWIGLU || s->x != o->out[0].y || s->u != o->out[1].y || s->T != o->T)
         return false;
     const struct weight *g = o->out[0].w, *u = o->out[1].w;
     const struct inputs in = inputs_of(b, g, o->T);
@@ -47,13 +59,16 @@ static bool gated(struct cuda *b, size_t i)
         !product_same_stream(cuda_placed(g), cuda_placed(u)) || !inputs_same(b, g, u, o->T) ||
         !op_dead(b, i + 3, s->y, n) || (s->y != s->x && !op_dead(b, i + 2, s->x, n)) ||
         !op_dead(b, i + 2, s->u, n) || !input_prepare(b, &in, g, o->x, o->T) ||
-        !input_room_made(b, &made, n))
+        !input_room_made(b, &made, s->T, s->D))
         return false;
     struct stream_args a = product_stream(b, o->out, 2, o->T, false);
 
     a.swiglu = 1;
     input_make(b, &made, s->D, &a);
-    program_stream(b, &a);
+    if (wide)
+        product_gated_wide(b, &a, made.image);
+    else
+        program_stream(b, &a);
     input_have_made(b, &made, s->y, s->T, s->D, false);
     return true;
 }
@@ -79,7 +94,7 @@ static bool input_ready(struct cuda *b, const struct op *o)
                 return false;
         } else if ((kind != DEV_B16 && kind != DEV_H16) || !inputs_plain(&in) ||
                    b->have.x != o->x || b->have.T != o->T || b->have.kp != (int)in.kp ||
-                   b->have.mode != in.mode) {
+                   b->have.mode != in.mode || b->have.image != in.image) {
             return false;
         }
     }
@@ -260,7 +275,7 @@ static bool normed(struct cuda *b, size_t i)
 
     if (!next || !streams(b, next) || !inputs_made(b, next, s->D, &made) ||
         !op_dead(b, i + 3, s->y, n) || !input_prepare(b, &in, w, o->x, o->T) ||
-        !input_room_made(b, &made, n) ||
+        !input_room_made(b, &made, s->T, s->D) ||
         !cuda_room(b, &b->ss[1 - b->cur], s->T * tiles * sizeof(float)))
         return false;
     struct stream_args a = product_stream(b, o->out, 1, o->T, true);
@@ -430,7 +445,7 @@ static void attention(struct cuda *b, size_t i)
     const struct op *const next = rounded_next(b, i, &f);
     /* nobody would write the zeros of padding */
     const struct copy16 copy =
-        next ? (struct copy16){ input_next16(b)->p, PREP_BF16, f.F }
+        next ? (struct copy16){ input_next16(b)->p, PREP_BF16, f.F, 0 }
         : o->D % CHUNK
             ? (struct copy16){ 0 }
             : input_copy_for(b, i, &y, o->T, o->D, attn_in_program(b, o) ? &place : NULL);
@@ -448,6 +463,7 @@ static void attention(struct cuda *b, size_t i)
                            .y16 = (uint16_t *)(uintptr_t)copy.p,
                            .mode16 = copy.mode,
                            .kp16 = copy.kp,
+                           .image = copy.image,
                            .place = place };
 
     if (o->D % CHUNK || next)
@@ -506,6 +522,7 @@ static void small(struct cuda *b, size_t i)
                                   .cols = d,
                                   .kp = copy.kp,
                                   .mode16 = copy.mode,
+                                  .image = copy.image,
                                   .T = (int)o->T };
 
             input_norm_rows(b, &a, o->u, o->by);

@@ -9,7 +9,7 @@
 
 struct copy16 { /* as in small.cu */
     CUdeviceptr p;
-    int mode, kp;
+    int mode, kp, image;
 };
 
 /* ---- route.c ---- */
@@ -19,6 +19,7 @@ enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_WIDE, ROUTE_LIBRARY };
 struct inputs {
     bool act, bf16;       /* float32 inputs changed: by the weight's rule, rounded to bf16 */
     int mode;             /* enum prep_mode; PREP_F32: the product rounds them, by that rule */
+    int image;            /* how they lie (image.cuh) */
     const int32_t *order; /* of w's columns, and on the device */
     const int32_t *dev_order, *place;
     size_t kp;
@@ -57,8 +58,8 @@ const struct op *op_consumer(const struct cuda *b, size_t i, const float *y, siz
 struct gpu_room *input_next16(struct cuda *b);
 /* x16 holds a copy of x from now on. */
 void input_have(struct cuda *b, const float *x, size_t T, int kp, int mode, bool scaled);
-/* The place for y [T, D] that a program makes for the products that `in` is about. */
-bool input_room_made(struct cuda *b, const struct inputs *in, size_t n);
+/* The place for y [T, D] that a kernel makes for the products that `in` is about. */
+bool input_room_made(struct cuda *b, const struct inputs *in, size_t T, size_t D);
 /* a makes it there. */
 void input_make(struct cuda *b, const struct inputs *in, size_t D, struct stream_args *a);
 /* It did: y is there from now on. */
@@ -109,6 +110,8 @@ bool product_library(struct cuda *b, const struct linear_out *out, const float *
 /* All outputs of o as one product, [T] rows of all of them in bf16, to half; false: they are not
  * beside one another on the device, or cuBLASLt cannot. */
 bool product_joined(struct cuda *b, const struct op *o, void *half);
+/* Gate and up of 17 to 64 rows, and gated values to where a says, which lie as `image` says. */
+void product_gated_wide(struct cuda *b, const struct stream_args *a, int image);
 /* The outputs of o from number i on that go along with it; how many they are. */
 size_t product_some(struct cuda *b, const struct op *o, size_t i);
 

@@ -1,18 +1,20 @@
 /* small.cu - everything that is neither a product nor attention: one formula of ops.def each. */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
+#include "backend/cuda/image.cuh"
 #include "backend/cuda/mma.cuh"
+#include "backend/cuda/silu.cuh"
 
 /* A column of an input in 16 bits, if the next product is likely to want it; zeros up to kp. */
 struct copy16 {
     uint16_t *p; /* [T][kp]; NULL = not wanted */
-    int mode, kp;
+    int mode, kp, image;
 };
 
 __device__ static void put16(const copy16 &c, int t, int i, float f)
 {
     if (c.p)
-        c.p[(size_t)t * c.kp + i] = to16(f, c.mode);
+        c.p[input_at(c.image, c.kp, t, i)] = to16(f, c.mode);
 }
 
 /* Eight values of bf16. */
@@ -87,6 +89,7 @@ extern "C" __global__ void rmsnorm(float *y, const float *x, const float *w, int
     const int t = blockIdx.x, first = threadIdx.x, step = blockDim.x;
     float s = 0, kept[KEPT];
 
+    next_may_begin();
     x += (size_t)t * D;
     if (y)
         y += (size_t)t * D;
@@ -129,6 +132,7 @@ extern "C" __global__ void swiglu(float *h, const float *g, const float *u, int 
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t at = (size_t)blockIdx.y * F + i;
 
+    next_may_begin();
     if (i < F) {
         const float v = g[at] / (1 + expf(-g[at])) * u[at];
 
@@ -360,7 +364,7 @@ extern "C" __global__ void act(act_args a)
         if (a.y)
             y[i] = v;
         if (a.y16)
-            a.y16[(size_t)blockIdx.y * a.kp + from + i] = to16(v, a.mode16);
+            a.y16[input_at(a.image, a.kp, blockIdx.y, from + i)] = to16(v, a.mode16);
         if (a.y8)
             a.y8[(size_t)blockIdx.y * a.kp + from + i] = f32_to_f8_e4m3(v / s);
     }
@@ -368,7 +372,7 @@ extern "C" __global__ void act(act_args a)
         a.scales[blockIdx.y] = s;
     for (int i = a.cols + threadIdx.x; blockIdx.x + 1 == gridDim.x && i < a.kp; i += blockDim.x) {
         if (a.y16)
-            a.y16[(size_t)blockIdx.y * a.kp + i] = 0;
+            a.y16[input_at(a.image, a.kp, blockIdx.y, i)] = 0;
         if (a.y8)
             a.y8[(size_t)blockIdx.y * a.kp + i] = 0;
     }
@@ -384,6 +388,7 @@ __device__ static inline void norm_body(const act_args &a, const float *w, float
     const int first = 4 * threadIdx.x;
     float kept[KEPT][4], sum = 0, max = 0;
 
+    next_may_begin();
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = first + k * STEP;
@@ -420,9 +425,16 @@ __device__ static inline void norm_body(const act_args &a, const float *w, float
         for (int k = 0; k < KEPT; k++) {
             const int i = first + k * STEP;
 
-            if (i < a.kp) /* what is padding was read as zeros */
-                *(uint2 *)(a.y16 + t * a.kp + i) =
-                    make_uint2(two16(kept[k], a.mode16), two16(kept[k] + 2, a.mode16));
+            if (i >= a.kp) /* what is padding was read as zeros */
+                break;
+            const uint2 v = make_uint2(two16(kept[k], a.mode16), two16(kept[k] + 2, a.mode16));
+
+            if (a.image) {
+                *(uint32_t *)(a.y16 + input_at(a.image, a.kp, t, i)) = v.x;
+                *(uint32_t *)(a.y16 + input_at(a.image, a.kp, t, i + 2)) = v.y;
+            } else {
+                *(uint2 *)(a.y16 + t * a.kp + i) = v;
+            }
         }
     if (!a.y8)
         return;
@@ -458,16 +470,6 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS)
     norm_rows_half(const __grid_constant__ act_args a, const float *w, float eps)
 {
     norm_body<ROWS_MOST / 2 / NORM_STEP>(a, w, eps);
-}
-
-/* x / (1 + exp(-x)), to a few units in the last place */
-__device__ static inline float silu(float x)
-{
-#ifdef __CUDA_ARCH__
-    return __fdividef(x, 1 + __expf(-x));
-#else
-    return x / (1 + expf(-x));
-#endif
 }
 
 /* Eight gated values, in bf16. */
@@ -546,14 +548,15 @@ GATED(gated_4k, 256, 2)
 GATED(gated_16k, 512, 4)
 GATED(gated_32k, 512, 8)
 
-/* Inputs of a product in 16 bits, padded with zeros to kp. grid: (kp / 128, rows), 128 threads */
+/* Inputs of a product in 16 bits, padded with zeros to kp; image: how they lie. grid: (kp / 128, rows), 128 threads */
 extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, const int32_t *order,
-                                int mode)
+                                int mode, int image)
 {
     const int k = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
     const float v = k < cols ? x[(size_t)t * cols + (order ? order[k] : k)] : 0;
 
-    y[(size_t)t * kp + k] = to16(v, mode);
+    next_may_begin();
+    y[input_at(image, kp, t, k)] = to16(v, mode);
 }
 
 /* Rows first .. first + n of a weight as bf16 [n][kp]. grid: (units / 128, rows) */

@@ -1,47 +1,39 @@
-/* wide_wgmma.cu - what wide.cu computes, y = x W^T for 17 to 64 rows of x and codes in records (dev.h),
- * with products of whole warpgroups: Hopper.
+/* wide_wgmma.cu - what wide.cu computes, y = x W^T for 17 to 64 rows of x and codes in records
+ * (dev.h), with products of whole warpgroups: Hopper.
  *
- * A block takes one unit after the other: up to 16 tiles of 16 rows of W, a warp each, by a part of
- * the columns, record by record. Codes are widened in registers, times their scales, rounded to f16:
- * wgmma's first operand. Its second is x, in shared memory, all rows of it. A warpgroup brings
- * both, records by bulk copies and x by hand, eight columns of a lane to where that lane's codes meet
- * them; a ring of stages runs on from unit to unit. Parts of the columns are added up, in their order,
- * by the block that ends last. How columns are cut depends on W and the device alone, and so does the
- * order of every sum: a row's result is the same beside any others. What holds it back is widening: some
- * 200 instructions a record and warp. */
-#include "backend/cuda/block.cuh"
+ * A group is 256 rows of W by 128 columns (U8: 64), or 128 rows by twice as many, where two warpgroups
+ * add up what they have: a record for each of 16 warps. A step is one of the groups along the columns.
+ * All steps of all groups are cut into as many equal runs as there are blocks, so that no warp wants
+ * for work; what several blocks have of a group's sums meets in memory, and who ends last adds it up,
+ * in order. Codes are widened in registers, times their scales, rounded to f16: wgmma's first operand.
+ * Its second is x, in shared memory, all rows of it, which lies in memory as wgmma wants it
+ * (image.cuh): four threads bring both by bulk copies, records before the kernels before have ended.
+ * How work is cut depends on W and the device alone, and so does the order of every sum: a row's
+ * result is the same beside any others. */
 #include "backend/cuda/hopper.cuh"
-#include "backend/cuda/wide.cuh"
+#include "backend/cuda/image.cuh"
+#include "backend/cuda/silu.cuh"
+#include "backend/cuda/stream.cuh"
+#include "backend/cuda/wide_args.h"
 
-enum { LOADERS = WIDE_WGMMA_THREADS - WARPGROUP }; /* the first of those who bring what is read */
+enum { COMPUTE = WG_TILES * WARP }; /* threads that do; a warpgroup more brings what they read */
+enum { MEETING = 2, PAIRS }; /* named barriers; of pairs of warps from PAIRS on */
 
 #if HOPPER
 template <int KIND, int N> struct wide_of {
     typedef kind_of<KIND> K;
     static constexpr int cols = K::blocks * 32, slab = N * SWIZZLE_ROW, x = N * cols * 2;
-    static constexpr int chunks = N * cols / 8 / WARPGROUP; /* of 8 values, a thread's of x */
 };
 
-/* Where a block is: a unit's records. */
-struct spot {
-    int unit, s, last;
-};
-
-__device__ static inline bool enter(const wide_args &a, spot &p, int n_rec)
+/* The first step of block b; the block that step s is of. */
+__device__ static inline int first_step(const wg_args &a, int b)
 {
-    const int split = p.unit % a.splits;
-
-    p.s = split * a.per;
-    p.last = min(n_rec, p.s + a.per);
-    return p.unit < a.units;
+    return (unsigned)a.total * b / gridDim.x;
 }
 
-__device__ static inline bool next(const wide_args &a, spot &p, int n_rec)
+__device__ static inline int block_of(const wg_args &a, int s)
 {
-    if (++p.s < p.last)
-        return true;
-    p.unit += gridDim.x;
-    return enter(a, p, n_rec);
+    return ((unsigned)(s + 1) * gridDim.x - 1) / a.total;
 }
 
 /* A ring's stage. */
@@ -55,131 +47,46 @@ __device__ static inline void step(stage &g, int stages)
         g.slot = 0, g.parity ^= 1;
 }
 
-/* Where a loading warp's tiles of a unit begin: every fourth. */
-enum { SHARE = WIDE_TILES / 4 };
-struct share {
-    const uint8_t *from[SHARE];
-    int n;
-};
-
-__device__ static inline void take_share(const wide_args &a, share &f, int unit, int n_rec)
-{
-    const int first = unit / a.splits * a.each, warp = threadIdx.x % WARPGROUP / WARP;
-    const int n = min(a.each, a.s.tiles - first);
-
-    f.n = (n - warp + 3) / 4;
-#pragma unroll
-    for (int k = 0; k < SHARE; k++)
-        if (k < f.n) {
-            int tile;
-            const dev_out &out = out_of(a.s, first + warp + 4 * k, &tile);
-
-            f.from[k] = out.w.q + (size_t)tile * n_rec * out.w.rec;
-        }
-}
-
-/* Records s of them, by one thread. One at a time: loops over the copies of several would be a loop over
- * lanes for each, which took 2 us a stage. */
-__device__ static inline void feed(const share &f, uint32_t to, uint32_t bar, int s, int rec)
-{
-    const int warp = threadIdx.x % WARPGROUP / WARP;
-
-    bar_expect(bar, f.n * rec);
-#pragma unroll
-    for (int k = 0; k < SHARE; k++)
-        if (k < f.n)
-            bulk_copy_once(to + (warp + 4 * k) * rec, f.from[k] + (size_t)s * rec, rec, bar);
-}
-
-/* A thread's chunks of x: of row i / 4 % 8 + 8 .., columns 8 (i % 4) of block ...; rows beyond T are
- * zeros. */
+/* All that is read, by a thread of each of a warpgroup's warps: every fourth tile, x by the first. */
 template <int KIND, int N>
-__device__ static inline void ask(uint4 (&v)[wide_of<KIND, N>::chunks], const wide_args &a, int s)
+__device__ static inline void bring(const wg_args &a, uint32_t at, uint32_t records, uint32_t full)
 {
-    typedef wide_of<KIND, N> W;
-    const int i = threadIdx.x % WARPGROUP, c = i % 4;
-
-#pragma unroll
-    for (int k = 0; k < W::chunks; k++) {
-        const int at = i / 4 + k * (WARPGROUP / 4), row = at % N, j = at / N;
-        const uint16_t *const from =
-            a.s.x + (size_t)row * a.s.out[0].w.kp + (size_t)s * W::cols + 32 * j;
-
-        v[k] = make_uint4(0, 0, 0, 0);
-        if (row >= a.s.T)
-            continue;
-        if constexpr (KIND == DEV_U6) {
-            const uint2 lo = *(const uint2 *)(from + 4 * c), hi = *(const uint2 *)(from + 16 + 4 * c);
-
-            v[k] = make_uint4(lo.x, lo.y, hi.x, hi.y);
-        } else {
-            v[k] = *(const uint4 *)(from + 8 * c);
-        }
-    }
-}
-
-/* To where they meet the codes of lane c: pairs 2 h and 2 h + 1 are its columns of product h of the
- * block, 2 c and 2 c + 8 on. */
-template <int KIND, int N>
-__device__ static inline void put(uint8_t *to, const uint4 (&v)[wide_of<KIND, N>::chunks])
-{
-    typedef wide_of<KIND, N> W;
-    const int i = threadIdx.x % WARPGROUP, c = i % 4;
-
-#pragma unroll
-    for (int k = 0; k < W::chunks; k++) {
-        const int at = i / 4 + k * (WARPGROUP / 4), row = at % N, j = at / N;
-        uint8_t *const slab = to + j / 2 * W::slab + 4 * c;
-
-#pragma unroll
-        for (int q = 0; q < 4; q++)
-            *(uint32_t *)(slab + swizzled(row, j % 2 * 4 + q)) = word_of(v[k], q);
-    }
-}
-
-/* All that is read, by a warpgroup: x is asked for one or two records ahead, as registers allow. A warp
- * arrives as one. */
-template <int KIND, int N>
-__device__ static inline void bring(const wide_args &a, uint8_t *shared, uint32_t records,
-                                    uint32_t full, int n_rec)
-{
-    typedef wide_of<KIND, N> W;
-    const int rec = a.s.out[0].w.rec;
-    constexpr int early = W::chunks <= 4 ? 2 : 1;
-    uint4 v[early][W::chunks];
-    spot here = { (int)blockIdx.x }, ahead = here;
+    enum { SHARE = WG_TILES / 4 };
+    const dev_weight &w = a.s.out[0].w;
+    const int tiles = WG_TILES / a.ways, bytes = a.ways * w.rec;
+    const int warp = threadIdx.x / WARP % 4, x = a.ways * wide_of<KIND, N>::x;
+    const uint8_t *const image = (const uint8_t *)a.s.x;
+    const int end = first_step(a, blockIdx.x + 1);
     stage g = { 0, 0 };
-    share mine;
-    int unit = -1;
-    bool on = enter(a, here, n_rec), more[early];
 
-    enter(a, ahead, n_rec);
+    if (warp == 0) /* the others' records are on their way before x is there */
+        wait_for_before();
+    for (int s = first_step(a, blockIdx.x); s < end;) {
+        const int group = s / a.steps, begin = group * a.steps, last = min(end, begin + a.steps);
+        const int n = (min(tiles, a.s.tiles - group * tiles) - warp + 3) / 4;
+        const uint8_t *from[SHARE];
+
 #pragma unroll
-    for (int k = 0; k < early; k++) {
-        more[k] = on = on && (k == 0 || next(a, ahead, n_rec));
-        if (on)
-            ask<KIND, N>(v[k], a, ahead.s);
-    }
-    while (more[0]) {
+        for (int i = 0; i < SHARE; i++)
+            if (i < n) {
+                int tile;
+                const dev_out &out = out_of(a.s, group * tiles + warp + 4 * i, &tile);
+
+                from[i] = out.w.q + (size_t)tile * a.steps * bytes;
+            }
+        for (; s < last; s++) {
+            const uint32_t bar = full + 8 * g.slot, to = records + g.slot * WG_TILES * w.rec;
+            const size_t in = s - begin;
+
+            bar_wait(bar + 8 * a.stages, g.parity ^ 1);
+            bar_expect(bar, n * bytes + (warp ? 0 : x));
+            if (warp == 0)
+                bulk_copy(at + g.slot * x, image + in * x, x, bar);
 #pragma unroll
-        for (int k = 0; k < early; k++) {
-            if (!more[k])
-                break;
-            if (unit != here.unit)
-                take_share(a, mine, unit = here.unit, n_rec);
-            bar_wait(full + 8 * (a.stages + g.slot), g.parity ^ 1);
-            if (elected())
-                feed(mine, records + g.slot * a.each * rec, full + 8 * g.slot, here.s, rec);
-            put<KIND, N>(shared + g.slot * W::x, v[k]);
-            fence_async();
-            __syncwarp();
-            if (threadIdx.x % WARP == 0)
-                bar_arrive(full + 8 * g.slot);
+            for (int i = 0; i < SHARE; i++)
+                if (i < n)
+                    bulk_copy_once(to + (warp + 4 * i) * bytes, from[i] + in * bytes, bytes, bar);
             step(g, a.stages);
-            next(a, here, n_rec);
-            more[k] = on = on && next(a, ahead, n_rec);
-            if (on)
-                ask<KIND, N>(v[k], a, ahead.s);
         }
     }
 }
@@ -192,30 +99,50 @@ __device__ static inline uint32_t h2_mul(uint32_t a, uint32_t b)
 }
 
 /* Row g's half of a pair of scales twice, and row g + 8's. */
-__device__ static inline void scales_at(uint32_t s[2], const uint8_t *scales, int gi, int stride, int g)
+__device__ static inline void scales_of(uint32_t s[2], uint32_t both)
 {
-    const uint32_t both = *(const uint32_t *)(scales + gi * stride + g * 4);
-
     s[0] = __byte_perm(both, both, 0x1010);
     s[1] = __byte_perm(both, both, 0x3232);
 }
 
-/* A record's block j: wgmma's first operand, for both of its products. Its group of scales is number
- * j, or 0 where `apart` is. */
+/* What scales a record's codes in rows g and g + 8, by group, read before codes are widened. */
+template <int KIND, bool PAIR, bool ZEROS> struct scaling {
+    static constexpr int groups = KIND == DEV_U6 ? 8 : kind_of<KIND>::blocks;
+    uint32_t s[groups], m[PAIR ? groups : 1];
+    uint16_t z[ZEROS ? groups : 1];
+
+    /* apart: its groups are blocks, not all of it */
+    __device__ inline void read(const uint8_t *p, int gs, int apart, int g)
+    {
+#pragma unroll
+        for (int k = 0; k < groups; k++) {
+            const int i = KIND == DEV_U6 ? k : k * apart;
+
+            s[k] = *(const uint32_t *)(p + i * (PAIR ? 64 : 32) + g * 4);
+            if (PAIR)
+                m[k] = *(const uint32_t *)(p + 32 + i * 64 + g * 4);
+            if (ZEROS)
+                z[k] = *(const uint16_t *)(p + gs * 32 + i * 16 + g * 2);
+        }
+    }
+};
+
+/* A record's block j: wgmma's first operand, for both of its products. */
 template <int KIND, bool PAIR, bool ZEROS>
 __device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], const uint4 &hi, int j,
-                                    const uint8_t *scales, int gs, int apart, uint32_t zero,
+                                    const scaling<KIND, PAIR, ZEROS> &by, int gs, uint32_t zero,
                                     const uint32_t *lut)
 {
-    const int g = threadIdx.x % WARP / 4, group = j * apart;
     uint32_t s[2], m[2], z[2] = { zero, zero };
 
-    if (ZEROS)
-        record_zeros(z, scales + gs * 32, group, g);
+    if (ZEROS) {
+        z[0] = 0x64006400 | (by.z[j] & 255) * 0x00010001;
+        z[1] = 0x64006400 | (by.z[j] >> 8) * 0x00010001;
+    }
     if (KIND != DEV_U6)
-        scales_at(s, scales, group, PAIR ? 64 : 32, g);
+        scales_of(s, by.s[j]);
     if (PAIR)
-        scales_at(m, scales + 32, group, 64, g);
+        scales_of(m, by.m[j]);
     else if (KIND == DEV_U8) /* of whole rows: no branch, which wgmma would have to wait for */
         s[0] = gs ? s[0] : 0x3C003C00, s[1] = gs ? s[1] : 0x3C003C00;
 #pragma unroll
@@ -226,54 +153,237 @@ __device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], co
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (KIND == DEV_U6 && i % 2 == 0)
-                scales_at(s, scales, 2 * j + i / 2, 32, g);
+                scales_of(s, by.s[2 * j + i / 2]);
             x[i / 2][2 * (i % 2) + r] = PAIR ? h2_fma(q[i], s[r], m[r]) : h2_mul(q[i], s[r]);
         }
     }
 }
 
+/* Of a lane's sum number i: which row of x it is of, from the lane's first on; whether it is of row
+ * g + 8 of W, not g. */
+__device__ static constexpr int row_of(int i)
+{
+    return i / 4 * 8 + i % 2;
+}
+
+__device__ static constexpr int half_of(int i)
+{
+    return i / 2 % 2;
+}
+
+/* Gated values for the product that follows instead of sums: of two warps the first has those of
+ * gate, the second of up, and sends them through shared memory. rows: of x from the lane's first on. */
+template <int N>
+__device__ static inline void end_gated(const wg_args &a, int row, int rows, const bool (&there)[2],
+                                        float *meet, const float (&sum)[N / 2])
+{
+    const int warp = threadIdx.x / WARP, t0 = 2 * (threadIdx.x % 4);
+    float *const up = meet + warp / 2 * (N / 2 * WARP) + threadIdx.x % WARP;
+
+    if (warp % 2)
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            up[i * WARP] = sum[i];
+    named_sync(PAIRS + warp / 2, 2 * WARP);
+    if (warp % 2 == 0) {
+        const uint32_t eight = 8 * (a.image ? 64 : a.s.kp16); /* from a row of x to row 8 after it */
+        uint16_t *y[2][2];
+
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int t = 0; t < 2; t++)
+                y[h][t] = a.s.y16 + input_at(a.image, a.s.kp16, t0 + t, row + 8 * h);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            if (row_of(i) < rows & there[half_of(i)])
+                y[half_of(i)][i % 2][i / 4 * eight] = to16(silu(sum[i]) * up[i * WARP], a.s.mode16);
+    }
+    named_sync(PAIRS + warp / 2, 2 * WARP);
+}
+
+/* One more, and how many there were before: what was written before by those who arrived is seen. */
+__device__ static inline int arrive_both(int *done)
+{
+#ifdef __CUDA_ARCH__
+    int before;
+
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(done) : "memory");
+    return before;
+#else
+    return atomicAdd(done, 1);
+#endif
+}
+
+/* Whether the other blocks' parts of a warp's sums are there, or of those of a pair of warps. */
+__device__ static inline bool last_part(int *done, int others, bool pair)
+{
+    __shared__ int before[WG_TILES];
+    const int warp = threadIdx.x / WARP, at = pair ? warp / 2 * 2 : warp;
+
+    if (pair)
+        named_sync(PAIRS + warp / 2, 2 * WARP);
+    __syncwarp();
+    if (threadIdx.x % WARP == 0 && warp == at) {
+        before[at] = arrive_both(done + at);
+        if (before[at] == others)
+            done[at] = 0;
+    }
+    __syncwarp();
+    if (pair)
+        named_sync(PAIRS + warp / 2, 2 * WARP);
+    return *(volatile int *)&before[at] == others;
+}
+
+/* A warp's parts of blocks from .. to of the group that begins with step `begin`, in order. */
+template <int N>
+__device__ static inline void add_parts(const wg_args &a, int begin, int from, int to,
+                                        float (&sum)[N / 2])
+{
+    enum { BESIDE = 2, CHUNK = 8 }; /* asked for at once */
+
+#pragma unroll
+    for (int i = 0; i < N / 2; i++)
+        sum[i] = 0;
+#pragma unroll
+    for (int i = 0; i < N / 2; i += CHUNK)
+        for (int b = from; b <= to; b += BESIDE) {
+            float v[BESIDE][CHUNK];
+
+#pragma unroll
+            for (int k = 0; k < BESIDE; k++)
+                if (b + k <= to) {
+                    const int slot = 2 * (b + k) + (begin > first_step(a, b + k));
+                    const float *const p = a.part + (size_t)slot * COMPUTE * (N / 2) + threadIdx.x;
+
+#pragma unroll
+                    for (int j = 0; j < CHUNK; j++)
+                        v[k][j] = load_shared(p + (i + j) * COMPUTE);
+                }
+#pragma unroll
+            for (int k = 0; k < BESIDE; k++)
+#pragma unroll
+                for (int j = 0; j < CHUNK; j++)
+                    sum[i + j] += b + k <= to ? v[k][j] : 0;
+        }
+}
+
+/* The sums of steps first .. of the group from step `begin` on, by the warps that have them. */
+template <int KIND, int N>
+__device__ static inline void end_group(const wg_args &a, int begin, int first, int last, float *meet,
+                                        float (&sum)[N / 2])
+{
+    enum { EARLY = N == 32, CHUNK = 16 }; /* for more there are no registers */
+    const int tile0 = begin / a.steps * (WG_TILES / a.ways);
+    const int item = tile0 + threadIdx.x / WARP, me = blockIdx.x;
+    const int from = block_of(a, begin), to = block_of(a, begin + a.steps - 1);
+    int tile;
+    const dev_out &out = out_of(a.s, min(item, a.s.tiles - 1), &tile);
+    const int row = tile * DEV_TILE + threadIdx.x % WARP / 4, t0 = 2 * (threadIdx.x % 4);
+    const bool there[2] = { item < a.s.tiles && row < out.w.rows,
+                            item < a.s.tiles && row + 8 < out.w.rows };
+    const int rows = a.s.T - t0;
+    float *const y = out.y + (size_t)t0 * out.w.rows + row;
+    float by[2] = { 1, 1 }, old[N / 2];
+    const auto old_of = [&](int i) {
+        return a.s.add & row_of(i) < rows & there[half_of(i)]
+                   ? y[(uint32_t)row_of(i) * out.w.rows + 8 * half_of(i)]
+                   : 0;
+    };
+
+    wait_for_before();
+    if (from < to) {
+        const int slot = 2 * me + (first > first_step(a, me));
+        float *const p = a.part + (size_t)slot * COMPUTE * (N / 2) + threadIdx.x;
+
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            p[i * COMPUTE] = sum[i];
+    }
+    /* before it is known whether the sums are complete */
+    if (EARLY)
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            old[i] = old_of(i);
+    if (KIND == DEV_U8 && out.w.gs == 0)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            by[h] = scale_at(out.w, min(row + 8 * h, out.w.rows - 1) / out.w.row_group);
+    if (from < to) {
+        if (!last_part(a.done + begin / a.steps * WG_TILES, to - from, a.s.swiglu))
+            return;
+        add_parts<N>(a, begin, from, to, sum);
+    }
+    if (a.s.swiglu) {
+        end_gated<N>(a, row, rows, there, meet, sum);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < N / 2; i += CHUNK) {
+        if (!EARLY)
+#pragma unroll
+            for (int j = i; j < i + CHUNK; j++)
+                old[j] = old_of(j);
+#pragma unroll
+        for (int j = i; j < i + CHUNK; j++)
+            if (row_of(j) < rows & there[half_of(j)])
+                y[(uint32_t)row_of(j) * out.w.rows + 8 * half_of(j)] =
+                    fmaf(sum[j], by[half_of(j)], old[j]);
+    }
+}
+
+/* An operand elsewhere: addresses are in its lower half, and do not carry. */
+__device__ static inline uint64_t with_low(uint64_t d, uint32_t low)
+{
+    return (d & ~(uint64_t)0xFFFFFFFF) | low;
+}
+
 /* By the warpgroups that have tiles. */
 template <int KIND, bool PAIR, bool ZEROS, int N>
-__device__ static inline void compute(const wide_args &a, const uint8_t *shared, uint32_t at,
-                                      int records, uint32_t full, int n_rec, const uint32_t *lut,
-                                      int live)
+__device__ static inline void compute(const wg_args &a, const uint8_t *shared, uint32_t at,
+                                      int records, uint32_t full, float *meet, const uint32_t *lut)
 {
     typedef wide_of<KIND, N> W;
     typedef kind_of<KIND> K;
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    const int lane = threadIdx.x % WARP, threads = COMPUTE / a.ways;
+    const int way = threadIdx.x / threads, in = threadIdx.x % threads;
     const dev_weight &w = a.s.out[0].w; /* what all outputs share */
     const uint32_t zero = 0x64006400 | (uint32_t)w.zero_const * 0x00010001;
+    const uint8_t *const mine = shared + records + (in / WARP * a.ways + way) * w.rec;
+    const uint64_t x0 = operand(at + way * W::x, 16, SWIZZLE_ATOM);
+    const uint32_t x_lo = (uint32_t)x0;
+    const int end = first_step(a, blockIdx.x + 1);
     stage ring = { 0, 0 };
 
-    for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
-        const int item = unit / a.splits * a.each, n = min(a.each, a.s.tiles - item);
-        const int split = unit % a.splits, first = split * a.per, last = min(n_rec, first + a.per);
-        const uint8_t *const mine = shared + records + min(warp, n - 1) * w.rec;
+    for (int s = first_step(a, blockIdx.x); s < end;) {
+        const int begin = s / a.steps * a.steps, first = s, last = min(end, begin + a.steps);
         uint32_t x[2][2][4];
-        float sum[N / 2];
+        float sum[N / 2] = {};
         int before = 0;
 
-        for (int s = first; s < last; s++) {
-            const uint8_t *const p = mine + ring.slot * a.each * w.rec, *scales = p + K::codes;
-            const uint64_t b = operand(at + ring.slot * W::x, 16, SWIZZLE_ATOM);
+        for (; s < last; s++) {
+            const uint8_t *const p = mine + ring.slot * WG_TILES * w.rec, *scales = p + K::codes;
+            const uint32_t b = x_lo + (ring.slot * a.ways * W::x >> 4);
             uint4 hi = make_uint4(0, 0, 0, 0);
+            scaling<KIND, PAIR, ZEROS> by;
 
             bar_wait(full + 8 * ring.slot, ring.parity);
             const uint4 v[2] = { ((const uint4 *)p)[lane], ((const uint4 *)p)[lane + WARP] };
 
             if constexpr (KIND == DEV_U6)
                 hi = ((const uint4 *)(p + 1024))[lane];
+            by.read(scales, w.gs, w.gs > 1, lane / 4);
 #pragma unroll
             for (int j = 0; j < K::blocks; j++) {
                 wgmma_wait<1>(); /* these registers are free again */
                 if (j == 1 && s > first && lane == 0)
                     bar_arrive(full + 8 * (a.stages + before));
-                widen<KIND, PAIR, ZEROS>(x[j % 2], v, hi, j, scales, w.gs, w.gs > 1, zero, lut);
+                widen<KIND, PAIR, ZEROS>(x[j % 2], v, hi, j, by, w.gs, zero, lut);
                 wgmma_fence();
 #pragma unroll
                 for (int h = 0; h < 2; h++)
-                    wgmma_rk(sum, x[j % 2][h], b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4),
-                             s > first || j > 0 || h > 0);
+                    wgmma_rk(sum, x[j % 2][h],
+                             with_low(x0, b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4)), true);
                 wgmma_commit();
             }
             before = ring.slot;
@@ -283,27 +393,25 @@ __device__ static inline void compute(const wide_args &a, const uint8_t *shared,
         hold(sum);
         if (lane == 0)
             bar_arrive(full + 8 * (a.stages + before));
-        int tile;
-        const dev_out &out = out_of(a.s, min(item + warp, a.s.tiles - 1), &tile);
-
+        if (a.ways > 1) {
+            if (way == 1)
 #pragma unroll
-        for (int i = 0; i < N / 2; i++) {
-            const int t = i / 4 * 8 + 2 * c + i % 2, r = g + i / 2 % 2 * 8, row = tile * DEV_TILE + r;
-
-            if (t >= a.s.T || warp >= n)
-                continue;
-            if (a.splits > 1)
-                part_at(a, split, t)[(item + warp) * DEV_TILE + r] = sum[i];
-            else if (row < out.w.rows)
-                end_sum(a.s, out, t, row, sum[i]);
+                for (int i = 0; i < N / 2; i++)
+                    meet[i * (COMPUTE / 2) + in] = sum[i];
+            named_sync(MEETING, COMPUTE);
+            if (way == 0)
+#pragma unroll
+                for (int i = 0; i < N / 2; i++)
+                    sum[i] += meet[i * (COMPUTE / 2) + in];
+            named_sync(MEETING, COMPUTE);
         }
-        if (a.splits > 1 && last_of(a.done + unit / a.splits, a.splits, live))
-            add_parts(a, item, n, live);
+        if (way == 0)
+            end_group<KIND, N>(a, begin, first, last, meet, sum);
     }
 }
 
 template <int KIND, bool PAIR, bool ZEROS, int N>
-__device__ static __forceinline__ void wide_body(const wide_args &a)
+__device__ static __forceinline__ void wide_body(const wg_args &a)
 {
     typedef wide_of<KIND, N> W;
     extern __shared__ __align__(1024) uint8_t unaligned[];
@@ -311,37 +419,38 @@ __device__ static __forceinline__ void wide_body(const wide_args &a)
     const uint32_t at = (begin + SWIZZLE_ATOM - 1) / SWIZZLE_ATOM * SWIZZLE_ATOM;
     uint8_t *const shared = unaligned + (at - begin);
     const dev_weight &w = a.s.out[0].w;
-    const int n_rec = w.kp / W::cols, records = a.stages * W::x;
-    const int table = records + a.stages * a.each * w.rec;
-    const uint32_t full = at + table + (KIND == DEV_N4 ? LUT_N4 : 0);
-    const int live = (a.each + 3) / 4 * WARPGROUP; /* threads that compute */
+    const int records = a.stages * a.ways * W::x;
+    const int table = records + a.stages * WG_TILES * w.rec;
+    const int meet = table + (KIND == DEV_N4 ? LUT_N4 : 0);
+    const uint32_t full = at + meet + WG_MEET(a.ways, a.s.swiglu, N);
     const uint32_t *lut = NULL;
 
+    next_may_begin();
     if constexpr (KIND == DEV_N4) {
-        for (int i = threadIdx.x; i < 256 * WARP; i += WIDE_WGMMA_THREADS)
+        for (int i = threadIdx.x; i < 256 * WARP; i += WG_THREADS)
             ((uint32_t *)(shared + table))[i] =
                 w.table[i / WARP & 15] | (uint32_t)w.table[i / WARP >> 4] << 16;
         lut = (const uint32_t *)(shared + table);
     }
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.stages; i++) {
-            bar_init(full + 8 * i, 2 * WARPGROUP / WARP); /* records, and x */
-            bar_init(full + 8 * (a.stages + i), live / WARP);
+            bar_init(full + 8 * i, WARPGROUP / WARP);
+            bar_init(full + 8 * (a.stages + i), WG_TILES);
         }
         bar_fence_init();
     }
     __syncthreads();
-    if (threadIdx.x < live)
-        compute<KIND, PAIR, ZEROS, N>(a, shared, at, records, full, n_rec, lut, live);
-    else if (threadIdx.x >= LOADERS)
-        bring<KIND, N>(a, shared, at + records, full, n_rec);
+    if (threadIdx.x < COMPUTE)
+        compute<KIND, PAIR, ZEROS, N>(a, shared, at, records, full, (float *)(shared + meet), lut);
+    else if (elected())
+        bring<KIND, N>(a, at, at + records, full);
 }
 #endif
 
-/* grid: as many blocks as run at once, or as there are units; WIDE_WGMMA_THREADS */
+/* grid: as many blocks as run at once, or as there are steps; WG_THREADS */
 #define WIDE(name, n, ...)                                                                         \
-    extern "C" __global__ void __launch_bounds__(HOPPER ? WIDE_WGMMA_THREADS : WARP, 1)            \
-        wgwide_##name##_##n(const __grid_constant__ wide_args a)                                   \
+    extern "C" __global__ void __launch_bounds__(HOPPER ? WG_THREADS : WARP, 1)            \
+        wgwide_##name##_##n(const __grid_constant__ wg_args a)                                   \
     {                                                                                              \
         __VA_ARGS__;                                                                               \
     }
