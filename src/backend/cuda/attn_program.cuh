@@ -431,6 +431,14 @@ __device__ static __forceinline__ void give_pair(const attn_phase &p, int t, int
     tagged_store(p.give_x + ((size_t)t * p.a.kp16 + h * p.a.hd + e) / 2, pair, tag);
 }
 
+/* A value of a head. */
+__device__ static __forceinline__ void put_value(const attn_phase &p, int t, int h, int e, float v)
+{
+    put(p.a, t, h, e, v);
+    if (p.given)
+        store_shared(p.given + ((size_t)t * p.a.H + h) * p.a.hd + e, v);
+}
+
 /* The warps' states of one head, from shared memory: element by element four threads that have some
  * of the warps each. sums: [STREAM_WARPS][hd + 4], then maxima, then sums of weights. */
 __device__ static __forceinline__ void merge_warps(const attn_phase &p, const attn_place &at,
@@ -476,7 +484,7 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
         if (first)
             continue;
         if (splits == 1) {
-            put(a, at.t, at.h0 + head, e, v / l);
+            put_value(p, at.t, at.h0 + head, e, v / l);
             continue;
         }
         float *const out =
@@ -570,8 +578,8 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &plac
 
                     give_pair(p, at.t, h, e, mine | (uint32_t)to16(v.y, a.mode16) << 16, tag);
                 } else {
-                    put(a, at.t, h, e, v.x);
-                    put(a, at.t, h, e + 1, v.y);
+                    put_value(p, at.t, h, e, v.x);
+                    put_value(p, at.t, h, e + 1, v.y);
                 }
             });
 }

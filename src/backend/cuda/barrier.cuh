@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "backend/cuda/dev.h"
+
 /* ---- barriers in shared memory ---- */
 
 __device__ static inline uint32_t bar_at(const uint64_t *bar)
@@ -218,11 +220,42 @@ __device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int
         data[i] = make_uint2((uint32_t)v[2 * i], (uint32_t)v[2 * i + 1]);
 }
 
-/* What other blocks may have written since a gate, as the second-level cache has it. */
+/* ---- words that are ABSENT until they are there ---- */
+
+/* Whether it has to be loaded again. */
+__device__ static inline bool is_absent(float v)
+{
+    return __float_as_uint(v) == ABSENT;
+}
+
+__device__ static inline bool is_absent(const float4 &v)
+{
+    return is_absent(v.x) | is_absent(v.y) | is_absent(v.z) | is_absent(v.w);
+}
+
+/* What other blocks may have written since a gate, or write meanwhile, as the second-level cache
+ * has it. */
 __device__ static inline float load_shared(const float *from)
 {
     float v;
 
     asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
     return v;
+}
+
+__device__ static inline float4 load_shared(const float4 *from)
+{
+    float4 v;
+
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(from)
+                 : "memory");
+    return v;
+}
+
+/* What other blocks wait for. */
+__device__ static inline void store_shared(float *to, float v)
+{
+    asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory");
 }

@@ -286,7 +286,8 @@ enum {
     PASS_AT = TAG_AT + 16,
     PASS_SS = DEV_STREAM_ROWS * PASS_COLS / 2 * 8, /* behind the pairs */
     PASS_BYTES = PASS_SS + DEV_STREAM_ROWS * PASS_TILES * 8,
-    GATE_BYTES = PASS_AT + PASSES * PASS_BYTES
+    WORDS_AT = PASS_AT + PASSES * PASS_BYTES, /* FED8's words */
+    GATE_BYTES = WORDS_AT + PASSES * PASS_WORDS * 4
 };
 
 /* An op as it was asked for. */

@@ -99,9 +99,15 @@ struct stream_args {
     /* FED: y16 and ss_out go to the next phase by tagged words (barrier.cuh), for which no block
      * waits at a gate, and x and ss came so: [T][kp / 2] pairs, [T][tiles]; NULL = by a gate */
     uint64_t *give_x, *give_ss, *take_x, *take_ss;
+    /* FED8: y32 and ss_out likewise as words that are ABSENT until they are there; load.x and ss
+     * point to such. And some that all blocks have read when this phase's inputs are there. */
+    float *given, *given_ss;
+    float *spent;
+    int n_spent;
 };
-/* Places for them; their columns at most. */
-enum { PASSES = 5, PASS_COLS = 16384, PASS_TILES = PASS_COLS / DEV_TILE };
+/* Places for them; their columns at most, and words of FED8. */
+enum { PASSES = 5, PASS_COLS = 16384, PASS_TILES = PASS_COLS / DEV_TILE, PASS_WORDS = 32768 };
+#define ABSENT 0xFFFFFFFFu /* a NaN, but none that arithmetic makes */
 
 /* Products of 17 to 64 rows (wide.cu), of up to 32 unasked: `splits` parts of `per` records of the
  * columns. */
@@ -289,10 +295,14 @@ enum {
  * FED8_DEPTH groups' parts are there at a time. */
 enum { FED8_COLS = 2048, FED8_GROUP = DEV_TILE * FED8_COLS };
 enum { FED8_SUMS = 8, FED8_BARRIERS = 16 }; /* of a tile, from pairs of pieces; of parts of x */
-#define FED8_BESIDE(T)         ((T) <= 2 ? 2 : (T) <= 4 ? 4 : (T) <= 8 ? 8 : 16)
-#define FED8_LINES(T)          (4 * FED8_BESIDE(T))
-#define FED8_STAGES(kp)        (((kp) + FED8_COLS - 1) / FED8_COLS)
-#define FED8_IMAGE(kp, T)      (FED8_STAGES(kp) * 4 * FED8_LINES(T) * 128)
+enum { FED8_KEPT = 14 };                    /* groups of columns of one row in registers, at most */
+#define FED8_BESIDE(T)    ((T) <= 2 ? 2 : (T) <= 4 ? 4 : (T) <= 8 ? 8 : 16)
+#define FED8_LINES(T)     (4 * FED8_BESIDE(T))
+#define FED8_STAGES(kp)   (((kp) + FED8_COLS - 1) / FED8_COLS)
+#define FED8_IMAGE(kp, T) (FED8_STAGES(kp) * 4 * FED8_LINES(T) * 128)
+/* in shared memory, where one row needs no lines beside it */
+#define FED8_NEAR(kp, T)                                                                           \
+    (((T) == 1 ? (FED8_STAGES(kp) + 1) / 2 : FED8_STAGES(kp)) * 4 * FED8_LINES(T) * 128)
 #define FED8_DEPTH(T)          ((T) > 8 ? 3 : 4)
 #define FED8_FAR(T)            (FED8_DEPTH(T) * 4 * FED8_LINES(T) * 128)
 #define RING_BYTES(class, big) (RING_WARPS(big) * RING_SLOT(class) * RING_DEPTH(class, big))
@@ -325,6 +335,7 @@ struct attn_phase {
     struct rope_args r;          /* q NULL: they are */
     int enc, heads, parts, rows; /* heads: of an item; parts: of the heads of a kv head */
     uint64_t *give_x, *take_x; /* as in stream_args; take_x: [T][all rows of q, k and v] float32 */
+    float *given;
 };
 
 /* Bytes of 128 columns of a row in whole numbers (dot.cuh). */
@@ -333,7 +344,8 @@ enum { DOT_RECORD = 336 };
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
 
 struct __attribute__((aligned(16))) dev_phase {
-    int kind, form; /* form: kind of weights * 4 + 2 fine + pair */
+    int kind, form;   /* form: kind of weights * 4 + 2 fine + pair */
+    int takes, gives; /* what comes, what goes does so word by word, without a gate */
     union {
         struct stream_args s;
         struct attn_phase a;
@@ -357,6 +369,8 @@ struct program_args {
     unsigned *gate;   /* [2] zero before and after */
     unsigned *claims; /* FED: [n_feeds] units that were claimed, the same */
     unsigned *tags;   /* FED: how many were given so far, by all programs */
+    float *words;     /* FED8: [PASSES][PASS_WORDS], of which so many are ABSENT before and after */
+    int n_words[PASSES];
     uint16_t table[16];
 };
 

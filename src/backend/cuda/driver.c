@@ -536,7 +536,9 @@ static int open_kernels(struct cuda *b, struct err *e)
     if (rc == 0)
         rc = b->d.cuMemAlloc(&b->gate, GATE_BYTES);
     if (rc == 0)
-        rc = b->d.cuMemsetD8Async(b->gate, 0, GATE_BYTES, b->stream);
+        rc = b->d.cuMemsetD8Async(b->gate, 0, WORDS_AT, b->stream);
+    if (rc == 0)
+        rc = b->d.cuMemsetD8Async(b->gate + WORDS_AT, 0xFF, GATE_BYTES - WORDS_AT, b->stream);
     for (size_t i = 0; i < 2 && rc == 0; i++) {
         rc = b->d.cuMemAllocHost(&b->pin[i], PIN_BYTES);
         if (rc == 0)

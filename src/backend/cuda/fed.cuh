@@ -214,6 +214,17 @@ __device__ static __forceinline__ void fed_give_pair(const stream_args &a, const
         tagged_store(a.give_x + ((size_t)e.t * a.kp16 + e.row) / 2, pair, tag);
 }
 
+/* A value of the next product's input, of all lanes, to where that waits for it. */
+template <bool F8>
+__device__ static __forceinline__ void fed_give_value(const stream_args &a, const tile_end &e,
+                                                      float v, unsigned tag)
+{
+    if constexpr (!F8)
+        fed_give_pair(a, e, v, tag);
+    else if (e.there)
+        store_shared(a.given + (size_t)e.t * a.kp16 + e.row, v);
+}
+
 /* The scale of the row of E4M3 that the lane has a sum of; 0: there is none. */
 __device__ static __forceinline__ float fed_scale(const stream_args &a, int tile, const tile_end &e)
 {
@@ -231,7 +242,7 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
                                                const tile_end &e, float scale, unsigned tag)
 {
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
-    const bool there = t < a.T;
+    const bool there = t < a.T, gives = F8 ? a.given != NULL : a.give_x != NULL;
     float v = 0, none = 0;
     int in;
 
@@ -246,8 +257,8 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     if (a.swiglu) {
         const float up = __shfl_xor_sync(~0u, v, 8), gated = v / (1 + expf(-v)) * up;
 
-        if (a.give_x)
-            fed_give_pair(a, e, gated, tag);
+        if (gives)
+            fed_give_value<F8>(a, e, gated, tag);
         else if (e.there)
             put_next(a, e, gated);
         return;
@@ -260,14 +271,16 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
                          __float_as_uint(v), tag);
         return;
     }
-    if (a.give_x) { /* first, for others wait for it */
+    if (gives) { /* first, for others wait for it */
         const float sum = v + e.old;
         float s = e.there ? sum * sum : 0;
 
-        fed_give_pair(a, e, sum * e.by, tag);
+        fed_give_value<F8>(a, e, sum * e.by, tag);
         for (int d = DEV_TILE / 2; d; d /= 2)
             s += __shfl_xor_sync(~0u, s, d);
-        if (e.row % DEV_TILE == 0 && there)
+        if (F8 && e.row % DEV_TILE == 0 && there)
+            store_shared(a.given_ss + (size_t)t * a.tiles + in, s);
+        else if (e.row % DEV_TILE == 0 && there)
             tagged_store(a.give_ss + (size_t)t * a.tiles + in, __float_as_uint(s), tag);
     }
     finish(a, out, false, in, e, v, none);
@@ -351,6 +364,15 @@ template <bool F8> __device__ static __forceinline__ int fed_arrivals(int T)
     return F8 ? 1 : min((int)FED_ENDS, (T + 1) / 2);
 }
 
+/* The block's share of words that nobody reads anymore. */
+__device__ static __forceinline__ void fed_clear(const stream_args &a, int thread)
+{
+    enum { EACH = FED_ENDS * WARP };
+
+    for (int i = blockIdx.x * EACH + thread; i < a.n_spent; i += gridDim.x * EACH)
+        store_shared(a.spent + i, __uint_as_float(ABSENT));
+}
+
 /* The warps that end tiles, and phases when all of theirs are ended. */
 template <bool F8, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
@@ -368,7 +390,8 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
     for (int k = 0, round = 0;;) {
         bar_wait(r.begun + k * 8, round);
         const fed_done d = r.done[k];
-        const stream_args &a = phases[d.phase % PHASES_KEPT].u.s;
+        const dev_phase &ph = phases[d.phase % PHASES_KEPT];
+        const stream_args &a = ph.u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
         tile_end e[fed_turns(NT)];
         float scale[fed_turns(NT)] = {};
@@ -386,12 +409,15 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             knows = true;
         } else {
             knows = false;
-            if (d.tile == NO_TILE && a.give_x) {
-                __threadfence(); /* what it added to, long before others do */
-            } else if (F8 && d.tile == NO_TILE) {
+            if (F8 && d.tile == NO_TILE) {
+                fed_clear(a, mine * WARP + lane);
+                if (ph.gives)
+                    __threadfence(); /* what it added to and cleared, long before others do */
                 named_sync(ENDERS, FED_ENDS * WARP);
-                if (mine == 0 && lane == 0)
+                if (!ph.gives && mine == 0 && lane == 0)
                     gate_arrive(p.a->gate);
+            } else if (d.tile == NO_TILE && ph.gives) {
+                __threadfence(); /* what it added to, long before others do */
             } else if (d.tile == NO_TILE && lane == 0 && mine < pairs) {
                 gate_arrive(p.a->gate);
             }

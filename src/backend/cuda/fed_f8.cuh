@@ -9,8 +9,14 @@
  *   W, a group   [2 halves of 8 rows][16 pieces][8 rows][128], as two copies bring it
  *   x, its image [stage][4 warpgroups][4 pieces][FED8_BESIDE rows of x][128]
  *
- * both in lines of 128 bytes with wgmma's swizzle. Tensor cores sum 128 columns, as exactly as they
- * do it; those sums meet in float32, in an order that the shape of W decides. */
+ * both in lines of 128 bytes with wgmma's swizzle. A row that is alone lies beside itself: two
+ * stages share a place in its image, and of their sums either has its own. Tensor cores sum 128
+ * columns, as exactly as they do it; those sums meet in float32, in an order that the shape of W
+ * decides.
+ *
+ * One row's inputs come from the phase before without a gate, as words that are ABSENT until they
+ * are there (barrier.cuh), and that are made so again when all blocks have read them (link_floats()
+ * in program.c). */
 #pragma once
 
 #include "backend/cuda/fed.cuh"
@@ -111,6 +117,23 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
     }
 }
 
+/* The scale of a row whose largest magnitude is `max`. */
+__device__ static __forceinline__ float fed8_scale(const load_args &l, float max)
+{
+    return l.act == ACT_F8 ? act_scale(ACT_F8, l.bound, 0, max) : l.scale;
+}
+
+/* The largest of a warp's values that are not negative. */
+__device__ static __forceinline__ float fed8_most(float v)
+{
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(v)));
+}
+
+__device__ static __forceinline__ float fed8_most(float max, const float4 &v)
+{
+    return fmaxf(fmaxf(max, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
+}
+
 /* norm_factor(), whose loads do not wait for one another. */
 __device__ static __forceinline__ float fed8_norm(const stream_args &a, int t, int lane)
 {
@@ -126,12 +149,11 @@ __device__ static __forceinline__ float fed8_norm(const stream_args &a, int t, i
 /* The image of rows first .. first + n of x, which every block rounds for itself, and what the rows
  * are to be multiplied by. A thread has four columns of each stage, KEPT quads in registers. What
  * takes time here is that all warps go through it: hence few instructions, and no calls, beside
- * which wgmma would be waited for one by one. ONE: n is 1. */
-template <int KEPT, bool ONE>
+ * which wgmma would be waited for one by one. */
 __device__ static __forceinline__ void fed8_round(const stream_args &a, fed8_rule &r, int first,
                                                   int n, uint8_t *image, float *by)
 {
-    enum { EACH = STREAM_WARPS * WARP };
+    enum { EACH = STREAM_WARPS * WARP, KEPT = 8 };
     const load_args &l = a.load;
     const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const int beside = FED8_BESIDE(a.T), stages = FED8_STAGES(a.out[0].w.kp), quads = l.cols / 4,
@@ -142,116 +164,167 @@ __device__ static __forceinline__ void fed8_round(const stream_args &a, fed8_rul
 
         return i < quads ? x[t * quads + i] : float4{ 0, 0, 0, 0 };
     };
-    const auto most = [&](float max, const float4 &v) {
-        return fmaxf(fmaxf(max, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
-    };
-    const auto give = [&](int t, float max) {
-        max = warp_max(max);
-        if (lane == 0)
-            r.part[t][warp] = max;
-    };
     float4 kept[KEPT] = {};
 
 #pragma unroll
     for (int j = 0, t = 0, k = 0; j < KEPT; j++, k++) {
-        if (!ONE && k == stages)
+        if (k == stages)
             k = 0, t++;
         if (j < items)
             kept[j] = load(t, k);
     }
     const float norm = a.ss && warp < n ? fed8_norm(a, first + warp, lane) : 1;
-    float max = 0, inverse = 0;
-
-    if constexpr (ONE) {
-#pragma unroll
-        for (int j = 0; j < KEPT; j++)
-            max = most(max, kept[j]);
-#pragma unroll 1
-        for (int j = KEPT; j < items; j++)
-            max = most(max, load(0, j));
-        give(0, max);
-        if (thread == 0)
-            r.inverse[0] = norm;
-        named_sync(WORKERS, EACH);
-        /* every thread for itself: less than once more waiting for one another */
-        max = 0;
-#pragma unroll
-        for (int w = 0; w < STREAM_WARPS; w += 4)
-            max = most(max, *(const float4 *)&r.part[0][w]);
-        inverse = r.inverse[0];
-        const float s = act_scale(l.act, l.bound, l.scale, max * inverse);
-
-        inverse /= s;
-        if (thread == 0)
-            by[first] = s;
-    } else {
-        int t = 0, k = 0;
-        const auto next = [&](const float4 &v) {
-            max = most(max, v);
-            if (++k == stages) {
-                give(t++, max);
-                max = 0, k = 0;
-            }
-        };
-
-#pragma unroll
-        for (int j = 0; j < KEPT; j++)
-            if (j < items)
-                next(kept[j]);
-#pragma unroll 4
-        for (int j = KEPT; j < items; j++)
-            next(load(t, k));
-        named_sync(WORKERS, EACH);
-        if (warp < n) {
-            const float m = warp_max(r.part[warp][lane % STREAM_WARPS]) * norm;
-            const float s = act_scale(l.act, l.bound, l.scale, m);
-
+    float max = 0;
+    int t = 0, k = 0;
+    const auto next = [&](const float4 &v) {
+        max = fed8_most(max, v);
+        if (++k == stages) {
+            max = fed8_most(max);
             if (lane == 0)
-                r.inverse[warp] = norm / s, by[first + warp] = s;
+                r.part[t][warp] = max;
+            t++, max = 0, k = 0;
         }
-        named_sync(WORKERS, EACH);
+    };
+
+#pragma unroll
+    for (int j = 0; j < KEPT; j++)
+        if (j < items)
+            next(kept[j]);
+#pragma unroll 4
+    for (int j = KEPT; j < items; j++)
+        next(load(t, k));
+    named_sync(WORKERS, EACH);
+    if (warp < n) {
+        const float s = fed8_scale(l, fed8_most(r.part[warp][lane % STREAM_WARPS]) * norm);
+
+        if (lane == 0)
+            r.inverse[warp] = norm / s, by[first + warp] = s;
     }
+    named_sync(WORKERS, EACH);
     /* its piece of a stage is the warp's number */
     const auto put = [&](int t, int k, const float4 &v) {
         const float f[4] = { v.x, v.y, v.z, v.w };
         const int line = warp / 4 * beside + first + t;
 
         *(uint32_t *)(image + ((k * 4 + warp % 4) * 4 * beside + line) * SWIZZLE_ROW +
-                      ((lane / 4 ^ line) % 8 * 16 + lane % 4 * 4)) =
-            four_f8(f, ONE ? inverse : r.inverse[t]);
+                      ((lane / 4 ^ line) % 8 * 16 + lane % 4 * 4)) = four_f8(f, r.inverse[t]);
     };
-    int t = 0, k = 0;
 
+    t = 0, k = 0;
 #pragma unroll
     for (int j = 0; j < KEPT; j++, k++) {
-        if (!ONE && k == stages)
+        if (k == stages)
             k = 0, t++;
         if (j < items)
             put(t, k, kept[j]);
     }
 #pragma unroll 4
     for (int j = KEPT; j < items; j++, k++) {
-        if (!ONE && k == stages)
+        if (k == stages)
             k = 0, t++;
         put(t, k, load(t, k));
     }
 }
 
-__device__ static __forceinline__ void fed8_load(const stream_args &a, fed8_rule &r, int first,
-                                                 int n, uint8_t *image, float *by)
+/* The same of the only row, of up to KEPT stages, to shared memory at `image`; what it is to be
+ * multiplied by. takes: x and ss come word by word; what is not there yet is asked for again. */
+template <int KEPT>
+__device__ static __forceinline__ float fed8_one_of(const stream_args &a, fed8_rule &r,
+                                                    uint32_t image, bool takes)
 {
-    if (n > 1)
-        fed8_round<8, false>(a, r, first, n, image, by);
-    else if (FED8_STAGES(a.out[0].w.kp) <= 2)
-        fed8_round<2, true>(a, r, first, n, image, by);
-    else
-        fed8_round<8, true>(a, r, first, n, image, by);
+    enum { EACH = STREAM_WARPS * WARP, SUMS = 8, LINES = FED8_LINES(1) };
+    const load_args &l = a.load;
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    const int line = warp / 4 * FED8_BESIDE(1), quads = l.cols / 4;
+    const uint32_t even = image + (warp % 4 * LINES + line) * SWIZZLE_ROW +
+                          ((lane / 4 ^ line) % 8 * 16 + lane % 4 * 4),
+                   odd = (even ^ 16) + SWIZZLE_ROW; /* of stages */
+    const float4 *const x = (const float4 *)l.x + thread;
+    const float absent = __uint_as_float(ABSENT);
+    const int n_ss = a.ss && warp == 0 ? a.n_ss : 0; /* the first warp finds the norm's factor */
+    float4 kept[KEPT];
+    float part[SUMS], sum = 0, max = 0;
+
+#pragma unroll
+    for (int j = 0; j < KEPT; j++)
+        kept[j] = j * EACH + thread < quads ? float4{ absent, absent, absent, absent }
+                                            : float4{ 0, 0, 0, 0 };
+#pragma unroll
+    for (int k = 0; k < SUMS; k++)
+        part[k] = k * WARP + lane < n_ss ? absent : 0;
+#pragma unroll 1
+    for (bool there = false; !there;) {
+#pragma unroll
+        for (int j = 0; j < KEPT; j++)
+            if (is_absent(kept[j]))
+                kept[j] = load_shared(x + j * EACH);
+        if (n_ss)
+#pragma unroll
+            for (int k = 0; k < SUMS; k++)
+                if (is_absent(part[k]))
+                    part[k] = load_shared(a.ss + k * WARP + lane);
+        there = true;
+#pragma unroll
+        for (int j = 0; j < KEPT; j++)
+            there = there & !is_absent(kept[j]);
+#pragma unroll
+        for (int k = 0; k < SUMS; k++)
+            there = there & !is_absent(part[k]);
+        there = there || !takes;
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT; j++)
+        max = fed8_most(max, kept[j]);
+    max = fed8_most(max);
+    if (lane == 0)
+        r.part[0][warp] = max;
+    if (warp == 0) {
+#pragma unroll
+        for (int k = 0; k < SUMS; k++)
+            sum += part[k];
+#pragma unroll 1
+        for (int i = SUMS * WARP + lane; i < n_ss; i += WARP) {
+            float v = load_shared(a.ss + i);
+
+            while (takes && is_absent(v))
+                v = load_shared(a.ss + i);
+            sum += v;
+        }
+        r.inverse[0] = n_ss ? 1 / sqrtf(warp_sum(sum) / (float)a.D + a.eps) : 1;
+    }
+    named_sync(WORKERS, EACH);
+    /* every thread for itself: less than once more waiting for one another */
+    const float norm = r.inverse[0];
+    const float s = fed8_scale(l, fed8_most(r.part[0][lane % STREAM_WARPS]) * norm);
+    const float inverse = norm / s;
+
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const float f[4] = { kept[k].x, kept[k].y, kept[k].z, kept[k].w };
+
+        if (k < FED8_STAGES(a.out[0].w.kp))
+            shared_store((k % 2 ? odd : even) + k / 2 * 4 * LINES * SWIZZLE_ROW,
+                         four_f8(f, inverse));
+    }
+    return s;
 }
 
-/* A lane's sums of a group that are of use: of its row g pieces 2 (w % 2), of g + 8 the next. */
+__device__ static __forceinline__ float fed8_one(const stream_args &a, fed8_rule &r, uint32_t image,
+                                                 bool takes)
+{
+    const int stages = FED8_STAGES(a.out[0].w.kp);
+
+    return stages <= 2   ? fed8_one_of<2>(a, r, image, takes)
+           : stages <= 4 ? fed8_one_of<4>(a, r, image, takes)
+           : stages <= 8 ? fed8_one_of<8>(a, r, image, takes)
+                         : fed8_one_of<FED8_KEPT>(a, r, image, takes);
+}
+
+/* A lane's sums of a group that are of use: of its row g pieces 2 (w % 2), of g + 8 the next.
+ * second: of the row that lies beside the first. */
 template <int N, int BLOCKS>
 __device__ static __forceinline__ void fed8_add(float acc[BLOCKS][4], const float d[N / 2],
-                                                bool odd)
+                                                bool odd, bool second)
 {
 #pragma unroll
     for (int b = 0; b < BLOCKS; b++)
@@ -259,7 +332,7 @@ __device__ static __forceinline__ void fed8_add(float acc[BLOCKS][4], const floa
         for (int i = 0; i < 4; i++) {
             const int at = (N >= 32 ? i / 2 * (N / 8) : 0) + 4 * b + i;
 
-            acc[b][i] += N == 8 ? d[at] : odd ? d[N / 4 + at] : d[at];
+            acc[b][i] += N == 8 ? (second ? d[at ^ 1] : d[at]) : odd ? d[N / 4 + at] : d[at];
         }
 }
 
@@ -359,6 +432,7 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
     const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
     const int team = warp / 4, stages = held(FED8_STAGES(a.out[0].w.kp)), groups = p.a->groups;
     const int T = held(a.T), tiles = a.swiglu ? (a.out[0].w.rows + 7) / 8 : a.tiles;
+    const bool one = NEAR && N == 8 && T == 1;
     const uint32_t image = (uint32_t)__cvta_generic_to_shared(p.inputs);
     /* in units of 16 bytes */
     const uint32_t w_at = held((r.to + team * SWIZZLE_ATOM) >> 4);
@@ -389,7 +463,8 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
         float acc[BLOCKS][4] = {};
         const auto group = [&](float(&d)[N / 2], int at, int k) {
             const uint32_t w = w_at + slot_of(at) * (FED8_GROUP >> 4);
-            const uint32_t x = NEAR ? x_at + k * (4 * PART >> 4) : parts.take() >> 4;
+            const uint32_t x = NEAR ? x_at + (one ? k / 2 : k) * (4 * PART >> 4)
+                                    : parts.take() >> 4;
 
             wgmma_fence();
 #pragma unroll
@@ -398,9 +473,9 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
                          fed8_operand(x + 2 * s, SWIZZLE_ATOM), s > 0);
             wgmma_commit();
         };
-        const auto done = [&](float(&d)[N / 2], int at) {
+        const auto done = [&](float(&d)[N / 2], int at, bool second) {
             hold(d);
-            fed8_add<N, BLOCKS>(acc, d, warp % 2);
+            fed8_add<N, BLOCKS>(acc, d, warp % 2, second);
             __syncwarp();
             if (lane == 0)
                 bar_arrive(r.freed + slot_of(at) * 8);
@@ -419,8 +494,8 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
                 group(d[0], place, k);
                 group(d[1], next, k + 1);
                 wgmma_wait<0>();
-                done(d[0], place);
-                done(d[1], next);
+                done(d[0], place, false);
+                done(d[1], next, one);
                 place = fed_next(next, groups);
             }
         }
@@ -432,7 +507,7 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
                 bar_wait(r.landed + slot_of(place) * 8, round_of(place));
             group(d, place, k);
             wgmma_wait<0>();
-            done(d, place);
+            done(d, place, false);
             place = fed_next(place, groups);
         }
         fed8_give<N, BLOCKS>(p, turn++, T, acc, warp, lane);
@@ -441,7 +516,11 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
     if (!NEAR)
         parts.end();
     if (others)
-        fed_mark<1>(p, r, turn++, T, { NO_TILE, phase });
+        fed_mark<1>(p, r, turn, T, { NO_TILE, phase });
+    /* attention that waits at no gate writes where the sums of this block's tiles are read */
+    if (others && a.give_x)
+        bar_wait(p.empty + (turn & ((1 << p.a->buffers) - 1)) * 8, turn >> p.a->buffers & 1);
+    turn += others;
     r.now.place = place, r.now.turn = turn;
     if (!NEAR)
         r.now.x_turn = parts.turn;
@@ -465,17 +544,23 @@ __device__ static __forceinline__ void fed8_product(const program &p, fed_ring &
     __shared__ fed8_rule rule;
     const stream_args &a = now.u.s;
     const bool apart = now.kind == PHASE_LOAD; /* a row a block, where all find it */
-    const int first = apart ? blockIdx.x : 0, step = apart ? gridDim.x : a.T;
 
-    for (int t = a.load.x ? first : a.T; t < a.T; t += step) {
-        fed8_load(a, rule, t, apart ? 1 : a.T, (uint8_t *)(apart ? a.x : p.inputs),
-                  apart ? a.load.by : p.factor);
-        if (apart)
-            named_sync(WORKERS, STREAM_WARPS * WARP); /* the rule has been read */
-    }
     if (apart) {
+        for (int t = blockIdx.x; t < a.T; t += gridDim.x) {
+            fed8_round(a, rule, t, 1, (uint8_t *)a.x, a.load.by);
+            named_sync(WORKERS, STREAM_WARPS * WARP); /* the rule has been read */
+        }
         fence_async_all();
         return;
+    }
+    if (a.load.x && a.T > 1) {
+        fed8_round(a, rule, 0, a.T, (uint8_t *)p.inputs, p.factor);
+    } else if (a.load.x) {
+        const float s = fed8_one(a, rule, (uint32_t)__cvta_generic_to_shared(p.inputs),
+                                 now.takes);
+
+        if (thread_now() == 0)
+            p.factor[0] = s;
     }
     fence_async();
     if (!a.load.x && a.scaled)

@@ -66,6 +66,12 @@ __device__ static inline void fence_async_all(void)
     asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+/* A word to shared memory, by its address there. */
+__device__ static inline void shared_store(uint32_t to, uint32_t v)
+{
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+}
+
 /* ---- registers ---- */
 
 template <int N> __device__ static inline void registers_less(void)

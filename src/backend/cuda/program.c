@@ -145,6 +145,7 @@ static void write_phases(struct dev_phase *to, const struct program *p)
         *to = p->phase[i];
         if (loaded_apart(to)) {
             to[1] = to[0];
+            to->gives = 0;
             to++->kind = PHASE_LOAD;
             to->u.s.load.x = NULL;
             to->u.s.ss = NULL;
@@ -164,8 +165,10 @@ static size_t kept_inputs(const struct cuda *b, const struct program *p, const s
 {
     const struct dev_weight *w = &p->phase[i].u.s.out[0].w;
     const size_t kp = (size_t)w->kp;
-    const size_t n = p->phase[i].kind == PHASE_ATTN  ? 0
-                     : p->class == CLASS_FED8        ? (size_t)FED8_IMAGE((int)kp, (int)p->T)
+    const bool no = p->phase[i].kind == PHASE_ATTN ||
+                    (p->class == CLASS_FED8 && p->T == 1 && FED8_STAGES(kp) > FED8_KEPT);
+    const size_t n = no                              ? 0
+                     : p->class == CLASS_FED8        ? (size_t)FED8_NEAR((int)kp, (int)p->T)
                      : p->whole && w->kind == DEV_U4 ? kp / DEV_CHUNK * DOT_RECORD
                                                      : p->T * (2 * kp + 64); /* 64: banks */
 
@@ -244,7 +247,7 @@ static bool leads_to_attn(const struct program *p, size_t i)
 {
     const struct dev_phase *ph = &p->phase[i];
 
-    if (p->class != CLASS_FED || i + 1 >= p->n || ph->kind != PHASE_PRODUCT ||
+    if (p->class < CLASS_FED || i + 1 >= p->n || ph->kind != PHASE_PRODUCT ||
         ph[1].kind != PHASE_ATTN)
         return false;
     const struct stream_args *s = &ph->u.s;
@@ -282,16 +285,72 @@ static bool gives(const struct program *p, size_t i)
            s->tiles % 2 == 0;
 }
 
+/* Whether phase i of one row of FED8 makes the next one's inputs as float32. */
+static bool gives_floats(const struct program *p, size_t i)
+{
+    const struct dev_phase *ph = &p->phase[i];
+
+    if (p->T > 1 || i + 1 >= p->n || ph[1].kind != PHASE_PRODUCT)
+        return false;
+    const struct stream_args *s = &ph->u.s, *next = &ph[1].u.s;
+    const struct attn_args *a = &ph->u.a.a;
+    const float *const x = ph->kind == PHASE_ATTN ? a->y : s->y32;
+    const int cols = ph->kind == PHASE_ATTN ? a->H * a->hd : s->out[0].w.rows;
+
+    if (!x || next->load.x != x || !next->kept || next->load.cols != cols ||
+        cols + (next->ss ? next->n_ss : 0) > PASS_WORDS)
+        return false;
+    return ph->kind == PHASE_ATTN || s->swiglu
+               ? !next->ss
+               : s->n == 1 && s->norm && !next->add && next->ss == s->ss_out &&
+                     next->n_ss == s->tiles;
+}
+
+/* Links phases of one row of FED8. Places go round; one is cleared two phases after it was written,
+ * when all blocks have given what they made of it, or three, where that is attention, in which not
+ * all do. That was another two phases before it is written again, in which blocks have heard of one
+ * another: all of them have tiles of each product. */
+static void link_floats(struct program *p, struct program_args *to)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        struct dev_phase *const ph = &p->phase[i];
+
+        if (!gives_floats(p, i))
+            continue;
+        struct stream_args *const next = &ph[1].u.s;
+        const size_t k = i % PASSES, after = i + 2 + (i + 2 < p->n && ph[2].kind == PHASE_ATTN);
+        float *const x = to->words + k * PASS_WORDS, *const ss = x + next->load.cols;
+        const int n = next->load.cols + (next->ss ? next->n_ss : 0);
+
+        ph->gives = ph[1].takes = 1;
+        if (ph->kind == PHASE_ATTN)
+            ph->u.a.given = x;
+        else
+            ph->u.s.given = x, ph->u.s.given_ss = ss;
+        next->load.x = x;
+        next->ss = next->ss ? ss : NULL;
+        if (after < p->n) {
+            p->phase[after].u.s.spent = x;
+            p->phase[after].u.s.n_spent = n;
+        }
+        to->n_words[k] = n > to->n_words[k] ? n : to->n_words[k];
+    }
+}
+
 /* Links phases that such words lead to. Each has a place of its own, as many as there are phases in
  * a layer: where all blocks have tiles of each product none is that late; else they have to meet at
  * a gate before a place is used again. */
-static void link_phases(struct cuda *b, struct program *p)
+static void link_phases(struct cuda *b, struct program *p, struct program_args *to)
 {
     size_t used = 0;
     bool busy = true;
 
     for (size_t i = 0; i < p->n_feeds; i++)
         busy = busy && (size_t)p->feed[i].tiles >= b->sms;
+    if (p->class == CLASS_FED8 && (p->T > 1 || !busy))
+        return;
+    if (p->class == CLASS_FED8)
+        link_floats(p, to);
     for (size_t i = 0; i < p->n; i++) {
         struct dev_phase *const ph = &p->phase[i];
 
@@ -301,6 +360,7 @@ static void link_phases(struct cuda *b, struct program *p)
             used = 0;
             continue;
         }
+        ph->gives = ph[1].takes = 1;
         const CUdeviceptr at = b->gate + PASS_AT + used++ * PASS_BYTES;
         uint64_t *const x = (uint64_t *)(uintptr_t)at, *ss = (uint64_t *)(uintptr_t)(at + PASS_SS);
 
@@ -358,7 +418,8 @@ static void launch(struct cuda *b, struct program *p)
         p->phase[i].u.s.kept = (int)(n / p->T);
         kept = n > kept ? n : kept;
     }
-    link_phases(b, p);
+    a.words = (float *)(uintptr_t)(b->gate + WORDS_AT);
+    link_phases(b, p, &a);
     for (size_t i = 0; i < p->n; i++)
         phases += loaded_apart(&p->phase[i]);
     a.n = (int)phases;
@@ -387,7 +448,7 @@ static void launch(struct cuda *b, struct program *p)
     a.half = (int)p->half;
     a.gate = (unsigned *)(uintptr_t)b->gate;
     a.claims = p->class >= CLASS_FED ? a.gate + 2 : NULL;
-    a.tags = p->class == CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
+    a.tags = p->class >= CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
     memcpy(a.table, p->table, sizeof(a.table));
     cuda_ok(b,
             b->d.cuLaunchCooperativeKernel(b->kern[program_kernel(p)], (unsigned)b->sms, 1, 1,

@@ -22,10 +22,20 @@ __device__ static inline void arrive(unsigned *gate, int n)
             gate_arrive(gate);
 }
 
-/* The last block to leave makes the gate ready for the next program. */
+/* The last block to leave makes everything ready for the next program. */
 __device__ static inline void leave(const program_args &a)
 {
-    if (threadIdx.x || atomicAdd(&a.gate[1], 1) != gridDim.x - 1)
+    __shared__ bool last;
+
+    if (threadIdx.x == 0)
+        last = atomicAdd(&a.gate[1], 1) == gridDim.x - 1;
+    named_sync(WORKERS, THREADS);
+    if (!last)
+        return;
+    for (int k = 0; k < PASSES; k++)
+        for (int i = threadIdx.x; i < a.n_words[k]; i += THREADS)
+            a.words[k * PASS_WORDS + i] = __uint_as_float(ABSENT);
+    if (threadIdx.x)
         return;
     a.gate[0] = a.gate[1] = 0;
     if (a.tags)
@@ -154,8 +164,9 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                                                const fed_ring &all, const unsigned &tag)
 {
     constexpr bool is8 = CLASS == CLASS_FED8;
-    __shared__ unsigned given; /* the tag of what attention gives */
-    __shared__ int phase;      /* i */
+    /* of this phase and of the one before, which another warp may still be in */
+    __shared__ unsigned given[2]; /* the tag of what attention gives */
+    __shared__ int phase[2];      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
     const int arrivals = fed_arrivals<is8>(a.T); /* of a block at a gate */
     int gates = 0;                                /* before the phase */
@@ -168,8 +179,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         const division d = divide<CLASS>(a, shared + held(0));
         const int thread = thread_now();
         const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
-        const bool takes = now.kind == PHASE_ATTN ? now.u.a.take_x : now.u.s.take_x;
-        const gate_stop stop = { a.gate, takes ? 0 : gates * gridDim.x * arrivals };
+        const gate_stop stop = { a.gate, now.takes ? 0 : gates * gridDim.x * arrivals };
 
         if (i + 1 < a.n && thread < WORDS) {
             copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
@@ -180,11 +190,11 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         if (i + 2 < a.n && thread == THREADS - 1)
             l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
         if (thread == 0) /* the block stops before they are read */
-            phase = i, given = tag + i + 1;
+            phase[i % 2] = i, given[i % 2] = tag + i + 1;
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, given);
+            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, given[i % 2]);
             copy_wait<0>();
-            if (now.u.a.give_x)
+            if (now.gives)
                 continue;
             if (i + 1 < a.n)
                 arrive(a.gate, arrivals);
@@ -200,14 +210,14 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         if constexpr (is8)
             fed8<NT>::product(p, ring, now, i, i + 1 < a.n);
         else if (now.form == DEV_B16 * 4)
-            fed_phase<DEV_B16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
+            fed_phase<DEV_B16, NT>(p, ring, now.u.s, phase[i % 2], i + 1 < a.n);
         else
-            fed_phase<DEV_H16, NT>(p, ring, now.u.s, phase, i + 1 < a.n);
+            fed_phase<DEV_H16, NT>(p, ring, now.u.s, phase[i % 2], i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
         if (is8 && now.kind == PHASE_LOAD)
             arrive(a.gate, arrivals);
-        gates += !now.u.s.give_x;
+        gates += !now.gives;
         __syncwarp();
         if (thread % WARP == 0)
             kept[thread / WARP] = ring.now;

@@ -71,6 +71,8 @@ void named_barrier(int id, int threads, bool wait);
 /* Between the blocks of a program. */
 void gate_arrive(unsigned *gate);
 void gate_wait(unsigned *gate, unsigned target);
+/* Others have their turn before this thread looks again for what they write. */
+void look_again();
 /* Copies that land whenever it pleases them, at a barrier's last arrival at the latest. */
 void bulk_begin(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
 void tile_begin(uint32_t to, const void *map, int c, int r, int n, uint32_t bar);
@@ -102,6 +104,15 @@ template <class T> static inline T __shfl_sync(unsigned, T v, int lane)
 
     memcpy(&u, &v, 4);
     memcpy(&v, &warp_meet(&u, 1)[lane & 31][0], 4);
+    return v;
+}
+
+static inline uint32_t __reduce_max_sync(unsigned, uint32_t v)
+{
+    const lane_words *const all = warp_meet(&v, 1);
+
+    for (int i = 0; i < 32; i++)
+        v = all[i][0] > v ? all[i][0] : v;
     return v;
 }
 

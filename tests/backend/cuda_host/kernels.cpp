@@ -23,6 +23,9 @@
 #define tagged_store   ptx_tagged_store
 #define tagged_wait    ptx_tagged_wait
 #define load_shared    ptx_load_shared
+#define store_shared   ptx_store_shared
+#define is_absent      ptx_is_absent
+#define shared_store   ptx_shared_store
 #define named_sync     ptx_named_sync
 #define named_arrive   ptx_named_arrive
 #define tile_copy      ptx_tile_copy
@@ -71,6 +74,9 @@
 #undef tagged_store
 #undef tagged_wait
 #undef load_shared
+#undef store_shared
+#undef is_absent
+#undef shared_store
 #undef named_sync
 #undef named_arrive
 #undef tile_copy
@@ -127,9 +133,33 @@ static inline void tagged_wait(uint2 *data, const uint64_t *from, int step, int 
     }
 }
 
-static inline float load_shared(const float *from)
+template <class T> static inline T load_shared(const T *from)
 {
     return *from;
+}
+
+static inline void store_shared(float *to, float v)
+{
+    *to = v;
+}
+
+static inline void shared_store(uint32_t to, uint32_t v)
+{
+    memcpy((uint8_t *)shared_at(to & ~15u) + to % 16, &v, sizeof(v));
+}
+
+static inline bool is_absent(float v)
+{
+    const bool absent = __float_as_uint(v) == ABSENT;
+
+    if (absent)
+        look_again();
+    return absent;
+}
+
+static inline bool is_absent(const float4 &v)
+{
+    return is_absent(v.x) || is_absent(v.y) || is_absent(v.z) || is_absent(v.w);
 }
 
 /* c += a b, 16 x 16 by 16 x 8 (PTX ISA, mma.m16n8k16): lane 4 g + q has of a rows g and g + 8,
