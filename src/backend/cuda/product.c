@@ -227,29 +227,35 @@ static bool part_room(struct cuda *b, struct wide_args *a, size_t groups)
     return true;
 }
 
-/* How many ways wide_wgmma.cu cuts the columns of a step: what lets the blocks read least, sums of
- * groups that several of them have too. The weights' shape and the device alone decide. */
-static void cut(const struct cuda *b, const struct dev_weight *d, struct wg_args *a)
+/* How wide_wgmma.cu cuts its work: ways of a step, and blocks, all that run at once or as many for
+ * each group, so that none has parts of two. What takes least, by what steps, ends and parts took
+ * on an H200. The weights' shape and the device alone decide. */
+static size_t cut(const struct cuda *b, const struct dev_weight *d, struct wg_args *a)
 {
-    enum { ROWS = 32, MOST = 2 };
-    const size_t cols = record_cols(d), records = (size_t)d->kp / cols;
-    size_t best = SIZE_MAX;
+    enum { MOST = 2, STEP = 780, MEET = 2000, PART = 400, TWICE = 2500 }; /* ns */
+    const size_t records = (size_t)d->kp / record_cols(d);
+    size_t best = SIZE_MAX, blocks = 0;
 
     for (size_t ways = 1; ways <= MOST && records % ways == 0; ways++) {
         const size_t groups = over((size_t)a->s.tiles, WG_TILES / ways), steps = records / ways;
-        const size_t total = groups * steps, per = over(total, b->sms);
-        const size_t sums = WG_TILES / ways * DEV_TILE * ROWS * sizeof(float);
-        const size_t meet = total % b->sms == 0 && per % steps == 0 ? 0 : 2 + steps / per;
-        const size_t cost =
-            per * (ways * ROWS * cols * 2 + WG_TILES * (size_t)d->rec) + meet * sums;
+        const size_t total = groups * steps, each = b->sms / groups;
 
-        if (cost >= best)
-            continue;
-        best = cost;
-        a->ways = (int)ways;
-        a->steps = (int)steps;
-        a->total = (int)total;
+        for (size_t apart = 0; apart <= (each && each <= steps); apart++) {
+            const size_t n = apart ? groups * each : total < b->sms ? total : b->sms;
+            const size_t per = over(total, n), parts = apart ? each : 2 + steps / per;
+            const size_t cost =
+                per * STEP + (parts > 1 ? MEET + parts * PART : 0) + (apart ? 0 : TWICE);
+
+            if (cost >= best)
+                continue;
+            best = cost;
+            blocks = n;
+            a->ways = (int)ways;
+            a->steps = (int)steps;
+            a->total = (int)total;
+        }
     }
+    return blocks;
 }
 
 static enum kernel wgmma_kernel(const struct dev_weight *d, size_t T)
@@ -275,12 +281,11 @@ static void wide_wgmma(struct cuda *b, const struct dev_weight *d, const struct 
     const enum kernel k = wgmma_kernel(d, T);
     struct wg_args a = { .s = *s, .image = image };
 
-    cut(b, d, &a);
+    const size_t blocks = cut(b, d, &a);
     const size_t ways = (size_t)a.ways, groups = (size_t)(a.total / a.steps);
     const size_t besides = (size_t)WG_BESIDES(d->kind) + WG_MEET(ways, s->swiglu, rows);
     const size_t stage = WG_STAGE((size_t)d->rec, record_cols(d), rows, ways);
     const size_t fit = (b->dynamic[k] - besides) / stage;
-    const size_t blocks = (size_t)a.total < b->sms ? (size_t)a.total : b->sms;
     const size_t sums = WG_TILES * DEV_TILE * rows * sizeof(float); /* of a group, at most */
 
     BUG_ON((size_t)a.total + 1 > UINT32_MAX / b->sms);

@@ -85,7 +85,7 @@ static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
         d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6 || d->kind == DEV_N4;
 
     /* On an H200 8B in Q4_0 makes 3619 tok/s by wide.cu in batches of 32, 2370 widened; of 64 3380,
-     * 3960. By wide_wgmma.cu it is 8815 where wide.cu had come to 4988, and 13580 of 64 for 5804. */
+     * 3960. By wide_wgmma.cu it is 9610 where wide.cu had come to 4988; of 64 15260 for 5804. */
     return codes && T > DEV_STREAM_ROWS &&
            T <= (b->wgmma || b->tries & CUDA_TRY_WIDE ? WIDE_ROWS : WIDE_PAYS) &&
            wide_shared(d, T) <= b->dynamic[wide_kernel(d, T)];

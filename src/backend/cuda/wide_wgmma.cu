@@ -3,10 +3,10 @@
  *
  * A group is 256 rows of W by 128 columns (U8: 64), or 128 rows by twice as many, where two warpgroups
  * add up what they have: a record for each of 16 warps. A step is one of the groups along the columns.
- * All steps of all groups are cut into as many equal runs as there are blocks, so that no warp wants
- * for work; what several blocks have of a group's sums meets in memory, and who ends last adds it up,
- * in order. Codes are widened in registers, times their scales, rounded to f16: wgmma's first operand.
- * Its second is x, in shared memory, all rows of it, which lies in memory as wgmma wants it
+ * All steps of all groups are cut into equal runs, one for each block, often the same number of
+ * blocks for each group; what several have of a group's sums meets in memory, and who ends last adds
+ * it up, in order. Codes are widened in registers, times their scales, rounded to f16: wgmma's first
+ * operand. Its second is x, in shared memory, all rows of it, which lies in memory as wgmma wants it
  * (image.cuh): four threads bring both by bulk copies, records before the kernels before have ended.
  * How work is cut depends on W and the device alone, and so does the order of every sum: a row's
  * result is the same beside any others. */
@@ -268,15 +268,27 @@ __device__ static inline void add_parts(const wg_args &a, int begin, int from, i
         }
 }
 
-/* The sums of steps first .. of the group from step `begin` on, by the warps that have them. */
+/* What a block has of a group, found while its first step is on its way, and kept in shared memory. */
+struct share {
+    int group, from, to, slot; /* of the blocks that have parts; of this block's */
+};
+
+__device__ static inline share share_of(const wg_args &a, int s)
+{
+    const int group = s / a.steps, begin = group * a.steps, me = blockIdx.x;
+
+    return { group, block_of(a, begin), block_of(a, begin + a.steps - 1),
+             2 * me + (s > first_step(a, me)) };
+}
+
+/* The sums of a group, by the warps that have them. */
 template <int KIND, int N>
-__device__ static inline void end_group(const wg_args &a, int begin, int first, int last, float *meet,
+__device__ static inline void end_group(const wg_args &a, const share &have, float *meet,
                                         float (&sum)[N / 2])
 {
     enum { EARLY = N == 32, CHUNK = 16 }; /* for more there are no registers */
-    const int tile0 = begin / a.steps * (WG_TILES / a.ways);
-    const int item = tile0 + threadIdx.x / WARP, me = blockIdx.x;
-    const int from = block_of(a, begin), to = block_of(a, begin + a.steps - 1);
+    const int item = have.group * (WG_TILES / a.ways) + threadIdx.x / WARP;
+    const int from = have.from, to = have.to;
     int tile;
     const dev_out &out = out_of(a.s, min(item, a.s.tiles - 1), &tile);
     const int row = tile * DEV_TILE + threadIdx.x % WARP / 4, t0 = 2 * (threadIdx.x % 4);
@@ -293,8 +305,7 @@ __device__ static inline void end_group(const wg_args &a, int begin, int first, 
 
     wait_for_before();
     if (from < to) {
-        const int slot = 2 * me + (first > first_step(a, me));
-        float *const p = a.part + (size_t)slot * COMPUTE * (N / 2) + threadIdx.x;
+        float *const p = a.part + (size_t)have.slot * COMPUTE * (N / 2) + threadIdx.x;
 
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
@@ -310,9 +321,9 @@ __device__ static inline void end_group(const wg_args &a, int begin, int first, 
         for (int h = 0; h < 2; h++)
             by[h] = scale_at(out.w, min(row + 8 * h, out.w.rows - 1) / out.w.row_group);
     if (from < to) {
-        if (!last_part(a.done + begin / a.steps * WG_TILES, to - from, a.s.swiglu))
+        if (!last_part(a.done + have.group * WG_TILES, to - from, a.s.swiglu))
             return;
-        add_parts<N>(a, begin, from, to, sum);
+        add_parts<N>(a, have.group * a.steps, from, to, sum);
     }
     if (a.s.swiglu) {
         end_gated<N>(a, row, rows, there, meet, sum);
@@ -353,13 +364,22 @@ __device__ static inline void compute(const wg_args &a, const uint8_t *shared, u
     const uint64_t x0 = operand(at + way * W::x, 16, SWIZZLE_ATOM);
     const uint32_t x_lo = (uint32_t)x0;
     const int end = first_step(a, blockIdx.x + 1);
+    __shared__ share have[WG_TILES];
     stage ring = { 0, 0 };
 
+    /* all lines of the arguments, which are far at first, while the ring fills */
+#pragma unroll
+    for (size_t i = 0; i < sizeof(a) / 4; i += 16)
+        asm volatile("" ::"r"(((const int *)&a)[i]));
     for (int s = first_step(a, blockIdx.x); s < end;) {
         const int begin = s / a.steps * a.steps, first = s, last = min(end, begin + a.steps);
         uint32_t x[2][2][4];
         float sum[N / 2] = {};
         int before = 0;
+
+        __syncwarp();
+        if (lane == 0)
+            have[threadIdx.x / WARP] = share_of(a, first);
 
         for (; s < last; s++) {
             const uint8_t *const p = mine + ring.slot * WG_TILES * w.rec, *scales = p + K::codes;
@@ -405,8 +425,9 @@ __device__ static inline void compute(const wg_args &a, const uint8_t *shared, u
                     sum[i] += meet[i * (COMPUTE / 2) + in];
             named_sync(MEETING, COMPUTE);
         }
+        __syncwarp();
         if (way == 0)
-            end_group<KIND, N>(a, begin, first, last, meet, sum);
+            end_group<KIND, N>(a, have[threadIdx.x / WARP], meet, sum);
     }
 }
 
