@@ -185,7 +185,7 @@ $(EMU)/device.o: $(EMU_DIR)/device.cpp $(FLAGS)
 	$(Q)$(EMU_CXX) -I$(EMU_DIR) -Isrc -MMD -MP -c $< -o $@
 $(EMU)/libcuda.so.1: $(EMU)/device.o $(EMU_CU:%=$(EMU)/cu_%.o)
 	$(Q)g++ -shared -pthread -Wl,-z,defs -o $@ $^
-$(EMU)/cuda $(EMU)/cuda_train: $(EMU)/%: $(BUILD)/obj/tests/backend/%.o $(EMU_OBJ) $(TESTLIB) \
+$(EMU)/cuda $(EMU)/cuda_prompts $(EMU)/cuda_train: $(EMU)/%: $(BUILD)/obj/tests/backend/%.o $(EMU_OBJ) $(TESTLIB) \
                                 $(BUILD)/libpuna.a $(EMU)/libcuda.so.1
 	$(if $(V),,@echo "  TEST  $@")
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libpuna.a $(LIBS) -lcmocka
@@ -195,13 +195,13 @@ $(EMU)/puna: $(BUILD)/obj/cmd/main.o $(EMU_OBJ) $(BUILD)/libpuna.a $(EMU)/libcud
 
 .PHONY: tests test
 tests: $(TESTBIN)
-test: all tests $(EMU)/cuda $(EMU)/cuda_train
+test: all tests $(EMU)/cuda $(EMU)/cuda_prompts $(EMU)/cuda_train
 	$(Q)script/run-tests $(BUILD)
 
 # Fails where there is no GPU: `make test` says there that these were not run.
 .PHONY: test-cuda
-test-cuda: $(BUILD)/tests/backend/cuda $(BUILD)/tests/backend/cuda_train $(BUILD)/puna
-	$(Q)for t in $(filter %cuda %cuda_train,$^) tests/cmd/train_cuda.sh; do \
+test-cuda: $(addprefix $(BUILD)/tests/backend/,cuda cuda_prompts cuda_train) $(BUILD)/puna
+	$(Q)for t in $(filter-out %puna,$^) tests/cmd/train_cuda.sh; do \
 	    log=$(BUILD)/tests/$$(basename $$t).log; run=$$t; [ -x $$t ] || run="sh $$t"; \
 	    PUNA=$(abspath $(BUILD))/puna $$run >$$log 2>&1 || { cat $$log; exit 1; }; \
 	    cat $$log; ! grep -q '^not run' $$log || exit 1; done

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "support.h"
 
 const struct plane_kind plane_kinds[] = {
     { .name = "awq", .enc = ENC_AWQ, .scale_enc = ENC_F16, .group = 128 },
@@ -186,4 +187,46 @@ void planes_release(struct planes_owned *o)
     free(o->nested_map);
     free(o->nested_absmax);
     free(o->order);
+}
+
+static void put_scale(uint8_t *p, size_t i)
+{
+    const f16 d = f32_to_f16(0.005f + 0.001f * (float)(i % 11));
+
+    memcpy(p, &d, 2);
+}
+
+struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned)
+{
+    const struct enc_info *info = &enc_table[enc];
+    struct weight w = { .enc = enc, .rows = rows, .cols = cols, .name = info->name };
+
+    w.row_bytes = cols / info->block * info->bytes;
+    uint8_t *p = xmalloc(rows * w.row_bytes + 1);
+    float *x = random_floats(rows * cols, 7 + rows * cols);
+
+    if (info->encode)
+        info->encode(p, x, rows * cols);
+    else
+        for (size_t i = 0; i < rows * w.row_bytes; i++)
+            p[i] = (uint8_t)(rng_uniform(3, i) * 256);
+    for (size_t i = 0; !info->encode && i < rows * cols / info->block; i++) {
+        uint8_t *b = p + i * info->bytes;
+
+        put_scale(enc == ENC_Q6_K ? b + 208 : b, i);
+        if (enc != ENC_Q6_K)
+            put_scale(b + 2, i + 5);
+    }
+    free(x);
+    w.data = p;
+    *owned = p;
+    return w;
+}
+
+struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct planes_owned *o)
+{
+    const struct plane_kind *k = plane_kinds;
+    while (enc == ENC_F8 && (k->enc != ENC_F8 || k->act != ACT_F8))
+        k++;
+    return enc == ENC_F8 ? planes_new(k, rows, cols, o) : plain(enc, rows, cols, (void *)&o->codes);
 }

@@ -32,4 +32,9 @@ struct weight planes_new(const struct plane_kind *k, size_t rows, size_t cols,
                          struct planes_owned *o);
 void planes_release(struct planes_owned *o);
 
+/* A weight whose rows are blocks, of random values or codes. */
+struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned);
+/* Of E4M3 with a scale for each row, whose inputs are rounded, or of plain(). */
+struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct planes_owned *o);
+
 #endif

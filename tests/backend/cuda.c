@@ -90,40 +90,6 @@ static void check_weight(struct ctx *c, struct weight *w)
     free(got);
 }
 
-static void put_scale(uint8_t *p, size_t i)
-{
-    const f16 d = f32_to_f16(0.005f + 0.001f * (float)(i % 11));
-
-    memcpy(p, &d, 2);
-}
-
-static struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned)
-{
-    const struct enc_info *info = &enc_table[enc];
-    struct weight w = { .enc = enc, .rows = rows, .cols = cols, .name = info->name };
-
-    w.row_bytes = cols / info->block * info->bytes;
-    uint8_t *p = xmalloc(rows * w.row_bytes + 1);
-    float *x = random_floats(rows * cols, 7 + rows * cols);
-
-    if (info->encode)
-        info->encode(p, x, rows * cols);
-    else
-        for (size_t i = 0; i < rows * w.row_bytes; i++)
-            p[i] = (uint8_t)(rng_uniform(3, i) * 256);
-    for (size_t i = 0; !info->encode && i < rows * cols / info->block; i++) {
-        uint8_t *b = p + i * info->bytes;
-
-        put_scale(enc == ENC_Q6_K ? b + 208 : b, i);
-        if (enc != ENC_Q6_K)
-            put_scale(b + 2, i + 5);
-    }
-    free(x);
-    w.data = p;
-    *owned = p;
-    return w;
-}
-
 static const size_t some_rows[] = { 1, 24, 200 }, some_cols[] = { 7, 96, 256, 288, 576, 1536 };
 
 /* On an emulated device: shapes that give every kernel something to do, and no more. */
@@ -251,15 +217,6 @@ static void products_load(void **state)
         }
     c->be->free(c);
     gpu_settle();
-}
-
-/* Of E4M3 with a scale for each row, whose inputs are rounded, or of plain(). */
-static struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct planes_owned *o)
-{
-    const struct plane_kind *k = plane_kinds;
-    while (enc == ENC_F8 && (k->enc != ENC_F8 || k->act != ACT_F8))
-        k++;
-    return enc == ENC_F8 ? planes_new(k, rows, cols, o) : plain(enc, rows, cols, (void *)&o->codes);
 }
 
 /* Gate and up, and a product of what they make, [T, 512] to [T, 48], as one pass; F values between,

@@ -5,7 +5,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 export LD_LIBRARY_PATH="$built${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
-"$built/cuda_train" >"$tmp/cuda_train" 2>&1 &
+{ "$built/cuda_train" && "$built/cuda_prompts"; } >"$tmp/cuda_train" 2>&1 &
 "$built/cuda" >"$tmp/cuda" 2>&1
 status=$?
 wait $! && [ $status -eq 0 ] || { cat "$tmp/cuda_train" "$tmp/cuda"; echo 'FAIL: the GPU code on the emulated device'; exit 1; }

@@ -114,6 +114,7 @@ struct driver {
     F(small, kv_write)                                                                             \
     F(small, rope_kv)                                                                              \
     F(small, rope16)                                                                               \
+    F(small, turns)                                                                                \
     F(small, act)                                                                                  \
     F(small, norm_rows)                                                                            \
     F(small, norm_rows_half)                                                                       \
@@ -140,6 +141,7 @@ struct driver {
     F(encoder, attn_rel)                                                                           \
     F(gemm, gemm_gated_bf16)                                                                       \
     F(gemm, gemm_gated_f8)                                                                         \
+    F(gemm, gemm_heads_f8)                                                                         \
     F(linear, product)                                                                             \
     CUDA_PROGRAMS(F, rows, w16) /* in the order of enum dev_class */                               \
     CUDA_PROGRAMS(F, rows, f8)                                                                     \
@@ -468,6 +470,13 @@ struct cuda {
         const struct weight *w;
     } have8;
 
+    struct { /* what a batch's rows turn by and where they are in the cache (gemm.h) */
+        struct gpu_room room;
+        const int32_t *pos; /* NULL = nothing */
+        const float *inv_freq;
+        size_t T, K;
+    } turns;
+
     const float *q16; /* queries that are in qkv, rotated and scaled; NULL = none */
 
     struct train_half half[TRAIN_HALVES];
@@ -602,6 +611,9 @@ bool blas_has_f8(const struct cuda *b);
 /* y [T][rows] = silu(of p[0]) * (of p[1]) in bf16, by a kernel of ours; both have one x and the
  * same shape. false: there is none for them. */
 bool gemm_gated(struct cuda *b, const struct blas_product *p, uint16_t *y);
+/* p is of all heads of queries, keys and values, in E4M3: what r makes of it, r's own queries, keys
+ * and values aside. false: there is no kernel for that. */
+bool gemm_heads(struct cuda *b, const struct blas_product *p, const struct rope16_args *r);
 
 #endif
 #endif

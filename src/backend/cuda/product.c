@@ -426,7 +426,7 @@ static bool follows(const struct cuda *b, const struct weight *a, const struct w
            inputs_same(b, a, w, T);
 }
 
-bool product_joined(struct cuda *b, const struct op *o, void *half)
+bool product_joined(struct cuda *b, const struct op *o, void *half, struct blas_product *p)
 {
     const struct weight *w = o->out[0].w;
     const struct inputs in = inputs_of(b, w, o->T);
@@ -441,11 +441,10 @@ bool product_joined(struct cuda *b, const struct op *o, void *half)
     if (f8 ? !input_prepare_f8(b, &in, w, o->x, o->T)
            : cuda_placed(w)->kind != DEV_B16 || !input_prepare(b, &in, w, o->x, o->T))
         return false;
-    struct blas_product p = f8 ? product_f8(b, &o->out[0], o->T, false, half)
-                               : product16(b, &o->out[0], o->T, false, half);
-
-    p.rows = p.ldy = rows;
-    return blas_can(b, &p) && blas_run(b, &p);
+    *p = f8 ? product_f8(b, &o->out[0], o->T, false, half)
+            : product16(b, &o->out[0], o->T, false, half);
+    p->rows = p->ldy = rows;
+    return true;
 }
 
 bool input_prepare_f8(struct cuda *b, const struct inputs *in, const struct weight *w,

@@ -357,6 +357,31 @@ static size_t rotated(struct cuda *b, size_t i)
     return 3;
 }
 
+/* Queries, keys and values in bf16 by cuBLASLt, as one product p or NULL or each to where `to`
+ * says, and what a makes of them. */
+static bool rotated_between(struct cuda *b, const struct op *o, const struct blas_product *p,
+                            void *const *to, struct rope16_args *a)
+{
+    const size_t queries = o->n == 3, D = queries ? o->out[0].w->rows : 0;
+    const size_t K = o->out[queries].w->rows;
+    const bool joined = p && blas_can(b, p) && blas_run(b, p);
+    const uint16_t *const all = joined ? p->y : NULL;
+
+    for (size_t j = joined ? o->n : side_by_side(b, o, to); j < o->n; j++) {
+        const struct inputs in = inputs_of(b, o->out[j].w, o->T);
+
+        if (!product_library(b, &o->out[j], o->x, o->T, false, &in, to[j]))
+            return false;
+    }
+    a->q = !queries ? NULL : joined ? all : to[0];
+    a->k = joined ? all + D : to[queries];
+    a->v = joined ? all + D + K : to[queries + 1];
+    a->ld_q = (int)(joined ? p->rows : D);
+    a->ld_kv = (int)(joined ? p->rows : K);
+    cuda_launch(b, KERN_rope16, over(o->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ a });
+    return true;
+}
+
 /* Queries, keys and values in bf16, as reference libraries have them, and what rotated() does, or
  * of keys and values alone: how many ops from i on that is; 0 = not that. */
 static size_t rotated_many(struct cuda *b, size_t i)
@@ -384,35 +409,21 @@ static size_t rotated_many(struct cuda *b, size_t i)
     void *const to[] = { half, raw, raw + n[1] };
     const bool attends = q && past < b->n_op && y->kind == OP_ATTN && y->x == q->y && y->T == q->T;
     const bool takes16 = attends && attn_takes16(b, y, &mode);
-
-    const bool joined = product_joined(b, o, raw);
-
-    for (size_t j = joined ? o->n : side_by_side(b, o, to); j < o->n; j++) {
-        const struct inputs in = inputs_of(b, o->out[j].w, o->T);
-
-        if (!product_library(b, &o->out[j], o->x, o->T, false, &in, to[j]))
-            return 0;
-    }
-    const size_t D = q ? q->D : 0, all = D + k->D + w->D;
-    struct rope16_args a = { .q = !q       ? NULL
-                                  : joined ? raw
-                                           : half,
-                             .k = joined ? raw + D : to[queries],
-                             .v = joined ? raw + D + k->D : to[queries + 1],
-                             .ld_q = (int)(joined ? all : D),
-                             .ld_kv = (int)(joined ? all : k->D),
-                             .q16 = takes16 ? half : NULL,
+    struct rope16_args a = { .q16 = takes16 ? half : NULL,
                              .scale = attn_scale(k->hd),
                              .mode16 = mode,
                              .T = (int)k->T,
                              .to = rope_of(q, k) };
+    struct blas_product p;
 
     a.to.k = NULL;
     a.to.v = NULL;
     if (takes16 && op_dead(b, past + 1, q->y, n[0]))
         a.to.q = NULL;
+    const bool joined = product_joined(b, o, raw, &p);
 
-    cuda_launch(b, KERN_rope16, over(k->T, ROPE_ROWS), 1, 1, ROPE_THREADS, (void *[]){ &a });
+    if (!(joined && gemm_heads(b, &p, &a)) && !rotated_between(b, o, joined ? &p : NULL, to, &a))
+        return 0;
     for (size_t j = 0; j < o->n; j++)
         if (b->have.x == o->out[j].y)
             b->have.x = NULL;
@@ -562,6 +573,7 @@ void cuda_run(struct cuda *b, bool ending)
     size_t i = 0;
 
     b->ending = ending;
+    b->turns.pos = NULL;
     while (i < b->n_op) {
         const struct op *o = &b->op[i];
         size_t n;

@@ -107,9 +107,9 @@ struct blas_product product16(const struct cuda *b, const struct linear_out *out
  * first, a slice of rows at a time. half: as for product_f8 */
 bool product_library(struct cuda *b, const struct linear_out *out, const float *x, size_t T,
                      bool add, const struct inputs *in, void *half);
-/* All outputs of o as one product, [T] rows of all of them in bf16, to half; false: they are not
- * beside one another on the device, or cuBLASLt cannot. */
-bool product_joined(struct cuda *b, const struct op *o, void *half);
+/* All outputs of o as one product p, [T] rows of all of them in bf16, to half; false: they are not
+ * beside one another on the device. */
+bool product_joined(struct cuda *b, const struct op *o, void *half, struct blas_product *p);
 /* Gate and up of 17 to 64 rows, and gated values to where a says, which lie as `image` says. */
 void product_gated_wide(struct cuda *b, const struct stream_args *a, int image);
 /* The outputs of o from number i on that go along with it; how many they are. */

@@ -2,8 +2,8 @@
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/cache.cuh"
 #include "backend/cuda/image.cuh"
-#include "backend/cuda/mma.cuh"
 #include "backend/cuda/silu.cuh"
+#include "backend/cuda/turn.cuh"
 
 /* A column of an input in 16 bits, if the next product is likely to want it; zeros up to kp. */
 struct copy16 {
@@ -144,14 +144,6 @@ extern "C" __global__ void swiglu(float *h, const float *g, const float *u, int 
     }
 }
 
-__device__ static void rotate(float *v, int a, int b, float s, float c)
-{
-    const float va = v[a], vb = v[b];
-
-    v[a] = va * c - vb * s;
-    v[b] = vb * c + va * s;
-}
-
 /* grid: (pairs of all heads, rows). The angle is the float32 product. */
 extern "C" __global__ void rope(float *x, int heads, int hd, const int32_t *pos,
                                 const float *inv_freq, int interleaved)
@@ -220,17 +212,23 @@ extern "C" __global__ void rope_kv(const __grid_constant__ rope_args a)
     }
 }
 
-/* Two values in 16 bits. */
-__device__ static inline uint32_t two16(const float *v, int mode)
-{
-    return mode == PREP_BF16 ? pair16<true>(v[0], v[1])
-                             : to16(v[0], mode) | (uint32_t)to16(v[1], mode) << 16;
-}
-
 /* Eight. */
 __device__ static inline uint4 eight16(const float *v, int mode)
 {
     return make_uint4(two16(v, mode), two16(v + 2, mode), two16(v + 4, mode), two16(v + 6, mode));
+}
+
+/* What rows' pairs turn by, [T][half], of odd rows with eights of pairs changed about, so that neighbours'
+ * are in other banks where they are read; and where a row's first head is in the cache, in heads. grid: rows,
+ * half threads */
+extern "C" __global__ void turns(float2 *turn, int32_t *line, const __grid_constant__ rope_args a)
+{
+    const int t = blockIdx.x, s = a.slot[t];
+    float2 *const to = turn + (size_t)t * blockDim.x + (threadIdx.x ^ t % 2 * 8);
+
+    sincosf((float)a.pos[t] * a.inv_freq[threadIdx.x], &to->y, &to->x);
+    if (threadIdx.x == 0)
+        line[t] = (int)cache_at(a.table[a.seq[t]], s, a.K, 0, 1);
 }
 
 /* Eight of bf16 to 16 bits. */
@@ -251,7 +249,7 @@ __device__ static inline void store8(uint8_t *cache, size_t at, const float *v, 
     if (enc == DEV_ENC_F8_E4M3)
         *(uint2 *)(cache + at) = make_uint2(four_f8(v, 1), four_f8(v + 4, 1));
     else
-        *(uint4 *)(cache + 2 * at) = eight16(v, enc == DEV_ENC_BF16 ? PREP_BF16 : PREP_F16);
+        *(uint4 *)(cache + 2 * at) = eight16(v, mode_of(enc));
 }
 
 /* rope_kv of bf16. A thread has two times eight values of a head in each of the block's rows at a time,

@@ -1,0 +1,145 @@
+/* The CUDA backend: kernels of many rows that are more than a product (gemm.cu), against the scalar
+ * truth. Skipped, and counted as skipped, where there is no GPU. */
+#include "base/mem.h"
+#include "format/enc/f8.h"
+#include "planes.h"
+#include "support_gpu.h"
+
+static void cached(float *y, enum enc enc, const void *from, size_t n)
+{
+    if (enc_table[enc].decode)
+        enc_table[enc].decode(y, from, n);
+    for (size_t i = 0; i < n && enc == ENC_F8_E4M3; i++)
+        y[i] = f8_e4m3_to_f32(((const uint8_t *)from)[i]);
+}
+
+/* Heads of queries, or none, and of keys and values of one prompt of T rows, from [T, 256];
+ * rotated, in the cache, and what attention makes of them. */
+static void check_heads(struct ctx *c, enum enc enc, enum enc cache, size_t H, size_t T)
+{
+    enum { IN = 256, K = 2, HEAD = 128, MOST = 4 };
+    static const size_t rows[] = { MOST * HEAD, K * HEAD, K * HEAD };
+    const size_t blocks = (T + KV_BLOCK - 1) / KV_BLOCK, first = H ? 0 : 1;
+    const size_t bytes = blocks * K * KV_BLOCK * HEAD * enc_table[cache].bytes;
+    struct ctx ref = { .op = &ops_ref, .compute = c->compute };
+    struct planes_owned o[3] = { 0 };
+    struct weight w[3], *const all[] = { &w[0], &w[1], &w[2] };
+    float *x = random_floats(T * IN, T), *inv = random_floats(HEAD / 2, 5), *y[4], *dy[4];
+    int32_t *slot = xcalloc(2 * T + blocks, sizeof(*slot)), *zero = slot + T, *order = zero + T;
+    const int32_t *const table[] = { order };
+    struct kv_layer host = { xcalloc(1, bytes), xcalloc(1, bytes) };
+    struct kv_layer there = { to_gpu(c, host.k, bytes), to_gpu(c, host.v, bytes) };
+    struct kv_cache kv = {
+        .enc = cache, .kv_heads = K, .head_dim = HEAD, .blocks = blocks, .layers = 1, .layer = &host
+    };
+    struct kv_cache dkv = kv;
+    struct linear_out out[3], dout[3];
+    struct err e;
+
+    dkv.layer = &there;
+    for (size_t i = 0; i < blocks; i++)
+        order[i] = (int32_t)(blocks - 1 - i);
+    for (size_t t = 0; t < T; t++)
+        slot[t] = (int32_t)t;
+    const struct batch b = { .T = T,
+                             .token = zero,
+                             .pos = slot,
+                             .slot = slot,
+                             .seq = zero,
+                             .n_seq = 1,
+                             .block_table = table };
+    struct pass p = { .b = &b, .V = 1, .D = 1, .key = { c, &kv, x } };
+
+    for (size_t i = 0; i < 4; i++) {
+        const size_t n = i < 3 ? rows[i] : rows[0];
+
+        y[i] = xcalloc(T * n, sizeof(*y[i]));
+        dy[i] = to_gpu(c, y[i], T * n * sizeof(*y[i]));
+        if (i == 3)
+            continue;
+        w[i] = weight_of(enc, n, IN, &o[i]);
+        out[i] = (struct linear_out){ y[i], &w[i] };
+        dout[i] = (struct linear_out){ dy[i], &w[i] };
+    }
+    ops_ref.linear(&ref, out + first, 3 - first, x, T);
+    ops_ref.rope(NULL, y[0], H, HEAD, slot, inv, 0, T);
+    ops_ref.rope(NULL, y[1], K, HEAD, slot, inv, 0, T);
+    ops_ref.kv_write(NULL, y[1], y[2], &kv, 0, &b);
+    if (H)
+        ops_ref.attn(NULL, y[3], y[0], H, &kv, 0, &b);
+    float *dx = to_gpu(c, x, T * IN * sizeof(*x)), *dinv = to_gpu(c, inv, HEAD / 2 * sizeof(*inv));
+
+    OK(c->be->place_beside(c, all + first, 3 - first, &e), e);
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    c->op->linear(c, dout + first, 3 - first, dx, T);
+    if (H)
+        c->op->rope(c, dy[0], H, HEAD, p.at.pos, dinv, 0, T);
+    c->op->rope(c, dy[1], K, HEAD, p.at.pos, dinv, 0, T);
+    c->op->kv_write(c, dy[1], dy[2], &dkv, 0, &p.at);
+    if (H)
+        c->op->attn(c, dy[3], dy[0], H, &dkv, 0, &p.at);
+    OK(c->be->leave(c, &p, &e), e);
+    const size_t n = blocks * K * KV_BLOCK * HEAD;
+    float *want = xcalloc(n, sizeof(*want)), *got = xcalloc(n, sizeof(*got));
+    uint8_t *back = xmalloc(bytes);
+
+    for (int v = 0; v < 2; v++) {
+        from_gpu(c, back, v ? there.v : there.k, bytes);
+        cached(want, cache, v ? host.v : host.k, n);
+        cached(got, cache, back, n);
+        if (!(rel_error(got, want, n) <= (cache == ENC_F8_E4M3 ? 3e-2 : 2e-2)))
+            MISS("%s in a cache of %s, %zu heads, T %zu: relative error %g\n",
+                 v ? "values" : "keys", enc_table[cache].name, H, T, rel_error(got, want, n));
+    }
+    if (H) {
+        float *attended = xcalloc(T * rows[0], sizeof(*attended));
+
+        from_gpu(c, attended, dy[3], T * rows[0] * sizeof(*attended));
+        if (!(rel_error(attended, y[3], T * rows[0]) <= (cache == ENC_F8_E4M3 ? 1e-1 : 3e-2)))
+            MISS("attention of heads from %s in %s, T %zu: relative error %g\n", w[0].name,
+                 enc_table[cache].name, T, rel_error(attended, y[3], T * rows[0]));
+        free(attended);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        if (i >= first && i < 3)
+            c->be->unplace(c, &w[i]);
+        if (i < 3)
+            planes_release(&o[i]);
+        c->be->release(c, dy[i], 0);
+        free(y[i]);
+    }
+    void *const gpu[] = { there.k, there.v, dx, dinv };
+    void *const mem[] = { host.k, host.v, x, inv, slot, want, got, back };
+
+    for (size_t i = 0; i < ARRAY_LEN(gpu); i++)
+        c->be->release(c, gpu[i], 0);
+    for (size_t i = 0; i < ARRAY_LEN(mem); i++)
+        free(mem[i]);
+}
+
+/* Queries, keys and values of many rows, with what follows them. */
+static void heads(void **state)
+{
+    static const enum enc encs[] = { ENC_BF16, ENC_F8 };
+    static const enum enc caches[] = { ENC_BF16, ENC_F16, ENC_F8_E4M3 };
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(encs); i++)
+        for (size_t k = 0; k < ARRAY_LEN(caches); k++)
+            if (!gpu_emulated() || i == 1 || k == 0)
+                check_heads(c, encs[i], caches[k], 4, 1030);
+    check_heads(c, ENC_F8, ENC_BF16, 0, 1030);
+    check_heads(c, ENC_BF16, ENC_F8_E4M3, 0, 1030);
+    check_heads(c, ENC_BF16, ENC_F8_E4M3, 4, 200);
+    c->be->free(c);
+    gpu_settle();
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(heads) };
+
+    cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */
+    return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
+}
