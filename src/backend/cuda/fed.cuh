@@ -645,6 +645,11 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += FED_TAKEN)
         fed_take(a, p.inputs, stride, warp, lane, ready, p.tag + phase);
+    /* attention, for which no block waits at a gate, has the sums' place next; not until the mark is
+     * read, for the warps that end tiles wait there for what they wrote */
+    if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn)
+        bar_wait(p.empty + ((turn - 1) & ((1 << p.a->buffers) - 1)) * 8,
+                 (turn - 1) >> p.a->buffers & 1);
     if (more)
         fed_mark<NT>(p, r, turn++, T, { NO_TILE, phase });
     r.now.place = place, r.now.turn = turn;
