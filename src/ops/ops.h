@@ -64,7 +64,7 @@ struct batch {
     const int32_t *prompt; /* [n_seq] rows of slots below this are a prompt's, not an answer's; NULL
                               = none */
     const int32_t *const *block_table; /* [n_seq] block numbers of each sequence */
-    const int32_t *want;               /* [n_want] rows that want logits */
+    const int32_t *want;               /* [n_want] rows that want logits, in order */
     size_t n_want;
     const struct lora *const *lora; /* [n_seq] adapter of each sequence, NULL = none */
     float *hidden; /* receives the last hidden states, normalised, [T, D]; NULL = not asked for */

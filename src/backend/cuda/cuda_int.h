@@ -106,6 +106,8 @@ struct driver {
 #define CUDA_BOTH(F, name) F(train, name##_f32) F(train, name##_b16)
 #define CUDA_KERNELS(F)                                                                            \
     F(small, embed)                                                                                \
+    F(small, bring)                                                                                \
+    F(small, embed_norm)                                                                           \
     F(small, gather)                                                                               \
     F(small, scale)                                                                                \
     F(small, rmsnorm)                                                                              \
@@ -432,6 +434,8 @@ struct cuda {
     struct program prog;
     CUdeviceptr gate; /* of programs: the gate, and claims, zero between them; what has tags */
     struct away away;
+
+    bool bring; /* the batch's arrays are in pin[0]: what is launched first is to fetch them */
 
     struct op op[OPS]; /* noted, not launched yet */
     size_t n_op;

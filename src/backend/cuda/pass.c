@@ -9,7 +9,8 @@
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
 
-enum { LEAST_SLOTS = 256, MOST_ROWS = 65535 };
+/* HEAD: bytes before a batch's arrays (struct batch_copy) */
+enum { LEAST_SLOTS = 256, MOST_ROWS = 65535, HEAD = 16 };
 
 void cuda_forget(struct cuda *b)
 {
@@ -113,14 +114,21 @@ static void find_runs(struct cuda *c, const struct batch *b)
     c->wanted_reach = reach_of(c, b, b->want, b->n_want);
 }
 
+static bool may_record(const struct cuda *c, const struct batch *b)
+{
+    return b->T <= RECORD_ROWS && !b->lora && !b->hidden && !c->away.live;
+}
+
+/* Arrays of a pass that may be recorded are left to its first kernel: a copy takes longer to begin
+ * than that. */
 static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
 {
     const struct batch *b = p->b;
     const struct layout l = lay_out(c, p, slots);
-    uint8_t *to = c->pin[0];
+    uint8_t *const pin = c->pin[0], *const to = pin + HEAD;
     size_t at = l.tables;
 
-    if (l.bytes > PIN_BYTES) {
+    if (HEAD + l.bytes + HEAD > PIN_BYTES) {
         err_set(&c->fault, ERR_MEMORY,
                 "a batch of %zu rows and %zu sequences: its tables take %zu "
                 "bytes, at most %d",
@@ -128,7 +136,7 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
         c->failed = true;
         return false;
     }
-    if (!cuda_room(c, &c->batch, l.bytes) ||
+    if (!cuda_room(c, &c->batch, HEAD + l.bytes + HEAD) ||
         !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "copy to the device"))
         return false;
     const int32_t *const from[] = { b->token, b->pos, b->slot, b->seq };
@@ -146,18 +154,19 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
 
     for (size_t i = 0; n && i < ARRAY_LEN(wanted); i++)
         memcpy(to + (l.wanted + i * n) * sizeof(int32_t), wanted[i], n * sizeof(int32_t));
+    const CUdeviceptr base = c->batch.p + HEAD;
     int32_t *const blocks = count_blocks(b);
 
     for (size_t s = 0; s < b->n_seq; s++) {
         const size_t bytes = (size_t)blocks[s] * sizeof(int32_t);
-        const CUdeviceptr table = c->batch.p + at;
+        const CUdeviceptr table = base + at;
 
         memcpy(to + l.pointers + s * sizeof(table), &table, sizeof(table));
         memcpy(to + at, b->block_table[s], bytes);
         at += bytes;
     }
     free(blocks);
-    const int32_t *dev = (const int32_t *)(uintptr_t)c->batch.p;
+    const int32_t *dev = (const int32_t *)(uintptr_t)base;
 
     c->runs_at = dev + l.runs;
     c->lone_at = dev + l.lone;
@@ -167,14 +176,19 @@ static bool send_batch(struct cuda *c, struct pass *p, size_t slots)
     p->at.slot = dev + 2 * b->T;
     p->at.seq = dev + 3 * b->T;
     p->at.want = dev + 4 * b->T;
-    p->at.block_table = (const int32_t *const *)(uintptr_t)(c->batch.p + l.pointers);
+    p->at.block_table = (const int32_t *const *)(uintptr_t)(base + l.pointers);
     p->at_wanted = p->at;
     p->at_wanted.T = n;
     p->at_wanted.token = NULL;
     p->at_wanted.pos = dev + l.wanted;
     p->at_wanted.slot = dev + l.wanted + n;
     p->at_wanted.seq = dev + l.wanted + 2 * n;
-    return cuda_ok(c, c->d.cuMemcpyHtoDAsync(c->batch.p, to, at, c->stream), "batch") &&
+    c->bring = may_record(c, b);
+    if (c->bring) {
+        *(int32_t *)(void *)pin = (int32_t)over(HEAD + at, 16);
+        return true;
+    }
+    return cuda_ok(c, c->d.cuMemcpyHtoDAsync(base, to, at, c->stream), "batch") &&
            cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "batch");
 }
 
@@ -185,7 +199,7 @@ static struct recording *find(struct cuda *c, const struct pass *p, bool *fresh)
     struct recording *r;
 
     *fresh = false;
-    if (b->T > RECORD_ROWS || b->lora || b->hidden || c->away.live)
+    if (!may_record(c, b))
         return NULL;
     for (size_t i = 0; i < c->n_rec; i++) {
         r = &c->rec[i];
@@ -237,6 +251,7 @@ int cuda_enter(struct ctx *ctx, struct pass *p, struct err *e)
     if (r && r->exec) {
         if (!cuda_ok(c, c->d.cuGraphLaunch(r->exec, c->stream), "a recorded pass"))
             return give_up(c, e);
+        c->bring = false;
         return 1;
     }
     if (r && !fresh) {
@@ -284,8 +299,11 @@ int cuda_leave(struct ctx *ctx, struct pass *p, struct err *e)
 
     cuda_run(c, true);
     c->rows = 0;
+    c->bring = false;
     if (c->recording)
         end_recording(c);
+    if (!c->failed && may_record(c, p->b))
+        cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "batch");
     if (p->b->meanwhile)
         p->b->meanwhile(p->b->arg);
     if (!c->failed && p->out)
@@ -309,13 +327,12 @@ int cuda_settle(struct ctx *ctx, struct err *e)
 
 /* ---- heads of rows of logits ---- */
 
-/* Where what is asked lies in one block of memory: rows, changes, masks; and then the lists. */
+/* Where what is asked lies in a pinned buffer: rows, changes, masks; and then the lists. */
 struct asked {
     size_t n, changes, masks, at_changes, at_masks, bytes;
 };
 
-/* Of ask[0..n) as many as there is room for in a pinned buffer; none: the first alone is too much.
- */
+/* Of ask[0..n) as many as there is room for; none: the first alone is too much. */
 static struct asked lay_out_asks(const struct pick_ask *ask, size_t n, size_t words)
 {
     struct asked a = { 0 };
@@ -329,7 +346,7 @@ static struct asked lay_out_asks(const struct pick_ask *ask, size_t n, size_t wo
         more.at_changes = more.n * sizeof(struct pick_row);
         more.at_masks = (more.at_changes + more.changes * sizeof(struct pick_change) + 7) / 8 * 8;
         more.bytes = more.at_masks + more.masks * words * sizeof(uint64_t);
-        if (more.bytes > PIN_BYTES)
+        if (more.bytes + more.n * sizeof(struct pick_list) > PIN_BYTES)
             break;
         a = more;
     }
@@ -363,23 +380,6 @@ static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask 
     }
 }
 
-/* What a's rows told, from p on, as it comes: beginnings of lists alone, or all of them. */
-static int take_lists(struct ctx *ctx, CUdeviceptr p, size_t n, size_t pitch, struct pick_list *out,
-                      struct err *e)
-{
-    const void *const from = (void *)(uintptr_t)p;
-
-    if (pitch == sizeof(*out))
-        return cuda_download(ctx, out, from, n * pitch, e);
-    uint8_t *const heads = xmalloc(n * pitch + 1);
-    const int rc = cuda_download(ctx, heads, from, n * pitch, e);
-
-    for (size_t i = 0; i < n && rc == 0; i++)
-        memcpy(&out[i], heads + i * pitch, pitch);
-    free(heads);
-    return rc;
-}
-
 int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
                struct pick_list *out, struct err *e)
 {
@@ -399,24 +399,33 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
         for (size_t i = 0; i < a.n; i++)
             bare = bare && ask[done + i].bare;
         int pitch = (int)(bare ? offsetof(struct pick_list, id) : sizeof(*out));
+        /* pin[0] may be the pass's still */
+        uint8_t *const pin = c->pin[1], *const told = pin + a.bytes;
 
-        if (!cuda_room(c, &c->picks, a.bytes + a.n * sizeof(*out)) ||
-            !cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[0]), "heads of logits"))
+        if (!cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[1]), "heads of logits"))
             return give_up(c, e);
-        fill_asks(c->pin[0], &a, ask + done, words);
-        CUdeviceptr rows = c->picks.p, lists = rows + a.bytes;
+        fill_asks(pin, &a, ask + done, words);
+        /* the GPU reads rows where they are and writes lists here: copies would take longer than it
+         * does. What it reads more than once is copied. */
+        CUdeviceptr rows = (CUdeviceptr)(uintptr_t)pin, lists = (CUdeviceptr)(uintptr_t)told;
+
+        if (a.changes || a.masks) {
+            if (!cuda_room(c, &c->picks, a.bytes) ||
+                !cuda_ok(c, c->d.cuMemcpyHtoDAsync(c->picks.p, pin, a.bytes, c->stream),
+                         "heads of logits"))
+                return give_up(c, e);
+            rows = c->picks.p;
+        }
         CUdeviceptr changes = rows + a.at_changes, masks = rows + a.at_masks;
 
-        if (!cuda_ok(c, c->d.cuMemcpyHtoDAsync(rows, c->pin[0], a.bytes, c->stream),
-                     "heads of logits") ||
-            !cuda_ok(c, c->d.cuEventRecord(c->pin_free[0], c->stream), "heads of logits"))
-            return give_up(c, e);
         cuda_launch(c, KERN_pick, a.n, 1, 1, 1024,
                     (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v });
+        if (!c->failed)
+            cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "heads of logits");
         if (c->failed)
             return give_up(c, e);
-        if (take_lists(ctx, lists, a.n, (size_t)pitch, out + done, e))
-            return -1;
+        for (size_t i = 0; i < a.n; i++)
+            memcpy(&out[done + i], told + i * (size_t)pitch, (size_t)pitch);
         done += a.n;
     }
     return 0;

@@ -125,6 +125,41 @@ __device__ static inline uint64_t largest(uint64_t mine)
     return warp_largest(part[threadIdx.x % WARP]);
 }
 
+/* The largest of a thread's part of a row, a multiple of four logits, many of them asked for at a
+ * time; *nan: there is one that is no number. */
+__device__ static inline uint64_t likeliest(const float *x, int V, bool *nan)
+{
+    enum { BESIDE = 8 };
+    const float4 *const from = (const float4 *)x;
+    float max = -INFINITY;
+    int at = 0;
+    bool bad = false;
+
+    for (int i = threadIdx.x; i < V / 4; i += BESIDE * THREADS) {
+        float4 v[BESIDE];
+
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++)
+            if (i + k * THREADS < V / 4)
+                v[k] = from[i + k * THREADS];
+            else
+                v[k] = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++) {
+            const float four[4] = { v[k].x, v[k].y, v[k].z, v[k].w };
+
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                bad = bad || four[j] != four[j];
+                if (four[j] > max)
+                    max = four[j], at = 4 * (i + k * THREADS) + j;
+            }
+        }
+    }
+    *nan = bad;
+    return order_of(max, at);
+}
+
 /* grid: rows asked for, 1024 threads. A changed row is as it was behind it. pitch: bytes from one
  * row's list to the next; where all are bare, the lists' beginnings alone. */
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -134,11 +169,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ uint64_t head[ROOM];
     __shared__ double part[THREADS];
     __shared__ int found, finite, bad, drawn;
-    const pick_row row = ask[blockIdx.x];
+    __shared__ pick_row asked;
+
+    /* it may lie in host memory */
+    static_assert(sizeof(asked) % 4 == 0, "copied by 4 bytes");
+    if (threadIdx.x < sizeof(asked) / 4)
+        ((uint32_t *)&asked)[threadIdx.x] = ((const uint32_t *)(ask + blockIdx.x))[threadIdx.x];
+    __syncthreads();
+    const pick_row row = asked;
     float *x = logits + (size_t)row.row * V;
     const uint64_t *mask = row.mask < 0 ? NULL : masks + (size_t)row.mask * ((V + 63) / 64);
     const int span = (V + THREADS - 1) / THREADS * WARP, begin = threadIdx.x / WARP * span;
     const int lane = threadIdx.x % WARP, end = min(begin + span, V);
+    const bool first = row.bare && row.inverse == 0; /* is all that is wanted */
     uint64_t mine = 0;
     int n = 0;
     bool nan = false;
@@ -160,13 +203,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         c->add = was;
     }
     __syncthreads();
-    for (int i = begin + lane; i < end; i += WARP) {
-        const uint64_t o = order(i);
+    if (first && !mask && V % 4 == 0)
+        mine = likeliest(x, V, &nan);
+    else
+        for (int i = begin + lane; i < end; i += WARP) {
+            const uint64_t o = order(i);
 
-        nan = nan || x[i] != x[i];
-        n += o != 0;
-        mine = o > mine ? o : mine;
-    }
+            nan = nan || x[i] != x[i];
+            n += o != 0;
+            mine = o > mine ? o : mine;
+        }
     if (n && !row.bare)
         atomicAdd(&finite, n);
     if (nan)
@@ -177,7 +223,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     const uint64_t top = row.bare ? largest(mine) : head[0];
     const uint64_t least = row.bare ? UINT64_MAX : head[PICK_MOST - 1] ? head[PICK_MOST - 1] : 1;
-    const bool first = row.bare && row.inverse == 0; /* is all that is wanted */
     const float max = logit_of(top);
     double sum = 0;
 

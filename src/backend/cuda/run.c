@@ -259,35 +259,62 @@ static bool norm_f8(struct cuda *b, size_t i)
     return true;
 }
 
-/* A product added to the residual, its norm, and a product of that. */
-static bool normed(struct cuda *b, size_t i)
+/* Of what op i + 1 on is made for, the rows that the gather g wants: T of them. */
+static void take_rows(struct cuda *b, const struct op *g, const struct inputs *made, const float *y)
 {
-    const struct op *o = &b->op[i], *s = &b->op[i + 1];
+    struct gpu_room *const x = input_next16(b), *const ss = &b->ss[1 - b->cur];
+    const bool half = made->mode != PREP_F32;
+    int d = (int)(half ? g->D / 2 : g->D), n_ss = b->have.n_ss; /* of 32 bits */
+    const int32_t *rows = g->ids;
+
+    if (!input_room_made(b, made, g->T, g->D) ||
+        !cuda_room(b, ss, g->T * (size_t)n_ss * sizeof(float)))
+        return;
+    cuda_launch(b, KERN_gather, over((size_t)d, THREADS), g->T, 1, THREADS,
+                (void *[]){ &x->p, &b->x16[b->cur].p, &rows, &d });
+    cuda_launch(b, KERN_gather, over((size_t)n_ss, THREADS), g->T, 1, THREADS,
+                (void *[]){ &ss->p, &b->ss[b->cur].p, &rows, &n_ss });
+    input_have_made(b, made, y, g->T, g->D, true);
+}
+
+/* A product added to the residual, the norm of its rows or of those that are gathered, and a
+ * product of that: how many ops before that one; 0 = not that. */
+static size_t normed(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *g = i + 1 < b->n_op && o[1].kind == OP_GATHER ? o + 1 : NULL;
+    const size_t at = i + (g ? 2 : 1);
+    const struct op *s = &b->op[at];
     struct inputs made;
 
-    if (i + 2 >= b->n_op || o->n != 1 || !o->add || !streams(b, o) || s->kind != OP_RMSNORM ||
-        s->x != o->out[0].y || s->T != o->T || s->D != o->out[0].w->rows)
-        return false;
+    if (at + 1 >= b->n_op || o->n != 1 || !o->add || !streams(b, o) || s->kind != OP_RMSNORM ||
+        s->D != o->out[0].w->rows)
+        return 0;
+    if (g ? g->x != o->out[0].y || g->D != s->D || o->T != b->rows || s->x != g->y ||
+                s->T != g->T || !op_dead(b, at + 1, g->y, g->T * g->D)
+          : s->x != o->out[0].y || s->T != o->T)
+        return 0;
     const struct weight *w = o->out[0].w;
     const struct inputs in = inputs_of(b, w, o->T);
-    const struct op *next = op_consumer(b, i + 1, s->y, s->T, s->D);
-    const size_t n = s->T * s->D, tiles = over(w->rows, DEV_TILE);
+    const struct op *next = op_consumer(b, at, s->y, s->T, s->D);
+    const size_t tiles = over(w->rows, DEV_TILE);
 
     if (!next || !streams(b, next) || !inputs_made(b, next, s->D, &made) ||
-        !op_dead(b, i + 3, s->y, n) || !input_prepare(b, &in, w, o->x, o->T) ||
-        !input_room_made(b, &made, s->T, s->D) ||
-        !cuda_room(b, &b->ss[1 - b->cur], s->T * tiles * sizeof(float)))
-        return false;
+        !op_dead(b, at + 2, s->y, s->T * s->D) || !input_prepare(b, &in, w, o->x, o->T) ||
+        !input_room_made(b, &made, o->T, s->D) ||
+        !cuda_room(b, &b->ss[1 - b->cur], o->T * tiles * sizeof(float)))
+        return 0;
     struct stream_args a = product_stream(b, o->out, 1, o->T, true);
 
     a.norm = s->u;
     a.ss_out = (float *)(uintptr_t)b->ss[1 - b->cur].p;
     input_make(b, &made, s->D, &a);
     program_stream(b, &a);
-    input_have_made(b, &made, s->y, s->T, s->D, true);
+    input_have_made(b, &made, s->y, o->T, s->D, true);
     b->have.n_ss = (int)tiles;
     b->have.eps = s->by;
-    return true;
+    if (g && g->T < o->T) /* else all, for they are in order */
+        take_rows(b, g, &made, s->y);
+    return at + 1 - i;
 }
 
 /* Of attention's scores, for exponents in base 2. */
@@ -489,6 +516,55 @@ static void attention(struct cuda *b, size_t i)
 
 /* ---- one op ---- */
 
+/* Whether norm_rows has room for a row, and what it is to do with them. */
+static bool norm_keeps(const struct op *o)
+{
+    return o->D % 4 == 0 && over(o->D, CHUNK) * CHUNK <= ROWS_MOST;
+}
+
+static struct act_args norm_args(const struct op *o, float *y, const struct copy16 *copy)
+{
+    return (struct act_args){ .y = y,
+                              .y16 = (uint16_t *)(uintptr_t)copy->p,
+                              .x = o->x,
+                              .cols = (int)o->D,
+                              .kp = copy->kp,
+                              .mode16 = copy->mode,
+                              .image = copy->image,
+                              .T = (int)o->T };
+}
+
+/* The batch's arrays, if they are not on the device: the next kernel brings them. */
+static struct batch_copy batch_copy_of(struct cuda *b)
+{
+    const bool there = !b->bring;
+
+    b->bring = false;
+    return there ? (struct batch_copy){ 0 }
+                 : (struct batch_copy){ b->pin[0], (void *)(uintptr_t)b->batch.p };
+}
+
+/* Embeddings of few rows and their norm, in one kernel. */
+static bool embedded(struct cuda *b, size_t i)
+{
+    const struct op *o = &b->op[i], *s = o + 1;
+
+    if (i + 1 >= b->n_op || o->kind != OP_EMBED || o->T > RECORD_ROWS || s->kind != OP_RMSNORM ||
+        s->x != o->y || s->T != o->T || s->D != o->D || !norm_keeps(s) || b->ctx.half)
+        return false;
+    float *y = s->y, *x = o->y, eps = s->by;
+    const float *norm = s->u;
+    const int32_t *ids = o->ids;
+    const struct copy16 copy = input_copy_for(b, i + 1, &y, s->T, s->D, NULL);
+    struct act_args a = norm_args(s, y, &copy);
+    struct batch_copy c = batch_copy_of(b);
+
+    cuda_launch(b, KERN_embed_norm, c.from ? 2 * o->T : o->T, 1, 1, NORM_THREADS,
+                (void *[]){ &a, &norm, &eps, &x, (void *)(uintptr_t)cuda_placed(o->out[0].w), &ids,
+                            &c });
+    return true;
+}
+
 static void small(struct cuda *b, size_t i)
 {
     struct op *o = &b->op[i];
@@ -526,15 +602,8 @@ static void small(struct cuda *b, size_t i)
         break;
     case OP_RMSNORM:
         copy = input_copy_for(b, i, &y, o->T, o->D, NULL);
-        if (o->D % 4 == 0 && o->D <= ROWS_MOST && copy.kp <= ROWS_MOST) {
-            struct act_args a = { .y = y,
-                                  .y16 = (uint16_t *)(uintptr_t)copy.p,
-                                  .x = o->x,
-                                  .cols = d,
-                                  .kp = copy.kp,
-                                  .mode16 = copy.mode,
-                                  .image = copy.image,
-                                  .T = (int)o->T };
+        if (norm_keeps(o)) {
+            struct act_args a = norm_args(o, y, &copy);
 
             input_norm_rows(b, &a, o->u, o->by);
             return;
@@ -581,8 +650,19 @@ void cuda_run(struct cuda *b, bool ending)
         away_enter(b, o);
         b->q16 = o->kind == OP_ATTN ? b->q16 : NULL;
         b->have8.x = i && b->have8.x && o->kind == OP_LINEAR ? b->have8.x : NULL;
-        if (gated(b, i) || gated_many(b, i) || normed(b, i)) {
+        if (embedded(b, i)) {
             i += 2;
+            continue;
+        }
+        if (b->bring) {
+            struct batch_copy c = batch_copy_of(b);
+
+            cuda_launch(b, KERN_bring, b->rows, 1, 1, THREADS, (void *[]){ &c });
+        }
+        if (gated(b, i) || gated_many(b, i)) {
+            i += 2;
+        } else if ((n = normed(b, i)) > 0) {
+            i += n;
         } else if (norm_f8(b, i)) {
             i++;
         } else if ((n = rotated_many(b, i)) > 0 || (n = rotated(b, i)) > 0) {

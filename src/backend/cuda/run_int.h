@@ -12,6 +12,11 @@ struct copy16 { /* as in small.cu */
     int mode, kp, image;
 };
 
+struct batch_copy { /* as in small.cu */
+    const void *from;
+    void *to;
+};
+
 /* ---- route.c ---- */
 
 enum route { ROUTE_PLAIN, ROUTE_STREAM, ROUTE_WIDE, ROUTE_LIBRARY };

@@ -11,6 +11,13 @@ struct copy16 {
     int mode, kp, image;
 };
 
+/* A batch's arrays in host memory, to where kernels expect them: as many times 16 bytes as the
+ * first 32 bits say. from NULL: they are there. */
+struct batch_copy {
+    const void *from;
+    void *to;
+};
+
 __device__ static void put16(const copy16 &c, int t, int i, float f)
 {
     if (c.p)
@@ -32,10 +39,24 @@ __device__ static inline void get8(float *v, const uint16_t *p)
     get8(v, *(const uint4 *)p);
 }
 
-/* grid: rows */
-extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
+/* Row r of packed codes, eight columns of a thread at a time: the kind, which is told, spares what
+ * a unit's place takes to divide. */
+template <int KIND>
+__device__ static inline void packed_row(float *y, const dev_weight &w, size_t r)
 {
-    const size_t t = blockIdx.x, r = ids[t];
+    dev_weight told = w;
+
+    told.kind = KIND;
+    for (int i = 8 * threadIdx.x; i < w.cols; i += 8 * blockDim.x)
+#pragma unroll 1 /* a row alone waits for this to come from memory */
+        for (int k = i; k < min(i + 8, w.cols); k++)
+            y[k] = packed_value(told, r, k);
+}
+
+/* Row t of y: row ids[t] of the table w, by all threads. */
+__device__ static inline void embed_row(float *y, const dev_weight &w, const int32_t *ids, size_t t)
+{
+    const size_t r = ids[t];
     const bool placed = w.kind == DEV_B16;
     const uint8_t *const row = w.q + r * (placed ? 2 * (size_t)w.kp : w.row_bytes);
 
@@ -51,6 +72,17 @@ extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
         }
         return;
     }
+    if (w.kind == DEV_U4 || w.kind == DEV_U6 || w.kind == DEV_U8) {
+        float *const to = y + t * w.cols;
+
+        if (w.kind == DEV_U4)
+            packed_row<DEV_U4>(to, w, r);
+        else if (w.kind == DEV_U6)
+            packed_row<DEV_U6>(to, w, r);
+        else
+            packed_row<DEV_U8>(to, w, r);
+        return;
+    }
     for (int u = threadIdx.x; u * UNIT < w.cols; u += blockDim.x) {
         float v[UNIT];
 
@@ -60,6 +92,12 @@ extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
             if (u * UNIT + k < w.cols)
                 y[t * w.cols + u * UNIT + k] = v[k];
     }
+}
+
+/* grid: rows */
+extern "C" __global__ void embed(float *y, dev_weight w, const int32_t *ids)
+{
+    embed_row(y, w, ids, blockIdx.x);
 }
 
 /* grid: (columns, rows) */
@@ -382,7 +420,7 @@ template <int KEPT>
 __device__ static inline void norm_body(const act_args &a, const float *w, float eps)
 {
     enum { STEP = NORM_STEP };
-    const size_t t = gridDim.x - 1 - blockIdx.x; /* what was written last may be near still */
+    const size_t t = a.T - 1 - blockIdx.x; /* what was written last may be near still */
     const int first = 4 * threadIdx.x;
     float kept[KEPT][4], sum = 0, max = 0;
 
@@ -468,6 +506,50 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS)
     norm_rows_half(const __grid_constant__ act_args a, const float *w, float eps)
 {
     norm_body<ROWS_MOST / 2 / NORM_STEP>(a, w, eps);
+}
+
+/* By `blocks` blocks, of which this is number `block`. */
+__device__ static inline void bring_batch(const batch_copy &c, int block, int blocks)
+{
+    enum { BESIDE = 4 };
+    const uint4 *const from = (const uint4 *)c.from;
+    const int n = *(const int32_t *)c.from, step = blocks * blockDim.x;
+
+    for (int i = block * blockDim.x + threadIdx.x; i < n; i += BESIDE * step) {
+        uint4 v[BESIDE];
+
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++)
+            if (i + k * step < n)
+                v[k] = from[i + k * step];
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++)
+            if (i + k * step < n)
+                ((uint4 *)c.to)[i + k * step] = v[k];
+    }
+}
+
+extern "C" __global__ void bring(batch_copy c)
+{
+    bring_batch(c, blockIdx.x, gridDim.x);
+}
+
+/* The batch's arrays, embed, and the norm of what that made: of few rows, which wait for launches
+ * more than for anything. grid: rows, and as many again where there is a batch to bring;
+ * NORM_THREADS */
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    embed_norm(const __grid_constant__ act_args a, const float *norm, float eps, float *x,
+               const __grid_constant__ dev_weight w, const int32_t *ids, batch_copy c)
+{
+    if (blockIdx.x >= a.T) {
+        bring_batch(c, blockIdx.x - a.T, gridDim.x - a.T);
+        return;
+    }
+    if (c.from) /* where ids come from */
+        ids = (const int32_t *)((const uint8_t *)c.from + ((const uint8_t *)ids - (uint8_t *)c.to));
+    embed_row(x, w, ids, a.T - 1 - blockIdx.x); /* that norm_body takes */
+    __syncthreads();
+    norm_body<ROWS_MOST / NORM_STEP>(a, norm, eps);
 }
 
 /* Eight gated values, in bf16. */
