@@ -338,8 +338,8 @@ struct attn_phase {
     float *given;
 };
 
-/* Bytes of 128 columns of a row in whole numbers (dot.cuh). */
-enum { DOT_RECORD = 336 };
+/* Bytes of 128 columns of a row in whole numbers (whole.cuh). */
+enum { WHOLE_RECORD = 272 };
 
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
 

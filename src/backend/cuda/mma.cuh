@@ -1,5 +1,5 @@
-/* mma.cuh - 16 x 16 by 16 x 8 on the tensor cores, float32 sums, and how its operands come out of
- * shared memory. */
+/* mma.cuh - 16 x 16 by 16 x 8 on the tensor cores, float32 sums, or bytes, and how operands come
+ * out of shared memory. */
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,6 +20,19 @@ __device__ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, 
                      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d = a b + c in whole numbers, 32 unsigned bytes of 16 rows by 32 signed ones of 8 columns: lane
+ * 4 g + q has of a rows g and g + 8, bytes 4 q on, then those from 16 + 4 q on; of b those of
+ * column g; of c and d what it has of mma's */
+__device__ static inline void mma_bytes(int d[4], const uint32_t a[4], const uint2 &b,
+                                                 const int c[4])
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%11,%12,%13};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(c[0]), "r"(c[1]),
+          "r"(c[2]), "r"(c[3]));
 }
 
 /* Two values in 16 bits, the first in the lower half. */

@@ -169,7 +169,7 @@ static size_t kept_inputs(const struct cuda *b, const struct program *p, const s
                     (p->class == CLASS_FED8 && p->T == 1 && FED8_STAGES(kp) > FED8_KEPT);
     const size_t n = no                              ? 0
                      : p->class == CLASS_FED8        ? (size_t)FED8_NEAR((int)kp, (int)p->T)
-                     : p->whole && w->kind == DEV_U4 ? kp / DEV_CHUNK * DOT_RECORD
+                     : p->whole && w->kind == DEV_U4 ? kp / DEV_CHUNK * WHOLE_RECORD
                                                      : p->T * (2 * kp + 64); /* 64: banks */
 
     return d->shared + n > b->dynamic[program_kernel(p)] ? 0 : n;
@@ -206,8 +206,8 @@ static struct division divide(const struct cuda *b, const struct program *p)
 }
 
 /* Whether a program's codes of four bits are to meet its row in whole numbers, which have to be in
- * shared memory. On an H200 8B in Q4_0 decodes at 517 tok/s so, at 479 to the bits that the row has
- * in a batch: too little to give those up unasked. */
+ * shared memory. On an H200 8B in Q4_0 decodes at 537 tok/s so, at 480 to the bits that the row has
+ * in a batch, which it keeps unless asked. */
 static bool can_be_whole(const struct cuda *b, struct program *p)
 {
     bool any = false, all = true;

@@ -15,9 +15,9 @@
 
 #include "backend/cuda/barrier.cuh"
 #include "backend/cuda/codes.cuh"
-#include "backend/cuda/dot.cuh"
 #include "backend/cuda/inputs.cuh"
 #include "backend/cuda/mma.cuh"
+#include "backend/cuda/whole.cuh"
 
 /* ---- the rings ---- */
 
@@ -421,7 +421,7 @@ __device__ static __forceinline__ void give_sums(const program &p, int turn, int
 }
 
 /* The same of one row of x, whose columns the four lanes of a row of W share. */
-__device__ static __forceinline__ void give_dots(const program &p, int turn, int teams,
+__device__ static __forceinline__ void give_whole(const program &p, int turn, int teams,
                                                  const float acc[2])
 {
     const int lane = threadIdx.x % WARP, c = lane % 4;
@@ -485,7 +485,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     tile_end e[NT] = {}; /* of this warp's turns: with few warps of a team it has two */
 
     if constexpr (TILES == 0)
-        dot_inputs(a, (dot_record *)p.inputs, p.factor);
+        whole_inputs(a, (uint8_t *)p.inputs, p.factor);
     else if (a.kept && !a.load.x)
         keep_inputs(a, p.inputs, stride);
     if (TILES && a.scaled && !a.load.x)
@@ -507,19 +507,23 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
         for (int s = begins ? place_of(teams) : stages; s < stages; s += size) {
             const uint8_t *const stage = p.ring + p.slot * R::slot;
 
+            whole_share share;
+
             if constexpr (TILES)
                 load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
+            else
+                share = whole_load((const uint8_t *)p.inputs, s);
             copy_wait<R::depth - 2>();
             __syncwarp();
             /* the slot of the stage before is free again */
             fetch<CLASS>(p, p.slot ? p.slot - 1 : R::depth - 1);
             if constexpr (TILES == 0) {
-                const dot_record &r = ((const dot_record *)p.inputs)[s];
+                const int zero = a.out[0].w.zero_const;
 
                 if (!PAIR && form.zeros)
-                    dot_stage<FINE, PAIR, true>(acc[0], stage, form.gs, r);
+                    whole_stage<FINE, PAIR, true>(acc[0], stage, form.gs, zero, share);
                 else
-                    dot_stage<FINE, PAIR, false>(acc[0], stage, form.gs, r);
+                    whole_stage<FINE, PAIR, false>(acc[0], stage, form.gs, zero, share);
             } else if constexpr (KIND == DEV_F8) {
                 const dev_weight &w = out_of(a, item_at(n, unit, teams), &tile).w;
                 float part[NT][4];
@@ -543,7 +547,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             p.slot = p.slot + 1 == R::depth ? 0 : p.slot + 1;
         }
         if (begins && TILES == 0)
-            give_dots(p, turn0 + n, teams, acc[0]);
+            give_whole(p, turn0 + n, teams, acc[0]);
         else if (begins)
             give_sums<NT>(p, turn0 + n, T, teams, acc);
         if (n < behind)

@@ -9,6 +9,7 @@
 #define copy_wait      ptx_copy_wait
 #define load_matrices  ptx_load_matrices
 #define mma            ptx_mma
+#define mma_bytes      ptx_mma_bytes
 #define transposed     ptx_transposed
 #define bar_init       ptx_bar_init
 #define bar_fence_init ptx_bar_fence_init
@@ -60,6 +61,7 @@
 #undef copy_wait
 #undef load_matrices
 #undef mma
+#undef mma_bytes
 #undef transposed
 #undef bar_init
 #undef bar_fence_init
@@ -190,6 +192,27 @@ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1
                  f32_from_bits(col[8 + k / 8 * 2 + k % 2]);
         }
         c[i] = (float)s;
+    }
+}
+
+/* d = a b + c, 16 x 32 unsigned bytes by 32 x 8 signed ones (PTX ISA, mma.m16n8k32): lane 4 g + q has
+ * of a rows g and g + 8, columns 4 q and 16 + 4 q on; of b those rows of column g. */
+static inline void mma_bytes(int d[4], const uint32_t a[4], const uint2 &b, const int c[4])
+{
+    const uint32_t mine[] = { a[0], a[1], a[2], a[3], b.x, b.y };
+    const lane_words *all = warp_meet(mine, 6);
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, q = lane % 4;
+
+    for (int i = 0; i < 4; i++) {
+        uint32_t s = (uint32_t)c[i];
+
+        for (int k = 0; k < 32; k++) {
+            const uint32_t row = all[g * 4 + k % 16 / 4][i / 2 + k / 16 * 2];
+            const uint32_t col = all[(2 * q + i % 2) * 4 + k % 16 / 4][4 + k / 16];
+
+            s += (uint32_t)((int)(row >> k % 4 * 8 & 255) * (int8_t)(col >> k % 4 * 8));
+        }
+        d[i] = (int)s;
     }
 }
 
