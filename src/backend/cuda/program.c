@@ -1,5 +1,5 @@
-/* program.c - what run.c wants of a pass of few rows, gathered into programs (program.cuh): a program
- * is one kernel, and ends where something else has to be launched. */
+/* program.c - what run.c wants of a pass of few rows, gathered into programs (program.cuh): each is
+ * one kernel, and ends where something else has to be launched. */
 #include <stdlib.h>
 #include <string.h>
 
