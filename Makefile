@@ -108,7 +108,8 @@ CUDA_PTX   ?= 90
 CUDA_GEN   := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a$(comma)code=sm_$a) \
               $(foreach a,$(CUDA_PTX),-gencode arch=compute_$a$(comma)code=compute_$a)
 FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard src/backend/cuda/*.cu))
-CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) src/backend/cuda/dev.h src/backend/cuda/wide_args.h \
+CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) \
+              src/backend/cuda/dev.h src/backend/cuda/wide_args.h \
               src/base/num.h src/ops/pick.h src/format/enc/enc.def
 
 TRAIN_DEPS := src/backend/cuda/train_dev.h src/base/rng.h
