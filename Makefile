@@ -108,14 +108,10 @@ CUDA_PTX   ?= 90
 CUDA_GEN   := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a$(comma)code=sm_$a) \
               $(foreach a,$(CUDA_PTX),-gencode arch=compute_$a$(comma)code=compute_$a)
 FATBIN     := $(patsubst src/backend/cuda/%.cu,$(BUILD)/cuda/%.fatbin,$(wildcard src/backend/cuda/*.cu))
+# What kernels may include; script/fatbin compiles those anew whose own files have changed.
 CUDA_DEPS  := $(wildcard src/backend/cuda/*.cuh src/format/enc/*.h) \
-              src/backend/cuda/dev.h src/backend/cuda/wide_args.h \
-              src/base/num.h src/ops/pick.h src/format/enc/enc.def
-
-TRAIN_DEPS := src/backend/cuda/train_dev.h src/base/rng.h
-TRAIN_FAT  := $(patsubst %,$(BUILD)/cuda/%.fatbin,train train_attn train_optim train_wgmma)
-$(TRAIN_FAT): CUDA_DEPS += $(TRAIN_DEPS)
-$(TRAIN_FAT): $(TRAIN_DEPS)
+              $(filter-out %/cuda.h %_int.h,$(wildcard src/backend/cuda/*.h)) \
+              src/base/num.h src/base/rng.h src/ops/pick.h src/format/enc/enc.def
 
 $(BUILD)/cuda/%.fatbin: src/backend/cuda/%.cu $(CUDA_DEPS)
 	@mkdir -p $(@D)
