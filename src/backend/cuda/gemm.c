@@ -2,9 +2,8 @@
 #include "backend/cuda/cuda_int.h"
 #include "backend/cuda/gemm.h"
 
-enum {
-    FEWEST = 1024
-}; /* rows from which it was seen to be faster than products and what follows them */
+/* Rows from which it was seen to be faster than products and what follows them. */
+enum { FEWEST = 1024 };
 
 /* What all kernels take of p. */
 static bool begin(struct cuda *b, const struct blas_product *p, struct gemm_args *a)

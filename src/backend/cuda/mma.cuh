@@ -26,7 +26,7 @@ __device__ static inline void mma(float c[4], const uint32_t a[4], uint32_t b0, 
  * 4 g + q has of a rows g and g + 8, bytes 4 q on, then those from 16 + 4 q on; of b those of
  * column g; of c and d what it has of mma's */
 __device__ static inline void mma_bytes(int d[4], const uint32_t a[4], const uint2 &b,
-                                                 const int c[4])
+                                    const int c[4])
 {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%10,%11,%12,%13};"

@@ -628,7 +628,8 @@ GATED(gated_4k, 256, 2)
 GATED(gated_16k, 512, 4)
 GATED(gated_32k, 512, 8)
 
-/* Inputs of a product in 16 bits, padded with zeros to kp; image: how they lie. grid: (kp / 128, rows), 128 threads */
+/* Inputs of a product in 16 bits, padded with zeros to kp; image: how they lie. grid: (kp / 128, rows),
+ * 128 threads */
 extern "C" __global__ void prep(uint16_t *y, const float *x, int cols, int kp, const int32_t *order,
                                 int mode, int image)
 {

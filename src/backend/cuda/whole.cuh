@@ -41,13 +41,6 @@ __device__ static __forceinline__ float whole_sum(uint32_t word)
 #define WHOLE_ONE 12582912.f
 enum { WHOLE_BITS = 0x4B400000 };
 
-/* Four lanes' total, each lane's. */
-__device__ static inline int sum4(int v)
-{
-    v += __shfl_xor_sync(~0u, v, 1);
-    return v + __shfl_xor_sync(~0u, v, 2);
-}
-
 /* Eight neighbouring columns, a lane's share of a block, to their record. All lanes of a warp
  * together, whether or not theirs are there. */
 __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, int block, int c,
@@ -63,8 +56,9 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
         x[2 * k] = f.x, x[2 * k + 1] = f.y;
         top = fmaxf(top, fmaxf(fabsf(f.x), fabsf(f.y)));
     }
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2)
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
     /* the largest has bit 12; f16's least is 2^-24 */
     const uint32_t e = max((int)(__float_as_uint(top) >> 23), 103);
     const float inverse = __uint_as_float((127 + 12 + 127 - e) << 23);
@@ -76,7 +70,9 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
         q[k] = __float_as_uint(fmaf(x[k], inverse, WHOLE_ONE)) + 128;
         sum += (int)q[k] - (WHOLE_BITS + 128);
     }
-    sum = sum4(sum);
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2)
+        sum += __shfl_xor_sync(~0u, sum, d);
     const auto bytes = [&](int n, int a, int b, int c, int d) {
         return __byte_perm(__byte_perm(q[a], q[b], n | (4 + n) << 4),
                            __byte_perm(q[c], q[d], n | (4 + n) << 4), 0x5410);
