@@ -81,7 +81,7 @@ def hugging_face(s):
     c = choice(s, model="dummy", messages=USER, max_tokens=256, stream=False,
                response_format={"type": "json", "value": SCHEMA})
     unit(c["message"]["content"])
-    events = s.stream(CHAT, {"model": "dummy", "messages": USER, "max_tokens": 5,
+    events = s.stream(CHAT, {"model": "dummy", "messages": USER, "max_tokens": 5, "temperature": 0,
                              "stream_options": {"include_usage": True}})
     assert events[-1] == "[DONE]" and json.loads(events[-2])["usage"]["completion_tokens"] == 5
     # text_generation goes to / and takes the first of a list
