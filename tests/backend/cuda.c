@@ -268,6 +268,25 @@ static void check_gated(struct ctx *c, enum enc enc, size_t F, size_t T)
     free(got);
 }
 
+/* T rows by all planes of four bits. */
+static void check_planes4(struct ctx *c, size_t rows, size_t cols, size_t T)
+{
+    for (size_t k = 0; k < plane_kinds_n; k++) {
+        const enum enc enc = plane_kinds[k].enc;
+        struct planes_owned o;
+        struct err e;
+
+        if (enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4)
+            continue;
+        struct weight w = planes_new(&plane_kinds[k], rows, cols, &o);
+
+        OK(c->be->place(c, &w, &e), e);
+        check_linear(c, &w, T, 6e-3);
+        c->be->unplace(c, &w);
+        planes_release(&o);
+    }
+}
+
 /* One row by codes of four bits in whole numbers. */
 static void products_whole(void **state)
 {
@@ -290,19 +309,7 @@ static void products_whole(void **state)
             c->be->unplace(c, &w);
             free(owned);
         }
-        for (size_t k = 0; k < plane_kinds_n; k++) {
-            const enum enc enc = plane_kinds[k].enc;
-            struct planes_owned o;
-
-            if (enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4)
-                continue;
-            struct weight w = planes_new(&plane_kinds[k], rows[r] / 8 * 8, cols[r], &o);
-
-            OK(c->be->place(c, &w, &e), e);
-            check_linear(c, &w, 1, 6e-3);
-            c->be->unplace(c, &w);
-            planes_release(&o);
-        }
+        check_planes4(c, rows[r] / 8 * 8, cols[r], 1);
     }
     check_gated(c, ENC_Q4_0, 1280, 1);
     c->be->free(c);
@@ -361,6 +368,33 @@ static void check_fed(struct ctx *c, enum enc enc, size_t rows, size_t cols)
     c->be->unplace(c, &w);
     check_alone(c, &w, 1, 16);
     free(owned);
+}
+
+/* Codes in records. */
+static void products_fed_codes(void **state)
+{
+    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0, ENC_Q5_1 };
+    static const size_t cols[] = { 256, 2304, 4608, 9728 };
+    static const char *const when[] = { "early", "late", "by chance" };
+
+    (void)state;
+    gpu_for_programs();
+    for (size_t k = 0; k < (gpu_emulated() ? ARRAY_LEN(when) : 1); k++) {
+        setenv("EMULATED_COPIES", when[k], 1);
+        struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+        cuda_try(c, CUDA_TRY_FED);
+        for (size_t i = 0; i < ARRAY_LEN(encs); i++)
+            for (size_t j = 0; j < ARRAY_LEN(cols); j++)
+                if (!gpu_emulated() || (i + j + k) % 4 == 0)
+                    check_fed(c, encs[i], j == 1 ? 10 : 200, cols[j]);
+        check_planes4(c, 200, 2304, k ? 11 : 1);
+        check_gated(c, ENC_Q4_0, 1280, k ? 6 : 1);
+        check_gated(c, k ? ENC_Q8_0 : ENC_Q4_0, 4352, 16); /* a ring of the fewest groups */
+        c->be->free(c);
+    }
+    unsetenv("EMULATED_COPIES");
+    gpu_settle();
 }
 
 static void products_fed(void **state)
@@ -978,6 +1012,10 @@ static void quantised(void **state)
         char *path = quantised_new(names[i]);
 
         beside_cpu(path, 5e-2);
+        setenv("PUNA_CUDA_TRY", "fed", 1);
+        if (i == 0 || i > 4)
+            beside_cpu(path, 5e-2);
+        unsetenv("PUNA_CUDA_TRY");
         quantised_free(path);
     }
     gpu_settle();
@@ -1140,6 +1178,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(products_bf16),
         cmocka_unit_test(tiny),
         cmocka_unit_test(products_fed),
+        cmocka_unit_test(products_fed_codes),
         cmocka_unit_test(products_teams),
         cmocka_unit_test(products_load),
         cmocka_unit_test(products_whole),

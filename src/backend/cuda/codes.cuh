@@ -90,7 +90,7 @@ __device__ static inline void code_pairs(uint32_t p[4], const uint4 &v, const ui
             const int s = 2 * i + 8 * (j % 2) - 4;
             const uint32_t top = s < 0 ? h << -s : h >> s;
 
-            p[i] = h2_sub((q >> 4 * i & 0x000F000F) | (top & 0x00300030) | 0x64006400, zero);
+            p[i] = h2_sub(in_1024(q >> 4 * i, 0x000F000F) | (top & 0x00300030), zero);
         }
     } else {
         const uint32_t half[2] = { j % 2 ? v.z : v.x, j % 2 ? v.w : v.y };

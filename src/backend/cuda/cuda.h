@@ -19,6 +19,8 @@ enum cuda_try {
                            earlier devices */
     CUDA_TRY_WHOLE = 4, /* "whole": one row by codes of four bits in whole numbers; faster, but
                            not to the bits of the same row in a batch */
+    CUDA_TRY_FED = 8,   /* "fed": few rows by records of codes on Hopper by a ring that one warp
+                           fills; not measured yet */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -89,6 +89,7 @@ struct driver {
     F(program_codes)                                                                               \
     F(program_fed)                                                                                 \
     F(program_fed8)                                                                                \
+    F(program_fed_codes)                                                                           \
     F(program_rows)                                                                                \
     F(program_table)                                                                               \
     F(small)                                                                                       \
@@ -152,6 +153,7 @@ struct driver {
     CUDA_PROGRAMS(F, table, n4)                                                                    \
     CUDA_PROGRAMS(F, fed, fed)                                                                     \
     CUDA_PROGRAMS(F, fed8, fed_f8)                                                                 \
+    CUDA_PROGRAMS(F, fed_codes, fed_codes)                                                         \
     F(program_codes, program_u48_0)                                                                \
     F(program_codes, program_u6_0)                                                                 \
     F(wide, wide_u8_4)                                                                             \
@@ -331,6 +333,7 @@ struct program {
     struct dev_phase *phase; /* [PROGRAM_PHASES] */
     struct stream_feed *feed;
     size_t n, n_feeds, T, attn, turns; /* bytes of scratch for attention, of rotations */
+    size_t rec;                        /* bytes of the largest record */
     enum dev_class class;
     bool whole; /* codes of four bits meet one row in whole numbers */
     uint16_t table[16];

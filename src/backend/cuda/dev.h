@@ -248,7 +248,8 @@ struct pick_row {
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */
 
 /* Kernels of programs, by what their weights are; U6 takes all of U48 too. FED: W16 by a ring that
- * one warp fills; FED8: F8 likewise, where rows of x are E4M3 with a scale each, too. */
+ * one warp fills; FED8: F8 likewise, where rows of x are E4M3 with a scale each, too; FED_CODES:
+ * all of U6 likewise. */
 enum dev_class {
     CLASS_W16,
     CLASS_F8,
@@ -257,6 +258,7 @@ enum dev_class {
     CLASS_N4,
     CLASS_FED,
     CLASS_FED8,
+    CLASS_FED_CODES,
     CLASSES
 };
 
@@ -290,6 +292,8 @@ enum {
     FED_AHEAD = 2,
     FED_ENDS = 3 /* warps that end tiles */
 };
+/* FED_CODES' groups (fed_codes.cuh): so many records for each warp. */
+enum { FED_RECORDS = 2, FED_RECORDS_GROUPS = 6, FED_RECORDS_AHEAD = 2 };
 /* FED8's groups (fed_f8.cuh): 16 rows by FED8_COLS columns, end to end. An image of x has for each
  * of four parts of a group's columns FED8_LINES lines of 128 bytes; of one that finds no place
  * FED8_DEPTH groups' parts are there at a time. */
@@ -353,14 +357,14 @@ struct __attribute__((aligned(16))) dev_phase {
 };
 
 /* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums and attention; cosines
- * and sines that the n_rows rows' pairs turn by; feeds, but FED8's; PHASES_KEPT phases; inputs of
- * products */
+ * and sines that the n_rows rows' pairs turn by; feeds, but FED8's and FED_CODES'; PHASES_KEPT
+ * phases; inputs of products */
 struct program_args {
     const struct dev_phase *phase;
     const struct stream_feed *feed;
     int n, n_feeds, T;
     int scratch, buffers;            /* buffers of sums: 2^ */
-    int ring, groups;                /* bytes of all rings; FED: groups of it */
+    int ring, groups, group;         /* bytes of all rings; FED: groups of it, bytes of one */
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;
     int n_rows;

@@ -597,7 +597,10 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "mma", CUDA_TRY_MMA }, { "whole", CUDA_TRY_WHOLE }, { "wide", CUDA_TRY_WIDE } };
+    } tries[] = { { "fed", CUDA_TRY_FED },
+                  { "mma", CUDA_TRY_MMA },
+                  { "whole", CUDA_TRY_WHOLE },
+                  { "wide", CUDA_TRY_WIDE } };
     unsigned found = 0;
 
     for (size_t n; list && *list; list += n + (list[n] == ',')) {

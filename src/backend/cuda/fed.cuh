@@ -9,8 +9,9 @@
  * out beforehand: a block's first of a product is its own, every other one it
  * claims when it has asked for most of the one before. What a row's sums are
  * depends on nothing but the shape of W. Of a gated product a tile is 8 rows of
- * the gate and the same 8 of the other. Warps of their own end tiles, two rows
- * of x at a time.
+ * the gate and the same 8 of the other; of records (fed_codes.cuh) it is 16 of
+ * both, the gate's for the first half of the warps. Warps of their own end
+ * tiles, two rows of x at a time.
  */
 #pragma once
 
@@ -88,20 +89,33 @@ struct fed_window {
 
 /* Waits until the next group, of this feed, has a slot, and until it is not one too many under way. */
 __device__ static __forceinline__ void fed_room(const fed_ring &r, fed_window &w, int feed,
-                                                int groups)
+                                                int groups, int ahead)
 {
     bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
-    for (const int most = feed < *r.begins ? FED_AHEAD : 1; w.under_way >= most; w.under_way--) {
+    for (const int most = feed < *r.begins ? ahead : ahead / 2; w.under_way >= most; w.under_way--) {
         bar_wait(r.landed + slot_of(w.past) * 8, round_of(w.past));
         w.past = fed_next(w.past, groups);
     }
     w.under_way++;
 }
 
+/* A group that stands for the tiles of a feed that this block has none of. */
+__device__ static __forceinline__ void feed_nothing(fed_ring &r, fed_window &w, int feed,
+                                                    int groups, int ahead)
+{
+    fed_room(r, w, feed, groups, ahead);
+    if (elected()) {
+        r.tile[slot_of(r.now.place)] = NO_TILE;
+        bar_arrive(r.landed + slot_of(r.now.place) * 8);
+    }
+    __syncwarp();
+    r.now.place = fed_next(r.now.place, groups);
+}
+
 /* The warp that feeds: asks for groups as soon as there is room, on and on,
  * whatever the others wait for; no more than FED_AHEAD at a time, which keep
- * the memory busy, and one of a product whose inputs are not there: those are
- * waited for, and are quicker beside less. */
+ * the memory busy, and half as many of a product whose inputs are not there:
+ * those are waited for, and are quicker beside less. */
 __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 {
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
@@ -133,7 +147,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                fed_room(r, asked, i, groups);
+                fed_room(r, asked, i, groups, FED_AHEAD);
                 if (left == 0)
                     next = __shfl_sync(~0u, next, 0);
                 if (elected()) {
@@ -155,16 +169,16 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
             }
             tile = next;
         }
-        if ((int)blockIdx.x < f.tiles)
-            continue;
-        fed_room(r, asked, i, groups);
-        if (elected()) {
-            r.tile[slot_of(r.now.place)] = NO_TILE;
-            bar_arrive(r.landed + slot_of(r.now.place) * 8);
-        }
-        __syncwarp();
-        r.now.place = fed_next(r.now.place, groups);
+        if ((int)blockIdx.x >= f.tiles)
+            feed_nothing(r, asked, i, groups, FED_AHEAD);
     }
+}
+
+/* The warps that share a tile of records: half of a block's where another half has the tile that
+ * gates it. */
+__device__ static __forceinline__ int fed_team(bool gated)
+{
+    return gated ? STREAM_WARPS / 2 : STREAM_WARPS;
 }
 
 /* One group times this warp's columns of x. */
@@ -188,6 +202,7 @@ __device__ static __forceinline__ void fed_group(float acc[2][NT][4], const uint
 }
 
 /* The lane's value of a tile, as end_of. */
+template <int CLASS>
 __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int tile, int turn)
 {
     if (!a.swiglu) {
@@ -196,10 +211,11 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
 
         return end_of(a, out, in, turn);
     }
+    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8;
     const int i = turn * WARP + threadIdx.x % WARP;
-    tile_end e = { i / DEV_TILE, tile * 8 + i % 8 };
+    tile_end e = { i / DEV_TILE, tile * rows + i % rows };
 
-    e.there = i % DEV_TILE < 8 && e.t < a.T && e.row < a.out[0].w.rows;
+    e.there = i % DEV_TILE < rows && e.t < a.T && e.row < a.out[0].w.rows;
     return e;
 }
 
@@ -215,11 +231,11 @@ __device__ static __forceinline__ void fed_give_pair(const stream_args &a, const
 }
 
 /* A value of the next product's input, of all lanes, to where that waits for it. */
-template <bool F8>
+template <int CLASS>
 __device__ static __forceinline__ void fed_give_value(const stream_args &a, const tile_end &e,
                                                       float v, unsigned tag)
 {
-    if constexpr (!F8)
+    if constexpr (CLASS != CLASS_FED8)
         fed_give_pair(a, e, v, tag);
     else if (e.there)
         store_shared(a.given + (size_t)e.t * a.kp16 + e.row, v);
@@ -236,29 +252,33 @@ __device__ static __forceinline__ float fed_scale(const stream_args &a, int tile
 }
 
 /* Two rows of x of a tile. sum: the warps'; scale: of the lane's row of W */
-template <bool F8>
+template <int CLASS>
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
                                                const float *factor, int tile, int turn,
                                                const tile_end &e, float scale, unsigned tag)
 {
+    constexpr bool F8 = CLASS == CLASS_FED8, records = CLASS == CLASS_FED_CODES;
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
     const bool there = t < a.T, gives = F8 ? a.given != NULL : a.give_x != NULL;
-    float v = 0, none = 0;
+    float v = 0, up = 0, none = 0;
     int in;
 
     if (there)
 #pragma unroll
         for (int o = 0; o < (F8 ? (int)FED8_SUMS : (int)STREAM_WARPS); o++)
-            v += sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+            (records && a.swiglu && o >= fed_team(true) ? up : v) +=
+                sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
     if (F8)
         v *= scale;
     if (a.scaled && there)
-        v *= factor[t];
+        v *= factor[t], up *= factor[t];
     if (a.swiglu) {
-        const float up = __shfl_xor_sync(~0u, v, 8), gated = v / (1 + expf(-v)) * up;
+        if (!records)
+            up = __shfl_xor_sync(~0u, v, 8);
+        const float gated = v / (1 + expf(-v)) * up;
 
         if (gives)
-            fed_give_value<F8>(a, e, gated, tag);
+            fed_give_value<CLASS>(a, e, gated, tag);
         else if (e.there)
             put_next(a, e, gated);
         return;
@@ -275,7 +295,7 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
         const float sum = v + e.old;
         float s = e.there ? sum * sum : 0;
 
-        fed_give_value<F8>(a, e, sum * e.by, tag);
+        fed_give_value<CLASS>(a, e, sum * e.by, tag);
         for (int d = DEV_TILE / 2; d; d /= 2)
             s += __shfl_xor_sync(~0u, s, d);
         if (F8 && e.row % DEV_TILE == 0 && there)
@@ -374,10 +394,11 @@ __device__ static __forceinline__ void fed_clear(const stream_args &a, int threa
 }
 
 /* The warps that end tiles, and phases when all of theirs are ended. */
-template <bool F8, int NT>
+template <int CLASS, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)
 {
+    constexpr bool F8 = CLASS == CLASS_FED8;
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
     bool knows = false; /* the rows' factors */
@@ -400,7 +421,7 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
 #pragma unroll
             for (int i = 0; i < fed_turns(NT); i++)
                 if (first + i * FED_ENDS < pairs) {
-                    e[i] = fed_end_of(a, d.tile, first + i * FED_ENDS);
+                    e[i] = fed_end_of<CLASS>(a, d.tile, first + i * FED_ENDS);
                     if (F8)
                         scale[i] = fed_scale(a, d.tile, e[i]);
                 }
@@ -427,7 +448,7 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
 #pragma unroll
             for (int i = 0; i < fed_turns(NT); i++)
                 if (first + i * FED_ENDS < pairs)
-                    fed_end<F8>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
+                    fed_end<CLASS>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
                                 first + i * FED_ENDS, e[i], scale[i], tag + 1);
         if (F8 && d.tile >= 0) {
             first = (first - pairs) % FED_ENDS;
@@ -458,10 +479,10 @@ __device__ static __forceinline__ void fed_begin(const program &p, const fed_rin
     bar_arrive(r.begun + k * 8);
 }
 
-/* This warp's sums of a tile to those of the others; or nothing. */
-template <int NT>
+/* This warp's sums of a tile, in N parts, to those of the others; or nothing. */
+template <int NT, int N>
 __device__ static __forceinline__ void fed_give(const program &p, int turn, int T,
-                                                const float acc[2][NT][4])
+                                                const float (*acc)[NT][4])
 {
     const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const int g = lane / 4, c = lane % 4;
@@ -477,7 +498,7 @@ __device__ static __forceinline__ void fed_give(const program &p, int turn, int 
             for (int i = 0; i < 4; i++)
                 if (n * 8 + 2 * c + i % 2 < T)
                     sum[(n * 8 + 2 * c + i % 2) * DEV_TILE + g + i / 2 * 8] =
-                        acc[0][n][i] + acc[1][n][i];
+                        N == 1 ? acc[0][n][i] : acc[0][n][i] + acc[N - 1][n][i];
     __syncwarp();
     if (lane == 0)
         bar_arrive(p.full + k * 8);
@@ -489,21 +510,27 @@ __device__ static __forceinline__ void fed_mark(const program &p, const fed_ring
                                                 int T, const fed_done &d)
 {
     fed_begin(p, r, turn, d);
-    fed_give<NT>(p, turn, T, (const float(*)[NT][4])NULL);
+    fed_give<NT, 1>(p, turn, T, (const float(*)[NT][4])NULL);
 }
 
-/* A warp's columns of the rows of x to shared memory, in the background: no
- * other warp's. */
+/* Columns of x that a group is of, and where this warp's begin. */
+struct fed_share {
+    int cols, at;
+};
+
+/* A warp's columns of the rows of x to shared memory, COLS of each group, in the background. Other
+ * warps have those of their own, but where two teams share x: then two write the same. */
+template <int COLS>
 __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
-                                                  int warp, int lane)
+                                                  const fed_share &mine, int lane)
 {
-    enum { EACH = FED_COLS / 8 }; /* 16 bytes, of a group */
+    enum { EACH = COLS / 8 }; /* 16 bytes, of a group */
     const int kp = a.out[0].w.kp;
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
-        for (int i = lane; i < (kp + FED_GROUP_COLS - 1) / FED_GROUP_COLS * EACH; i += WARP) {
-            const int at = i / EACH * FED_GROUP_COLS + warp * FED_COLS + i % EACH * 8;
+        for (int i = lane; i < (kp + mine.cols - 1) / mine.cols * EACH; i += WARP) {
+            const int at = i / EACH * mine.cols + mine.at + i % EACH * 8;
 
             if (at < kp)
                 copy_async((uint32_t)__cvta_generic_to_shared(to + t * stride + at),
@@ -512,29 +539,51 @@ __device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t
     copy_commit();
 }
 
-/* The same of the groups that begin at columns k to k + FED_TAKEN, which come
- * by tagged words: once they are there. Four values a lane and group, half a
- * warp for every other group. */
-enum { FED_TAKEN = 4 * FED_GROUP_COLS };
-__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to, int stride,
-                                                int warp, int lane, int k, unsigned tag)
+/* The same of the fed_taken_groups() groups that begin at column k, which come by tagged words: once
+ * they are there. Four values a lane and group. */
+enum { FED_RUNS = 2 };
+template <int COLS> __device__ static constexpr int fed_taken_groups(void)
 {
-    enum { RUNS = 2, APART = FED_TAKEN / RUNS };
-    const int kp = a.out[0].w.kp;
-    const int at = k + lane / (WARP / 2) * FED_GROUP_COLS + warp * FED_COLS + lane % (WARP / 2) * 4;
-    const int n = at >= kp ? 0 : at + APART >= kp ? 1 : 2;
+    return FED_RUNS * (WARP * 4 / COLS);
+}
+enum { FED_TAKEN = fed_taken_groups<FED_COLS>() * FED_GROUP_COLS }; /* columns, in 16 bits */
+
+template <int COLS>
+__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to, int stride,
+                                                const fed_share &mine, int lane, int k,
+                                                unsigned tag)
+{
+    enum { LANES = COLS / 4 }; /* of a group */
+    const int kp = a.out[0].w.kp, apart = fed_taken_groups<COLS>() / FED_RUNS * mine.cols;
+    const int at = k + lane / LANES * mine.cols + mine.at + lane % LANES * 4;
+    const int n = at >= kp ? 0 : at + apart >= kp ? 1 : 2;
 
 #pragma unroll 1
     for (int t = 0; t < a.T; t++) {
-        uint2 w[RUNS];
+        uint2 w[FED_RUNS];
 
-        tagged_wait<RUNS>(w, a.take_x + ((size_t)t * kp + at) / 2, APART / 2, n, tag);
+        tagged_wait<FED_RUNS>(w, a.take_x + ((size_t)t * kp + at) / 2, apart / 2, n, tag);
 #pragma unroll
-        for (int i = 0; i < RUNS; i++)
+        for (int i = 0; i < FED_RUNS; i++)
             if (i < n)
-                *(uint2 *)(to + t * stride + at + i * APART) = w[i];
+                *(uint2 *)(to + t * stride + at + i * apart) = w[i];
     }
     __syncwarp();
+}
+
+/* A phase's tiles are done, of which the warp's turns are up to `turn`. */
+template <int NT>
+__device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
+                                                 const stream_args &a, const int &phase, bool more,
+                                                 int &turn)
+{
+    /* attention, for which no block waits at a gate, has the sums' place next; not until the mark is
+     * read, for the warps that end tiles wait there for what they wrote */
+    if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn)
+        bar_wait(p.empty + ((turn - 1) & ((1 << p.a->buffers) - 1)) * 8,
+                 (turn - 1) >> p.a->buffers & 1);
+    if (more)
+        fed_mark<NT>(p, r, turn++, a.T, { NO_TILE, phase });
 }
 
 /* load_inputs of a kept row. */
@@ -566,6 +615,7 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
         few<NT>((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
     const uint16_t *const far = a.x + warp * FED_COLS;
     const bool near = a.kept > 0;
+    const fed_share share = { FED_GROUP_COLS, warp * FED_COLS };
     int place = few<NT>(r.now.place), turn = few<NT>(r.now.turn);
     uint4 x[FED_COLS / 32 * NT] = {};    /* rows beyond T stay zeros */
     uint4 then[FED_COLS / 32 * NT] = {}; /* those from column `ahead` on, if they are far */
@@ -576,9 +626,9 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
     if (a.take_x) {
         /* what is left comes as it is needed; with more rows there are no registers for that */
         for (ready = 0; ready < (NT == 1 ? 1 : kp); ready += FED_TAKEN)
-            fed_take(a, p.inputs, stride, warp, lane, ready, p.tag + phase);
+            fed_take<FED_COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
     } else if (near) {
-        fed_inputs(a, p.inputs, stride, warp, lane);
+        fed_inputs<FED_COLS>(a, p.inputs, stride, share, lane);
     }
     copy_wait<0>();
     __syncwarp();
@@ -605,7 +655,7 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
             const bool there = k + warp * FED_COLS < kp;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
-                fed_take(a, p.inputs, stride, warp, lane, k, p.tag + phase);
+                fed_take<FED_COLS>(a, p.inputs, stride, share, lane, k, p.tag + phase);
                 ready += FED_TAKEN;
             }
             if (near) {
@@ -638,19 +688,13 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
                 break;
             bar_wait(landed + slot_of(place) * 8, round_of(place));
         }
-        fed_give<NT>(p, turn++, T, acc);
+        fed_give<NT, 2>(p, turn++, T, acc);
         if (last)
             break;
     }
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += FED_TAKEN)
-        fed_take(a, p.inputs, stride, warp, lane, ready, p.tag + phase);
-    /* attention, for which no block waits at a gate, has the sums' place next; not until the mark is
-     * read, for the warps that end tiles wait there for what they wrote */
-    if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn)
-        bar_wait(p.empty + ((turn - 1) & ((1 << p.a->buffers) - 1)) * 8,
-                 (turn - 1) >> p.a->buffers & 1);
-    if (more)
-        fed_mark<NT>(p, r, turn++, T, { NO_TILE, phase });
+        fed_take<FED_COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
+    fed_close<NT>(p, r, a, phase, more, turn);
     r.now.place = place, r.now.turn = turn;
 }

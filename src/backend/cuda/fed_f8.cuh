@@ -102,7 +102,7 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED8_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                fed_room(r, asked, i, groups);
+                fed_room(r, asked, i, groups, FED_AHEAD);
                 if (elected()) {
                     r.tile[slot_of(r.now.place)] = 2 * tile + last;
                     bar_expect(bar, FED8_GROUP);

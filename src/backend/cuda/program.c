@@ -16,11 +16,21 @@ static bool both_f8(const struct cuda *b, const struct stream_args *a)
            l->group >= l->cols && (l->act == ACT_F8 || l->act == ACT_F8_STATIC);
 }
 
+/* Whether codes in records go by a ring that one warp fills. */
+static bool fed_codes(const struct cuda *b, const struct stream_args *a)
+{
+    const struct dev_weight *w = &a->out[0].w;
+
+    return b->big && (b->tries & CUDA_TRY_FED) && !a->load.x && w->gs > 0 &&
+           (w->kind == DEV_U8 || w->kind == DEV_U4 || w->kind == DEV_U6);
+}
+
 static enum dev_class class_of(const struct cuda *b, const struct stream_args *a)
 {
     const struct dev_weight *w = &a->out[0].w;
 
     return both_f8(b, a)                            ? CLASS_FED8
+           : fed_codes(b, a)                        ? CLASS_FED_CODES
            : w->kind == DEV_F8                      ? CLASS_F8
            : w->kind == DEV_U6                      ? CLASS_U6
            : w->kind == DEV_N4                      ? CLASS_N4
@@ -52,22 +62,29 @@ static size_t scratch_of(const struct cuda *b, enum dev_class class, size_t T, s
     return (sums > attn ? sums : attn) / 16 * 16 + 16;
 }
 
-static size_t ring_of(const struct cuda *b, enum dev_class class, size_t groups)
+/* Bytes of a group of a ring that is fed, whose records are of `rec` bytes at most. */
+static size_t group_of(enum dev_class class, size_t rec)
 {
-    return class == CLASS_FED    ? groups * FED_GROUP
-           : class == CLASS_FED8 ? groups * FED8_GROUP
-                                 : (size_t)RING_BYTES(class, b->big);
+    return class == CLASS_FED    ? (size_t)FED_GROUP
+           : class == CLASS_FED8 ? (size_t)FED8_GROUP
+                                 : (size_t)FED_RECORDS * RING_WARPS(1) * rec;
 }
 
-/* groups: of a ring that is fed */
-static size_t shared_of(const struct cuda *b, enum dev_class class, size_t groups, size_t feeds,
-                        size_t scratch)
+static size_t ring_of(const struct cuda *b, enum dev_class class, size_t groups, size_t rec)
 {
-    const bool fed8 = class == CLASS_FED8;
+    return class >= CLASS_FED ? groups * group_of(class, rec) : (size_t)RING_BYTES(class, b->big);
+}
 
+/* groups, rec: of a ring that is fed */
+static size_t shared_of(const struct cuda *b, enum dev_class class, size_t groups, size_t rec,
+                        size_t feeds, size_t scratch)
+{
     /* 2048: what is swizzled begins at multiples of 1024 */
-    return ring_of(b, class, groups) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch +
-           (fed8 ? 2048 : feeds * sizeof(struct stream_feed)) +
+    const size_t known = class == CLASS_FED8        ? 2048
+                         : class == CLASS_FED_CODES ? 0
+                                                    : feeds * sizeof(struct stream_feed);
+
+    return ring_of(b, class, groups, rec) + (class == CLASS_N4 ? LUT_N4 : 0) + scratch + known +
            PHASES_KEPT * sizeof(struct dev_phase);
 }
 
@@ -77,9 +94,10 @@ static size_t least_inputs(enum dev_class class, size_t T)
     return class == CLASS_FED8 ? (size_t)FED8_FAR((int)T) : 0;
 }
 
-static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t feeds, size_t scratch)
+static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t rec, size_t feeds,
+                 size_t scratch)
 {
-    return shared_of(b, class, FED_LEAST, feeds, scratch) + least_inputs(class, T) <=
+    return shared_of(b, class, FED_LEAST, rec, feeds, scratch) + least_inputs(class, T) <=
            b->dynamic[kernel_of(class, T)];
 }
 
@@ -179,15 +197,15 @@ static size_t kept_inputs(const struct cuda *b, const struct program *p, const s
  * buffers. */
 static struct division divide(const struct cuda *b, const struct program *p)
 {
-    const bool fed = p->class == CLASS_FED || p->class == CLASS_FED8;
+    const bool fed = p->class >= CLASS_FED;
     struct division best = { 0 };
-    size_t most = 0;
+    size_t most = 0, groups = p->class == CLASS_FED_CODES ? FED_RECORDS_GROUPS : FED_GROUPS;
 
-    for (size_t groups = FED_GROUPS; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
+    for (; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
         for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
             const size_t scratch = scratch_of(b, p->class, p->T, p->attn, buffers);
             const struct division d = { groups, buffers, scratch,
-                                        shared_of(b, p->class, groups, p->n_feeds,
+                                        shared_of(b, p->class, groups, p->rec, p->n_feeds,
                                                   scratch + p->turns) };
             size_t kept = 1;
 
@@ -230,7 +248,8 @@ static bool leads_on(const struct program *p, size_t i)
 {
     const struct dev_phase *ph = &p->phase[i];
 
-    if (p->class != CLASS_FED || i + 1 >= p->n || ph[1].kind != PHASE_PRODUCT)
+    if ((p->class != CLASS_FED && p->class != CLASS_FED_CODES) || i + 1 >= p->n ||
+        ph[1].kind != PHASE_PRODUCT)
         return false;
     const struct stream_args *s = &ph->u.s, *next = &ph[1].u.s;
     const struct attn_args *a = &ph->u.a.a;
@@ -437,8 +456,9 @@ static void launch(struct cuda *b, struct program *p)
     a.feed = (const struct stream_feed *)(uintptr_t)(at + maps + phases);
     a.scratch = (int)d.scratch;
     a.buffers = (int)d.buffers;
-    a.ring = (int)ring_of(b, p->class, d.groups);
+    a.ring = (int)ring_of(b, p->class, d.groups, p->rec);
     a.groups = (int)d.groups;
+    a.group = (int)group_of(p->class, p->rec);
     a.slot = p->at_rows.slot;
     a.seq = p->at_rows.seq;
     a.blocks = p->at_rows.table;
@@ -497,11 +517,14 @@ void program_flush(struct cuda *b)
     launch_rope(b);
 }
 
-/* Another phase; those before are launched where they cannot be in one program with it. */
+/* Another phase; those before are launched where they cannot be in one program with it, or where
+ * the ring would hold fewer of their groups for the sake of its larger records. */
 static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, size_t T, size_t attn,
-                             size_t turns, const uint16_t *table)
+                             size_t turns, const struct dev_weight *w)
 {
     struct program *p = &b->prog;
+    const uint16_t *const table = class == CLASS_N4 && w ? w->table : NULL;
+    const size_t rec = w ? (size_t)w->rec : 0;
     size_t most = attn > p->attn ? attn : p->attn;
     const bool both = (p->class == CLASS_U48 || p->class == CLASS_U6) &&
                       (class == CLASS_U48 || class == CLASS_U6);
@@ -512,15 +535,17 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
         class = p->class;
     if (p->n == PROGRAM_PHASES || (p->n && T != p->T) ||
         (feed && p->n_feeds &&
-         ((class != p->class && !both) ||
+         ((class != p->class && !both) || (class == CLASS_FED_CODES && rec > p->rec) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
-        (p->n && !fits(b, class, T, p->n_feeds + feed,
+        (p->n && !fits(b, class, T, feed && !p->n_feeds ? rec : p->rec, p->n_feeds + feed,
                        scratch_of(b, class, T, most, 0) + p->turns + turns))) {
         program_flush(b);
         most = attn;
     }
     if (feed || !p->n_feeds)
         p->class = class;
+    if (!p->n_feeds)
+        p->rec = rec;
     if (table)
         memcpy(p->table, table, sizeof(p->table));
     p->T = T;
@@ -563,20 +588,20 @@ void program_stream(struct cuda *b, const struct stream_args *a)
     const struct dev_weight *w = &a->out[0].w;
     const enum dev_class class = class_of(b, a);
     const bool fed8 = class == CLASS_FED8, half = class == CLASS_W16 || class == CLASS_FED;
-    const bool rows = half || class == CLASS_F8 || fed8;
+    const bool rows = half || class == CLASS_F8 || fed8, codes = class == CLASS_FED_CODES;
     const int cols = half ? RING_SLOT(CLASS_W16) / DEV_TILE / 2 : w->kind == DEV_U8 ? 64 : 128;
 
     const size_t rows_bytes =
         fed8 ? (size_t)FED8_IMAGE(w->kp, a->T) : (size_t)a->T * (size_t)w->kp * sizeof(*a->x);
 
-    /* FED, FED8: tiles of 16 rows, or 8 of both matrices */
-    const int tiles = class >= CLASS_FED && a->swiglu ? (w->rows + 7) / 8 : a->tiles;
+    /* of those that are fed: tiles of 16 rows; or 8 of both matrices, of records 16 */
+    const int each = codes ? DEV_TILE : 8;
+    const int tiles = class >= CLASS_FED && a->swiglu ? (w->rows + each - 1) / each : a->tiles;
 
     launch_rope(b);
     if (a->load.x && !cuda_room(b, &b->loaded, rows_bytes + (size_t)a->T * sizeof(float)))
         return;
-    struct dev_phase *ph =
-        add(b, class, true, (size_t)a->T, 0, 0, class == CLASS_N4 ? w->table : NULL);
+    struct dev_phase *ph = add(b, class, true, (size_t)a->T, 0, 0, w);
     struct stream_feed *f = &b->prog.feed[b->prog.n_feeds++];
 
     ph->form = w->kind * 4 + (w->gs > 1 && w->kind != DEV_U6 ? 2 : 0) + (w->pair ? 1 : 0);
@@ -586,7 +611,8 @@ void program_stream(struct cuda *b, const struct stream_args *a)
         ph->u.s.x = (uint16_t *)(uintptr_t)b->loaded.p;
         ph->u.s.load.by = (float *)(uintptr_t)(b->loaded.p + rows_bytes);
     }
-    ph->u.s.teams = half || fed8 ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
+    ph->u.s.teams =
+        half || class >= CLASS_FED ? 0 : teams_of(b, (size_t)(a->swiglu ? a->tiles / 2 : a->tiles));
     *f = (struct stream_feed){ .tiles = tiles,
                                .stages = fed8 ? FED8_STAGES(w->kp) : w->kp / cols,
                                .stride = !rows  ? w->rec

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "backend/cuda/attn_program.cuh"
-#include "backend/cuda/fed.cuh"
+#include "backend/cuda/fed_codes.cuh"
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/stream.cuh"
 
@@ -90,6 +90,38 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 #undef FORM
 }
 
+/* product_of() of those that are fed. */
+template <int CLASS, int NT>
+__device__ static __forceinline__ void fed_product_of(const program &p, fed_ring &r,
+                                                      const dev_phase &now, const int &phase,
+                                                      bool more)
+{
+#define FORM(kind, fine, pair)                                                                     \
+    case kind * 4 + fine * 2 + pair:                                                               \
+        fed_codes_phase<kind, fine, pair, NT>(p, r, now.u.s, phase, more);                               \
+        break
+    if constexpr (CLASS == CLASS_FED8) {
+        fed8<NT>::product(p, r, now, phase, more);
+    } else if constexpr (CLASS == CLASS_FED) {
+        if (now.form == DEV_B16 * 4)
+            fed_phase<DEV_B16, NT>(p, r, now.u.s, phase, more);
+        else
+            fed_phase<DEV_H16, NT>(p, r, now.u.s, phase, more);
+    } else {
+        switch (now.form) {
+            FORM(DEV_U8, 0, 0);
+            FORM(DEV_U8, 1, 0);
+            FORM(DEV_U8, 1, 1);
+            FORM(DEV_U4, 0, 0);
+            FORM(DEV_U4, 1, 0);
+            FORM(DEV_U4, 1, 1);
+        default:
+            fed_codes_phase<DEV_U6, true, false, NT>(p, r, now.u.s, phase, more);
+        }
+    }
+#undef FORM
+}
+
 /* The first multiple of SWIZZLE_ATOM from p on, in shared memory. */
 __device__ static __forceinline__ uint8_t *swizzle_aligned(uint8_t *p)
 {
@@ -109,14 +141,14 @@ struct division {
 template <int CLASS>
 __device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
 {
-    constexpr bool is8 = CLASS == CLASS_FED8;
+    constexpr bool is8 = CLASS == CLASS_FED8, far = is8 || CLASS == CLASS_FED_CODES;
     division d;
 
     d.lut = shared + a.ring;
     d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
     d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
-    d.phases = (uint4 *)(d.feeds + (is8 ? 0 : a.n_feeds)); /* FED8 leaves them where they are */
+    d.phases = (uint4 *)(d.feeds + (far ? 0 : a.n_feeds)); /* some leave them where they are */
     d.inputs = (uint16_t *)(d.phases + PHASES_KEPT * WORDS);
     if (is8)
         d.inputs = (uint16_t *)swizzle_aligned((uint8_t *)d.inputs);
@@ -207,12 +239,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         ring.at = shared + held(0);
         ring.now = kept[thread / WARP];
         stop_at(stop, THREADS);
-        if constexpr (is8)
-            fed8<NT>::product(p, ring, now, i, i + 1 < a.n);
-        else if (now.form == DEV_B16 * 4)
-            fed_phase<DEV_B16, NT>(p, ring, now.u.s, phase[i % 2], i + 1 < a.n);
-        else
-            fed_phase<DEV_H16, NT>(p, ring, now.u.s, phase[i % 2], i + 1 < a.n);
+        fed_product_of<CLASS, NT>(p, ring, now, is8 ? i : phase[i % 2], i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
         if (is8 && now.kind == PHASE_LOAD)
@@ -227,18 +254,19 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                  { LAST, 0 });
 }
 
-/* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more for FED and
- * FED8; shared memory: see program_args */
+/* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more where a ring
+ * is fed; shared memory: see program_args */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
-    constexpr bool is8 = CLASS == CLASS_FED8, fed = CLASS == CLASS_FED || is8;
+    constexpr bool is8 = CLASS == CLASS_FED8, fed = CLASS >= CLASS_FED, near = CLASS == CLASS_FED;
+    constexpr int slots = CLASS == CLASS_FED_CODES ? (int)FED_RECORDS_GROUPS : (int)FED_GROUPS;
     extern __shared__ __align__(128) uint8_t unaligned[];
     uint8_t *const shared = is8 ? swizzle_aligned(unaligned) : unaligned;
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
-    __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
-    __shared__ int tile[FED_GROUPS];
+    __shared__ uint64_t landed[slots], freed[slots];
+    __shared__ int tile[slots];
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
     __shared__ uint64_t x_landed[FED8_BARRIERS];
@@ -249,7 +277,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     const int warp = threadIdx.x / WARP;
     const division d = divide<CLASS>(a, shared);
     const auto state = [&](const division &d) {
-        program p = { &a, is8 ? a.feed : d.feeds };
+        program p = { &a, fed && !near ? a.feed : d.feeds };
 
         p.full = bar_at(full);
         p.empty = bar_at(empty);
@@ -261,7 +289,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         return p;
     };
 
-    for (int i = threadIdx.x; !is8 && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
+    for (int i = threadIdx.x; (near || !fed) && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
         ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
         d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
@@ -292,7 +320,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     if constexpr (is8)
         fed8<NT>::begin(a, bar_at(x_landed));
     if (fed && threadIdx.x == 0) {
-        for (int i = 0; i < FED_GROUPS; i++) {
+        for (int i = 0; i < slots; i++) {
             bar_init(bar_at(landed + i), 1);
             bar_init(bar_at(freed + i), STREAM_WARPS);
         }
@@ -318,12 +346,14 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         if (warp == STREAM_WARPS) {
             if constexpr (is8)
                 fed8<NT>::feed(p, ring);
+            else if constexpr (CLASS == CLASS_FED_CODES)
+                feed_records(p, ring);
             else
                 feed_ring(p, ring);
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<is8, NT>(p, ring, (const dev_phase *)d.phases);
+            fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);
@@ -340,11 +370,13 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     leave(a);
 }
 
-/* FED and FED8 are Hopper's, W16 others': nobody launches what is empty. */
+/* What is fed is Hopper's, W16 others': nobody launches what is empty. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void program_of(const program_args &a)
 {
-    if constexpr (CLASS == CLASS_FED8 ? HOPPER : CLASS != (BIG ? CLASS_W16 : CLASS_FED))
+    if constexpr (CLASS == CLASS_FED8  ? HOPPER
+                  : CLASS >= CLASS_FED ? BIG
+                                       : CLASS != CLASS_W16 || !BIG)
         program_body<CLASS, NT>(a);
 }
 

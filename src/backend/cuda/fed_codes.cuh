@@ -1,0 +1,180 @@
+/* fed_codes.cuh - products of codes in records (dev.h) in programs on Hopper, by a ring that one warp
+ * fills (fed.cuh). A group of it is FED_RECORDS records for each of a block's warps, as they lie in
+ * memory: a bulk copy or, of a gated product, one of the gate's and one of the other's. Warps share a
+ * tile's records in turns, and sum those of their own in order. */
+#pragma once
+
+#include "backend/cuda/fed.cuh"
+
+/* feed_ring() of records. */
+__device__ static __forceinline__ void feed_records(const program &p, fed_ring r)
+{
+    const int lane = threadIdx.x % WARP, groups = p.a->groups;
+    const int ahead = min((int)FED_RECORDS_AHEAD, groups);
+    fed_window asked = {};
+
+#pragma unroll 1
+    for (int i = 0; i < p.a->n_feeds; i++) {
+        const stream_feed &f = p.feeds[i];
+        const int tiles = f.tiles, stages = f.stages, rec = f.stride;
+        const bool gated = f.swiglu;
+        const int each = fed_team(gated) * FED_RECORDS; /* of a group, from one matrix */
+
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < tiles;) {
+            const int o = gated ? 0 : out_at(f, tile);
+            const size_t first = (size_t)(tile - f.tile0[o]) * stages * rec;
+            const uint8_t *from = f.q[o] + first, *other = gated ? f.q[1] + first : NULL;
+            int next = tiles; /* what is claimed */
+
+#pragma unroll 1
+            for (int s = 0; s < stages; s += each) {
+                const int n = min(each, stages - s) * rec;
+                const int left = (stages - s - 1) / each; /* groups after this one */
+                const uint32_t to = r.to + slot_of(r.now.place) * p.a->group,
+                               bar = r.landed + slot_of(r.now.place) * 8;
+
+                if (tiles > (int)gridDim.x && (left == 1 || (left < 1 && s == 0)) && lane == 0)
+                    next = (int)gridDim.x + (int)atomicAdd(p.a->claims + i, 1u);
+                fed_room(r, asked, i, groups, ahead);
+                if (left == 0)
+                    next = __shfl_sync(~0u, next, 0);
+                if (elected()) {
+                    r.tile[slot_of(r.now.place)] =
+                        left == 0 && next >= tiles ? tile | FED_LAST : tile;
+                    bar_expect(bar, gated ? 2 * n : n);
+                    bulk_copy_once(to, from, n, bar);
+                    if (gated)
+                        bulk_copy_once(to + each * rec, other, n, bar);
+                }
+                __syncwarp();
+                from += n;
+                other += n;
+                r.now.place = fed_next(r.now.place, groups);
+            }
+            tile = next;
+        }
+        if ((int)blockIdx.x >= tiles)
+            feed_nothing(r, asked, i, groups, ahead);
+    }
+}
+
+/* load_inputs() of rows that are kept; row: this lane's of the first eight, from its columns on. */
+template <int KIND, int NT>
+__device__ static __forceinline__ void load_kept_codes(uint4 *into, const uint8_t *row, int stride,
+                                                       int T, int g)
+{
+#pragma unroll
+    for (int i = 0; i < NT; i++)
+        if (i * 8 + g < T)
+#pragma unroll
+            for (int j = 0; j < kind_of<KIND>::blocks; j++) {
+                const uint8_t *const at = row + i * 16 * stride + j * 64;
+
+                if constexpr (KIND == DEV_U6) {
+                    const uint2 lo = *(const uint2 *)at, hi = *(const uint2 *)(at + 32);
+
+                    into[j * NT + i] = make_uint4(lo.x, lo.y, hi.x, hi.y);
+                } else {
+                    into[j * NT + i] = *(const uint4 *)at;
+                }
+            }
+}
+
+/* fed_phase() of records. FINE, PAIR: as in stage_product */
+template <int KIND, bool FINE, bool PAIR, int NT>
+__device__ static __forceinline__ void fed_codes_phase(const program &p, fed_ring &r,
+                                                       const stream_args &a, const int &phase,
+                                                       bool more)
+{
+    enum { BLOCKS = kind_of<KIND>::blocks, COLS = BLOCKS * 32 };
+    const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
+    const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups, rec = a.out[0].w.rec;
+    const int team = fed_team(a.swiglu), place = warp & (team - 1);
+    const fed_share share = { team * COLS, place * COLS };
+    const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
+    const bool near = a.kept > 0;
+    const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
+                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
+    /* in a group, this warp's records */
+    const uint32_t mine = held((uint32_t)((warp - place) * FED_RECORDS + place) * rec);
+    const int apart = held(team * rec);
+    /* this lane's row of x, if it is kept, from its columns on */
+    const uint32_t kept = held((uint32_t)((uint8_t *)p.inputs - r.at) +
+                               (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2);
+    const uint32_t landed = held(r.landed), freed = held(r.freed);
+    const int taken = fed_taken_groups<COLS>() * share.cols;
+    int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
+    int turn = held(r.now.turn), ready = kp; /* ready: columns of x that are there */
+    uint4 x[BLOCKS * NT] = {};               /* rows beyond T stay zeros */
+
+    static_assert(fed_taken_groups<COLS>() >= FED_RECORDS, "a group's columns are taken at once");
+    if (a.take_x) {
+        /* what is left comes as it is needed; with more rows there are no registers for that */
+        for (ready = 0; ready < (NT == 1 ? 1 : kp); ready += taken)
+            fed_take<COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
+    } else if (near) {
+        fed_inputs<COLS>(a, p.inputs, stride, share, lane);
+    }
+    copy_wait<0>();
+    __syncwarp();
+    if (thread == 0)
+        *r.begins = *r.begins + 1;
+    const auto next = [&] {
+        __syncwarp();
+        if (lane == 0)
+            bar_arrive(freed + slot * 8);
+        if (++slot == groups)
+            slot = 0, round ^= 1;
+    };
+#pragma unroll 1
+    for (bool last = false; !last;) {
+        bar_wait(landed + slot * 8, round);
+        const int begun = r.tile[slot];
+
+        if (begun < 0) {
+            next();
+            break;
+        }
+        fed_begin(p, r, turn, { begun & ~FED_LAST, phase });
+        float acc[1][NT][4] = {};
+#pragma unroll 1
+        for (int k = 0;;) {
+            const uint8_t *at = r.at + mine + slot * p.a->group;
+
+            if (NT == 1 && k >= ready) { /* of the first tile */
+                fed_take<COLS>(a, p.inputs, stride, share, lane, k, p.tag + phase);
+                ready += taken;
+            }
+#pragma unroll
+            for (int i = 0; i < FED_RECORDS; i++, at += apart) {
+                const int from = k + i * share.cols;
+
+                if (from + share.at >= kp)
+                    break;
+                if (near)
+                    load_kept_codes<KIND, NT>(x, r.at + kept + from * 2, stride, T, g);
+                else
+                    load_inputs<KIND, NT, BLOCKS>(x, a.x + share.at + from, stride, T);
+                if (!PAIR && KIND != DEV_U6 && form.zeros)
+                    stage_product<KIND, FINE, PAIR, true, NT>(acc[0], at, form, x, NULL);
+                else
+                    stage_product<KIND, FINE, PAIR, false, NT>(acc[0], at, form, x, NULL);
+            }
+            k += FED_RECORDS * share.cols;
+            if (k >= kp) {
+                last = r.tile[slot] & FED_LAST;
+                next();
+                break;
+            }
+            next();
+            bar_wait(landed + slot * 8, round);
+        }
+        fed_give<NT, 1>(p, turn++, T, acc);
+    }
+    /* a block without tiles is not to be phases ahead of others */
+    for (; ready < kp; ready += taken)
+        fed_take<COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
+    fed_close<NT>(p, r, a, phase, more, turn);
+    r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
+}

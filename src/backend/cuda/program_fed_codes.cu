@@ -1,0 +1,4 @@
+/* program_fed_codes.cu - programs of weights in records of whole codes on Hopper (fed.cuh). */
+#include "backend/cuda/program.cuh"
+
+PROGRAMS(fed_codes, CLASS_FED_CODES)
