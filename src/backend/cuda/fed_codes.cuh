@@ -81,8 +81,9 @@ __device__ static __forceinline__ void load_kept_codes(uint4 *into, const uint8_
             }
 }
 
-/* fed_phase() of records. FINE, PAIR: as in stage_product */
-template <int KIND, bool FINE, bool PAIR, int NT>
+/* fed_phase() of records. All are FINE in stage_product's terms: with less code besides, attention has
+ * more registers. */
+template <int KIND, bool PAIR, int NT>
 __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_ring &r,
                                                        const stream_args &a, const int &phase,
                                                        bool more)
@@ -95,7 +96,8 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
     const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
     const bool near = a.kept > 0;
     const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
-                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
+                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001,
+                               a.out[0].w.gs == 1 };
     /* in a group, this warp's records */
     const uint32_t mine = held((uint32_t)((warp - place) * FED_RECORDS + place) * rec);
     const int apart = held(team * rec);
@@ -157,9 +159,9 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
                 else
                     load_inputs<KIND, NT, BLOCKS>(x, a.x + share.at + from, stride, T);
                 if (!PAIR && KIND != DEV_U6 && form.zeros)
-                    stage_product<KIND, FINE, PAIR, true, NT>(acc[0], at, form, x, NULL);
+                    stage_product<KIND, true, PAIR, true, NT>(acc[0], at, form, x, NULL, lane);
                 else
-                    stage_product<KIND, FINE, PAIR, false, NT>(acc[0], at, form, x, NULL);
+                    stage_product<KIND, true, PAIR, false, NT>(acc[0], at, form, x, NULL, lane);
             }
             k += FED_RECORDS * share.cols;
             if (k >= kp) {

@@ -96,10 +96,6 @@ __device__ static __forceinline__ void fed_product_of(const program &p, fed_ring
                                                       const dev_phase &now, const int &phase,
                                                       bool more)
 {
-#define FORM(kind, fine, pair)                                                                     \
-    case kind * 4 + fine * 2 + pair:                                                               \
-        fed_codes_phase<kind, fine, pair, NT>(p, r, now.u.s, phase, more);                               \
-        break
     if constexpr (CLASS == CLASS_FED8) {
         fed8<NT>::product(p, r, now, phase, more);
     } else if constexpr (CLASS == CLASS_FED) {
@@ -108,18 +104,20 @@ __device__ static __forceinline__ void fed_product_of(const program &p, fed_ring
         else
             fed_phase<DEV_H16, NT>(p, r, now.u.s, phase, more);
     } else {
-        switch (now.form) {
-            FORM(DEV_U8, 0, 0);
-            FORM(DEV_U8, 1, 0);
-            FORM(DEV_U8, 1, 1);
-            FORM(DEV_U4, 0, 0);
-            FORM(DEV_U4, 1, 0);
-            FORM(DEV_U4, 1, 1);
-        default:
-            fed_codes_phase<DEV_U6, true, false, NT>(p, r, now.u.s, phase, more);
-        }
+        const stream_args &a = now.u.s;
+        const dev_weight &w = a.out[0].w;
+
+        if (w.kind == DEV_U6)
+            fed_codes_phase<DEV_U6, false, NT>(p, r, a, phase, more);
+        else if (w.kind == DEV_U4 && w.pair)
+            fed_codes_phase<DEV_U4, true, NT>(p, r, a, phase, more);
+        else if (w.kind == DEV_U4)
+            fed_codes_phase<DEV_U4, false, NT>(p, r, a, phase, more);
+        else if (w.pair)
+            fed_codes_phase<DEV_U8, true, NT>(p, r, a, phase, more);
+        else
+            fed_codes_phase<DEV_U8, false, NT>(p, r, a, phase, more);
     }
-#undef FORM
 }
 
 /* The first multiple of SWIZZLE_ATOM from p on, in shared memory. */

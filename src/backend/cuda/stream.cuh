@@ -213,6 +213,7 @@ template <int NT> __device__ static inline void flush(float acc[NT][4], float tm
 struct shared_form {
     int gs, zeros;
     uint32_t zero; /* 1024 + zero_const, twice */
+    bool one;      /* FINE all the same: a record is one group */
 };
 
 /* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups
@@ -220,11 +221,11 @@ struct shared_form {
 template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1>
 __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p,
                                             const shared_form &w, const uint4 *x,
-                                            const uint32_t *lut)
+                                            const uint32_t *lut, int lane = threadIdx.x % WARP)
 {
     typedef kind_of<KIND> K;
     constexpr bool plain = KIND == DEV_B16 || KIND == DEV_H16;
-    const int lane = threadIdx.x % WARP, g = lane / 4;
+    const int g = lane / 4;
     const uint8_t *scales = p + K::codes;
     float tmp[NT][4] = {}, ones[NT][4] = {};
     uint32_t z[2] = { w.zero, w.zero };
@@ -241,7 +242,7 @@ __device__ static inline void stage_product(float acc[NT][4], const uint8_t *p,
             hi = ((const uint4 *)(p + 1024))[lane];
 #pragma unroll
         for (int j = 0; j < K::blocks; j++) {
-            const int gi = j; /* FINE: a group for each block */
+            const int gi = w.one ? 0 : j; /* FINE: a group for each block */
             uint32_t q[2][4];
 
             if (FINE && ZEROS)
