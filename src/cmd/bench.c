@@ -278,6 +278,14 @@ static int measure_steps(struct bench *b, size_t n, size_t first, size_t steps, 
     return rc;
 }
 
+/* What a decoded token reads of the weights: of a table of embeddings that is no head, one row. */
+static size_t decode_bytes(const struct model *m)
+{
+    const size_t all = checkpoint_bytes(m->ckpt), table = m->embed.rows * m->embed.row_bytes;
+
+    return m->head.data == m->embed.data || table > all ? all : all - table;
+}
+
 static int measure_decode(struct bench *b, json_t *out, struct err *e)
 {
     json_t *r;
@@ -285,7 +293,8 @@ static int measure_decode(struct bench *b, json_t *out, struct err *e)
     if (measure_steps(b, 1, 0, (size_t)b->c->tg, &r, e))
         return -1;
     json_object_set_new(out, "decode",
-                        json_pack("{s:I, s:o}", "tokens", (json_int_t)b->c->tg, "tok_per_s", r));
+                        json_pack("{s:I, s:I, s:o}", "tokens", (json_int_t)b->c->tg, "read_bytes",
+                                  (json_int_t)decode_bytes(b->g->model), "tok_per_s", r));
     return 0;
 }
 
@@ -321,14 +330,6 @@ static int measure_batched(struct bench *b, json_t *out, struct err *e)
                                               (json_int_t)b->c->tg_batched, "tok_per_s", r));
     }
     return (int)n;
-}
-
-/* What a decoded token reads of the weights: of a table of embeddings that is no head, one row. */
-static size_t decode_bytes(const struct model *m)
-{
-    const size_t all = checkpoint_bytes(m->ckpt), table = m->embed.rows * m->embed.row_bytes;
-
-    return m->head.data == m->embed.data || table > all ? all : all - table;
 }
 
 /* What a token decoded after `depth` others reads: weights and cache. */

@@ -36,7 +36,7 @@ static size_t kind_of_layer(const struct layer *l, enum kind kind, struct linear
 
 static size_t bytes_of(const struct ctx *c, const struct weight *w)
 {
-    return c->be->placed_size ? c->be->placed_size(c, w) : w->rows * w->row_bytes;
+    return c->be->placed_size ? c->be->placed_size(c, w) : weight_bytes(w);
 }
 
 /* Floats of x and y for one row; the bytes of a layer's weights. */

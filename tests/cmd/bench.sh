@@ -12,7 +12,7 @@ j = json.load(open(sys.argv[1]))
 assert {"load", "model", "prefill", "decode", "batched", "memory"} <= set(j), list(j)
 rows = [j["prefill"], j["decode"], *j["batched"], *j["depths"]]
 read = [r["read_bytes"] for r in j["depths"]] # the weights, and a cache that grows
-assert 0 < read[0] <= read[1] < read[2], read
+assert 0 < j["decode"]["read_bytes"] < read[0] <= read[1] < read[2], (j["decode"], read)
 assert [r["context"] for r in j["depths"]] == [5, 40, 600] and all(r["prefill_tok_per_s"] > 0 for r in j["depths"])
 assert [p["rows"] for p in j["products"]] == [1, 20], j["products"]
 for p in j["products"]:
