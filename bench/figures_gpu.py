@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what puna is judged by on one GPU, each figure beside a ceiling of the same run.
 
-    bench/figures_gpu.py [--only NAME,...] [--try LIST]... [--scratch DIR] [--layers N] [--json FILE]
+    bench/figures_gpu.py [--only NAME,...] [--try LIST]... [--scratch DIR] [--layers N] [--json F]
 
     NAME   bf16, fp8, awq, gptq, nf4, q4_0   8B: decode alone and in batches, prefill, products
            70b                               70B in FP8: decode
@@ -42,7 +42,7 @@ def arguments():
     p.add_argument("--shape", default="8b", help="of the models of 8B")
     p.add_argument("--reps", type=int, default=3)
     p.add_argument("--layers", type=int)
-    p.add_argument("--json", metavar="FILE", help="all that `puna bench` said")
+    p.add_argument("--json", metavar="F", help="all that `puna bench` said")
     a = p.parse_args()
     a.only = a.only.split(",")
     for name in a.only:
