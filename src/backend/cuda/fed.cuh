@@ -112,6 +112,30 @@ __device__ static __forceinline__ void feed_nothing(fed_ring &r, fed_window &w, 
     r.now.place = fed_next(r.now.place, groups);
 }
 
+/* A block's tiles of product number i, of n, one after the other, and whether each is the last: two
+ * are its own, the others are claimed two tiles before, for memory takes long to answer. */
+template <class F>
+__device__ static __forceinline__ void fed_tiles(const program &p, int i, int n, const F &each)
+{
+    const int grid = gridDim.x, lane = threadIdx.x % WARP;
+    const auto claim = [&] {
+        return n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u) : n;
+    };
+
+#pragma unroll 1
+    for (int tile = blockIdx.x, even = tile + grid; tile < n;) {
+        const int odd = claim(); /* two registers, so that none is waited for to be copied */
+        const int second = __shfl_sync(~0u, even, 0);
+
+        each(tile, second >= n);
+        if (second >= n)
+            break;
+        even = claim();
+        tile = __shfl_sync(~0u, odd, 0);
+        each(second, tile >= n);
+    }
+}
+
 /* The warp that feeds: asks for groups as soon as there is room, on and on,
  * whatever the others wait for; no more than FED_AHEAD at a time, which keep
  * the memory busy, and half as many of a product whose inputs are not there:

@@ -9,39 +9,31 @@
 /* feed_ring() of records. */
 __device__ static __forceinline__ void feed_records(const program &p, fed_ring r)
 {
-    const int lane = threadIdx.x % WARP, groups = p.a->groups;
-    const int ahead = min((int)FED_RECORDS_AHEAD, groups);
+    const int groups = p.a->groups, ahead = min((int)FED_RECORDS_AHEAD, groups);
     fed_window asked = {};
 
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
-        const stream_feed &f = p.feeds[i];
-        const int tiles = f.tiles, stages = f.stages, rec = f.stride;
+        const stream_feed f = p.feeds[i]; /* in registers: it has no index that varies */
         const bool gated = f.swiglu;
-        const int each = fed_team(gated) * FED_RECORDS; /* of a group, from one matrix */
+        const int rec = f.stride, each = fed_team(gated) * FED_RECORDS; /* from one matrix */
+
+        fed_tiles(p, i, f.tiles, [&](int tile, bool last) {
+            const bool third = !gated && tile >= f.tile0[2], second = !gated && tile >= f.tile0[1];
+            const int tile0 = third ? f.tile0[2] : second ? f.tile0[1] : 0;
+            const size_t first = (size_t)(tile - tile0) * f.stages * rec;
+            const uint8_t *from = (third ? f.q[2] : second ? f.q[1] : f.q[0]) + first;
+            const uint8_t *other = f.q[1] + first; /* of a gated product */
 
 #pragma unroll 1
-        for (int tile = blockIdx.x; tile < tiles;) {
-            const int o = gated ? 0 : out_at(f, tile);
-            const size_t first = (size_t)(tile - f.tile0[o]) * stages * rec;
-            const uint8_t *from = f.q[o] + first, *other = gated ? f.q[1] + first : NULL;
-            int next = tiles; /* what is claimed */
-
-#pragma unroll 1
-            for (int s = 0; s < stages; s += each) {
-                const int n = min(each, stages - s) * rec;
-                const int left = (stages - s - 1) / each; /* groups after this one */
+            for (int left = f.stages; left > 0; left -= each) {
+                const int n = min(each, left) * rec;
                 const uint32_t to = r.to + slot_of(r.now.place) * p.a->group,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                if (tiles > (int)gridDim.x && (left == 1 || (left < 1 && s == 0)) && lane == 0)
-                    next = (int)gridDim.x + (int)atomicAdd(p.a->claims + i, 1u);
                 fed_room(r, asked, i, groups, ahead);
-                if (left == 0)
-                    next = __shfl_sync(~0u, next, 0);
                 if (elected()) {
-                    r.tile[slot_of(r.now.place)] =
-                        left == 0 && next >= tiles ? tile | FED_LAST : tile;
+                    r.tile[slot_of(r.now.place)] = last ? tile | FED_LAST : tile;
                     bar_expect(bar, gated ? 2 * n : n);
                     bulk_copy_once(to, from, n, bar);
                     if (gated)
@@ -52,9 +44,8 @@ __device__ static __forceinline__ void feed_records(const program &p, fed_ring r
                 other += n;
                 r.now.place = fed_next(r.now.place, groups);
             }
-            tile = next;
-        }
-        if ((int)blockIdx.x >= tiles)
+        });
+        if ((int)blockIdx.x >= f.tiles)
             feed_nothing(r, asked, i, groups, ahead);
     }
 }

@@ -43,30 +43,6 @@ __device__ static inline void fed8_begin(const program_args &a, uint32_t x_lande
     }
 }
 
-/* A block's tiles of product number i, of n, one after the other, and whether each is the last: two
- * are its own, the others are claimed two tiles before, for memory takes long to answer. */
-template <class F>
-__device__ static __forceinline__ void fed8_tiles(const program &p, int i, int n, const F &each)
-{
-    const int grid = gridDim.x, lane = threadIdx.x % WARP;
-    const auto claim = [&] {
-        return n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u) : n;
-    };
-
-#pragma unroll 1
-    for (int tile = blockIdx.x, even = tile + grid; tile < n;) {
-        const int odd = claim(); /* two registers, so that none is waited for to be copied */
-        const int second = __shfl_sync(~0u, even, 0);
-
-        each(tile, second >= n);
-        if (second >= n)
-            break;
-        even = claim();
-        tile = __shfl_sync(~0u, odd, 0);
-        each(second, tile >= n);
-    }
-}
-
 /* Where the halves of a tile's rows are. A feed lies in registers: it has no index that varies. */
 struct fed8_tile {
     const uint8_t *map[2];
@@ -94,7 +70,7 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
     for (int i = 0; i < p.a->n_feeds; i++) {
         const stream_feed f = p.feeds[i];
 
-        fed8_tiles(p, i, f.tiles, [&](int tile, bool last) {
+        fed_tiles(p, i, f.tiles, [&](int tile, bool last) {
             const fed8_tile t = fed8_tile_of(f, tile);
 
 #pragma unroll 1
