@@ -293,7 +293,7 @@ enum {
     FED_ENDS = 3 /* warps that end tiles */
 };
 /* FED_CODES' groups (fed_codes.cuh): so many records for each warp. */
-enum { FED_RECORDS = 2, FED_RECORDS_GROUPS = 6, FED_RECORDS_AHEAD = 2 };
+enum { FED_RECORDS = 2 };
 /* FED8's groups (fed_f8.cuh): 16 rows by FED8_COLS columns, end to end. An image of x has for each
  * of four parts of a group's columns FED8_LINES lines of 128 bytes; of one that finds no place
  * FED8_DEPTH groups' parts are there at a time. */

@@ -89,10 +89,10 @@ struct fed_window {
 
 /* Waits until the next group, of this feed, has a slot, and until it is not one too many under way. */
 __device__ static __forceinline__ void fed_room(const fed_ring &r, fed_window &w, int feed,
-                                                int groups, int ahead)
+                                                int groups)
 {
     bar_wait(r.freed + slot_of(r.now.place) * 8, round_of(r.now.place) ^ 1);
-    for (const int most = feed < *r.begins ? ahead : ahead / 2; w.under_way >= most; w.under_way--) {
+    for (const int most = feed < *r.begins ? FED_AHEAD : 1; w.under_way >= most; w.under_way--) {
         bar_wait(r.landed + slot_of(w.past) * 8, round_of(w.past));
         w.past = fed_next(w.past, groups);
     }
@@ -101,9 +101,9 @@ __device__ static __forceinline__ void fed_room(const fed_ring &r, fed_window &w
 
 /* A group that stands for the tiles of a feed that this block has none of. */
 __device__ static __forceinline__ void feed_nothing(fed_ring &r, fed_window &w, int feed,
-                                                    int groups, int ahead)
+                                                    int groups)
 {
-    fed_room(r, w, feed, groups, ahead);
+    fed_room(r, w, feed, groups);
     if (elected()) {
         r.tile[slot_of(r.now.place)] = NO_TILE;
         bar_arrive(r.landed + slot_of(r.now.place) * 8);
@@ -136,10 +136,25 @@ __device__ static __forceinline__ void fed_tiles(const program &p, int i, int n,
     }
 }
 
+/* The matrix that a tile is of, and which it is there. A feed that is in registers stays there, for it
+ * has no index that varies. */
+struct feed_tile {
+    const uint8_t *q;
+    int tile;
+};
+
+__device__ static __forceinline__ feed_tile feed_at(const stream_feed &f, int tile)
+{
+    const bool third = tile >= f.tile0[2], second = tile >= f.tile0[1];
+
+    return { third ? f.q[2] : second ? f.q[1] : f.q[0],
+             tile - (third ? f.tile0[2] : second ? f.tile0[1] : 0) };
+}
+
 /* The warp that feeds: asks for groups as soon as there is room, on and on,
  * whatever the others wait for; no more than FED_AHEAD at a time, which keep
- * the memory busy, and half as many of a product whose inputs are not there:
- * those are waited for, and are quicker beside less. */
+ * the memory busy, and one of a product whose inputs are not there: those are
+ * waited for, and are quicker beside less. */
 __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
 {
     const int lane = threadIdx.x % WARP, groups = p.a->groups;
@@ -171,7 +186,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                fed_room(r, asked, i, groups, FED_AHEAD);
+                fed_room(r, asked, i, groups);
                 if (left == 0)
                     next = __shfl_sync(~0u, next, 0);
                 if (elected()) {
@@ -194,7 +209,7 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
             tile = next;
         }
         if ((int)blockIdx.x >= f.tiles)
-            feed_nothing(r, asked, i, groups, FED_AHEAD);
+            feed_nothing(r, asked, i, groups);
     }
 }
 
@@ -537,27 +552,27 @@ __device__ static __forceinline__ void fed_mark(const program &p, const fed_ring
     fed_give<NT, 1>(p, turn, T, (const float(*)[NT][4])NULL);
 }
 
-/* Columns of x that a group is of, and where this warp's begin. */
+/* What of x is a warp's: of so many columns of a group those from `at` on. stride: of kept rows. */
 struct fed_share {
-    int cols, at;
+    int cols, at, stride, lane;
 };
 
 /* A warp's columns of the rows of x to shared memory, COLS of each group, in the background. Other
  * warps have those of their own, but where two teams share x: then two write the same. */
 template <int COLS>
-__device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to, int stride,
-                                                  const fed_share &mine, int lane)
+__device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to,
+                                                  const fed_share &mine)
 {
     enum { EACH = COLS / 8 }; /* 16 bytes, of a group */
     const int kp = a.out[0].w.kp;
 
     for (int t = 0; t < a.T; t++)
 #pragma unroll 4
-        for (int i = lane; i < (kp + mine.cols - 1) / mine.cols * EACH; i += WARP) {
+        for (int i = mine.lane; i < (kp + mine.cols - 1) / mine.cols * EACH; i += WARP) {
             const int at = i / EACH * mine.cols + mine.at + i % EACH * 8;
 
             if (at < kp)
-                copy_async((uint32_t)__cvta_generic_to_shared(to + t * stride + at),
+                copy_async((uint32_t)__cvta_generic_to_shared(to + t * mine.stride + at),
                            a.x + (size_t)t * kp + at);
         }
     copy_commit();
@@ -570,15 +585,14 @@ template <int COLS> __device__ static constexpr int fed_taken_groups(void)
 {
     return FED_RUNS * (WARP * 4 / COLS);
 }
-enum { FED_TAKEN = fed_taken_groups<FED_COLS>() * FED_GROUP_COLS }; /* columns, in 16 bits */
 
 template <int COLS>
-__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to, int stride,
-                                                const fed_share &mine, int lane, int k,
-                                                unsigned tag)
+__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to,
+                                                const fed_share &mine, int k, unsigned tag)
 {
     enum { LANES = COLS / 4 }; /* of a group */
-    const int kp = a.out[0].w.kp, apart = fed_taken_groups<COLS>() / FED_RUNS * mine.cols;
+    const int kp = a.out[0].w.kp, lane = mine.lane;
+    const int apart = fed_taken_groups<COLS>() / FED_RUNS * mine.cols;
     const int at = k + lane / LANES * mine.cols + mine.at + lane % LANES * 4;
     const int n = at >= kp ? 0 : at + apart >= kp ? 1 : 2;
 
@@ -590,17 +604,43 @@ __device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *
 #pragma unroll
         for (int i = 0; i < FED_RUNS; i++)
             if (i < n)
-                *(uint2 *)(to + t * stride + at + i * apart) = w[i];
+                *(uint2 *)(to + t * mine.stride + at + i * apart) = w[i];
     }
     __syncwarp();
 }
 
-/* A phase's tiles are done, of which the warp's turns are up to `turn`. */
-template <int NT>
-__device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
-                                                 const stream_args &a, const int &phase, bool more,
-                                                 int &turn)
+/* A phase begins: this warp's columns of x to shared memory, if they are kept. How many columns of
+ * each row are there then: what is left comes as it is needed, but with more rows there are no
+ * registers for that. */
+template <int COLS, int NT>
+__device__ static __forceinline__ int fed_open(const program &p, const fed_ring &r,
+                                               const stream_args &a, const fed_share &mine,
+                                               int kp, bool near, int thread, const int &phase)
 {
+    int ready = kp;
+
+    if (a.take_x)
+        for (ready = 0; ready < (NT == 1 ? 1 : kp);
+             ready += fed_taken_groups<COLS>() * mine.cols)
+            fed_take<COLS>(a, p.inputs, mine, ready, p.tag + phase);
+    else if (near)
+        fed_inputs<COLS>(a, p.inputs, mine);
+    copy_wait<0>();
+    __syncwarp();
+    if (thread == 0)
+        *r.begins = *r.begins + 1;
+    return ready;
+}
+
+/* A phase's tiles are done, of which the warp's turns are up to `turn`. */
+template <int COLS, int NT>
+__device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
+                                                 const stream_args &a, const fed_share &mine, int kp,
+                                                 int ready, const int &phase, bool more, int &turn)
+{
+    /* a block without tiles is not to be phases ahead of others */
+    for (; ready < kp; ready += fed_taken_groups<COLS>() * mine.cols)
+        fed_take<COLS>(a, p.inputs, mine, ready, p.tag + phase);
     /* attention, for which no block waits at a gate, has the sums' place next; not until the mark is
      * read, for the warps that end tiles wait there for what they wrote */
     if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn)
@@ -610,8 +650,8 @@ __device__ static __forceinline__ void fed_close(const program &p, const fed_rin
         fed_mark<NT>(p, r, turn++, a.T, { NO_TILE, phase });
 }
 
-/* load_inputs of a kept row. */
-template <int NT>
+/* load_inputs of N blocks of a kept row, from the lane's columns on. */
+template <int KIND, int NT, int N>
 __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row, int stride, int T,
                                                  int g)
 {
@@ -619,8 +659,17 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
     for (int i = 0; i < NT; i++)
         if (i * 8 + g < T)
 #pragma unroll
-            for (int b = 0; b < FED_COLS / 32; b++)
-                into[b * NT + i] = *(const uint4 *)(row + i * 16 * stride + b * 64);
+            for (int b = 0; b < N; b++) {
+                const uint8_t *const at = row + i * 16 * stride + b * 64;
+
+                if constexpr (KIND == DEV_U6) {
+                    const uint2 lo = *(const uint2 *)at, hi = *(const uint2 *)(at + 32);
+
+                    into[b * NT + i] = make_uint4(lo.x, lo.y, hi.x, hi.y);
+                } else {
+                    into[b * NT + i] = *(const uint4 *)at;
+                }
+            }
 }
 
 /* phase: its number, in shared memory, for registers are few; more: others follow */
@@ -639,25 +688,13 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
         few<NT>((uint32_t)((uint8_t *)p.inputs - r.at) + (g * stride + warp * FED_COLS) * 2);
     const uint16_t *const far = a.x + warp * FED_COLS;
     const bool near = a.kept > 0;
-    const fed_share share = { FED_GROUP_COLS, warp * FED_COLS };
+    const fed_share share = { FED_GROUP_COLS, warp * FED_COLS, stride, lane };
     int place = few<NT>(r.now.place), turn = few<NT>(r.now.turn);
     uint4 x[FED_COLS / 32 * NT] = {};    /* rows beyond T stay zeros */
     uint4 then[FED_COLS / 32 * NT] = {}; /* those from column `ahead` on, if they are far */
     int ahead = -1;
+    int ready = fed_open<FED_COLS, NT>(p, r, a, share, kp, near, thread, phase);
 
-    int ready = kp; /* columns of x that are there */
-
-    if (a.take_x) {
-        /* what is left comes as it is needed; with more rows there are no registers for that */
-        for (ready = 0; ready < (NT == 1 ? 1 : kp); ready += FED_TAKEN)
-            fed_take<FED_COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
-    } else if (near) {
-        fed_inputs<FED_COLS>(a, p.inputs, stride, share, lane);
-    }
-    copy_wait<0>();
-    __syncwarp();
-    if (thread == 0)
-        *r.begins = *r.begins + 1;
 #pragma unroll 1
     for (;;) {
         bar_wait(landed + slot_of(place) * 8, round_of(place));
@@ -679,12 +716,13 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
             const bool there = k + warp * FED_COLS < kp;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
-                fed_take<FED_COLS>(a, p.inputs, stride, share, lane, k, p.tag + phase);
-                ready += FED_TAKEN;
+                fed_take<FED_COLS>(a, p.inputs, share, k, p.tag + phase);
+                ready += fed_taken_groups<FED_COLS>() * FED_GROUP_COLS;
             }
             if (near) {
                 if (there)
-                    load_kept<NT>(x, r.at + kept + k * 2 + lane % 4 * 16, stride, T, g);
+                    load_kept<KIND, NT, FED_COLS / 32>(x, r.at + kept + k * 2 + lane % 4 * 16,
+                                                        stride, T, g);
             } else {
                 const int next = k + FED_GROUP_COLS < kp ? k + FED_GROUP_COLS : 0;
 
@@ -716,9 +754,6 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
         if (last)
             break;
     }
-    /* a block without tiles is not to be phases ahead of others */
-    for (; ready < kp; ready += FED_TAKEN)
-        fed_take<FED_COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
-    fed_close<NT>(p, r, a, phase, more, turn);
+    fed_close<FED_COLS, NT>(p, r, a, share, kp, ready, phase, more, turn);
     r.now.place = place, r.now.turn = turn;
 }

@@ -9,21 +9,19 @@
 /* feed_ring() of records. */
 __device__ static __forceinline__ void feed_records(const program &p, fed_ring r)
 {
-    const int groups = p.a->groups, ahead = min((int)FED_RECORDS_AHEAD, groups);
+    const int groups = p.a->groups;
     fed_window asked = {};
 
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
-        const stream_feed f = p.feeds[i]; /* in registers: it has no index that varies */
+        const stream_feed f = p.feeds[i];
         const bool gated = f.swiglu;
         const int rec = f.stride, each = fed_team(gated) * FED_RECORDS; /* from one matrix */
 
         fed_tiles(p, i, f.tiles, [&](int tile, bool last) {
-            const bool third = !gated && tile >= f.tile0[2], second = !gated && tile >= f.tile0[1];
-            const int tile0 = third ? f.tile0[2] : second ? f.tile0[1] : 0;
-            const size_t first = (size_t)(tile - tile0) * f.stages * rec;
-            const uint8_t *from = (third ? f.q[2] : second ? f.q[1] : f.q[0]) + first;
-            const uint8_t *other = f.q[1] + first; /* of a gated product */
+            const feed_tile in = gated ? feed_tile{ f.q[0], tile } : feed_at(f, tile);
+            const size_t first = (size_t)in.tile * f.stages * rec;
+            const uint8_t *from = in.q + first, *other = f.q[1] + first; /* other: if it is gated */
 
 #pragma unroll 1
             for (int left = f.stages; left > 0; left -= each) {
@@ -31,7 +29,7 @@ __device__ static __forceinline__ void feed_records(const program &p, fed_ring r
                 const uint32_t to = r.to + slot_of(r.now.place) * p.a->group,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                fed_room(r, asked, i, groups, ahead);
+                fed_room(r, asked, i, groups);
                 if (elected()) {
                     r.tile[slot_of(r.now.place)] = last ? tile | FED_LAST : tile;
                     bar_expect(bar, gated ? 2 * n : n);
@@ -46,30 +44,8 @@ __device__ static __forceinline__ void feed_records(const program &p, fed_ring r
             }
         });
         if ((int)blockIdx.x >= f.tiles)
-            feed_nothing(r, asked, i, groups, ahead);
+            feed_nothing(r, asked, i, groups);
     }
-}
-
-/* load_inputs() of rows that are kept; row: this lane's of the first eight, from its columns on. */
-template <int KIND, int NT>
-__device__ static __forceinline__ void load_kept_codes(uint4 *into, const uint8_t *row, int stride,
-                                                       int T, int g)
-{
-#pragma unroll
-    for (int i = 0; i < NT; i++)
-        if (i * 8 + g < T)
-#pragma unroll
-            for (int j = 0; j < kind_of<KIND>::blocks; j++) {
-                const uint8_t *const at = row + i * 16 * stride + j * 64;
-
-                if constexpr (KIND == DEV_U6) {
-                    const uint2 lo = *(const uint2 *)at, hi = *(const uint2 *)(at + 32);
-
-                    into[j * NT + i] = make_uint4(lo.x, lo.y, hi.x, hi.y);
-                } else {
-                    into[j * NT + i] = *(const uint4 *)at;
-                }
-            }
 }
 
 /* fed_phase() of records. All are FINE in stage_product's terms: with less code besides, attention has
@@ -83,12 +59,10 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
     const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
     const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups, rec = a.out[0].w.rec;
     const int team = fed_team(a.swiglu), place = warp & (team - 1);
-    const fed_share share = { team * COLS, place * COLS };
     const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
+    const fed_share share = { team * COLS, place * COLS, stride, lane };
     const bool near = a.kept > 0;
-    const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
-                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001,
-                               a.out[0].w.gs == 1 };
+    const shared_form form = form_of(a.out[0].w, a.out[0].w.gs == 1);
     /* in a group, this warp's records */
     const uint32_t mine = held((uint32_t)((warp - place) * FED_RECORDS + place) * rec);
     const int apart = held(team * rec);
@@ -96,23 +70,12 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
     const uint32_t kept = held((uint32_t)((uint8_t *)p.inputs - r.at) +
                                (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2);
     const uint32_t landed = held(r.landed), freed = held(r.freed);
-    const int taken = fed_taken_groups<COLS>() * share.cols;
     int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
-    int turn = held(r.now.turn), ready = kp; /* ready: columns of x that are there */
-    uint4 x[BLOCKS * NT] = {};               /* rows beyond T stay zeros */
+    int turn = held(r.now.turn);
+    uint4 x[BLOCKS * NT] = {}; /* rows beyond T stay zeros */
 
     static_assert(fed_taken_groups<COLS>() >= FED_RECORDS, "a group's columns are taken at once");
-    if (a.take_x) {
-        /* what is left comes as it is needed; with more rows there are no registers for that */
-        for (ready = 0; ready < (NT == 1 ? 1 : kp); ready += taken)
-            fed_take<COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
-    } else if (near) {
-        fed_inputs<COLS>(a, p.inputs, stride, share, lane);
-    }
-    copy_wait<0>();
-    __syncwarp();
-    if (thread == 0)
-        *r.begins = *r.begins + 1;
+    int ready = fed_open<COLS, NT>(p, r, a, share, kp, near, thread, phase);
     const auto next = [&] {
         __syncwarp();
         if (lane == 0)
@@ -136,8 +99,8 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
             const uint8_t *at = r.at + mine + slot * p.a->group;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
-                fed_take<COLS>(a, p.inputs, stride, share, lane, k, p.tag + phase);
-                ready += taken;
+                fed_take<COLS>(a, p.inputs, share, k, p.tag + phase);
+                ready += fed_taken_groups<COLS>() * share.cols;
             }
 #pragma unroll
             for (int i = 0; i < FED_RECORDS; i++, at += apart) {
@@ -146,7 +109,7 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
                 if (from + share.at >= kp)
                     break;
                 if (near)
-                    load_kept_codes<KIND, NT>(x, r.at + kept + from * 2, stride, T, g);
+                    load_kept<KIND, NT, BLOCKS>(x, r.at + kept + from * 2, stride, T, g);
                 else
                     load_inputs<KIND, NT, BLOCKS>(x, a.x + share.at + from, stride, T);
                 if (!PAIR && KIND != DEV_U6 && form.zeros)
@@ -165,9 +128,6 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
         }
         fed_give<NT, 1>(p, turn++, T, acc);
     }
-    /* a block without tiles is not to be phases ahead of others */
-    for (; ready < kp; ready += taken)
-        fed_take<COLS>(a, p.inputs, stride, share, lane, ready, p.tag + phase);
-    fed_close<NT>(p, r, a, phase, more, turn);
+    fed_close<COLS, NT>(p, r, a, share, kp, ready, phase, more, turn);
     r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
 }

@@ -43,7 +43,7 @@ __device__ static inline void fed8_begin(const program_args &a, uint32_t x_lande
     }
 }
 
-/* Where the halves of a tile's rows are. A feed lies in registers: it has no index that varies. */
+/* Where the halves of a tile's rows are. */
 struct fed8_tile {
     const uint8_t *map[2];
     int row[2];
@@ -53,11 +53,10 @@ __device__ static __forceinline__ fed8_tile fed8_tile_of(const stream_feed &f, i
 {
     if (f.swiglu)
         return { { f.q[0], f.q[1] }, { tile * 8, tile * 8 } };
-    const bool third = tile >= f.tile0[2], second = tile >= f.tile0[1];
-    const uint8_t *const q = third ? f.q[2] : second ? f.q[1] : f.q[0];
-    const int row = (tile - (third ? f.tile0[2] : second ? f.tile0[1] : 0)) * DEV_TILE;
+    const feed_tile at = feed_at(f, tile);
+    const int row = at.tile * DEV_TILE;
 
-    return { { q, q }, { row, row + 8 } };
+    return { { at.q, at.q }, { row, row + 8 } };
 }
 
 /* feed_ring() of boxes: of each half of a tile's rows one for a group. */
@@ -78,7 +77,7 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
                 const uint32_t to = r.to + slot_of(r.now.place) * FED8_GROUP,
                                bar = r.landed + slot_of(r.now.place) * 8;
 
-                fed_room(r, asked, i, groups, FED_AHEAD);
+                fed_room(r, asked, i, groups);
                 if (elected()) {
                     r.tile[slot_of(r.now.place)] = 2 * tile + last;
                     bar_expect(bar, FED8_GROUP);

@@ -199,9 +199,9 @@ static struct division divide(const struct cuda *b, const struct program *p)
 {
     const bool fed = p->class >= CLASS_FED;
     struct division best = { 0 };
-    size_t most = 0, groups = p->class == CLASS_FED_CODES ? FED_RECORDS_GROUPS : FED_GROUPS;
+    size_t most = 0;
 
-    for (; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
+    for (size_t groups = FED_GROUPS; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
         for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
             const size_t scratch = scratch_of(b, p->class, p->T, p->attn, buffers);
             const struct division d = { groups, buffers, scratch,

@@ -136,17 +136,23 @@ struct division {
     uint16_t *inputs;
 };
 
+/* Whether blocks have feeds in shared memory; others leave them where they are. */
+template <int CLASS> __device__ static constexpr bool brings_feeds()
+{
+    return CLASS != CLASS_FED8 && CLASS != CLASS_FED_CODES;
+}
+
 template <int CLASS>
 __device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
 {
-    constexpr bool is8 = CLASS == CLASS_FED8, far = is8 || CLASS == CLASS_FED_CODES;
+    constexpr bool is8 = CLASS == CLASS_FED8;
     division d;
 
     d.lut = shared + a.ring;
     d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
     d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
     d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
-    d.phases = (uint4 *)(d.feeds + (far ? 0 : a.n_feeds)); /* some leave them where they are */
+    d.phases = (uint4 *)(d.feeds + (brings_feeds<CLASS>() ? a.n_feeds : 0));
     d.inputs = (uint16_t *)(d.phases + PHASES_KEPT * WORDS);
     if (is8)
         d.inputs = (uint16_t *)swizzle_aligned((uint8_t *)d.inputs);
@@ -258,13 +264,13 @@ template <int CLASS, int NT>
 __device__ static __forceinline__ void program_body(const program_args &a)
 {
     typedef ring_of<CLASS> R;
-    constexpr bool is8 = CLASS == CLASS_FED8, fed = CLASS >= CLASS_FED, near = CLASS == CLASS_FED;
-    constexpr int slots = CLASS == CLASS_FED_CODES ? (int)FED_RECORDS_GROUPS : (int)FED_GROUPS;
+    constexpr bool is8 = CLASS == CLASS_FED8, fed = CLASS >= CLASS_FED;
+    constexpr bool brings = brings_feeds<CLASS>();
     extern __shared__ __align__(128) uint8_t unaligned[];
     uint8_t *const shared = is8 ? swizzle_aligned(unaligned) : unaligned;
     __shared__ uint64_t full[SUM_BARRIERS], empty[SUM_BARRIERS];
-    __shared__ uint64_t landed[slots], freed[slots];
-    __shared__ int tile[slots];
+    __shared__ uint64_t landed[FED_GROUPS], freed[FED_GROUPS];
+    __shared__ int tile[FED_GROUPS];
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
     __shared__ uint64_t x_landed[FED8_BARRIERS];
@@ -275,7 +281,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     const int warp = threadIdx.x / WARP;
     const division d = divide<CLASS>(a, shared);
     const auto state = [&](const division &d) {
-        program p = { &a, fed && !near ? a.feed : d.feeds };
+        program p = { &a, brings ? d.feeds : a.feed };
 
         p.full = bar_at(full);
         p.empty = bar_at(empty);
@@ -287,7 +293,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         return p;
     };
 
-    for (int i = threadIdx.x; (near || !fed) && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
+    for (int i = threadIdx.x; brings && i < a.n_feeds * (int)(sizeof(*d.feeds) / 8); i += THREADS)
         ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
         d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
@@ -318,7 +324,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     if constexpr (is8)
         fed8<NT>::begin(a, bar_at(x_landed));
     if (fed && threadIdx.x == 0) {
-        for (int i = 0; i < slots; i++) {
+        for (int i = 0; i < FED_GROUPS; i++) {
             bar_init(bar_at(landed + i), 1);
             bar_init(bar_at(freed + i), STREAM_WARPS);
         }

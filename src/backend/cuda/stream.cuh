@@ -216,6 +216,11 @@ struct shared_form {
     bool one;      /* FINE all the same: a record is one group */
 };
 
+__device__ static inline shared_form form_of(const dev_weight &w, bool one = false)
+{
+    return { w.gs, w.zeros, 0x64006400 | (uint32_t)w.zero_const * 0x00010001, one };
+}
+
 /* One stage in shared memory times its columns of x, each XS after the one before. ZEROS: groups
  * have zero points of their own. */
 template <int KIND, bool FINE, bool PAIR, bool ZEROS, int NT, int XS = 1>
@@ -469,8 +474,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     const int kp = a.out[0].w.kp, stages = kp / cols, T = TILES ? a.T : 1, unit = a.swiglu ? 2 : 1;
     const uint16_t *const from = a.kept ? p.inputs : a.x;
     const int stride = a.kept ? a.kept / 2 : kp;
-    const shared_form form = { a.out[0].w.gs, a.out[0].w.zeros,
-                               0x64006400 | (uint32_t)a.out[0].w.zero_const * 0x00010001 };
+    const shared_form form = form_of(a.out[0].w);
     float gate[NT] = {};
     uint4 x[n_x * NT] = {}; /* rows beyond T stay zeros */
     const int teams = a.teams, size = team_size(teams), ends = (T + 1) / 2;

@@ -87,7 +87,7 @@ __device__ static __forceinline__ void wide_body(const wide_args &a)
     const int rec = w.rec, n_rec = w.kp / (K::blocks * 32), stage = inputs + WIDE_WARPS * rec;
     const int item = blockIdx.x * WIDE_WARPS + warp, split = blockIdx.y;
     const int first = split * a.per, last = min(n_rec, first + a.per);
-    const shared_form form = { w.gs, w.zeros, 0x64006400 | (uint32_t)w.zero_const * 0x00010001 };
+    const shared_form form = form_of(w);
     const uint32_t *lut = NULL;
     uint8_t *room = shared;
     float acc[NT][4] = {};
