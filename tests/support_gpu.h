@@ -36,4 +36,11 @@ void gpu_for_programs(void);
 bool gpu_missed(void);
 void gpu_settle(void);
 
+/* Runs a group of cases; a few of them where all but an emulated device has sanitizers in it: they
+ * make the truth ten times slower, and do not look at the device. */
+#define GPU_RUN(few, all)                                                                          \
+    (gpu_ask(NULL)                 ? 1                                                             \
+     : SANITIZED && gpu_emulated() ? cmocka_run_group_tests_name(__FILE__, few, NULL, NULL)        \
+                                   : cmocka_run_group_tests_name(__FILE__, all, NULL, NULL))
+
 #endif

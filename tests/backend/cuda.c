@@ -353,8 +353,7 @@ static void products_teams(void **state)
     gpu_settle();
 }
 
-/* Rows of 16 bits through a ring that one warp fills: groups of it that are not whole, more and
- * fewer of them than the ring has; the same bits whatever stands beside a row. */
+/* Groups of a fed ring, not whole, more and fewer than it has; a row's bits in any batch. */
 static void check_fed(struct ctx *c, enum enc enc, size_t rows, size_t cols)
 {
     static const size_t T[] = { 1, 9, 16 };
@@ -370,51 +369,57 @@ static void check_fed(struct ctx *c, enum enc enc, size_t rows, size_t cols)
     free(owned);
 }
 
-/* Codes in records. */
-static void products_fed_codes(void **state)
+/* fn with kernels that `tries` asks for; on an emulated device for each order k of copies. */
+static void in_each_order(unsigned tries, void (*fn)(struct ctx *c, size_t k))
 {
-    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0, ENC_Q5_1 };
-    static const size_t cols[] = { 256, 2304, 4608, 9728 };
     static const char *const when[] = { "early", "late", "by chance" };
 
-    (void)state;
     gpu_for_programs();
     for (size_t k = 0; k < (gpu_emulated() ? ARRAY_LEN(when) : 1); k++) {
         setenv("EMULATED_COPIES", when[k], 1);
         struct ctx *c = gpu_context(COMPUTE_AUTO);
 
-        cuda_try(c, CUDA_TRY_FED);
-        for (size_t i = 0; i < ARRAY_LEN(encs); i++)
-            for (size_t j = 0; j < ARRAY_LEN(cols); j++)
-                if (!gpu_emulated() || (i + j + k) % 4 == 0)
-                    check_fed(c, encs[i], j == 1 ? 10 : 200, cols[j]);
-        check_planes4(c, 200, 2304, k ? 11 : 1);
-        check_gated(c, ENC_Q4_0, 1280, k ? 6 : 1);
-        check_gated(c, k ? ENC_Q8_0 : ENC_Q4_0, 4352, 16); /* a ring of the fewest groups */
+        cuda_try(c, tries);
+        fn(c, k);
         c->be->free(c);
     }
     unsetenv("EMULATED_COPIES");
     gpu_settle();
 }
 
-static void products_fed(void **state)
+static void fed_codes_in_order(struct ctx *c, size_t k)
+{
+    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0, ENC_Q5_1 };
+    static const size_t cols[] = { 256, 2304, 4608, 9728 };
+
+    for (size_t i = 0; i < ARRAY_LEN(encs); i++)
+        for (size_t j = 0; j < ARRAY_LEN(cols); j++)
+            if (!gpu_emulated() || (i + j + k) % 4 == 0)
+                check_fed(c, encs[i], j == 1 ? 10 : 200, cols[j]);
+    check_planes4(c, 200, 2304, k ? 11 : 1);
+    check_gated(c, ENC_Q4_0, 1280, k ? 6 : 1);
+    check_gated(c, k ? ENC_Q8_0 : ENC_Q4_0, 4352, 16); /* a ring of the fewest groups */
+}
+
+static void products_fed_codes(void **state)
+{
+    (void)state;
+    in_each_order(CUDA_TRY_FED, fed_codes_in_order);
+}
+
+static void fed_in_order(struct ctx *c, size_t k)
 {
     static const size_t cols[] = { 256, 1536, 2176, 4480 };
-    static const char *const when[] = { "early", "late", "by chance" };
 
+    for (size_t i = 0; i < ARRAY_LEN(cols); i++)
+        check_fed(c, i + k == 2 ? ENC_F16 : ENC_BF16, i == 2 ? 10 : 200, cols[i]);
+    check_gated(c, ENC_BF16, 1280, 6);
+}
+
+static void products_fed(void **state)
+{
     (void)state;
-    gpu_for_programs();
-    for (size_t k = 0; k < (gpu_emulated() ? ARRAY_LEN(when) : 1); k++) {
-        setenv("EMULATED_COPIES", when[k], 1);
-        struct ctx *c = gpu_context(COMPUTE_AUTO);
-
-        for (size_t i = 0; i < ARRAY_LEN(cols); i++)
-            check_fed(c, i + k == 2 ? ENC_F16 : ENC_BF16, i == 2 ? 10 : 200, cols[i]);
-        check_gated(c, ENC_BF16, 1280, 6);
-        c->be->free(c);
-    }
-    unsetenv("EMULATED_COPIES");
-    gpu_settle();
+    in_each_order(0, fed_in_order);
 }
 
 /* What goes row by row, [T, D]. */
@@ -1167,7 +1172,7 @@ static void encoder(void **state)
     gpu_settle();
 }
 
-/* An emulated device has no sanitizers in it: where they are, the cases that drive it do. */
+/* The cases that are enough to drive an emulated device (GPU_RUN). */
 #define DRIVEN                                                                                     \
     cmocka_unit_test(rows), cmocka_unit_test(tiny), cmocka_unit_test(products_fed),                \
         cmocka_unit_test(products_load), cmocka_unit_test(products_wide),                          \
@@ -1191,9 +1196,5 @@ int main(int argc, char **argv)
     };
 
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */
-    if (gpu_ask(NULL))
-        return 1;
-    if (SANITIZED && gpu_emulated())
-        return cmocka_run_group_tests_name(__FILE__, few, NULL, NULL);
-    return cmocka_run_group_tests_name(__FILE__, all, NULL, NULL);
+    return GPU_RUN(few, all);
 }

@@ -911,9 +911,5 @@ int main(void)
         cmocka_unit_test(adafactor),
     };
 
-    if (gpu_ask(NULL))
-        return 1;
-    if (SANITIZED && gpu_emulated())
-        return cmocka_run_group_tests_name(__FILE__, few, NULL, NULL);
-    return cmocka_run_group_tests_name(__FILE__, all, NULL, NULL);
+    return GPU_RUN(few, all);
 }
