@@ -64,7 +64,7 @@ def make(a, shape, encoding, folder):
 
 class Bench:
     def __init__(self, a):
-        self.a, self.said, self.lines = a, [], []
+        self.a, self.said = a, []
 
     def run(self, what, model, *options):
         """One object of `puna bench` for the default and for each --try, in turns."""
@@ -80,9 +80,8 @@ class Bench:
     def line(self, figure, tries, value, share=None, floor=None):
         met = "" if share is None or floor is None else "met" if share >= floor else "missed"
         percent = lambda x: "" if x is None else f"{100 * x:.1f} %"
-        self.lines.append(f"| {figure} | {tries or 'default'} | {value} | {percent(share)} | "
-                          f"{percent(floor)} | {met} |")
-        print(self.lines[-1], flush=True)
+        print(f"| {figure} | {tries or 'default'} | {value} | {percent(share)} | "
+              f"{percent(floor)} | {met} |", flush=True)
 
     def decode(self, figure, tries, j, at=None, floor=None):
         """at: a point of --depths; None: the decode of short answers."""
@@ -104,7 +103,7 @@ def products(bench, encoding, tries, mine, bf16):
 def eight(bench, folder):
     a, bf16 = bench.a, None
     for encoding in EIGHT:
-        if encoding not in a.only and not (encoding == "bf16" and set(EIGHT) & set(a.only)):
+        if encoding not in a.only and encoding != "bf16":  # which products are compared with
             continue
         model = make(a, a.shape, encoding, folder)
         for tries, j in bench.run(encoding, model, "--pp", "4096", "--tg", "128", "--batches",
