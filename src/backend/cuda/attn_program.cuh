@@ -13,7 +13,9 @@
 
 #include "backend/cuda/attn.cuh"
 #include "backend/cuda/codes.cuh"
+#include "backend/cuda/hopper.cuh"
 #include "backend/cuda/mma.cuh"
+#include "backend/cuda/turn.cuh"
 
 /* A row of the batch: its slot, position and sequence, and that sequence's blocks. */
 struct attn_row {
@@ -21,9 +23,9 @@ struct attn_row {
     int slot, pos, seq;
 };
 
-/* The item number i of a phase. */
+/* The item of that number of a phase. */
 struct attn_place {
-    int t, y, split; /* row, part of the query heads, span */
+    int number, t, y, split; /* row, part of the query heads, span */
     int kh, h0, n_heads;
     int from, to; /* slots; none: to <= from */
 };
@@ -31,15 +33,18 @@ struct attn_place {
 __device__ static __forceinline__ attn_place attn_place_of(const attn_phase &p, const attn_row *row,
                                                            int i)
 {
-    const int ny = p.a.K * p.parts, group = p.a.H / p.a.K;
+    /* unsigned: division is shorter */
+    const unsigned ny = p.a.K * p.parts, group = (unsigned)p.a.H / p.a.K, splits = p.a.splits;
+    const unsigned in = (unsigned)i / splits;
     attn_place at;
 
-    at.t = i / (ny * p.a.splits);
-    at.y = i / p.a.splits % ny;
-    at.split = i % p.a.splits;
-    at.kh = at.y / p.parts;
-    at.h0 = at.kh * group + at.y % p.parts * p.heads;
-    at.n_heads = min(p.heads, (at.kh + 1) * group - at.h0);
+    at.number = i;
+    at.t = in / ny;
+    at.y = in % ny;
+    at.split = i - in * splits;
+    at.kh = (unsigned)at.y / p.parts;
+    at.h0 = at.kh * group + (at.y - at.kh * p.parts) * p.heads;
+    at.n_heads = min(p.heads, (int)((at.kh + 1) * group) - at.h0);
     at.from = at.split * p.a.span;
     at.to = min(row[at.t].slot + 1, at.from + p.a.span);
     return at;
@@ -54,6 +59,9 @@ __device__ static inline int attn_places(const attn_phase &p)
  * of keys 8 of 32 values, of values 8 of 64. */
 enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS };
 enum { K_PIECES = ATTN_HEAD / 32, V_PIECES = ATTN_HEAD / 64 };
+/* Bytes of a query in shared memory: its values in 16 bits, what is left of them, zeros beyond
+ * either; 64 more for the banks. */
+enum { QUERY_BYTES = 4 * ATTN_HEAD + 64 };
 
 /* Eight values of the cache as they lie there, and as four pairs of 16 bits. */
 template <int ENC> struct eight {
@@ -75,7 +83,14 @@ template <> struct eight<DEV_ENC_F8_E4M3> {
     }
 };
 
+/* Of the cache: not by way of the first-level cache, where what threads keep in local memory is. */
 template <int ENC> __device__ static __forceinline__ void load(eight<ENC> &x, const uint8_t *from)
+{
+    x.v = __ldcg((const decltype(x.v) *)from);
+}
+
+template <int ENC>
+__device__ static __forceinline__ void load_near(eight<ENC> &x, const uint8_t *from)
 {
     x.v = *(const decltype(x.v) *)from;
 }
@@ -86,12 +101,12 @@ template <int ENC> struct some_slots {
 };
 
 /* Their first value of piece i. */
-__device__ static __forceinline__ int key_at(int i, int lane)
+__device__ static __forceinline__ int key_at(int i, unsigned lane)
 {
     return 32 * i + lane % 4 * 8;
 }
 
-__device__ static __forceinline__ int value_at(int i, int lane)
+__device__ static __forceinline__ int value_at(int i, unsigned lane)
 {
     return 64 * i + lane / 4 * 8;
 }
@@ -101,7 +116,7 @@ __device__ static __forceinline__ int value_at(int i, int lane)
 template <int ENC>
 __device__ static __forceinline__ void ask_keys(some_slots<ENC> &x, const attn_args &a,
                                                 const int32_t *table, int kh, int s, int to,
-                                                int lane)
+                                                unsigned lane)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
     const size_t first = s < to ? cache_at(table, s, a.K, kh, a.hd) : 0;
@@ -119,7 +134,7 @@ __device__ static __forceinline__ void ask_keys(some_slots<ENC> &x, const attn_a
 template <int ENC>
 __device__ static __forceinline__ void ask_values(some_slots<ENC> &x, const attn_args &a,
                                                   const int32_t *table, int kh, int s, int to,
-                                                  int lane)
+                                                  unsigned lane)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
     const size_t first = s < to ? cache_at(table, s, a.K, kh, a.hd) : 0;
@@ -163,12 +178,6 @@ __device__ static __forceinline__ attn_head attn_head_of(const attn_phase &p, co
     return h;
 }
 
-/* Bytes of a query in shared memory: what its values are in 16 bits, and what is left. */
-__device__ static __forceinline__ int query_bytes(int hd)
-{
-    return 4 * hd + 64; /* 64: banks */
-}
-
 /* Two neighbours in 16 bits, and what is left. */
 template <int ENC> __device__ static __forceinline__ uint2 split16(float a, float b)
 {
@@ -195,18 +204,6 @@ __device__ static __forceinline__ void store_pair(uint8_t *cache, size_t at, flo
     }
 }
 
-/* Two neighbouring words here and two there, each a float32, once all have the tag. */
-__device__ static __forceinline__ void tagged_floats(float2 *v, const uint64_t *here,
-                                                     const uint64_t *there, unsigned tag)
-{
-    uint2 a, b;
-
-    tagged_wait<1>(&a, here, 0, 1, tag);
-    tagged_wait<1>(&b, there, 0, 1, tag);
-    v[0] = make_float2(__uint_as_float(a.x), __uint_as_float(a.y));
-    v[1] = make_float2(__uint_as_float(b.x), __uint_as_float(b.y));
-}
-
 /* Queries of an item and the pass's own keys and values among its slots to shared memory, rotated
  * if need be. Each row's go to the cache once. */
 template <int ENC>
@@ -214,101 +211,116 @@ __device__ static __forceinline__ void
 ready_item(const attn_phase &p, const attn_row *row, const attn_place &at, uint8_t *queries,
            uint8_t *fresh, const float2 *turns, const unsigned &tag)
 {
-    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    const unsigned thread = thread_now(), lane = thread % WARP;
     const rope_args &r = p.r;
     const int hd = p.a.hd, half = hd / 2, rows = r.q ? p.rows : 0;
     const bool pairs = r.q && r.interleaved;
+    /* two neighbours of either half, or of all where pairs lie together; pairs turn */
+    const int k = 2 * lane, at0 = pairs ? 2 * k : k, at1 = pairs ? 2 * k + 2 : k + half;
 
+    static_assert(ATTN_HEAD <= 4 * WARP, "a lane has four values");
 #pragma unroll 1
-    for (int i = warp; i < at.n_heads + 2 * rows; i += STREAM_WARPS) {
+    for (int i = thread / WARP; i < at.n_heads + 2 * rows; i += STREAM_WARPS) {
         const attn_head h = attn_head_of(p, row, at, i);
+        constexpr int bytes = eight<ENC>::bytes / 8;
+        uint16_t *const query = (uint16_t *)(queries + i * QUERY_BYTES);
 
         if (!h.there)
             continue;
+        if (h.query)
+#pragma unroll 1
+            for (int e = hd + k; e < ATTN_HEAD; e += 2 * WARP)
+                *(uint32_t *)(query + e) = *(uint32_t *)(query + ATTN_HEAD + e) = 0;
+        if (k >= half)
+            continue;
         const float *const x = h.query ? p.a.q + ((size_t)h.t * p.a.H + at.h0 + i) * hd
                                        : (h.value ? r.v : r.k) + ((size_t)h.t * r.K + at.kh) * hd;
-        const bool keep = !h.query && h.t == at.t && at.y % p.parts == 0;
+        const bool keep = !h.query && h.t == at.t && (unsigned)at.y % (unsigned)p.parts == 0;
         const size_t to = keep ? cache_at(row[h.t].table, row[h.t].slot, r.K, at.kh, hd) : 0;
         /* where it is among q, k and v */
         const int in_all = (h.query ? at.h0 + i : p.a.H + h.value * r.K + at.kh) * hd;
         const uint64_t *const from = p.take_x + (size_t)h.t * (p.a.H + 2 * r.K) * hd + in_all;
-        const float2 *const turn = turns + h.t * half;
-        constexpr int bytes = eight<ENC>::bytes / 8;
         const float scale = h.query ? p.a.scale * eight<ENC>::by : 1;
-        uint16_t *const query = (uint16_t *)(queries + i * query_bytes(hd));
+        const bool turn = r.q && !h.value;
+        uint8_t *const near = fresh + (size_t)(2 * h.t + h.value) * hd * bytes;
+        const float2 *const by = turns + h.t * half + k;
+        float2 y[2];
 
-        /* two neighbours of either half, or of all where pairs lie together; pairs turn */
-#pragma unroll 1
-        for (int k = 2 * lane; k < half; k += 2 * WARP) {
-            const int at0 = pairs ? 2 * k : k, at1 = pairs ? 2 * k + 2 : k + half;
-            float2 y[2];
+        if (p.take_x) {
+            uint2 w[2];
 
-            if (p.take_x) {
-                tagged_floats(y, from + at0, from + at1, tag - 1);
-            } else {
-                y[0] = *(const float2 *)(x + at0);
-                y[1] = *(const float2 *)(x + at1);
-            }
+            tagged_wait<2>(w, from + at0, at1 - at0, 2, tag - 1);
+            y[0] = make_float2(__uint_as_float(w[0].x), __uint_as_float(w[0].y));
+            y[1] = make_float2(__uint_as_float(w[1].x), __uint_as_float(w[1].y));
+        } else {
+            y[0] = *(const float2 *)(x + at0);
+            y[1] = *(const float2 *)(x + at1);
+        }
+        if (turn) {
             float v[2][2] = { { y[0].x, pairs ? y[0].y : y[1].x },
                               { pairs ? y[1].x : y[0].y, y[1].y } };
 
-            if (r.q && !h.value)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const float2 by = turn[k + i];
-                    const float turned = v[i][0] * by.x - v[i][1] * by.y;
-
-                    v[i][1] = v[i][1] * by.x + v[i][0] * by.y;
-                    v[i][0] = turned;
-                }
-            y[0] = make_float2(v[0][0], pairs ? v[0][1] : v[1][0]);
-            y[1] = make_float2(pairs ? v[1][0] : v[0][1], v[1][1]);
-
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const int at = i ? at1 : at0;
+                const float turned = v[i][0] * by[i].x - v[i][1] * by[i].y;
 
-                if (h.query) {
-                    const uint2 q = split16<ENC>(y[i].x * scale, y[i].y * scale);
-
-                    *(uint32_t *)(query + at) = q.x;
-                    *(uint32_t *)(query + hd + at) = q.y;
-                    continue;
-                }
-                store_pair<ENC>(fresh + (size_t)(2 * h.t + h.value) * hd * bytes, at, y[i]);
-                if (keep)
-                    store_pair<ENC>(h.value ? r.vc : r.kc, to + at, y[i]);
+                v[i][1] = v[i][1] * by[i].x + v[i][0] * by[i].y;
+                v[i][0] = turned;
             }
+            y[0] = make_float2(v[0][0], pairs ? v[0][1] : v[1][0]);
+            y[1] = make_float2(pairs ? v[1][0] : v[0][1], v[1][1]);
+        }
+        if (h.query) {
+            const uint2 q0 = split16<ENC>(y[0].x * scale, y[0].y * scale),
+                        q1 = split16<ENC>(y[1].x * scale, y[1].y * scale);
+
+            *(uint32_t *)(query + at0) = q0.x;
+            *(uint32_t *)(query + at1) = q1.x;
+            *(uint32_t *)(query + ATTN_HEAD + at0) = q0.y;
+            *(uint32_t *)(query + ATTN_HEAD + at1) = q1.y;
+            continue;
+        }
+        store_pair<ENC>(near, at0, y[0]);
+        store_pair<ENC>(near, at1, y[1]);
+        if (keep) {
+            store_pair<ENC>(h.value ? r.vc : r.kc, to + at0, y[0]);
+            store_pair<ENC>(h.value ? r.vc : r.kc, to + at1, y[1]);
         }
     }
 }
 
-/* Keys or values of the warp's slots, from s0 on, that are the pass's own. */
+/* Rows whose keys and values are this pass's and among the warp's slots from s on, a bit each. */
+__device__ static __forceinline__ unsigned fresh_rows(const attn_phase &p, const attn_row *row,
+                                                      const attn_place &at, int s, unsigned lane)
+{
+    return __ballot_sync(~0u, (int)lane < (p.r.q ? p.rows : 0) &&
+                                  (unsigned)(row[lane].slot - s) < WARP_SLOTS &&
+                                  is_fresh(row, lane, at));
+}
+
+/* Their keys or values. */
 template <bool VALUES, int ENC>
-__device__ static __forceinline__ void take_fresh(some_slots<ENC> &x, const attn_phase &p,
-                                                  const attn_row *row, const attn_place &at, int s0,
-                                                  const uint8_t *fresh, int lane)
+__device__ static __forceinline__ void take_fresh(some_slots<ENC> &x, unsigned rows,
+                                                  const attn_row *row, int s, int hd,
+                                                  const uint8_t *fresh, unsigned lane)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
-    const int hd = p.a.hd;
 
 #pragma unroll 1
-    for (int t = 0; t < (p.r.q ? p.rows : 0); t++) {
-        const int in = row[t].slot - s0;
+    for (; rows; rows &= rows - 1) {
+        const int t = __ffs(rows) - 1, in = row[t].slot - s;
         const uint8_t *const from = fresh + (2 * t + VALUES) * hd * bytes;
 
-        if (in < 0 || in >= WARP_SLOTS || !is_fresh(row, t, at))
-            continue;
         if (!VALUES) {
 #pragma unroll
             for (int i = 0; i < K_PIECES; i++)
                 if (in == lane / 4 && key_at(i, lane) < hd)
-                    load(x.k[i], from + key_at(i, lane) * bytes);
+                    load_near(x.k[i], from + key_at(i, lane) * bytes);
         } else {
 #pragma unroll
             for (int i = 0; i < 2 * V_PIECES; i++)
                 if (in == lane % 4 * 2 + i / V_PIECES && value_at(i % V_PIECES, lane) < hd)
-                    load(x.v[i / V_PIECES][i % V_PIECES],
+                    load_near(x.v[i / V_PIECES][i % V_PIECES],
                          from + value_at(i % V_PIECES, lane) * bytes);
         }
     }
@@ -320,27 +332,20 @@ struct warp_state {
     float m, l, acc[V_PIECES * 4][4];
 };
 
-/* Scores of slots 2 c and 2 c + 1 for head g. */
+/* Scores of slots 2 c and 2 c + 1 for head g; where there is none, the last head's. */
 template <int ENC>
 __device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, const uint8_t *queries,
-                                                   int n_heads, int hd, int lane)
+                                                   int n_heads, unsigned lane)
 {
-    const int g = lane / 4;
+    const uint8_t *const from =
+        queries + min((int)(lane / 4), n_heads - 1) * QUERY_BYTES + key_at(0, lane) * 2;
     float s[2][4] = {};
 
 #pragma unroll
     for (int i = 0; i < K_PIECES; i++) {
-        const uint4 k = x.k[i].pairs();
-        uint4 q[2] = {};
-
-        forget();
-        if (g < n_heads && key_at(i, lane) < hd) {
-            const uint8_t *const from = queries + g * query_bytes(hd) + key_at(i, lane) * 2;
-
-            q[0] = *(const uint4 *)from, q[1] = *(const uint4 *)(from + 2 * hd);
-        }
-        const uint32_t a[2][4] = { { q[0].x, q[1].x, q[0].y, q[1].y },
-                                   { q[0].z, q[1].z, q[0].w, q[1].w } };
+        const uint4 k = x.k[i].pairs(), q = *(const uint4 *)(from + 64 * i),
+                    left = *(const uint4 *)(from + 64 * i + 2 * ATTN_HEAD);
+        const uint32_t a[2][4] = { { q.x, left.x, q.y, left.y }, { q.z, left.z, q.w, left.w } };
 
         mma<ENC == DEV_ENC_BF16>(s[0], a[0], k.x, k.y);
         mma<ENC == DEV_ENC_BF16>(s[1], a[1], k.z, k.w);
@@ -349,11 +354,11 @@ __device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, con
                        s[0][1] + s[1][1] + (s[0][3] + s[1][3]));
 }
 
-/* Scores of slots s and s + 1 to the state; what is in it so far is multiplied. The probabilities,
- * as the second operand. */
+/* Scores of slots s and s + 1 to the state; what is in it so far, unless they are the first, is
+ * multiplied. The probabilities, as the second operand. */
 template <int ENC>
 __device__ static __forceinline__ uint2 soften_slots(warp_state &st, float2 score, int s, int to,
-                                                     int lane)
+                                                     unsigned lane, bool first)
 {
     if (s >= to)
         score.x = -INFINITY;
@@ -363,19 +368,22 @@ __device__ static __forceinline__ uint2 soften_slots(warp_state &st, float2 scor
 
     for (int d = 1; d < 4; d *= 2)
         max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-    const float less = max == -INFINITY ? 0 : max; /* nothing seen yet */
-    const float by = exp2f(st.m - less);
-    const float2 e = make_float2(exp2f(score.x - less), exp2f(score.y - less));
-    const float mine[2] = { __shfl_sync(~0u, by, lane % 4 * 8),
-                            __shfl_sync(~0u, by, lane % 4 * 8 + 4) };
+    const float2 e = make_float2(exp2_fast(score.x - max), exp2_fast(score.y - max));
 
+    if (!first) {
+        const float by = exp2_fast(st.m - max);
+        const float mine[2] = { __shfl_sync(~0u, by, lane % 4 * 8),
+                                __shfl_sync(~0u, by, lane % 4 * 8 + 4) };
+
+        st.l *= by;
+#pragma unroll
+        for (int i = 0; i < V_PIECES * 4; i++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                st.acc[i][k] *= mine[k % 2];
+    }
     st.m = max;
-    st.l = st.l * by + (e.x + e.y);
-#pragma unroll
-    for (int i = 0; i < V_PIECES * 4; i++)
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            st.acc[i][k] *= mine[k % 2];
+    st.l += e.x + e.y;
     return split16<ENC>(e.x, e.y);
 }
 
@@ -401,16 +409,17 @@ __device__ static __forceinline__ void add_values(warp_state &st, const some_slo
 /* A warp's state of head h to shared memory. */
 template <int ENC>
 __device__ static __forceinline__ void give_state(const warp_state &st, int h, int hd, float *sums,
-                                                  int thread)
+                                                  unsigned thread)
 {
-    const int warp = thread / WARP, lane = thread % WARP, c = lane % 4, stride = hd + 4;
+    const unsigned warp = thread / WARP, lane = thread % WARP, c = lane % 4;
+    const int stride = hd + 4;
     constexpr float by = eight<ENC>::by;
 
-    if (lane == 4 * h) {
+    if (lane == 4u * h) {
         sums[STREAM_WARPS * stride + warp] = st.m;
         sums[STREAM_WARPS * (stride + 1) + warp] = st.l;
     }
-    if (c != h / 2)
+    if ((int)c != h / 2)
         return;
 #pragma unroll
     for (int i = 0; i < V_PIECES * 2; i++) {
@@ -424,141 +433,152 @@ __device__ static __forceinline__ void give_state(const warp_state &st, int h, i
     }
 }
 
-/* Two values of a head, e and the next, to the product that waits for them. */
-__device__ static __forceinline__ void give_pair(const attn_phase &p, int t, int h, int e,
-                                                 uint32_t pair, unsigned tag)
+/* Two values of a head, e and the next. */
+__device__ static __forceinline__ void put_pair(const attn_phase &p, int t, int h, int e, float2 v,
+                                                const unsigned &tag)
 {
-    tagged_store(p.give_x + ((size_t)t * p.a.kp16 + h * p.a.hd + e) / 2, pair, tag);
+    if (p.give_x) { /* to the product that waits for them */
+        const float pair[2] = { v.x, v.y };
+
+        tagged_store(p.give_x + ((size_t)t * p.a.kp16 + h * p.a.hd + e) / 2,
+                     two16(pair, p.a.mode16), tag);
+        return;
+    }
+    put(p.a, t, h, e, v.x);
+    put(p.a, t, h, e + 1, v.y);
+    if (p.given) {
+        float *const to = p.given + ((size_t)t * p.a.H + h) * p.a.hd + e;
+
+        store_shared(to, v.x);
+        store_shared(to + 1, v.y);
+    }
 }
 
-/* A value of a head. */
-__device__ static __forceinline__ void put_value(const attn_phase &p, int t, int h, int e, float v)
-{
-    put(p.a, t, h, e, v);
-    if (p.given)
-        store_shared(p.given + ((size_t)t * p.a.H + h) * p.a.hd + e, v);
-}
-
-/* The warps' states of one head, from shared memory: element by element four threads that have some
- * of the warps each. sums: [STREAM_WARPS][hd + 4], then maxima, then sums of weights. */
+/* The warps' states of one head, from shared memory: two elements a thread, which takes the fewest
+ * instructions: they come from afar. sums: [STREAM_WARPS][hd + 4], then maxima, then sums of
+ * weights. */
 __device__ static __forceinline__ void merge_warps(const attn_phase &p, const attn_place &at,
                                                    int head, int splits, const float *sums,
                                                    const unsigned &tag)
 {
-    enum { BESIDE = 4, WARPS = STREAM_WARPS / BESIDE };
     const attn_args &a = p.a;
-    const int stride = a.hd + 4;
-    const float *const m = sums + STREAM_WARPS * stride, *const n = m + STREAM_WARPS;
+    const int stride = a.hd + 4, e = 2 * thread_now();
+    const float4 *const m = (const float4 *)(sums + STREAM_WARPS * stride);
+    float by[STREAM_WARPS], l = 0;
+    float2 v = make_float2(0, 0);
 
-#pragma unroll 1
-    for (int i = thread_now(); i < BESIDE * a.hd; i += STREAM_WARPS * WARP) {
-        const int e = i / BESIDE, first = i % BESIDE * WARPS;
-        float max = -INFINITY, l = 0, v = 0;
-
+    if (e >= a.hd)
+        return;
 #pragma unroll
-        for (int o = 0; o < WARPS; o++)
-            max = fmaxf(max, m[first + o]);
-#pragma unroll
-        for (int d = 1; d < BESIDE; d *= 2)
-            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-#pragma unroll
-        for (int o = 0; o < WARPS; o++) {
-            const float by = exp2f(m[first + o] - max);
+    for (int o = 0; o < STREAM_WARPS / 4; o++) {
+        const float4 some = m[o];
 
-            l = fmaf(n[first + o], by, l);
-            v = fmaf(sums[(first + o) * stride + e], by, v);
-        }
-#pragma unroll
-        for (int d = 1; d < BESIDE; d *= 2) {
-            l += __shfl_xor_sync(~0u, l, d);
-            v += __shfl_xor_sync(~0u, v, d);
-        }
-        if (p.give_x && splits == 1) { /* element e and the next, four lanes on */
-            const uint32_t mine = to16(v / l, a.mode16);
-            const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, BESIDE) << 16;
-
-            if (i % (2 * BESIDE) == 0)
-                give_pair(p, at.t, at.h0 + head, e, pair, tag);
-            continue;
-        }
-        if (first)
-            continue;
-        if (splits == 1) {
-            put_value(p, at.t, at.h0 + head, e, v / l);
-            continue;
-        }
-        float *const out =
-            a.part + (((size_t)at.t * a.H + at.h0 + head) * a.splits + at.split) * (a.hd + 2);
-
-        out[e] = v;
-        if (e == 0)
-            out[a.hd] = max, out[a.hd + 1] = l;
+        by[4 * o] = some.x, by[4 * o + 1] = some.y, by[4 * o + 2] = some.z, by[4 * o + 3] = some.w;
     }
+    float most[4] = { by[0], by[1], by[2], by[3] };
+
+#pragma unroll
+    for (int o = 4; o < STREAM_WARPS; o++)
+        most[o % 4] = fmaxf(most[o % 4], by[o]);
+    const float max = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
+
+#pragma unroll
+    for (int o = 0; o < STREAM_WARPS; o++) {
+        const float4 n = m[STREAM_WARPS / 4 + o / 4];
+        const float2 x = *(const float2 *)(sums + o * stride + e);
+
+        by[o] = exp2_fast(by[o] - max);
+        l = fmaf(o % 4 == 0 ? n.x : o % 4 == 1 ? n.y : o % 4 == 2 ? n.z : n.w, by[o], l);
+        v = make_float2(fmaf(x.x, by[o], v.x), fmaf(x.y, by[o], v.y));
+    }
+    if (splits == 1) {
+        const float all = 1 / l;
+
+        put_pair(p, at.t, at.h0 + head, e, make_float2(v.x * all, v.y * all), tag);
+        return;
+    }
+    float *const out =
+        a.part + (((size_t)at.t * a.H + at.h0 + head) * a.splits + at.split) * (a.hd + 2);
+
+    *(float2 *)(out + e) = v;
+    if (e == 0)
+        *(float2 *)(out + a.hd) = make_float2(max, l);
 }
 
-/* An item: all threads of a block, but for the warps that feed. at: where the item's place is kept.
- * scratch: queries, the pass's own keys and values, the warps' states; free once the block has
- * stopped. */
+/* An item: all threads of a block, but for the warps that feed. scratch: queries, the pass's own
+ * keys and values, the warps' states; free once the block has stopped, before its first item. */
 template <int ENC>
 __device__ static __forceinline__ void
-attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &place, attn_place &at,
-                uint8_t *scratch, const float2 *turns, const gate_stop &stop, const unsigned &tag)
+attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &at, uint8_t *scratch,
+                const float2 *turns, const gate_stop &stop, const unsigned &tag)
 {
     const attn_args &a = p.a;
     some_slots<ENC> x;
+    unsigned mine;
 
     {
-        const int thread = thread_now(), s = place.from + thread / WARP * WARP_SLOTS;
+        const unsigned thread = thread_now(), lane = thread % WARP;
+            const int s = at.from + thread / WARP * WARP_SLOTS;
 
-        ask_keys<ENC>(x, a, row[place.t].table, place.kh, s, place.to, thread % WARP);
-        ask_values<ENC>(x, a, row[place.t].table, place.kh, s, place.to, thread % WARP);
-        if (thread == 0)
-            at = place;
+        ask_keys<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
+        ask_values<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
+        mine = fresh_rows(p, row, at, s, lane);
     }
-    stop_at(stop, STREAM_WARPS * WARP);
-    forget();
-    uint8_t *const fresh = scratch + at.n_heads * query_bytes(a.hd);
+    if (stop.target && at.number == (int)blockIdx.x)
+        stop_at(stop, STREAM_WARPS * WARP);
+    if (at.from >= at.to)
+        return;
+    uint8_t *const fresh = scratch + at.n_heads * QUERY_BYTES;
 
     ready_item<ENC>(p, row, at, scratch, fresh, turns, tag);
     named_sync(WORKERS, STREAM_WARPS * WARP);
     int s0 = at.from; /* the first of ATTN_SLOTS */
-    float2 score;
+    float2 score = {};
 
     {
-        const int thread = thread_now(), lane = thread % WARP, s = s0 + thread / WARP * WARP_SLOTS;
+        const unsigned thread = thread_now(), lane = thread % WARP;
+        const int s = s0 + thread / WARP * WARP_SLOTS;
 
-        take_fresh<false, ENC>(x, p, row, at, s, fresh, lane);
-        score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
-        take_fresh<true, ENC>(x, p, row, at, s, fresh, lane);
+        if (s < at.to) {
+            take_fresh<false, ENC>(x, mine, row, s, a.hd, fresh, lane);
+            score = scores_of<ENC>(x, scratch, at.n_heads, lane);
+            take_fresh<true, ENC>(x, mine, row, s, a.hd, fresh, lane);
+        }
     }
     warp_state st = { -INFINITY };
 
-    /* every warp goes round as often: the rest of the block waits for it anyway */
 #pragma unroll 1
     for (;;) {
         {
-            const int thread = thread_now(), lane = thread % WARP;
-            const int s = s0 + thread / WARP * WARP_SLOTS + lane % 4 * 2;
+            const unsigned thread = thread_now(), lane = thread % WARP;
+            const int s = s0 + thread / WARP * WARP_SLOTS;
 
-            add_values<ENC>(st, x, soften_slots<ENC>(st, score, s, at.to, lane));
+            if (s < at.to)
+                add_values<ENC>(st, x,
+                                soften_slots<ENC>(st, score, s + lane % 4 * 2, at.to, lane,
+                                                  s0 == at.from));
         }
         s0 += ATTN_SLOTS;
         if (s0 >= at.to)
             break;
         /* one after the other, for want of registers */
         forget();
-        const int thread = thread_now(), lane = thread % WARP, s = s0 + thread / WARP * WARP_SLOTS;
+        const unsigned thread = thread_now(), lane = thread % WARP;
+        const int s = s0 + thread / WARP * WARP_SLOTS;
 
+        if (s >= at.to)
+            continue;
+        mine = fresh_rows(p, row, at, s, lane);
         ask_keys<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
-        take_fresh<false, ENC>(x, p, row, at, s, fresh, lane);
-        score = scores_of<ENC>(x, scratch, at.n_heads, a.hd, lane);
+        take_fresh<false, ENC>(x, mine, row, s, a.hd, fresh, lane);
+        score = scores_of<ENC>(x, scratch, at.n_heads, lane);
         forget();
         ask_values<ENC>(x, a, row[at.t].table, at.kh, s, at.to, lane);
-        take_fresh<true, ENC>(x, p, row, at, s, fresh, lane);
+        take_fresh<true, ENC>(x, mine, row, s, a.hd, fresh, lane);
     }
-    const int splits = (row[at.t].slot + a.span) / a.span; /* that this row has: at most a.splits */
-    float *const sums =
-        (float *)(scratch + at.n_heads * query_bytes(a.hd) + (p.r.q ? p.rows * 4 * a.hd : 0));
+    /* that this row has: at most a.splits */
+    const int splits = a.splits == 1 ? 1 : (row[at.t].slot + a.span) / a.span;
+    float *const sums = (float *)(fresh + (p.r.q ? p.rows * 4 * a.hd : 0));
 
     for (int d = 1; d < 4; d *= 2)
         st.l += __shfl_xor_sync(~0u, st.l, d);
@@ -572,16 +592,8 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_place &plac
     }
     if (splits > 1 && last_of(a.done + at.t * a.K * p.parts + at.y, splits, STREAM_WARPS * WARP))
         merge_splits<STREAM_WARPS>(
-            a, at.t, at.h0, at.n_heads, splits, (float *)scratch, [&](int h, int e, float2 v) {
-                if (p.give_x) {
-                    const uint32_t mine = to16(v.x, a.mode16);
-
-                    give_pair(p, at.t, h, e, mine | (uint32_t)to16(v.y, a.mode16) << 16, tag);
-                } else {
-                    put_value(p, at.t, h, e, v.x);
-                    put_value(p, at.t, h, e + 1, v.y);
-                }
-            });
+            a, at.t, at.h0, at.n_heads, splits, (float *)scratch,
+            [&](int h, int e, float2 v) { put_pair(p, at.t, h, e, v, tag); });
 }
 
 /* Asks for keys and values of the block's first item beyond its first slots, to the second-level
@@ -611,24 +623,26 @@ __device__ static inline void attn_ahead(const attn_phase &p, const attn_row *ro
 template <int ENC>
 __device__ static __forceinline__ void attn_items(const attn_phase &p, const attn_row *row,
                                                   uint8_t *scratch, const float2 *turns,
-                                                  gate_stop stop, const unsigned &tag)
+                                                  const gate_stop &stop, const unsigned &tag)
 {
-    __shared__ attn_place kept[2]; /* one is read while the next is written */
-    const int n = attn_places(p);
-    int turn = 0;
+    __shared__ attn_place at; /* with all that goes from item to item: nothing is in local memory */
 
     if (thread_now() == WARP)
         attn_ahead(p, row);
-#pragma unroll 1
-    for (int i = blockIdx.x; i < n; i += gridDim.x) {
-        const attn_place at = attn_place_of(p, row, i);
-
-        if (at.from >= at.to)
-            continue;
-        attn_place_sums<ENC>(p, row, at, kept[turn], scratch, turns, stop, tag);
-        turn ^= 1;
-        stop.target = 0;
+    if ((int)blockIdx.x >= attn_places(p)) {
+        if (stop.target)
+            stop_at(stop, STREAM_WARPS * WARP);
+        return;
     }
-    if (stop.target)
-        stop_at(stop, STREAM_WARPS * WARP);
+#pragma unroll 1
+    for (int i = blockIdx.x;;) {
+        if (thread_now() == 0)
+            at = attn_place_of(p, row, i);
+        named_sync(WORKERS, STREAM_WARPS * WARP);
+        attn_place_sums<ENC>(p, row, at, scratch, turns, stop, tag);
+        i = at.number + gridDim.x;
+        if (i >= attn_places(p))
+            break;
+        named_sync(WORKERS, STREAM_WARPS * WARP); /* all are done with this one */
+    }
 }

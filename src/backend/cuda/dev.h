@@ -364,6 +364,7 @@ struct program_args {
     const struct stream_feed *feed;
     int n, n_feeds, T;
     int scratch, buffers;            /* buffers of sums: 2^ */
+    int attn; /* bytes of the scratch before attention's part: of sums, or 0 if they share it */
     int ring, groups, group;         /* bytes of all rings; FED: groups of it, bytes of one */
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;

@@ -641,9 +641,9 @@ __device__ static __forceinline__ void fed_close(const program &p, const fed_rin
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += fed_taken_groups<COLS>() * mine.cols)
         fed_take<COLS>(a, p.inputs, mine, ready, p.tag + phase);
-    /* attention, for which no block waits at a gate, has the sums' place next; not until the mark is
-     * read, for the warps that end tiles wait there for what they wrote */
-    if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn)
+    /* attention, for which no block waits at a gate, may have the sums' place next; not until the
+     * mark is read, for the warps that end tiles wait there for what they wrote */
+    if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn && p.a->attn == 0)
         bar_wait(p.empty + ((turn - 1) & ((1 << p.a->buffers) - 1)) * 8,
                  (turn - 1) >> p.a->buffers & 1);
     if (more)

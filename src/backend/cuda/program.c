@@ -52,14 +52,18 @@ static enum kernel program_kernel(const struct program *p)
                                   : KERN_program_u48_0;
 }
 
-/* Bytes of shared memory: of the scratch, with 2^buffers of sums in it; and of all but inputs. */
-static size_t scratch_of(const struct cuda *b, enum dev_class class, size_t T, size_t attn,
-                         size_t buffers)
+/* Bytes of 2^buffers of sums in shared memory. */
+static size_t sums_of(const struct cuda *b, enum dev_class class, size_t T, size_t buffers)
 {
     const size_t each = class == CLASS_FED8 ? FED8_SUMS : (size_t)RING_WARPS(b->big);
-    const size_t sums = (each << buffers) * T * DEV_TILE * sizeof(float);
 
-    return (sums > attn ? sums : attn) / 16 * 16 + 16;
+    return (each << buffers) * T * DEV_TILE * sizeof(float);
+}
+
+/* Of the scratch, in which attention shares the sums' place or has its own. */
+static size_t scratch_of(size_t sums, size_t attn, bool apart)
+{
+    return (apart ? sums + attn : sums > attn ? sums : attn) / 16 * 16 + 16;
 }
 
 /* Bytes of a group of a ring that is fed, whose records are of `rec` bytes at most. */
@@ -75,7 +79,7 @@ static size_t ring_of(const struct cuda *b, enum dev_class class, size_t groups,
     return class >= CLASS_FED ? groups * group_of(class, rec) : (size_t)RING_BYTES(class, b->big);
 }
 
-/* groups, rec: of a ring that is fed */
+/* Of all but inputs. groups, rec: of a ring that is fed */
 static size_t shared_of(const struct cuda *b, enum dev_class class, size_t groups, size_t rec,
                         size_t feeds, size_t scratch)
 {
@@ -105,7 +109,7 @@ static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t re
  * 16, and a head of every warp with its maximum and its sum of weights; then factors of spans. */
 static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows, size_t heads)
 {
-    const size_t item = heads * (4 * hd + 64) + rows * 4 * hd +
+    const size_t item = heads * (4 * ATTN_HEAD + 64) + rows * 4 * hd +
                         (hd + 4 + 2) * RING_WARPS(b->big) * sizeof(float),
                  spans = heads * ATTN_SPLITS * sizeof(float);
 
@@ -175,6 +179,7 @@ static void write_phases(struct dev_phase *to, const struct program *p)
 /* How a block's shared memory is divided. */
 struct division {
     size_t groups, buffers, scratch, shared; /* shared: bytes of all but inputs */
+    size_t attn;                             /* as in struct program_args */
 };
 
 /* Bytes of a phase's inputs in shared memory; 0: there is no room for them. */
@@ -194,7 +199,8 @@ static size_t kept_inputs(const struct cuda *b, const struct program *p, const s
 }
 
 /* The division that keeps the inputs of the most phases; among them the longest ring, then the most
- * buffers. */
+ * buffers, then one where attention has a place of its own: those that are fed go there while sums
+ * of their last tiles are still read. */
 static struct division divide(const struct cuda *b, const struct program *p)
 {
     const bool fed = p->class >= CLASS_FED;
@@ -202,17 +208,20 @@ static struct division divide(const struct cuda *b, const struct program *p)
     size_t most = 0;
 
     for (size_t groups = FED_GROUPS; groups >= FED_LEAST; groups = fed ? groups - 1 : 0)
-        for (size_t buffers = SUM_BUFFERS + 1; buffers-- > 0;) {
-            const size_t scratch = scratch_of(b, p->class, p->T, p->attn, buffers);
+        for (size_t i = 2 * (SUM_BUFFERS + 1); i-- > 0;) {
+            const size_t buffers = i / 2, sums = sums_of(b, p->class, p->T, buffers);
+            const bool apart = i % 2 && fed && p->attn;
+            const size_t scratch = scratch_of(sums, p->attn, apart);
             const struct division d = { groups, buffers, scratch,
                                         shared_of(b, p->class, groups, p->rec, p->n_feeds,
-                                                  scratch + p->turns) };
+                                                  scratch + p->turns),
+                                        apart ? sums : 0 };
             size_t kept = 1;
 
             if (d.shared + least_inputs(p->class, p->T) > b->dynamic[program_kernel(p)])
                 continue;
-            for (size_t i = 0; i < p->n; i++)
-                kept += kept_inputs(b, p, &d, i) > 0;
+            for (size_t k = 0; k < p->n; k++)
+                kept += kept_inputs(b, p, &d, k) > 0;
             if (kept > most) {
                 most = kept;
                 best = d;
@@ -456,6 +465,7 @@ static void launch(struct cuda *b, struct program *p)
     a.feed = (const struct stream_feed *)(uintptr_t)(at + maps + phases);
     a.scratch = (int)d.scratch;
     a.buffers = (int)d.buffers;
+    a.attn = (int)d.attn;
     a.ring = (int)ring_of(b, p->class, d.groups, p->rec);
     a.groups = (int)d.groups;
     a.group = (int)group_of(p->class, p->rec);
@@ -538,7 +548,7 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
          ((class != p->class && !both) || (class == CLASS_FED_CODES && rec > p->rec) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
         (p->n && !fits(b, class, T, feed && !p->n_feeds ? rec : p->rec, p->n_feeds + feed,
-                       scratch_of(b, class, T, most, 0) + p->turns + turns))) {
+                       scratch_of(sums_of(b, class, T, 0), most, false) + p->turns + turns))) {
         program_flush(b);
         most = attn;
     }

@@ -228,7 +228,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         if (thread == 0) /* the block stops before they are read */
             phase[i % 2] = i, given[i % 2] = tag + i + 1;
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, given[i % 2]);
+            attn_of(now.u.a, row, (uint8_t *)d.scratch + a.attn, d.turns, stop, given[i % 2]);
             copy_wait<0>();
             if (now.gives)
                 continue;

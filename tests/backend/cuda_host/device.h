@@ -159,6 +159,11 @@ template <class T> static inline T __ldcs(const T *p)
     return *p;
 }
 
+template <class T> static inline T __ldcg(const T *p)
+{
+    return *p;
+}
+
 static inline int min(int a, int b)
 {
     return a < b ? a : b;
