@@ -378,31 +378,22 @@ __device__ static __forceinline__ float fed_taken(const uint64_t *from, int n, u
     return s;
 }
 
-/* The factors of the norms of those rows. */
-template <int NT>
+/* The factors of the norms of some of the rows, pairs of which go round among the warps that end
+ * tiles; sum: a lane's part of the squares of row t. */
+template <int NT, class F>
 __device__ static __forceinline__ void fed_factors(const stream_args &a, float *factor, int mine,
-                                                   unsigned tag)
+                                                   const F &sum)
 {
     const int lane = threadIdx.x % WARP;
     float s[2 * fed_turns(NT)] = {};
 
-    if (a.take_ss) /* in the same order */
 #pragma unroll
-        for (int k = 0; k < 2 * fed_turns(NT); k++) {
-            const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
+    for (int k = 0; k < 2 * fed_turns(NT); k++) {
+        const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
 
-            if (t < a.T)
-                s[k] = fed_taken(a.take_ss + (size_t)t * a.n_ss, a.n_ss, tag);
-        }
-#pragma unroll 2
-    for (int i = a.take_ss ? a.n_ss : lane; i < a.n_ss; i += WARP)
-#pragma unroll
-        for (int k = 0; k < 2 * fed_turns(NT); k++) {
-            const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
-
-            if (t < a.T)
-                s[k] += a.ss[(size_t)t * a.n_ss + i];
-        }
+        if (t < a.T)
+            s[k] = sum(t);
+    }
 #pragma unroll
     for (int k = 0; k < 2 * fed_turns(NT); k++) {
         const int t = (mine + k / 2 * FED_ENDS) * 2 + k % 2;
@@ -414,13 +405,7 @@ __device__ static __forceinline__ void fed_factors(const stream_args &a, float *
         if (lane == 0)
             factor[t] = 1 / sqrtf(s[k] / (float)a.D + a.eps);
     }
-    __syncwarp();
-}
-
-/* How many of them arrive at a gate. */
-template <bool F8> __device__ static __forceinline__ int fed_arrivals(int T)
-{
-    return F8 ? 1 : min((int)FED_ENDS, (T + 1) / 2);
+    named_sync(ENDERS, FED_ENDS * WARP);
 }
 
 /* The block's share of words that nobody reads anymore. */
@@ -440,10 +425,10 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
     constexpr bool F8 = CLASS == CLASS_FED8;
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
-    bool knows = false; /* the rows' factors */
     const int pairs = (T + 1) / 2, sums = F8 ? (int)FED8_SUMS : (int)STREAM_WARPS;
-    /* F8: pairs of rows go round among the warps from tile to tile, for with few rows one alone
-     * would wait for scales most of the time */
+    bool knows = false; /* the rows' factors */
+    /* pairs of rows go round among the warps from tile to tile, for with few rows one alone would
+     * have all the tiles' ends to do, one after the other */
     int first = mine;
 
 #pragma unroll 1
@@ -465,31 +450,32 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
                         scale[i] = fed_scale(a, d.tile, e[i]);
                 }
             if (!F8 && a.scaled && !knows)
-                fed_factors<NT>(a, p.factor, mine, tag);
+                fed_factors<NT>(a, p.factor, mine, [&](int t) {
+                    float s = 0;
+
+#pragma unroll 4
+                    for (int i = lane; i < a.n_ss; i += WARP)
+                        s += a.ss[(size_t)t * a.n_ss + i];
+                    return s;
+                });
             knows = true;
-        } else {
+        } else if (d.tile == NO_TILE) {
             knows = false;
-            if (F8 && d.tile == NO_TILE) {
+            if (F8)
                 fed_clear(a, mine * WARP + lane);
-                if (ph.gives)
-                    __threadfence(); /* what it added to and cleared, long before others do */
-                named_sync(ENDERS, FED_ENDS * WARP);
-                if (!ph.gives && mine == 0 && lane == 0)
-                    gate_arrive(p.a->gate);
-            } else if (d.tile == NO_TILE && ph.gives) {
-                __threadfence(); /* what it added to, long before others do */
-            } else if (d.tile == NO_TILE && lane == 0 && mine < pairs) {
+            if (ph.gives)
+                __threadfence(); /* what it added to and cleared, long before others do */
+            named_sync(ENDERS, FED_ENDS * WARP);
+            if (!ph.gives && mine == 0 && lane == 0)
                 gate_arrive(p.a->gate);
-            }
         }
         bar_wait(p.full + k * 8, round);
-        if (d.tile >= 0)
+        if (d.tile >= 0) {
 #pragma unroll
             for (int i = 0; i < fed_turns(NT); i++)
                 if (first + i * FED_ENDS < pairs)
                     fed_end<CLASS>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
                                 first + i * FED_ENDS, e[i], scale[i], tag + 1);
-        if (F8 && d.tile >= 0) {
             first = (first - pairs) % FED_ENDS;
             first += first < 0 ? FED_ENDS : 0;
         }
@@ -498,6 +484,17 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             bar_arrive(p.empty + k * 8);
         if (d.tile == LAST)
             break;
+        if (!F8 && d.tile == NO_TILE && ph.gives) {
+            const stream_args &next = phases[(d.phase + 1) % PHASES_KEPT].u.s;
+
+            /* as the words come, which is before there are sums to be scaled */
+            if (phases[(d.phase + 1) % PHASES_KEPT].kind == PHASE_PRODUCT && next.take_ss) {
+                fed_factors<NT>(next, p.factor, mine, [&](int t) {
+                    return fed_taken(next.take_ss + (size_t)t * next.n_ss, next.n_ss, tag + 1);
+                });
+                knows = true;
+            }
+        }
         if (++k == buffers)
             k = 0, round ^= 1;
     }

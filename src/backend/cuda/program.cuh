@@ -13,13 +13,12 @@ enum { THREADS = STREAM_WARPS * WARP, WORDS = sizeof(dev_phase) / sizeof(uint4) 
 static_assert(sizeof(dev_phase) % sizeof(uint4) == 0 && WORDS <= THREADS, "copied by 16 bytes");
 static_assert(sizeof(stream_feed) % sizeof(uint4) == 0, "phases lie after feeds");
 
-/* The block has done its phase, as so many arrivals. */
-__device__ static inline void arrive(unsigned *gate, int n)
+/* The block has done its phase. */
+__device__ static inline void arrive(unsigned *gate)
 {
     named_sync(WORKERS, THREADS);
     if (threadIdx.x == 0)
-        for (int i = 0; i < n; i++)
-            gate_arrive(gate);
+        gate_arrive(gate);
 }
 
 /* The last block to leave makes everything ready for the next program. */
@@ -188,7 +187,7 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
             }
         }
         if (i + 1 < a.n)
-            arrive(a.gate, 1);
+            arrive(a.gate);
     }
 }
 
@@ -204,8 +203,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
     __shared__ unsigned given[2]; /* the tag of what attention gives */
     __shared__ int phase[2];      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
-    const int arrivals = fed_arrivals<is8>(a.T); /* of a block at a gate */
-    int gates = 0;                                /* before the phase */
+    int gates = 0;                /* before the phase */
 
     if (threadIdx.x % WARP == 0)
         kept[threadIdx.x / WARP] = { 0, 0, 0 };
@@ -215,7 +213,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         const division d = divide<CLASS>(a, shared + held(0));
         const int thread = thread_now();
         const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
-        const gate_stop stop = { a.gate, now.takes ? 0 : gates * gridDim.x * arrivals };
+        const gate_stop stop = { a.gate, now.takes ? 0 : gates * gridDim.x };
 
         if (i + 1 < a.n && thread < WORDS) {
             copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
@@ -233,7 +231,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
             if (now.gives)
                 continue;
             if (i + 1 < a.n)
-                arrive(a.gate, arrivals);
+                arrive(a.gate);
             gates++;
             continue;
         }
@@ -247,7 +245,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
         if (is8 && now.kind == PHASE_LOAD)
-            arrive(a.gate, arrivals);
+            arrive(a.gate);
         gates += !now.gives;
         __syncwarp();
         if (thread % WARP == 0)
