@@ -150,12 +150,6 @@ __device__ static __forceinline__ void ask_values(some_slots<ENC> &x, const attn
         }
 }
 
-/* Values in shared memory are read again after this: registers are few. */
-__device__ static __forceinline__ void forget()
-{
-    asm volatile("" ::: "memory");
-}
-
 /* Whether row t's key and value are this pass's and among the item's slots. */
 __device__ static inline bool is_fresh(const attn_row *row, int t, const attn_place &at)
 {

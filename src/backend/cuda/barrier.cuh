@@ -129,6 +129,12 @@ __device__ static inline int thread_now()
 #endif
 }
 
+/* Values in shared memory are read again after this: registers are few. */
+__device__ static __forceinline__ void forget()
+{
+    asm volatile("" ::: "memory");
+}
+
 /* ---- named barriers ---- */
 
 /* Those of a program's blocks but the warp that feeds (stream.cuh), and of blocks without one: all.

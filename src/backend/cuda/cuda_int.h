@@ -156,6 +156,7 @@ struct driver {
     CUDA_PROGRAMS(F, fed_codes, fed_codes)                                                         \
     F(program_codes, program_u48_0)                                                                \
     F(program_codes, program_u6_0)                                                                 \
+    F(program_fed_codes, program_fed_codes_0)                                                      \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \

@@ -554,62 +554,58 @@ struct fed_share {
     int cols, at, stride, lane;
 };
 
-/* A warp's columns of the rows of x to shared memory, COLS of each group, in the background. Other
- * warps have those of their own, but where two teams share x: then two write the same. */
-template <int COLS>
-__device__ static __forceinline__ void fed_inputs(const stream_args &a, uint16_t *to,
-                                                  const fed_share &mine)
-{
-    enum { EACH = COLS / 8 }; /* 16 bytes, of a group */
-    const int kp = a.out[0].w.kp;
+/* How rows of x come to shared memory as they are, COLS columns of each group a warp. Other warps
+ * have those of their own, but where two teams share x: then two write the same. */
+template <int COLS> struct fed_rows {
+    enum { RUNS = 2, GROUPS = RUNS * (WARP * 4 / COLS) }; /* that take() takes at once */
 
-    for (int t = 0; t < a.T; t++)
+    /* All of a warp's columns, in the background. */
+    __device__ static __forceinline__ void copy(const stream_args &a, uint16_t *to,
+                                                const fed_share &mine)
+    {
+        enum { EACH = COLS / 8 }; /* 16 bytes, of a group */
+        const int kp = a.out[0].w.kp;
+
+        for (int t = 0; t < a.T; t++)
 #pragma unroll 4
-        for (int i = mine.lane; i < (kp + mine.cols - 1) / mine.cols * EACH; i += WARP) {
-            const int at = i / EACH * mine.cols + mine.at + i % EACH * 8;
+            for (int i = mine.lane; i < (kp + mine.cols - 1) / mine.cols * EACH; i += WARP) {
+                const int at = i / EACH * mine.cols + mine.at + i % EACH * 8;
 
-            if (at < kp)
-                copy_async((uint32_t)__cvta_generic_to_shared(to + t * mine.stride + at),
-                           a.x + (size_t)t * kp + at);
-        }
-    copy_commit();
-}
+                if (at < kp)
+                    copy_async((uint32_t)__cvta_generic_to_shared(to + t * mine.stride + at),
+                               a.x + (size_t)t * kp + at);
+            }
+        copy_commit();
+    }
 
-/* The same of the fed_taken_groups() groups that begin at column k, which come by tagged words: once
- * they are there. Four values a lane and group. */
-enum { FED_RUNS = 2 };
-template <int COLS> __device__ static constexpr int fed_taken_groups(void)
-{
-    return FED_RUNS * (WARP * 4 / COLS);
-}
-
-template <int COLS>
-__device__ static __forceinline__ void fed_take(const stream_args &a, uint16_t *to,
+    /* Those of the groups that begin at column k, which come by tagged words: once they are there.
+     * Four values a lane and group. */
+    __device__ static __forceinline__ void take(const stream_args &a, uint16_t *to,
                                                 const fed_share &mine, int k, unsigned tag)
-{
-    enum { LANES = COLS / 4 }; /* of a group */
-    const int kp = a.out[0].w.kp, lane = mine.lane;
-    const int apart = fed_taken_groups<COLS>() / FED_RUNS * mine.cols;
-    const int at = k + lane / LANES * mine.cols + mine.at + lane % LANES * 4;
-    const int n = at >= kp ? 0 : at + apart >= kp ? 1 : 2;
+    {
+        enum { LANES = COLS / 4 }; /* of a group */
+        const int kp = a.out[0].w.kp, lane = mine.lane, apart = GROUPS / RUNS * mine.cols;
+        const int at = k + lane / LANES * mine.cols + mine.at + lane % LANES * 4;
+        const int n = at >= kp ? 0 : at + apart >= kp ? 1 : 2;
 
 #pragma unroll 1
-    for (int t = 0; t < a.T; t++) {
-        uint2 w[FED_RUNS];
+        for (int t = 0; t < a.T; t++) {
+            uint2 w[RUNS];
 
-        tagged_wait<FED_RUNS>(w, a.take_x + ((size_t)t * kp + at) / 2, apart / 2, n, tag);
+            tagged_wait<RUNS>(w, a.take_x + ((size_t)t * kp + at) / 2, apart / 2, n, tag);
 #pragma unroll
-        for (int i = 0; i < FED_RUNS; i++)
-            if (i < n)
-                *(uint2 *)(to + t * mine.stride + at + i * apart) = w[i];
+            for (int i = 0; i < RUNS; i++)
+                if (i < n)
+                    *(uint2 *)(to + t * mine.stride + at + i * apart) = w[i];
+        }
+        __syncwarp();
     }
-    __syncwarp();
-}
+};
 
-/* A phase begins: this warp's columns of x to shared memory, if they are kept. How many columns of
- * each row are there then: what is left comes as it is needed, but with more rows there are no
- * registers for that. */
-template <int COLS, int NT>
+/* A phase begins: this warp's columns of x to shared memory, if they are kept, as X has them. How many
+ * columns of each row are there then: what is left comes as it is needed, but with more rows there
+ * are no registers for that. */
+template <class X, int NT>
 __device__ static __forceinline__ int fed_open(const program &p, const fed_ring &r,
                                                const stream_args &a, const fed_share &mine,
                                                int kp, bool near, int thread, const int &phase)
@@ -618,10 +614,10 @@ __device__ static __forceinline__ int fed_open(const program &p, const fed_ring 
 
     if (a.take_x)
         for (ready = 0; ready < (NT == 1 ? 1 : kp);
-             ready += fed_taken_groups<COLS>() * mine.cols)
-            fed_take<COLS>(a, p.inputs, mine, ready, p.tag + phase);
+             ready += X::GROUPS * mine.cols)
+            X::take(a, p.inputs, mine, ready, p.tag + phase);
     else if (near)
-        fed_inputs<COLS>(a, p.inputs, mine);
+        X::copy(a, p.inputs, mine);
     copy_wait<0>();
     __syncwarp();
     if (thread == 0)
@@ -630,14 +626,14 @@ __device__ static __forceinline__ int fed_open(const program &p, const fed_ring 
 }
 
 /* A phase's tiles are done, of which the warp's turns are up to `turn`. */
-template <int COLS, int NT>
+template <class X, int NT>
 __device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
                                                  const stream_args &a, const fed_share &mine, int kp,
                                                  int ready, const int &phase, bool more, int &turn)
 {
     /* a block without tiles is not to be phases ahead of others */
-    for (; ready < kp; ready += fed_taken_groups<COLS>() * mine.cols)
-        fed_take<COLS>(a, p.inputs, mine, ready, p.tag + phase);
+    for (; ready < kp; ready += X::GROUPS * mine.cols)
+        X::take(a, p.inputs, mine, ready, p.tag + phase);
     /* attention, for which no block waits at a gate, may have the sums' place next; not until the
      * mark is read, for the warps that end tiles wait there for what they wrote */
     if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn && p.a->attn == 0)
@@ -674,6 +670,7 @@ template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
                                                  const stream_args &a, const int &phase, bool more)
 {
+    typedef fed_rows<FED_COLS> X;
     const int thread = thread_now(), warp = few<NT>(thread / WARP), lane = few<NT>(thread % WARP);
     const int kp = few<NT>(a.out[0].w.kp), T = few<NT>(a.T), groups = p.a->groups;
     const int stride = few<NT>(a.kept ? a.kept / 2 : kp), g = few<NT>(lane / 4);
@@ -690,7 +687,7 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
     uint4 x[FED_COLS / 32 * NT] = {};    /* rows beyond T stay zeros */
     uint4 then[FED_COLS / 32 * NT] = {}; /* those from column `ahead` on, if they are far */
     int ahead = -1;
-    int ready = fed_open<FED_COLS, NT>(p, r, a, share, kp, near, thread, phase);
+    int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
 
 #pragma unroll 1
     for (;;) {
@@ -713,8 +710,8 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
             const bool there = k + warp * FED_COLS < kp;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
-                fed_take<FED_COLS>(a, p.inputs, share, k, p.tag + phase);
-                ready += fed_taken_groups<FED_COLS>() * FED_GROUP_COLS;
+                X::take(a, p.inputs, share, k, p.tag + phase);
+                ready += X::GROUPS * FED_GROUP_COLS;
             }
             if (near) {
                 if (there)
@@ -751,6 +748,6 @@ __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
         if (last)
             break;
     }
-    fed_close<FED_COLS, NT>(p, r, a, share, kp, ready, phase, more, turn);
+    fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn);
     r.now.place = place, r.now.turn = turn;
 }

@@ -48,8 +48,9 @@ static enum kernel kernel_of(enum dev_class class, size_t T)
 static enum kernel program_kernel(const struct program *p)
 {
     return !p->whole              ? kernel_of(p->class, p->T)
-           : p->class == CLASS_U6 ? KERN_program_u6_0
-                                  : KERN_program_u48_0;
+           : p->class == CLASS_U6  ? KERN_program_u6_0
+           : p->class == CLASS_U48 ? KERN_program_u48_0
+                                   : KERN_program_fed_codes_0;
 }
 
 /* Bytes of 2^buffers of sums in shared memory. */
@@ -239,7 +240,8 @@ static bool can_be_whole(const struct cuda *b, struct program *p)
 {
     bool any = false, all = true;
 
-    if (p->T > 1 || (p->class != CLASS_U48 && p->class != CLASS_U6) || !(b->tries & CUDA_TRY_WHOLE))
+    if (p->T > 1 || !(b->tries & CUDA_TRY_WHOLE) ||
+        (p->class != CLASS_U48 && p->class != CLASS_U6 && p->class != CLASS_FED_CODES))
         return false;
     p->whole = true;
     const struct division d = divide(b, p);

@@ -252,7 +252,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
             kept[thread / WARP] = ring.now;
         __syncwarp();
     }
-    fed_mark<NT>(state(divide<CLASS>(a, shared)), all, kept[threadIdx.x / WARP].turn, a.T,
+    fed_mark<NT ? NT : 1>(state(divide<CLASS>(a, shared)), all, kept[threadIdx.x / WARP].turn, a.T,
                  { LAST, 0 });
 }
 
@@ -355,7 +355,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
+            fed_ends<CLASS, NT ? NT : 1>(p, ring, (const dev_phase *)d.phases);
             return;
         }
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);

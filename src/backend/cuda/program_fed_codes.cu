@@ -2,3 +2,5 @@
 #include "backend/cuda/program.cuh"
 
 PROGRAMS(fed_codes, CLASS_FED_CODES)
+/* one row, codes of four bits in whole numbers (whole.cuh) */
+PROGRAM(fed_codes, CLASS_FED_CODES, 0)

@@ -470,7 +470,7 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
     typedef ring_of<CLASS> R;
     constexpr int NT = TILES ? TILES : 1;
     constexpr int n_x = kind_of<KIND>::slabs * kind_of<KIND>::blocks, cols = n_x * 32;
-    const int g = threadIdx.x % WARP / 4;
+    const int lane = threadIdx.x % WARP, g = lane / 4;
     const int kp = a.out[0].w.kp, stages = kp / cols, T = TILES ? a.T : 1, unit = a.swiglu ? 2 : 1;
     const uint16_t *const from = a.kept ? p.inputs : a.x;
     const int stride = a.kept ? a.kept / 2 : kp;
@@ -517,18 +517,20 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
             if constexpr (TILES)
                 load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
             else
-                share = whole_load((const uint8_t *)p.inputs, s);
+                share = whole_load((const uint8_t *)p.inputs + s * WHOLE_RECORD, lane);
             copy_wait<R::depth - 2>();
             __syncwarp();
             /* the slot of the stage before is free again */
             fetch<CLASS>(p, p.slot ? p.slot - 1 : R::depth - 1);
             if constexpr (TILES == 0) {
-                const int zero = a.out[0].w.zero_const;
+                const int zero = a.out[0].w.zero_const, gi = FINE ? lane % 4 : 0;
 
                 if (!PAIR && form.zeros)
-                    whole_stage<FINE, PAIR, true>(acc[0], stage, form.gs, zero, share);
+                    whole_add<PAIR, true>(acc[0], whole_read<PAIR, true>(stage, form.gs, gi, lane),
+                                          zero, share, lane);
                 else
-                    whole_stage<FINE, PAIR, false>(acc[0], stage, form.gs, zero, share);
+                    whole_add<PAIR, false>(acc[0], whole_read<PAIR, false>(stage, form.gs, gi, lane),
+                                           zero, share, lane);
             } else if constexpr (KIND == DEV_F8) {
                 const dev_weight &w = out_of(a, item_at(n, unit, teams), &tile).w;
                 float part[NT][4];

@@ -1,17 +1,21 @@
 /* whole.cuh - one row of x in whole numbers, and records of codes of four bits (dev.h) times it on
  * the tensor cores as bytes: m16n8k32, u8 by s8, sums in 32 bits. A word of codes is the first
- * operand but for a mask and a shift, where f16 takes three times the instructions to make.
+ * operand almost as it is, where f16 takes four times the instructions to make.
  *
- * A row in f16 becomes integers below 2^13 beside a power of two, for each block of 32 columns, in
- * two bytes, a signed upper and a signed lower one: two columns of the second operand, whose sums
- * meet as 256 u + l, exactly. A block's largest value is so rounded to 2^-14 of itself, any other
- * by no more. Columns 2 j and 2 j + 1 are block j's: four products add up in one set of sums, and
- * lane c of four has those of block c, whose scales they meet. Codes are not negative; what their
- * zero point takes away is the sum of the block's x.
+ * A byte of codes is l + 16 h, and masked it is 16 h. With integers X for the column that l meets and
+ * H for that of h, the first is multiplied by X and the second by H - X: what comes is X l + 16 H h.
+ * So a row's columns become integers of one step for each block of 32, X of that step and H of
+ * sixteen of it, up to MOST and a sixteenth of it: a block's largest value is rounded to 2^-12 of
+ * itself, any other by no more, which is what f16 does to it.
+ *
+ * X and H - X are two bytes each, a signed upper and a signed lower one: two columns of the second
+ * operand, whose sums meet as 256 u + l, exactly. Columns 2 j and 2 j + 1 are block j's: four
+ * products add up in one set of sums, and lane c of four has those of block c, whose scales they
+ * meet. What codes' zero point takes away is the sum of the block's x.
  *
  *   x      [record of 128 columns] WHOLE_RECORD bytes:
- *          [block][byte, upper first][lane c] 8 bytes: of columns 8 c .. 8 c + 7 of the block those
- *          that meet (0 4 1 5) and (2 6 3 7)
+ *          [block][byte, upper first][lane c] 8 bytes: X of columns 0 4 1 5 of 8 c .. 8 c + 7 of the
+ *          block, H - X of 2 6 3 7
  *          [block] a word (whole_by, whole_sum) */
 #pragma once
 
@@ -21,25 +25,27 @@
 enum { WHOLE_PLANES = 256 }; /* bytes of them */
 static_assert(WHOLE_RECORD == WHOLE_PLANES + 4 * sizeof(uint32_t), "dev.h");
 
-/* A block of x in a word: the power of two that its integers are multiplied by, as a float's bits,
- * and in the 23 bits below the sum of those integers, 2^19 more. */
-enum { WHOLE_SUM = 1 << 19 };
+/* A block of x in a word: the step, a float's bits down to two of its fraction; and in those below
+ * the sum of the block in steps, 2^20 more. */
+enum { WHOLE_STEP = 0x7FE00000, WHOLE_REST = 0x001FFFFF, WHOLE_SUM = 1 << 20 };
+#define WHOLE_MOST 30000.f /* of X; with H it stays below 2^15 - 128, and 32 of it below WHOLE_SUM */
 
 __device__ static __forceinline__ float whole_by(uint32_t word)
 {
-    return __uint_as_float(word & 0x7F800000);
+    return __uint_as_float(word & WHOLE_STEP);
 }
 
 /* The sum: 2^23 more is a float with those bits. */
 __device__ static __forceinline__ float whole_sum(uint32_t word)
 {
-    return __uint_as_float((word & 0x007FFFFF) | 0x4B000000) - (8388608.f + (float)WHOLE_SUM);
+    return __uint_as_float((word & WHOLE_REST) | 0x4B000000) - (8388608.f + (float)WHOLE_SUM);
 }
 
-/* 2^23 + 2^22 as a float; its bits, to which an integer below 2^22 is added as if that were added
- * to the float. */
-#define WHOLE_ONE 12582912.f
-enum { WHOLE_BITS = 0x4B400000 };
+/* The integer that v is rounded to, below 2^22: 2^23 + 2^22 more is a float that ends in its bits. */
+__device__ static __forceinline__ int whole_of(float v, float by)
+{
+    return (int)__float_as_uint(fmaf(v, by, 12582912.f)) - 0x4B400000;
+}
 
 /* Eight neighbouring columns, a lane's share of a block, to their record. All lanes of a warp
  * together, whether or not theirs are there. */
@@ -59,33 +65,36 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
 #pragma unroll
     for (int d = 1; d < 4; d *= 2)
         top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
-    /* the largest has bit 12; f16's least is 2^-24 */
-    const uint32_t e = max((int)(__float_as_uint(top) >> 23), 103);
-    const float inverse = __uint_as_float((127 + 12 + 127 - e) << 23);
-    uint32_t q[8]; /* 128 more, so that the lower byte is signed once its top bit is turned */
+    /* the step, rounded up; that of f16's least value is above 2^-40 */
+    const uint32_t step = max(__float_as_uint(top * (1 / WHOLE_MOST)) + WHOLE_REST, 87u << 23) &
+                          WHOLE_STEP;
+    const float inverse = 1 / __uint_as_float(step);
+    uint32_t q[8]; /* by byte, X and H - X: 128 more, for the lower byte is signed */
     int sum = 0;
 
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
-        q[k] = __float_as_uint(fmaf(x[k], inverse, WHOLE_ONE)) + 128;
-        sum += (int)q[k] - (WHOLE_BITS + 128);
+    for (int b = 0; b < 4; b++) {
+        const int lo = b / 2 + b % 2 * 4; /* 0 4 1 5 */
+        const int X = whole_of(x[lo], inverse), H = whole_of(x[lo + 2], inverse / 16);
+
+        q[b] = X + 128, q[4 + b] = H - X + 128;
+        sum += X + 16 * H;
     }
 #pragma unroll
     for (int d = 1; d < 4; d *= 2)
         sum += __shfl_xor_sync(~0u, sum, d);
-    const auto bytes = [&](int n, int a, int b, int c, int d) {
-        return __byte_perm(__byte_perm(q[a], q[b], n | (4 + n) << 4),
-                           __byte_perm(q[c], q[d], n | (4 + n) << 4), 0x5410);
+    const auto bytes = [&](int n, const uint32_t *q) {
+        return __byte_perm(__byte_perm(q[0], q[1], n | (4 + n) << 4),
+                           __byte_perm(q[2], q[3], n | (4 + n) << 4), 0x5410);
     };
     if (!there)
         return;
     uint2 *const planes = (uint2 *)to + block * 8 + c;
 
-    planes[0] = make_uint2(bytes(1, 0, 4, 1, 5), bytes(1, 2, 6, 3, 7));
-    planes[4] = make_uint2(bytes(0, 0, 4, 1, 5) ^ 0x80808080, bytes(0, 2, 6, 3, 7) ^ 0x80808080);
+    planes[0] = make_uint2(bytes(1, q), bytes(1, q + 4));
+    planes[4] = make_uint2(bytes(0, q) ^ 0x80808080, bytes(0, q + 4) ^ 0x80808080);
     if (c == 0)
-        ((uint32_t *)(to + WHOLE_PLANES))[block] =
-            (e - 12) << 23 | (uint32_t)(WHOLE_SUM + sum);
+        ((uint32_t *)(to + WHOLE_PLANES))[block] = step | (uint32_t)(WHOLE_SUM + sum);
 }
 
 /* x of a product to shared memory, and its norm's factor, by all of a block's warps, which wait for
@@ -123,51 +132,80 @@ __device__ static __forceinline__ void whole_inputs(const stream_args &a, uint8_
     }
 }
 
-/* A lane's share of x of a record: of block g / 2 the byte g % 2, and block c's word. */
+/* A lane's share of x of a record: of block g / 2 the byte g % 2, of others zeros; and block c's
+ * word. */
 struct whole_share {
-    uint2 bytes;
+    uint2 b0, b1, b2, b3; /* no array, lest it is indexed by the lane, in local memory */
     uint32_t word;
+    __device__ uint2 block(int j) const
+    {
+        return j == 0 ? b0 : j == 1 ? b1 : j == 2 ? b2 : b3;
+    }
 };
 
-__device__ static __forceinline__ whole_share whole_load(const uint8_t *x, int s)
+__device__ static __forceinline__ whole_share whole_load(const uint8_t *record, int lane)
 {
-    const uint8_t *const at = x + s * WHOLE_RECORD;
+    const uint2 *const mine = (const uint2 *)record + lane;
+    whole_share x = {};
 
-    return { ((const uint2 *)at)[threadIdx.x % WARP],
-             ((const uint32_t *)(at + WHOLE_PLANES))[threadIdx.x % 4] };
+    if (lane / 8 == 0)
+        x.b0 = *mine;
+    if (lane / 8 == 1)
+        x.b1 = *mine;
+    if (lane / 8 == 2)
+        x.b2 = *mine;
+    if (lane / 8 == 3)
+        x.b3 = *mine;
+    x.word = ((const uint32_t *)(record + WHOLE_PLANES))[lane % 4];
+    return x;
 }
 
-/* One record of U4 in shared memory times x, to a lane's sums of block c of rows g and g + 8. */
-template <bool FINE, bool PAIR, bool ZEROS>
-__device__ static __forceinline__ void whole_stage(float acc[2], const uint8_t *p, int gs, int zero,
-                                                   const whole_share &x)
+/* A lane's share of a record of U4: codes of rows g and g + 8, and of its group gi scales and, where
+ * there are any, what is added or zero points. */
+struct whole_record {
+    uint4 v[2];
+    float2 scale, more;
+    uint32_t zeros;
+};
+
+template <bool PAIR, bool ZEROS>
+__device__ static __forceinline__ whole_record whole_read(const uint8_t *p, int gs, int gi, int lane)
 {
-    const int lane = threadIdx.x % WARP, g = lane / 4, gi = FINE ? lane % 4 : 0;
+    const int g = lane / 4;
     const uint8_t *const scales = p + 1024;
-    const uint4 v[2] = { ((const uint4 *)p)[lane], ((const uint4 *)p)[lane + WARP] };
-    const float2 s = record_scales(scales, gi, PAIR ? 64 : 32, g);
-    const float2 m = PAIR ? record_scales(scales + 32, gi, 64, g) : make_float2(0, 0);
-    const uint32_t zeros = ZEROS ? *(const uint16_t *)(scales + gs * 32 + gi * 16 + g * 2) : 0;
+    whole_record r = { { ((const uint4 *)p)[lane], ((const uint4 *)p)[lane + WARP] } };
+
+    r.scale = record_scales(scales, gi, PAIR ? 64 : 32, g);
+    if (PAIR)
+        r.more = record_scales(scales + 32, gi, 64, g);
+    if (ZEROS)
+        r.zeros = *(const uint16_t *)(scales + gs * 32 + gi * 16 + g * 2);
+    return r;
+}
+
+/* It times x, added to a lane's sums of block c of rows g and g + 8, if it is there. */
+template <bool PAIR, bool ZEROS>
+__device__ static __forceinline__ void whole_add(float acc[2], const whole_record &w, int zero,
+                                                 const whole_share &x, int lane, bool there = true)
+{
     const float by = whole_by(x.word), all = whole_sum(x.word);
-    int d[4] = { 0, WHOLE_BITS, 0, WHOLE_BITS };
+    int d[4] = {};
 
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const uint32_t q = word_of(v[0], j), r = word_of(v[1], j);
-        const uint32_t a[4] = { q & 0x0F0F0F0F, r & 0x0F0F0F0F, q >> 4 & 0x0F0F0F0F,
-                                r >> 4 & 0x0F0F0F0F };
+        const uint32_t q = word_of(w.v[0], j), r = word_of(w.v[1], j);
+        const uint32_t a[4] = { q, r, q & 0xF0F0F0F0, r & 0xF0F0F0F0 };
 
-        mma_bytes(d, a, g / 2 == j ? x.bytes : make_uint2(0, 0), d);
+        mma_bytes(d, a, x.block(j), d);
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const float v = __uint_as_float((uint32_t)(d[2 * r] * 256 + d[2 * r + 1])) - WHOLE_ONE;
-        const float scale = (r ? s.y : s.x) * by;
-        const float z = ZEROS ? (float)(r ? zeros >> 8 : zeros & 255) : (float)zero;
+        const float v = (float)(d[2 * r] * 256 + d[2 * r + 1]);
+        const float scale = (r ? w.scale.y : w.scale.x) * by;
+        const float z = ZEROS ? (float)(r ? w.zeros >> 8 : w.zeros & 255) : (float)zero;
+        const float sum = PAIR ? fmaf((r ? w.more.y : w.more.x) * by, all, fmaf(scale, v, acc[r]))
+                               : fmaf(scale, fmaf(-z, all, v), acc[r]);
 
-        if (PAIR)
-            acc[r] = fmaf((r ? m.y : m.x) * by, all, fmaf(scale, v, acc[r]));
-        else
-            acc[r] = fmaf(scale, fmaf(-z, all, v), acc[r]);
+        acc[r] = there ? sum : acc[r];
     }
 }
