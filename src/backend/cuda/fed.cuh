@@ -112,25 +112,32 @@ __device__ static __forceinline__ void feed_nothing(fed_ring &r, fed_window &w, 
     r.now.place = fed_next(r.now.place, groups);
 }
 
-/* A block's tiles of product number i, of n, one after the other, and whether each is the last: two
- * are its own, the others are claimed two tiles before, for memory takes long to answer. */
+/* A block's tiles of product number i, of n in so many groups each, one after the other, and whether
+ * each is the last. Two are its own, the others are claimed two tiles before, for memory takes long
+ * to answer; but if the ring has room for all, so that they come before they are used, what counts
+ * is that blocks have as many: all are dealt out. */
 template <class F>
-__device__ static __forceinline__ void fed_tiles(const program &p, int i, int n, const F &each)
+__device__ static __forceinline__ void fed_tiles(const program &p, int i, int n, int each_groups,
+                                                 const F &each)
 {
     const int grid = gridDim.x, lane = threadIdx.x % WARP;
-    const auto claim = [&] {
-        return n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u) : n;
+    const bool dealt = n * each_groups <= p.a->groups * grid;
+    /* the tile after the next */
+    const auto claim = [&](int next) {
+        return dealt                      ? next + grid
+               : n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u)
+                                           : n;
     };
 
 #pragma unroll 1
     for (int tile = blockIdx.x, even = tile + grid; tile < n;) {
-        const int odd = claim(); /* two registers, so that none is waited for to be copied */
+        const int odd = claim(even); /* two registers, so that none is waited for to be copied */
         const int second = __shfl_sync(~0u, even, 0);
 
         each(tile, second >= n);
         if (second >= n)
             break;
-        even = claim();
+        even = claim(odd);
         tile = __shfl_sync(~0u, odd, 0);
         each(second, tile >= n);
     }

@@ -20,7 +20,7 @@ __device__ static __forceinline__ void feed_records(const program &p, fed_ring r
         const bool gated = f.swiglu;
         const int rec = f.stride, each = fed_team(gated) * FED_RECORDS; /* from one matrix */
 
-        fed_tiles(p, i, f.tiles, [&](int tile, bool last) {
+        fed_tiles(p, i, f.tiles, (f.stages + each - 1) / each, [&](int tile, bool last) {
             const feed_tile in = gated ? feed_tile{ f.q[0], tile } : feed_at(f, tile);
             const size_t first = (size_t)in.tile * f.stages * rec;
             const uint8_t *from = in.q + first, *other = f.q[1] + first; /* other: if it is gated */

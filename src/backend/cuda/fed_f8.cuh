@@ -69,7 +69,7 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
     for (int i = 0; i < p.a->n_feeds; i++) {
         const stream_feed f = p.feeds[i];
 
-        fed_tiles(p, i, f.tiles, [&](int tile, bool last) {
+        fed_tiles(p, i, f.tiles, f.stages, [&](int tile, bool last) {
             const fed8_tile t = fed8_tile_of(f, tile);
 
 #pragma unroll 1
