@@ -486,25 +486,31 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             first = (first - pairs) % FED_ENDS;
             first += first < 0 ? FED_ENDS : 0;
         }
+        const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
+        const stream_args &next = then.u.s;
+        const bool early = !F8 && d.tile == NO_TILE && ph.gives && then.kind == PHASE_PRODUCT &&
+                           next.take_ss;
+
         __syncwarp();
         if (lane == 0)
-            bar_arrive(p.empty + k * 8);
+            bar_arrive(p.empty + k * 8); /* from here on ph may be another one */
         if (d.tile == LAST)
             break;
-        if (!F8 && d.tile == NO_TILE && ph.gives) {
-            const stream_args &next = phases[(d.phase + 1) % PHASES_KEPT].u.s;
-
-            /* as the words come, which is before there are sums to be scaled */
-            if (phases[(d.phase + 1) % PHASES_KEPT].kind == PHASE_PRODUCT && next.take_ss) {
-                fed_factors<NT>(next, p.factor, mine, [&](int t) {
-                    return fed_taken(next.take_ss + (size_t)t * next.n_ss, next.n_ss, tag + 1);
-                });
-                knows = true;
-            }
+        if (early) { /* as the words come, which is before there are sums to be scaled */
+            fed_factors<NT>(next, p.factor, mine, [&](int t) {
+                return fed_taken(next.take_ss + (size_t)t * next.n_ss, next.n_ss, tag + 1);
+            });
+            knows = true;
         }
         if (++k == buffers)
             k = 0, round ^= 1;
     }
+}
+
+/* Until those that end tiles are through with that turn. */
+__device__ static __forceinline__ void fed_wait_read(const program &p, int turn)
+{
+    bar_wait(p.empty + (turn & ((1 << p.a->buffers) - 1)) * 8, turn >> p.a->buffers & 1);
 }
 
 /* The tile of this phase is begun, or what stands for one: those that end it
@@ -644,8 +650,7 @@ __device__ static __forceinline__ void fed_close(const program &p, const fed_rin
     /* attention, for which no block waits at a gate, may have the sums' place next; not until the
      * mark is read, for the warps that end tiles wait there for what they wrote */
     if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn && p.a->attn == 0)
-        bar_wait(p.empty + ((turn - 1) & ((1 << p.a->buffers) - 1)) * 8,
-                 (turn - 1) >> p.a->buffers & 1);
+        fed_wait_read(p, turn - 1);
     if (more)
         fed_mark<NT>(p, r, turn++, a.T, { NO_TILE, phase });
 }

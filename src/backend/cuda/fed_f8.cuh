@@ -494,7 +494,7 @@ __device__ static __forceinline__ void fed8_phase(const program &p, fed_ring &r,
         fed_mark<1>(p, r, turn, T, { NO_TILE, phase });
     /* attention that waits at no gate may write where the sums of this block's tiles are read */
     if (others && a.give_x && p.a->attn == 0)
-        bar_wait(p.empty + (turn & ((1 << p.a->buffers) - 1)) * 8, turn >> p.a->buffers & 1);
+        fed_wait_read(p, turn);
     turn += others;
     r.now.place = place, r.now.turn = turn;
     if (!NEAR)

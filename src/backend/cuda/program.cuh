@@ -199,9 +199,10 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                                                const fed_ring &all, const unsigned &tag)
 {
     constexpr bool is8 = CLASS == CLASS_FED8;
-    /* of this phase and of the one before, which another warp may still be in */
-    __shared__ unsigned given[2]; /* the tag of what attention gives */
-    __shared__ int phase[2];      /* i */
+    /* of this phase and of two before, which another warp may still be in: a block without items of
+     * attention does not stop there */
+    __shared__ unsigned given[PHASES_KEPT]; /* the tag of what attention gives */
+    __shared__ int phase[PHASES_KEPT];      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
     int gates = 0;                /* before the phase */
 
@@ -224,10 +225,14 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         if (i + 2 < a.n && thread == THREADS - 1)
             l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
         if (thread == 0) /* the block stops before they are read */
-            phase[i % 2] = i, given[i % 2] = tag + i + 1;
+            phase[i % PHASES_KEPT] = i, given[i % PHASES_KEPT] = tag + i + 1;
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch + a.attn, d.turns, stop, given[i % 2]);
+            attn_of(now.u.a, row, (uint8_t *)d.scratch + a.attn, d.turns, stop,
+                    given[i % PHASES_KEPT]);
             copy_wait<0>();
+            /* the phase after the next comes where one is that those who end tiles may still read */
+            if (const int turn = kept[thread_now() / WARP].turn; a.attn && turn > 0)
+                fed_wait_read(state(d), turn - 1);
             if (now.gives)
                 continue;
             if (i + 1 < a.n)
@@ -241,7 +246,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         ring.at = shared + held(0);
         ring.now = kept[thread / WARP];
         stop_at(stop, THREADS);
-        fed_product_of<CLASS, NT>(p, ring, now, is8 ? i : phase[i % 2], i + 1 < a.n);
+        fed_product_of<CLASS, NT>(p, ring, now, is8 ? i : phase[i % PHASES_KEPT], i + 1 < a.n);
         copy_wait<0>();
         /* of the product those arrive that end its tiles */
         if (is8 && now.kind == PHASE_LOAD)
