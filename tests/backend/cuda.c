@@ -195,6 +195,7 @@ static void products_load(void **state)
     gpu_for_programs();
     struct ctx *c = gpu_context(COMPUTE_AUTO);
 
+    cuda_try(c, CUDA_TRY_DETERMINISTIC);
     for (size_t k = 0; k < plane_kinds_n; k++) /* the longest: rows that find no room */
         for (size_t r = 0; r < 2 + (plane_kinds[k].act == ACT_F8); r++) {
             struct planes_owned o;
@@ -298,7 +299,6 @@ static void products_whole(void **state)
     struct ctx *c = gpu_context(COMPUTE_AUTO);
     struct err e;
 
-    cuda_try(c, CUDA_TRY_WHOLE);
     for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
         for (size_t k = 0; k < ARRAY_LEN(encs); k++) {
             void *owned;
@@ -328,6 +328,7 @@ static void products_teams(void **state)
     const size_t *const rows = gpu_emulated() ? few : real;
     struct ctx *c = gpu_context(COMPUTE_AUTO);
 
+    cuda_try(c, CUDA_TRY_DETERMINISTIC);
     for (size_t k = 0; k < ARRAY_LEN(encs); k++)
         for (size_t r = 0; r < ARRAY_LEN(real); r++) {
             void *owned;
@@ -404,7 +405,7 @@ static void fed_codes_in_order(struct ctx *c, size_t k)
 static void products_fed_codes(void **state)
 {
     (void)state;
-    in_each_order(CUDA_TRY_FED, fed_codes_in_order);
+    in_each_order(CUDA_TRY_DETERMINISTIC, fed_codes_in_order);
 }
 
 static void fed_in_order(struct ctx *c, size_t k)
@@ -1017,10 +1018,6 @@ static void quantised(void **state)
         char *path = quantised_new(names[i]);
 
         beside_cpu(path, 5e-2);
-        setenv("PUNA_CUDA_TRY", "fed", 1);
-        if (i == 0 || i == 6)
-            beside_cpu(path, 5e-2);
-        unsetenv("PUNA_CUDA_TRY");
         quantised_free(path);
     }
     gpu_settle();
@@ -1058,6 +1055,7 @@ static void quantised_load(void **state)
           *first = xcalloc(MOST * VOCAB, sizeof(*first));
     float *got = xcalloc(MOST * VOCAB, sizeof(*got));
 
+    setenv("PUNA_CUDA_TRY", "deterministic", 1);
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char *path = quantised_new(names[i]);
 
@@ -1075,6 +1073,7 @@ static void quantised_load(void **state)
     free(want);
     free(first);
     free(got);
+    unsetenv("PUNA_CUDA_TRY");
     gpu_settle();
 }
 

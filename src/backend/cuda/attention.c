@@ -1,6 +1,7 @@
 /* attention.c - which kernel attends, on which grid: rows one by one or many of them for decoding,
  * runs of rows for prompts, or a program's phase. */
 #include "backend/cuda/cuda_int.h"
+#include "backend/cuda/run_int.h"
 
 /* Whether decode.cu has a kernel for it. */
 static bool has_decode(const struct cuda *b, const struct op *o)
@@ -12,6 +13,15 @@ static bool has_decode(const struct cuda *b, const struct op *o)
            o->H / o->kv->kv_heads <= HEADS;
 }
 
+/* Whether the product of what o makes is in a program, with which it is one. */
+static bool product_in_program(const struct cuda *b, const struct op *o)
+{
+    const struct op *next =
+        op_consumer(b, (size_t)(o - b->op), o->y, o->T, o->H * (size_t)o->kv->head_dim);
+
+    return !next || route_of(b, next->out[0].w, next->T) == ROUTE_STREAM;
+}
+
 bool attn_in_program(const struct cuda *b, const struct op *o)
 {
     /* slots from which on a kernel of its own is faster: 8B, E4M3 cache, H200, tok/s in a program
@@ -21,7 +31,8 @@ bool attn_in_program(const struct cuda *b, const struct op *o)
 
     return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
            o->kv->head_dim <= ATTN_HEAD &&
-           (b->slots * (o->T > FEW ? o->T : 1) < LONG || !has_decode(b, o));
+           (!has_decode(b, o) ||
+            (b->slots * (o->T > FEW ? o->T : 1) < LONG && product_in_program(b, o)));
 }
 
 /* Spans of slots: enough for `most` blocks, none below `least` slots. */

@@ -17,10 +17,10 @@ enum cuda_try {
     CUDA_TRY_WIDE = 1,  /* "wide": before Hopper too, products of 33 to 64 rows from records */
     CUDA_TRY_MMA = 2,   /* "mma": attention of prompts and of training on Hopper by the kernels of
                            earlier devices */
-    CUDA_TRY_WHOLE = 4, /* "whole": one row by codes of four bits in whole numbers; faster, but
-                           not to the bits of the same row in a batch */
-    CUDA_TRY_FED = 8,   /* "fed": few rows by records of codes on Hopper by a ring that one warp
-                           fills; not measured yet */
+    CUDA_TRY_WHOLE = 4, /* "whole": before Hopper too, one row by codes of four bits in whole
+                           numbers; not to the bits of the same row in a batch */
+    CUDA_TRY_DETERMINISTIC = 8, /* "deterministic": a row's products have the same bits beside any 1
+                                   to 16 rows, with codes of quantised weights too; slower */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

@@ -583,6 +583,9 @@ void cuda_train_forget(struct cuda *b, const void *p, size_t n);
 /* An op that training shares, where activations are bf16; false: not one of them. */
 bool cuda_train_op(struct cuda *b, struct op *o);
 const struct dev_weight *cuda_placed(const struct weight *w);
+/* Whether w is in records of whole codes that programs on Hopper read by a ring that a warp fills.
+ */
+bool cuda_feeds_codes(const struct cuda *b, const struct dev_weight *w);
 /* Rows r .. r + n of a weight as bf16 [n][kp], to b->dequant, which has room for whole tiles; r a
  * multiple of a tile. */
 void cuda_widen(struct cuda *b, const struct dev_weight *w, size_t r, size_t n);

@@ -597,7 +597,7 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "fed", CUDA_TRY_FED },
+    } tries[] = { { "deterministic", CUDA_TRY_DETERMINISTIC },
                   { "mma", CUDA_TRY_MMA },
                   { "whole", CUDA_TRY_WHOLE },
                   { "wide", CUDA_TRY_WIDE } };

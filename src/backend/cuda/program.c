@@ -19,10 +19,7 @@ static bool both_f8(const struct cuda *b, const struct stream_args *a)
 /* Whether codes in records go by a ring that one warp fills. */
 static bool fed_codes(const struct cuda *b, const struct stream_args *a)
 {
-    const struct dev_weight *w = &a->out[0].w;
-
-    return b->big && (b->tries & CUDA_TRY_FED) && !a->load.x && w->gs > 0 &&
-           (w->kind == DEV_U8 || w->kind == DEV_U4 || w->kind == DEV_U6);
+    return cuda_feeds_codes(b, &a->out[0].w) && !a->load.x;
 }
 
 static enum dev_class class_of(const struct cuda *b, const struct stream_args *a)
@@ -47,7 +44,7 @@ static enum kernel kernel_of(enum dev_class class, size_t T)
 /* The kernel of a program. */
 static enum kernel program_kernel(const struct program *p)
 {
-    return !p->whole              ? kernel_of(p->class, p->T)
+    return !p->whole               ? kernel_of(p->class, p->T)
            : p->class == CLASS_U6  ? KERN_program_u6_0
            : p->class == CLASS_U48 ? KERN_program_u48_0
                                    : KERN_program_fed_codes_0;
@@ -234,14 +231,15 @@ static struct division divide(const struct cuda *b, const struct program *p)
 }
 
 /* Whether a program's codes of four bits are to meet its row in whole numbers, which have to be in
- * shared memory. On an H200 8B in Q4_0 decodes at 537 tok/s so, at 480 to the bits that the row has
- * in a batch, which it keeps unless asked. */
+ * shared memory. On an H200 8B in Q4_0 decodes at 680 tok/s so, at 590 to the bits that the row has
+ * in a batch. */
 static bool can_be_whole(const struct cuda *b, struct program *p)
 {
+    const bool fed = p->class == CLASS_FED_CODES && !(b->tries & CUDA_TRY_DETERMINISTIC);
+    const bool codes = p->class == CLASS_U48 || p->class == CLASS_U6;
     bool any = false, all = true;
 
-    if (p->T > 1 || !(b->tries & CUDA_TRY_WHOLE) ||
-        (p->class != CLASS_U48 && p->class != CLASS_U6 && p->class != CLASS_FED_CODES))
+    if (p->T > 1 || !(fed || (codes && b->tries & CUDA_TRY_WHOLE)))
         return false;
     p->whole = true;
     const struct division d = divide(b, p);
