@@ -86,15 +86,6 @@ template <int N> __device__ static inline void registers_more(void)
 
 /* ---- arithmetic ---- */
 
-/* 2^x; denormal results are zero. */
-__device__ static inline float exp2_fast(float x)
-{
-    float y;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* 1 / x, to a few units in the last place; 0 where that would be too small. */
 __device__ static inline float reciprocal(float x)
 {

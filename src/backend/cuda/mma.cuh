@@ -1,5 +1,5 @@
 /* mma.cuh - 16 x 16 by 16 x 8 on the tensor cores, float32 sums, or bytes, and how operands come
- * out of shared memory. */
+ * out of shared memory; and powers of two. */
 #pragma once
 
 #include <cuda_bf16.h>
@@ -94,4 +94,13 @@ __device__ static inline void transpose4(uint32_t (&w)[4])
                 (high ? w[k] : w[k | d]) = got;
             }
     }
+}
+
+/* 2^x; denormal results are zero. */
+__device__ static inline float exp2_fast(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
