@@ -198,13 +198,16 @@ def too_late():
     c.sendall(chat(20))
     assert events(rest(c))[1]
     c.close()
-    c = connect(s)
-    c.sendall(chat(100000))
-    c.recv(100)
-    status, headers, data = s.call("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+    for _ in range(20):  # where this process does not come to run for long, the answer has ended
+        c = connect(s)
+        c.sendall(chat(100000))
+        c.recv(100)
+        status, headers, data = s.call("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+        c.close()
+        if status != 200:
+            break
     assert status == 429 and int(headers["Retry-After"]) >= 1, (status, data)
     assert "first token" in json.loads(data)["error"]["message"], data
-    c.close()
     nothing_left(s)
     s.stop()
 
