@@ -1041,11 +1041,12 @@ static void eval_quantised(const char *path, const char *device, size_t n, size_
     engine_close(g);
 }
 
-/* Inputs that programs round and reorder: as on the CPU, and the same bits by one row or many. */
+/* Inputs that programs round and reorder, and those they take as they are: as on the CPU, and the
+ * same bits by one row or many. */
 static void quantised_load(void **state)
 {
     enum { MOST = 26, VOCAB = 1024 };
-    static const char *const names[] = { "fbgemm-fp8", "bnb-int8", "gptq-actorder" };
+    static const char *const names[] = { "fbgemm-fp8", "bnb-int8", "gptq-actorder", "awq" };
     static const size_t steps[] = { 13, 5, 1 };
 
     (void)state;

@@ -204,7 +204,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
     __shared__ unsigned given[PHASES_KEPT]; /* the tag of what attention gives */
     __shared__ int phase[PHASES_KEPT];      /* i */
     __shared__ fed_place kept[STREAM_WARPS];
-    int gates = 0;                /* before the phase */
+    int gates = 0; /* before the phase */
 
     if (threadIdx.x % WARP == 0)
         kept[threadIdx.x / WARP] = { 0, 0, 0 };

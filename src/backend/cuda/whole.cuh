@@ -5,8 +5,8 @@
  * A byte of codes is l + 16 h, and masked it is 16 h. With integers X for the column that l meets and
  * H for that of h, the first is multiplied by X and the second by H - X: what comes is X l + 16 H h.
  * So a row's columns become integers of one step for each block of 32, X of that step and H of
- * sixteen of it, up to MOST and a sixteenth of it: a block's largest value is rounded to 2^-12 of
- * itself, any other by no more, which is what f16 does to it.
+ * sixteen of it, up to MOST and a sixteenth of it: no value is rounded by more than 2^-11 of the
+ * block's largest, which is what f16 may do to that one.
  *
  * X and H - X are two bytes each, a signed upper and a signed lower one: two columns of the second
  * operand, whose sums meet as 256 u + l, exactly. Columns 2 j and 2 j + 1 are block j's: four
