@@ -642,7 +642,8 @@ __device__ static __forceinline__ int fed_open(const program &p, const fed_ring 
 template <class X, int NT>
 __device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
                                                  const stream_args &a, const fed_share &mine, int kp,
-                                                 int ready, const int &phase, bool more, int &turn)
+                                                 int ready, const int &phase,
+                                                 const int &more, int &turn)
 {
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += X::GROUPS * mine.cols)
@@ -680,7 +681,8 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
 /* phase: its number, in shared memory, for registers are few; more: others follow */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
-                                                 const stream_args &a, const int &phase, bool more)
+                                                 const stream_args &a, const int &phase,
+                                                 const int &more)
 {
     typedef fed_rows<FED_COLS> X;
     const int thread = thread_now(), warp = few<NT>(thread / WARP), lane = few<NT>(thread % WARP);

@@ -128,7 +128,7 @@ __device__ static __forceinline__ void fed_whole_sums(float acc[4], const float 
 template <int KIND, bool PAIR, int TILES>
 __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_ring &r,
                                                        const stream_args &a, const int &phase,
-                                                       bool more)
+                                                       const int &more)
 {
     enum { BLOCKS = kind_of<KIND>::blocks, COLS = BLOCKS * 32, NT = TILES ? TILES : 1 };
     constexpr bool whole = TILES == 0 && KIND == DEV_U4;

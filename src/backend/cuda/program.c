@@ -158,13 +158,38 @@ static bool loaded_apart(const struct dev_phase *ph)
     return ph->kind == PHASE_PRODUCT && ph->u.s.load.x && ph->u.s.kept == 0;
 }
 
-/* All phases as the kernel takes them. */
-static void write_phases(struct dev_phase *to, const struct program *p)
+/* Whether blocks have the same items in two phases of attention, and find out the same about
+ * them: all but where things are. */
+static bool same_items(const struct attn_phase *x, const struct attn_phase *y)
 {
+    const struct attn_args *a = &x->a, *b = &y->a;
+
+    return a->H == b->H && a->K == b->K && a->hd == b->hd && a->splits == b->splits &&
+           a->span == b->span && x->heads == y->heads && x->parts == y->parts &&
+           x->rows == y->rows && x->enc == y->enc && !x->r.q == !y->r.q;
+}
+
+/* All phases as the kernel takes them. */
+static void write_phases(struct dev_phase *to, const struct program *p, size_t blocks)
+{
+    const struct dev_phase *const first = to;
+    const struct attn_phase *before = NULL; /* of attention */
+
     for (size_t i = 0; i < p->n; i++) {
         *to = p->phase[i];
+        to->number = (int)(to - first);
+        to->more = i + 1 < p->n;
+        if (to->kind == PHASE_ATTN) {
+            struct attn_phase *const a = &to->u.a;
+            const size_t items = (size_t)(a->rows * a->a.K * a->parts * a->a.splits);
+
+            a->known = before && items <= blocks && same_items(before, a);
+            before = &p->phase[i].u.a;
+        }
         if (loaded_apart(to)) {
             to[1] = to[0];
+            to[1].number++;
+            to->more = 1;
             to->gives = 0;
             to++->kind = PHASE_LOAD;
             to->u.s.load.x = NULL;
@@ -456,7 +481,7 @@ static void launch(struct cuda *b, struct program *p)
 
     if (b->failed || !image_room(b, bytes, &at, &host) || (fed8 && !write_maps(b, p, at, host)))
         return;
-    write_phases((struct dev_phase *)(void *)(host + maps), p);
+    write_phases((struct dev_phase *)(void *)(host + maps), p, b->sms);
     memcpy(host + maps + phases, p->feed, feeds);
     if (!b->recording &&
         !cuda_ok(b, b->d.cuMemcpyHtoDAsync(at, host, bytes, b->stream), "programs"))
