@@ -15,6 +15,7 @@
  */
 #pragma once
 
+#include "backend/cuda/silu.cuh"
 #include "backend/cuda/stream.cuh"
 
 /* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the
@@ -502,6 +503,178 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             });
             knows = true;
         }
+        if (++k == buffers)
+            k = 0, round ^= 1;
+    }
+}
+
+/* A lane's value of one row's tile, with all that its end takes to know: what is found before the sums
+ * are there does not lie between them and those that wait. */
+struct one_end {
+    float *y;        /* the row's element */
+    uint64_t *x, *s; /* where words of the next phase's inputs and squares go; NULL: by memory */
+    float old, by;
+    bool mine; /* the lane ends it; others have but a share of the sum */
+};
+
+template <int CLASS>
+__device__ static __forceinline__ one_end one_end_of(const stream_args &a, int tile)
+{
+    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8; /* of a gated tile */
+    const int lane = threadIdx.x % WARP;
+    one_end e = {};
+
+    if (a.swiglu) {
+        const int row = tile * rows + lane % rows;
+
+        e.mine = lane < rows && row < a.out[0].w.rows;
+        e.x = a.give_x ? a.give_x + row / 2 : NULL;
+        return e;
+    }
+    int in;
+    const dev_out &out = out_of(a, tile, &in);
+    const int row = in * DEV_TILE + lane % DEV_TILE;
+
+    e.mine = lane < DEV_TILE && row < out.w.rows;
+    e.y = out.y + row;
+    if (a.give_x && !a.norm) /* to attention */
+        e.x = a.give_x + (size_t)tile * DEV_TILE + lane % DEV_TILE;
+    else if (a.give_x)
+        e.x = a.give_x + row / 2, e.s = a.give_ss + in;
+    if (a.add && e.mine)
+        e.old = load_shared(e.y);
+    if (a.norm && e.mine)
+        e.by = a.norm[row];
+    return e;
+}
+
+/* fed_end() of it. sum: the warps'. Both halves of a warp add up half of them, each in the order of
+ * the warps. */
+template <int CLASS>
+__device__ static __forceinline__ void one_end_now(const stream_args &a, const float *sum,
+                                                   float factor, int tile, const one_end &e,
+                                                   unsigned tag)
+{
+    enum { PARTS = STREAM_WARPS / 2 };
+    const int lane = threadIdx.x % WARP;
+    const float *const from = sum + lane / DEV_TILE * PARTS * DEV_TILE + lane % DEV_TILE;
+    float v = from[0];
+
+#pragma unroll
+    for (int o = 1; o < PARTS; o++)
+        v += from[o * DEV_TILE];
+    /* the next product's input: the lane's value and its neighbour's */
+    const auto give = [&](float v) {
+        const uint32_t mine = to16(v, a.mode16);
+        const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, 1) << 16;
+
+        if (e.mine && lane % 2 == 0)
+            tagged_store(e.x, pair, tag);
+    };
+    const float other = __shfl_xor_sync(~0u, v, DEV_TILE);
+
+    if (a.swiglu) {
+        const float gate = v * factor;
+        const float gated = silu(gate) * (other * factor);
+
+        if (e.x)
+            give(e.mine ? gated : 0);
+        else if (e.mine)
+            put_next(a, { 0, tile * DEV_TILE + lane }, gated);
+        return;
+    }
+    v = (v + other) * factor;
+    if (e.x && !a.norm) {
+        if (e.mine)
+            tagged_store(e.x, __float_as_uint(v), tag);
+        return;
+    }
+    v += e.old;
+    if (e.x) /* first, for others wait for it */
+        give(e.mine ? v * e.by : 0);
+    if (a.norm) {
+        float s = e.mine ? v * v : 0;
+
+        for (int d = DEV_TILE / 2; d; d /= 2)
+            s += __shfl_xor_sync(~0u, s, d);
+        int in;
+
+        out_of(a, tile, &in);
+        if (lane == 0 && e.x)
+            tagged_store(e.s, __float_as_uint(s), tag);
+        else if (lane == 0)
+            a.ss_out[in] = s;
+        if (e.mine && !e.x)
+            put_next(a, { 0, in * DEV_TILE + lane }, v * e.by);
+    }
+    if (e.mine)
+        *e.y = v;
+}
+
+/* fed_ends() of one row: each warp ends every third tile, and finds the norm's factor for itself. */
+template <int CLASS>
+__device__ static __forceinline__ void fed_ends_one(const program &p, const fed_ring &r,
+                                                    const dev_phase *phases)
+{
+    const int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP - STREAM_WARPS - 1;
+    const int buffers = 1 << p.a->buffers;
+    bool knows = false; /* the factor */
+    float factor = 1;
+    int next = 0; /* the warp that ends the next tile */
+    const auto factor_of = [&](const stream_args &a, float s) {
+        factor = 1 / sqrtf(warp_sum(s) / (float)a.D + a.eps);
+        knows = true;
+    };
+
+#pragma unroll 1
+    for (int k = 0, round = 0;;) {
+        bar_wait(r.begun + k * 8, round);
+        const fed_done d = r.done[k];
+        const dev_phase &ph = phases[d.phase % PHASES_KEPT];
+        const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
+        const stream_args &a = ph.u.s, &after = then.u.s;
+        const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
+        bool early = false;
+
+        if (d.tile >= 0 && next == mine) {
+            const one_end e = one_end_of<CLASS>(a, d.tile);
+
+            if (!knows) {
+                float s = 0;
+
+                if (a.scaled)
+                    for (int i = lane; i < a.n_ss; i += WARP)
+                        s += a.ss[i];
+                if (a.scaled)
+                    factor_of(a, s);
+                else
+                    factor = 1, knows = true;
+            }
+            bar_wait(p.full + k * 8, round);
+            one_end_now<CLASS>(a, p.scratch + k * STREAM_WARPS * DEV_TILE, factor, d.tile, e,
+                               tag + 1);
+        } else if (d.tile < 0) {
+            knows = false;
+            if (d.tile == NO_TILE) {
+                if (ph.gives)
+                    __threadfence(); /* what it added to, long before others do */
+                named_sync(ENDERS, FED_ENDS * WARP);
+                if (!ph.gives && mine == 0 && lane == 0)
+                    gate_arrive(p.a->gate);
+            }
+            /* all warps have seen the place free before it is so again, and the next phase is there */
+            bar_wait(p.full + k * 8, round);
+            early = d.tile == NO_TILE && ph.gives && then.kind == PHASE_PRODUCT && after.scaled;
+        }
+        if (d.tile >= 0)
+            next = next == FED_ENDS - 1 ? 0 : next + 1;
+        __syncwarp();
+        if (lane == 0)
+            bar_arrive(p.empty + k * 8); /* from here on ph may be another one */
+        if (d.tile == LAST)
+            break;
+        if (early) /* as the words come, which is before there are sums to be scaled */
+            factor_of(after, fed_taken(after.take_ss, after.n_ss, tag + 1));
         if (++k == buffers)
             k = 0, round ^= 1;
     }

@@ -88,39 +88,50 @@ struct fed_whole {
     }
 };
 
-/* A warp's records of a group, `apart` bytes, times x from its column `at` on. All are loaded before
- * any is used, those that are not there too; of x then another one. */
+/* A warp's records of a group, `apart` bytes, times x: the first by what lies at planes and word, the
+ * next by what is `step` bytes further on. left: the columns that there are from the first's on. All
+ * are loaded before any is used, those that are not there too; of x then another one. */
 template <bool PAIR, bool ZEROS>
 __device__ static __forceinline__ void fed_whole_group(float acc[2], const uint8_t *records,
-                                                       int apart, const uint8_t *x, unsigned at,
-                                                       unsigned kp, const shared_form &form, int gi,
-                                                       int zero, const fed_share &share)
+                                                       int apart, const uint8_t *planes,
+                                                       const uint8_t *word, int step, int left,
+                                                       const shared_form &form, int gi, int zero,
+                                                       const fed_share &share)
 {
     whole_record w[FED_RECORDS];
     whole_share v[FED_RECORDS];
 
 #pragma unroll
     for (int i = 0; i < FED_RECORDS; i++) {
-        const unsigned from = at + i * share.cols;
+        const int to = i * share.cols < left ? i * step : 0;
 
-        v[i] = whole_load(x + (from < kp ? from : 0) / DEV_CHUNK * WHOLE_RECORD, share.lane);
+        v[i] = whole_load(planes + to, word + to, share.lane);
         w[i] = whole_read<PAIR, ZEROS>(records + i * apart, form.gs, gi, share.lane);
     }
 #pragma unroll
     for (int i = 0; i < FED_RECORDS; i++)
-        whole_add<PAIR, ZEROS>(acc, w[i], zero, v[i], share.lane, at + i * share.cols < kp);
+        whole_add<PAIR, ZEROS>(acc, w[i], zero, v[i], share.lane, i * share.cols < left);
 }
 
-/* The sums of a row of W in four lanes that have columns each, as those that one has. */
-__device__ static __forceinline__ void fed_whole_sums(float acc[4], const float part[2], int lane)
+/* fed_give() of one row, whose sums of rows g and g + 8 of W are in four lanes' parts. */
+__device__ static __forceinline__ void fed_whole_give(const program &p, int turn,
+                                                      const float part[2])
 {
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const bool odd = lane % 2;
     float v = odd ? part[1] : part[0];
 
     v += __shfl_xor_sync(~0u, odd ? part[0] : part[1], 1);
     v += __shfl_xor_sync(~0u, v, 2);
-    acc[0] = v;
-    acc[2] = __shfl_xor_sync(~0u, v, 1);
+    const int k = turn & ((1 << p.a->buffers) - 1), use = turn >> p.a->buffers;
+
+    if (use > 0)
+        bar_wait(p.empty + k * 8, (use - 1) & 1);
+    if (lane % 4 < 2)
+        p.scratch[(k * STREAM_WARPS + warp) * DEV_TILE + lane / 4 + odd * 8] = v;
+    __syncwarp();
+    if (lane == 0)
+        bar_arrive(p.full + k * 8);
 }
 
 /* fed_phase() of records. All are FINE in stage_product's terms: with less code besides, attention has
@@ -134,7 +145,8 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
     constexpr bool whole = TILES == 0 && KIND == DEV_U4;
     typedef typename std::conditional<whole, fed_whole, fed_rows<COLS>>::type X;
     const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
-    const int kp = held(a.out[0].w.kp), T = held(a.T), groups = p.a->groups, rec = a.out[0].w.rec;
+    const int kp = held(a.out[0].w.kp), T = TILES ? held(a.T) : 1;
+    const int groups = p.a->groups, rec = a.out[0].w.rec;
     const int team = fed_team(a.swiglu), place = warp & (team - 1);
     const int stride = held(a.kept ? a.kept / 2 : kp), g = held(lane / 4);
     const fed_share share = { team * COLS, place * COLS, stride, lane };
@@ -144,10 +156,13 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
     /* in a group, this warp's records */
     const uint32_t mine = held((uint32_t)((warp - place) * FED_RECORDS + place) * rec);
     const int apart = held(team * rec);
-    /* this lane's row of x, if it is kept, from its columns on */
-    const uint32_t kept =
-        held((uint32_t)((uint8_t *)p.inputs - r.at) +
-             (whole ? 0 : (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2));
+    /* this lane's row of x, if it is kept, from its columns on; in whole numbers, planes and words */
+    const uint32_t kept = held(
+        (uint32_t)((uint8_t *)p.inputs - r.at) +
+        (whole ? (share.at < kp ? share.at / DEV_CHUNK * WHOLE_RECORD : 0) + whole_planes_at(lane)
+               : (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2));
+    const int words = held(whole_word_at(lane) - whole_planes_at(lane));
+    const int step = team * WHOLE_RECORD;
     const uint32_t landed = held(r.landed), freed = held(r.freed);
     int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
     int turn = held(r.now.turn);
@@ -173,6 +188,8 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
         }
         fed_begin(p, r, turn, { begun & ~FED_LAST, phase });
         float acc[1][NT][4] = {}, part[2] = {}; /* part: in whole numbers */
+        uint32_t x_at = kept;
+
 #pragma unroll 1
         for (int k = 0;;) {
             const uint8_t *at = r.at + mine + slot * p.a->group;
@@ -182,12 +199,16 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
                 ready += X::GROUPS * share.cols;
             }
             if constexpr (whole) {
+                const int left = kp - k - share.at;
+                const uint8_t *const x_now = r.at + (left > 0 ? x_at : kept);
+
                 if (!PAIR && form.zeros)
-                    fed_whole_group<PAIR, true>(part, at, apart, r.at + kept, k + share.at, kp, form,
-                                                gi, zero, share);
+                    fed_whole_group<PAIR, true>(part, at, apart, x_now, x_now + words, step, left,
+                                                form, gi, zero, share);
                 else
-                    fed_whole_group<PAIR, false>(part, at, apart, r.at + kept, k + share.at, kp,
+                    fed_whole_group<PAIR, false>(part, at, apart, x_now, x_now + words, step, left,
                                                  form, gi, zero, share);
+                x_at += FED_RECORDS * step;
             }
 #pragma unroll
             for (int i = 0; i < (whole ? 0 : FED_RECORDS); i++, at += apart) {
@@ -214,8 +235,9 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
             bar_wait(landed + slot * 8, round);
         }
         if (whole)
-            fed_whole_sums(acc[0][0], part, lane);
-        fed_give<NT, 1>(p, turn++, T, acc);
+            fed_whole_give(p, turn++, part);
+        else
+            fed_give<NT, 1>(p, turn++, T, acc);
     }
     fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn);
     r.now.place = slot | round * FED_ROUND, r.now.turn = turn;

@@ -371,7 +371,10 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<CLASS, NT ? NT : 1>(p, ring, (const dev_phase *)d.phases);
+            if constexpr (NT == 0)
+                fed_ends_one<CLASS>(p, ring, (const dev_phase *)d.phases);
+            else
+                fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);
