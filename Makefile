@@ -64,9 +64,11 @@ ISA_avx512_bf16 := $(ISA_avx512) -mavx512bf16 -mavx512vbmi
 ISA_amx    := $(ISA_avx512_bf16) -mamx-tile -mamx-bf16 -mamx-int8
 ISAS       := amx avx512_bf16 avx512 avx2
 isa_of      = $(firstword $(foreach i,$(ISAS),$(if $(filter %_$i,$(basename $(notdir $1))),$i)))
-flags_of    = $(ISA_$(call isa_of,$1)) \
-              $(if $(SAN),$(if $(findstring kern_avx2,$1),-O2),$(if $(findstring backend/cpu,$1),-O3)) \
-              $(if $(findstring backend/cuda,$1),$(CUDA_C))
+# What sanitized tests mostly run. Checks of locals' scopes, slow there, stay in kern.inc's others.
+$(foreach f,kern_avx512 linear_avx512_bf16,$(eval SAN_$f := -O3 -fno-sanitize-address-use-after-scope))
+$(foreach f,kern_avx2 q4_1 q8_0,$(eval SAN_$f := -O2))
+flags_of    = $(ISA_$(call isa_of,$1)) $(if $(findstring backend/cuda,$1),$(CUDA_C)) \
+              $(if $(SAN),$(SAN_$(basename $(notdir $1))),$(if $(findstring backend/cpu,$1),-O3))
 
 # GPU kernels on the emulated device (below): not written for g++'s warnings, fibers not for sanitizers.
 EMU_CXX := g++ -std=c++17 -O2 -g -fPIC -fno-extern-tls-init -fno-strict-aliasing -w -Wno-psabi -D_GNU_SOURCE -ffp-contract=off
