@@ -59,9 +59,9 @@ __device__ static inline int attn_places(const attn_phase &p)
  * of keys 8 of 32 values, of values 8 of 64. */
 enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS };
 enum { K_PIECES = ATTN_HEAD / 32, V_PIECES = ATTN_HEAD / 64 };
-/* Bytes of a query in shared memory: its values in 16 bits, what is left of them, zeros beyond
- * either; 64 more for the banks. */
-enum { QUERY_BYTES = 4 * ATTN_HEAD + 64 };
+/* Bytes of a query in shared memory: of each two neighbours the values in 16 bits, then what is
+ * left of them, as the first operand has them; zeros beyond all; 16 more for the banks. */
+enum { QUERY_BYTES = 4 * ATTN_HEAD + 16 };
 
 /* What a warp makes of queries, keys or values for all: a query of an item, or a row's own key or
  * value. */
@@ -257,10 +257,8 @@ ready_item(const attn_phase &p, const attn_row *row, const attn_place &at, const
             continue;
         if (query)
 #pragma unroll 1
-            for (int e = hd + k; e < ATTN_HEAD; e += 2 * WARP) {
-                *(uint32_t *)(near + 2 * e) = 0;
-                *(uint32_t *)(near + 2 * (ATTN_HEAD + e)) = 0;
-            }
+            for (int e = hd + k; e < ATTN_HEAD; e += 2 * WARP)
+                *(uint2 *)(near + 4 * e) = make_uint2(0, 0);
         if (k >= half)
             continue;
         const bool turn = r.q && !value;
@@ -292,14 +290,8 @@ ready_item(const attn_phase &p, const attn_row *row, const attn_place &at, const
             y[1] = make_float2(pairs ? s.y : d.x, d.y);
         }
         if (query) {
-            const uint2 q0 = split16<ENC>(y[0].x * scale, y[0].y * scale),
-                        q1 = split16<ENC>(y[1].x * scale, y[1].y * scale);
-            uint32_t *const to = (uint32_t *)near;
-
-            to[at0 / 2] = q0.x;
-            to[at1 / 2] = q1.x;
-            to[(ATTN_HEAD + at0) / 2] = q0.y;
-            to[(ATTN_HEAD + at1) / 2] = q1.y;
+            *(uint2 *)(near + 4 * at0) = split16<ENC>(y[0].x * scale, y[0].y * scale);
+            *(uint2 *)(near + 4 * at1) = split16<ENC>(y[1].x * scale, y[1].y * scale);
             continue;
         }
         store_pair<ENC>(near, at0, y[0]);
@@ -374,14 +366,14 @@ __device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, con
                                                    int n_heads, unsigned lane)
 {
     const uint8_t *const from =
-        queries + min((int)(lane / 4), n_heads - 1) * QUERY_BYTES + key_at(0, lane) * 2;
+        queries + min((int)(lane / 4), n_heads - 1) * QUERY_BYTES + key_at(0, lane) * 4;
     float s[2][4] = {};
 
 #pragma unroll
     for (int i = 0; i < K_PIECES; i++) {
-        const uint4 k = x.k[i].pairs(), q = *(const uint4 *)(from + 64 * i),
-                    left = *(const uint4 *)(from + 64 * i + 2 * ATTN_HEAD);
-        const uint32_t a[2][4] = { { q.x, left.x, q.y, left.y }, { q.z, left.z, q.w, left.w } };
+        const uint4 k = x.k[i].pairs(), q = *(const uint4 *)(from + 128 * i),
+                    r = *(const uint4 *)(from + 128 * i + 16);
+        const uint32_t a[2][4] = { { q.x, q.y, q.z, q.w }, { r.x, r.y, r.z, r.w } };
 
         mma<ENC == DEV_ENC_BF16>(s[0], a[0], k.x, k.y);
         mma<ENC == DEV_ENC_BF16>(s[1], a[1], k.z, k.w);
@@ -442,18 +434,20 @@ __device__ static __forceinline__ void add_values(warp_state &st, const some_slo
     }
 }
 
-/* A warp's state of head h to shared memory. */
+/* States of warps in shared memory: [STREAM_WARPS][STATE] values, maxima, sums of weights. */
+enum { STATE = ATTN_HEAD + 4 };
+
+/* A warp's state of head h there. */
 template <int ENC>
 __device__ static __forceinline__ void give_state(const warp_state &st, int h, int hd, float *sums,
                                                   unsigned thread)
 {
     const unsigned warp = thread / WARP, lane = thread % WARP, c = lane % 4;
-    const int stride = hd + 4;
     constexpr float by = eight<ENC>::by;
 
     if (lane == 4u * h) {
-        sums[STREAM_WARPS * stride + warp] = st.m;
-        sums[STREAM_WARPS * (stride + 1) + warp] = st.l;
+        sums[STREAM_WARPS * STATE + warp] = st.m;
+        sums[STREAM_WARPS * (STATE + 1) + warp] = st.l;
     }
     if ((int)c != h / 2)
         return;
@@ -463,7 +457,7 @@ __device__ static __forceinline__ void give_state(const warp_state &st, int h, i
         const bool odd = h % 2;
 
         if (value_at(i / 2, lane) < hd)
-            *(float4 *)(sums + warp * stride + value_at(i / 2, lane) + i % 2 * 4) =
+            *(float4 *)(sums + warp * STATE + value_at(i / 2, lane) + i % 2 * 4) =
                 make_float4((odd ? v[0][1] : v[0][0]) * by, (odd ? v[0][3] : v[0][2]) * by,
                             (odd ? v[1][1] : v[1][0]) * by, (odd ? v[1][3] : v[1][2]) * by);
     }
@@ -509,15 +503,14 @@ __device__ static __forceinline__ int first_merger(int hd)
     return (STREAM_WARPS - (hd / 2 + WARP - 1) / WARP) * WARP;
 }
 
-/* n warps' states of one head, from shared memory, when all of them are there; what else it takes is
- * found before. sums: [STREAM_WARPS][hd + 4], then maxima, then sums of weights. */
+/* n warps' states of one head, when all of them are there; what else it takes is found before. */
 __device__ static __forceinline__ void merge_warps(const attn_phase &p, const attn_place &at,
                                                    int head, int n, int splits, const float *sums,
                                                    int e, const phase_tag &tag)
 {
     const attn_args &a = p.a;
-    const int stride = a.hd + 4, mode = a.mode16;
-    const float4 *const m = (const float4 *)(sums + STREAM_WARPS * stride);
+    const int mode = a.mode16;
+    const float4 *const m = (const float4 *)(sums + STREAM_WARPS * STATE);
     uint64_t *const to = splits == 1 && p.give_x ? pair_at(p, at.t, at.h0 + head, e) : NULL;
     const unsigned gives = tag.gives();
     float4 most[STREAM_WARPS / MERGED];
@@ -529,10 +522,10 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
         return;
 #pragma unroll
     for (int o = 0; o < STREAM_WARPS / MERGED; o++) {
-        most[o] = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
-        if (o * MERGED < n)
-            most[o] = m[o];
-        max = fmaxf(fmaxf(max, fmaxf(most[o].x, most[o].y)), fmaxf(most[o].z, most[o].w));
+        most[o] = m[o];
+        const float some = fmaxf(fmaxf(most[o].x, most[o].y), fmaxf(most[o].z, most[o].w));
+
+        max = o * MERGED < n ? fmaxf(max, some) : max;
     }
 #pragma unroll
     for (int o = 0; o < STREAM_WARPS / MERGED; o++) {
@@ -545,7 +538,7 @@ __device__ static __forceinline__ void merge_warps(const attn_phase &p, const at
 
 #pragma unroll
         for (int k = 0; k < MERGED; k++) {
-            const float2 x = *(const float2 *)(sums + (o * MERGED + k) * stride + e);
+            const float2 x = *(const float2 *)(sums + (o * MERGED + k) * STATE + e);
 
             l = fmaf(weight[k], by[k], l);
             v = make_float2(fmaf(x.x, by[k], v.x), fmaf(x.y, by[k], v.y));
@@ -620,6 +613,8 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
     uint8_t *const fresh = scratch + at.n_heads * QUERY_BYTES;
 
     ready_item<ENC>(p, row, at, known.head, scratch, turns, tag);
+    if (p.take_x)
+        copy_wait<0>(); /* the next phase, which came meanwhile: all warps may read it then */
     named_sync(WORKERS, STREAM_WARPS * WARP);
     int s0 = at.from; /* the first of ATTN_SLOTS */
     float2 score = {};
@@ -714,10 +709,10 @@ __device__ static __forceinline__ void know_item(const attn_phase &p, const attn
     named_sync(WORKERS, STREAM_WARPS * WARP);
 }
 
-/* known: of the first of the block's items, if the phase before has left it. stop: before that item
- * reads queries, or anything of this pass. */
+/* Whether the block's warps have met since they came. known: of the first of its items, if the
+ * phase before has left it. stop: before that item reads queries, or anything of this pass. */
 template <int ENC>
-__device__ static __forceinline__ void attn_items(const attn_phase &p, const attn_row *row,
+__device__ static __forceinline__ bool attn_items(const attn_phase &p, const attn_row *row,
                                                   attn_known &known, uint8_t *scratch,
                                                   const float2 *turns, const gate_stop &stop,
                                                   const phase_tag &tag)
@@ -725,7 +720,7 @@ __device__ static __forceinline__ void attn_items(const attn_phase &p, const att
     if ((int)blockIdx.x >= attn_places(p)) {
         if (stop.target)
             stop_at(stop, STREAM_WARPS * WARP);
-        return;
+        return false;
     }
     /* all that goes from item to item is in shared memory: nothing in local */
 #pragma unroll 1
@@ -735,7 +730,7 @@ __device__ static __forceinline__ void attn_items(const attn_phase &p, const att
         attn_place_sums<ENC>(p, row, known, scratch, turns, stop, tag);
         i = known.at.number + gridDim.x;
         if (i >= attn_places(p))
-            break;
+            return known.at.from < known.at.to;
         named_sync(WORKERS, STREAM_WARPS * WARP); /* all are done with this one */
     }
 }

@@ -107,8 +107,8 @@ static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t re
  * 16, and a head of every warp with its maximum and its sum of weights; then factors of spans. */
 static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows, size_t heads)
 {
-    const size_t item = heads * (4 * ATTN_HEAD + 64) + rows * 4 * hd +
-                        (hd + 4 + 2) * RING_WARPS(b->big) * sizeof(float),
+    const size_t item = heads * (4 * ATTN_HEAD + 16) + rows * 4 * hd +
+                        (size_t)(ATTN_HEAD + 4 + 2) * RING_WARPS(b->big) * sizeof(float),
                  spans = heads * ATTN_SPLITS * sizeof(float);
 
     return item > spans ? item : spans;

@@ -43,17 +43,16 @@ __device__ static inline void leave(const program_args &a)
         a.claims[i] = 0;
 }
 
-__device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_row *row,
+__device__ static __forceinline__ bool attn_of(const attn_phase &p, const attn_row *row,
                                                attn_known &known, uint8_t *scratch,
                                                const float2 *turns, const gate_stop &stop,
                                                const phase_tag &tag)
 {
     if (p.enc == DEV_ENC_F16)
-        attn_items<DEV_ENC_F16>(p, row, known, scratch, turns, stop, tag);
-    else if (p.enc == DEV_ENC_BF16)
-        attn_items<DEV_ENC_BF16>(p, row, known, scratch, turns, stop, tag);
-    else
-        attn_items<DEV_ENC_F8_E4M3>(p, row, known, scratch, turns, stop, tag);
+        return attn_items<DEV_ENC_F16>(p, row, known, scratch, turns, stop, tag);
+    if (p.enc == DEV_ENC_BF16)
+        return attn_items<DEV_ENC_BF16>(p, row, known, scratch, turns, stop, tag);
+    return attn_items<DEV_ENC_F8_E4M3>(p, row, known, scratch, turns, stop, tag);
 }
 
 /* form: as in dev_phase. NT: tiles of 8 rows of x; 0: one row, with codes of four bits in whole
@@ -198,6 +197,7 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
 struct fed_at {
     fed_place now;
     int phase, gates; /* gates: before the phase */
+    int met;          /* the block's warps have, in an item of the attention before */
 };
 
 /* The same of those that are fed. What a phase takes to know is found anew in each, lest it is kept
@@ -217,30 +217,31 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
 #pragma unroll 1
     for (;;) {
         const division d = divide<CLASS>(a, shared + held(0));
-        const int thread = thread_now(), i = kept[thread / WARP].phase;
+        const unsigned thread = thread_now(), i = kept[thread / WARP].phase;
         /* in place of the one three before: of two before another warp may still be in one, for a
          * block without items of attention does not stop there */
         const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
         const gate_stop stop = { a.gate, now.takes ? 0 : kept[thread / WARP].gates * gridDim.x };
 
-        if (i == a.n)
+        if (i == (unsigned)a.n)
             break;
-        if (i + 1 < a.n && thread < WORDS) {
+        if (thread < WORDS && i + 1 < (unsigned)a.n) {
             copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
                                                           thread),
                        (const uint4 *)(a.phase + i + 1) + thread);
             copy_commit();
         }
-        if (i + 2 < a.n && thread == THREADS - 1)
-            l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
-        const bool attn = now.kind == PHASE_ATTN;
+        bool met = false;
 
-        if (attn) {
-            attn_of(now.u.a, row, known, (uint8_t *)d.scratch + a.attn, d.turns, stop,
-                    { &tag, &now.number });
+        if (now.kind == PHASE_ATTN) {
+            /* where attention has a place of its own others may leave while its sums are read */
+            met = attn_of(now.u.a, row, known, (uint8_t *)d.scratch + a.attn, d.turns, stop,
+                          { &tag, &now.number }) &&
+                  now.u.a.take_x && a.attn;
             copy_wait<0>();
-            /* the phase after the next comes where one is that those who end tiles may still read */
-            if (const int turn = kept[thread_now() / WARP].now.turn; a.attn && turn > 0)
+            /* the phase after the next comes where one is that those who end tiles may still
+             * read */
+            if (const int turn = kept[(unsigned)thread_now() / WARP].now.turn; a.attn && turn > 0)
                 fed_wait_read(state(d), turn - 1);
             if (!now.gives && now.more)
                 arrive(a.gate);
@@ -250,21 +251,24 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
 
             ring.at = shared + held(0);
             ring.now = kept[thread / WARP].now;
-            stop_at(stop, THREADS);
+            if (is8 || !now.takes || !kept[thread / WARP].met)
+                stop_at(stop, THREADS);
             fed_product_of<CLASS, NT>(p, ring, now, now.number, now.more);
             copy_wait<0>();
             /* of the product those arrive that end its tiles */
             if (is8 && now.kind == PHASE_LOAD)
                 arrive(a.gate);
-            if (fed_place &at = kept[thread_now() / WARP].now; thread_now() % WARP == 0) {
+            if (fed_place &at = kept[(unsigned)thread_now() / WARP].now;
+                thread_now() % WARP == 0) {
                 at.place = ring.now.place, at.turn = ring.now.turn;
                 if (is8)
                     at.x_turn = ring.now.x_turn;
             }
         }
-        if (fed_at *const at = kept + thread_now() / WARP; thread_now() % WARP == 0) {
+        if (fed_at *const at = kept + (unsigned)thread_now() / WARP; thread_now() % WARP == 0) {
             at->phase++;
             at->gates += !now.gives;
+            at->met = met;
         }
         __syncwarp();
     }
