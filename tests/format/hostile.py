@@ -3,7 +3,7 @@ the texts in its prompt/, and compares with EXPECT.tsv (path, accept | reject | 
 
 A refusal is exit status 2 (tokenize: 8) and one line on standard error that names the path; inspect gives
 the same reason under --json. A text that is accepted becomes no control token and decodes to itself. No
-signal, no sanitizer report, at most a second and 64 MiB, and nothing is written."""
+signal, no sanitizer report, at most a CPU's second (ten of a clock) and 64 MiB, and nothing is written."""
 import json
 import os
 import pathlib
@@ -21,7 +21,7 @@ SANITIZER = re.compile(r"Sanitizer|runtime error:")
 
 
 def run(argv, cwd):
-    """Exit status, seconds, peak MiB, standard output, standard error."""
+    """Exit status, CPU seconds, peak MiB, standard output, standard error."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         p = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -33,7 +33,7 @@ def run(argv, cwd):
                 p.kill()
             time.sleep(0.0005)
         p.returncode = os.waitstatus_to_exitcode(status)
-        took = time.monotonic() - start
+        took = usage.ru_utime + usage.ru_stime
         texts = []
         for f in (out, err):
             f.seek(0)
