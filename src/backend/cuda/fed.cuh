@@ -18,8 +18,8 @@
 #include "backend/cuda/silu.cuh"
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the
- * program. */
+/* A tile whose sums are there, of that phase; NO_TILE ends it, and of one row's programs FED_LAST with
+ * its last tile; LAST ends the program. */
 struct fed_done {
     int tile, phase;
 };
@@ -611,7 +611,8 @@ __device__ static __forceinline__ void one_end_now(const stream_args &a, const f
         *e.y = v;
 }
 
-/* fed_ends() of one row: each warp ends every third tile, and finds the norm's factor for itself. */
+/* fed_ends() of one row: each warp ends every third tile, and finds the norm's factor for itself. With
+ * a block's last tile of a phase that ends too. */
 template <int CLASS>
 __device__ static __forceinline__ void fed_ends_one(const program &p, const fed_ring &r,
                                                     const dev_phase *phases)
@@ -634,10 +635,13 @@ __device__ static __forceinline__ void fed_ends_one(const program &p, const fed_
         const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
         const stream_args &a = ph.u.s, &after = then.u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
-        bool early = false;
+        const bool is_tile = d.tile >= 0;
+        const bool last = d.tile == NO_TILE || (is_tile && d.tile & FED_LAST);
+        const bool gives = last && ph.gives;
 
-        if (d.tile >= 0 && next == mine) {
-            const one_end e = one_end_of<CLASS>(a, d.tile);
+        if (is_tile && next == mine) {
+            const int tile = d.tile & ~FED_LAST;
+            const one_end e = one_end_of<CLASS>(a, tile);
 
             if (!knows) {
                 float s = 0;
@@ -651,28 +655,29 @@ __device__ static __forceinline__ void fed_ends_one(const program &p, const fed_
                     factor = 1, knows = true;
             }
             bar_wait(p.full + k * 8, round);
-            one_end_now<CLASS>(a, p.scratch + k * STREAM_WARPS * DEV_TILE, factor, d.tile, e,
+            one_end_now<CLASS>(a, p.scratch + k * STREAM_WARPS * DEV_TILE, factor, tile, e,
                                tag + 1);
-        } else if (d.tile < 0) {
-            knows = false;
-            if (d.tile == NO_TILE) {
-                if (ph.gives)
-                    __threadfence(); /* what it added to, long before others do */
-                named_sync(ENDERS, FED_ENDS * WARP);
-                if (!ph.gives && mine == 0 && lane == 0)
-                    gate_arrive(p.a->gate);
-            }
+        } else if (last || !is_tile) {
             /* all warps have seen the place free before it is so again, and the next phase is there */
             bar_wait(p.full + k * 8, round);
-            early = d.tile == NO_TILE && ph.gives && then.kind == PHASE_PRODUCT && after.scaled;
         }
-        if (d.tile >= 0)
+        const bool early = gives && then.kind == PHASE_PRODUCT && after.scaled;
+
+        if (is_tile)
             next = next == FED_ENDS - 1 ? 0 : next + 1;
         __syncwarp();
         if (lane == 0)
             bar_arrive(p.empty + k * 8); /* from here on ph may be another one */
         if (d.tile == LAST)
             break;
+        if (last) {
+            knows = false;
+            if (gives)
+                __threadfence(); /* what it added to, long before others do */
+            named_sync(ENDERS, FED_ENDS * WARP);
+            if (!gives && mine == 0 && lane == 0)
+                gate_arrive(p.a->gate);
+        }
         if (early) /* as the words come, which is before there are sums to be scaled */
             factor_of(after, fed_taken(after.take_ss, after.n_ss, tag + 1));
         if (++k == buffers)
@@ -811,12 +816,13 @@ __device__ static __forceinline__ int fed_open(const program &p, const fed_ring 
     return ready;
 }
 
-/* A phase's tiles are done, of which the warp's turns are up to `turn`. */
+/* A phase's tiles are done, of which the warp's turns are up to `turn`. ended: those that end tiles
+ * know it. */
 template <class X, int NT>
 __device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
                                                  const stream_args &a, const fed_share &mine, int kp,
                                                  int ready, const int &phase,
-                                                 const int &more, int &turn)
+                                                 const int &more, int &turn, bool ended = false)
 {
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += X::GROUPS * mine.cols)
@@ -825,7 +831,7 @@ __device__ static __forceinline__ void fed_close(const program &p, const fed_rin
      * mark is read, for the warps that end tiles wait there for what they wrote */
     if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn && p.a->attn == 0)
         fed_wait_read(p, turn - 1);
-    if (more)
+    if (more && !ended)
         fed_mark<NT>(p, r, turn++, a.T, { NO_TILE, phase });
 }
 

@@ -186,7 +186,8 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
             next();
             break;
         }
-        fed_begin(p, r, turn, { begun & ~FED_LAST, phase });
+        last = begun & FED_LAST;
+        fed_begin(p, r, turn, { TILES == 0 && more ? begun : begun & ~FED_LAST, phase });
         float acc[1][NT][4] = {}, part[2] = {}; /* part: in whole numbers */
         uint32_t x_at = kept;
 
@@ -227,7 +228,6 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
             }
             k += FED_RECORDS * share.cols;
             if (k >= kp) {
-                last = r.tile[slot] & FED_LAST;
                 next();
                 break;
             }
@@ -239,6 +239,7 @@ __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_rin
         else
             fed_give<NT, 1>(p, turn++, T, acc);
     }
-    fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn);
+    fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn,
+                     TILES == 0 && turn != r.now.turn);
     r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
 }
