@@ -10,21 +10,20 @@
  * claims when it has asked for most of the one before. What a row's sums are
  * depends on nothing but the shape of W. Of a gated product a tile is 8 rows of
  * the gate and the same 8 of the other; of records (fed_codes.cuh) it is 16 of
- * both, the gate's for the first half of the warps. Warps of their own end
- * tiles, two rows of x at a time.
+ * both. Warps of their own end tiles, two rows of x at a time.
  */
 #pragma once
 
 #include "backend/cuda/silu.cuh"
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there, of that phase; NO_TILE ends it, and of one row's programs FED_LAST with
- * its last tile; LAST ends the program. */
+/* A tile whose sums are there, of that phase; FED_TWO: the next one's too (fed_codes.cuh). NO_TILE ends
+ * it, and of one row's programs FED_LAST with its last tile; LAST ends the program. */
 struct fed_done {
     int tile, phase;
 };
 
-enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256, FED_LAST = 1 << 30 };
+enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256, FED_LAST = 1 << 30, FED_TWO = 1 << 29 };
 enum { ENDERS = WORKERS + 1 }; /* a named barrier: the warps that end tiles */
 
 /* Where a warp is in a ring. */
@@ -39,8 +38,8 @@ struct fed_ring {
     uint8_t *at;            /* groups */
     uint32_t to;            /* the same, as copies take it */
     uint32_t landed, freed; /* [FED_GROUPS] barriers */
-    int *tile;              /* [FED_GROUPS] which a group is of, and FED_LAST, if it is the
-                             * block's last of a phase; NO_TILE: there is none */
+    int *tile;              /* [FED_GROUPS] which a group is of, FED_TWO, and FED_LAST, if it is
+                             * the block's last of a phase; NO_TILE: there is none */
     fed_done *done;         /* [2^SUM_BUFFERS] */
     uint32_t begun;         /* the same barriers: done is there */
     volatile int *begins;   /* products whose inputs are there */
@@ -221,8 +220,8 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
     }
 }
 
-/* The warps that share a tile of records: half of a block's where another half has the tile that
- * gates it. */
+/* The warps that share a tile of records of one row of x: half of a block's where another half has the
+ * tile that gates it. */
 __device__ static __forceinline__ int fed_team(bool gated)
 {
     return gated ? STREAM_WARPS / 2 : STREAM_WARPS;
@@ -298,6 +297,21 @@ __device__ static __forceinline__ float fed_scale(const stream_args &a, int tile
     return e.t < a.T && row < w.rows ? scale_at(w, (size_t)row / w.row_group) : 0;
 }
 
+/* Where sums of two tiles at a time lie: floats of a warp's part, and those of row t of x and row r of
+ * a tile in it. Two rows of x stand side by side, some turned, so that neither the lanes that give nor
+ * those that take meet in a bank. */
+__device__ static __forceinline__ int two_part(int T)
+{
+    return (T + 1) / 2 * 2 * DEV_TILE;
+}
+
+__device__ static __forceinline__ int two_at(int t, int r)
+{
+    const int pair = t / 2;
+
+    return (pair * 2 + ((t ^ pair) & 1)) * DEV_TILE + (r ^ (pair & 2) * 4);
+}
+
 /* Two rows of x of a tile. sum: the warps'; scale: of the lane's row of W */
 template <int CLASS>
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
@@ -310,11 +324,22 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     float v = 0, up = 0, none = 0;
     int in;
 
-    if (there)
+    if (records && there) {
+        const int part = two_part(a.T);
+
+        sum += two_at(t, threadIdx.x % DEV_TILE);
+#pragma unroll
+        for (int o = 0; o < STREAM_WARPS; o++)
+            v += sum[o * part];
+        if (a.swiglu)
+#pragma unroll
+            for (int o = 0; o < STREAM_WARPS; o++)
+                up += sum[(STREAM_WARPS + o) * part];
+    } else if (there) {
 #pragma unroll
         for (int o = 0; o < (F8 ? (int)FED8_SUMS : (int)STREAM_WARPS); o++)
-            (records && a.swiglu && o >= fed_team(true) ? up : v) +=
-                sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+            v += sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+    }
     if (F8)
         v *= scale;
     if (a.scaled && there)
@@ -354,10 +379,10 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
 }
 
 /* A warp ends two rows of x of a tile in each of its turns: so many with NT
- * tiles of 8 rows. */
-__device__ static constexpr int fed_turns(int NT)
+ * tiles of 8 rows, of so many tiles at a time. */
+__device__ static constexpr int fed_turns(int NT, int tiles = 1)
 {
-    return (4 * NT + FED_ENDS - 1) / FED_ENDS;
+    return (4 * NT * tiles + FED_ENDS - 1) / FED_ENDS;
 }
 
 /* A lane's part of n tagged sums of squares, an even number. */
@@ -425,15 +450,18 @@ __device__ static __forceinline__ void fed_clear(const stream_args &a, int threa
         store_shared(a.spent + i, __uint_as_float(ABSENT));
 }
 
-/* The warps that end tiles, and phases when all of theirs are ended. */
+/* The warps that end tiles, and phases when all of theirs are ended. Of records they may be two at a
+ * time. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)
 {
-    constexpr bool F8 = CLASS == CLASS_FED8;
+    constexpr bool F8 = CLASS == CLASS_FED8, TWO = CLASS == CLASS_FED_CODES;
+    enum { TURNS = fed_turns(NT, TWO ? 2 : 1) };
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
     const int pairs = (T + 1) / 2, sums = F8 ? (int)FED8_SUMS : (int)STREAM_WARPS;
+    const int part = TWO ? two_part(T) : T * DEV_TILE, parts = TWO ? 2 * sums : sums;
     bool knows = false; /* the rows' factors */
     /* pairs of rows go round among the warps from tile to tile, for with few rows one alone would
      * have all the tiles' ends to do, one after the other */
@@ -446,14 +474,18 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         const dev_phase &ph = phases[d.phase % PHASES_KEPT];
         const stream_args &a = ph.u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
-        tile_end e[fed_turns(NT)];
-        float scale[fed_turns(NT)] = {};
+        tile_end e[TURNS];
+        float scale[TURNS] = {};
+        const int ends = TWO && d.tile >= 0 && d.tile & FED_TWO ? 2 * pairs : pairs;
+        /* of turn i: whether it is of the second tile; which tile it is of */
+        const auto second = [&](int i) { return TWO && first + i * FED_ENDS >= pairs ? 1 : 0; };
+        const auto tile = [&](int i) { return TWO ? (d.tile & ~FED_TWO) + second(i) : d.tile; };
 
         if (d.tile >= 0) {
 #pragma unroll
-            for (int i = 0; i < fed_turns(NT); i++)
-                if (first + i * FED_ENDS < pairs) {
-                    e[i] = fed_end_of<CLASS>(a, d.tile, first + i * FED_ENDS);
+            for (int i = 0; i < TURNS; i++)
+                if (first + i * FED_ENDS < ends) {
+                    e[i] = fed_end_of<CLASS>(a, tile(i), first + i * FED_ENDS - second(i) * pairs);
                     if (F8)
                         scale[i] = fed_scale(a, d.tile, e[i]);
                 }
@@ -480,11 +512,12 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         bar_wait(p.full + k * 8, round);
         if (d.tile >= 0) {
 #pragma unroll
-            for (int i = 0; i < fed_turns(NT); i++)
-                if (first + i * FED_ENDS < pairs)
-                    fed_end<CLASS>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
-                                first + i * FED_ENDS, e[i], scale[i], tag + 1);
-            first = (first - pairs) % FED_ENDS;
+            for (int i = 0; i < TURNS; i++)
+                if (first + i * FED_ENDS < ends)
+                    fed_end<CLASS>(a, p.scratch + (k * parts + second(i) * sums) * part, p.factor,
+                                   tile(i), first + i * FED_ENDS - second(i) * pairs, e[i],
+                                   scale[i], tag + 1);
+            first = (first - ends) % FED_ENDS;
             first += first < 0 ? FED_ENDS : 0;
         }
         const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];

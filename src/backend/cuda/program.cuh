@@ -369,7 +369,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
             if constexpr (is8)
                 fed8<NT>::feed(p, ring);
             else if constexpr (CLASS == CLASS_FED_CODES)
-                feed_records(p, ring);
+                feed_records<NT>(p, ring);
             else
                 feed_ring(p, ring);
             return;
