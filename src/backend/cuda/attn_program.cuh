@@ -613,8 +613,6 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
     uint8_t *const fresh = scratch + at.n_heads * QUERY_BYTES;
 
     ready_item<ENC>(p, row, at, known.head, scratch, turns, tag);
-    if (p.take_x)
-        copy_wait<0>(); /* the next phase, which came meanwhile: all warps may read it then */
     named_sync(WORKERS, STREAM_WARPS * WARP);
     int s0 = at.from; /* the first of ATTN_SLOTS */
     float2 score = {};

@@ -45,7 +45,15 @@ struct fed_ring {
     volatile int *begins;   /* products whose inputs are there */
     fed_place now;
     uint32_t x_landed; /* FED8: [FED8_BARRIERS] parts of x are there */
+    uint32_t brought;  /* [PHASES_KEPT] phases are there, by their numbers */
 };
+
+/* Until phase i is there: the first was from the beginning. */
+__device__ static __forceinline__ void fed_wait_brought(uint32_t brought, unsigned i)
+{
+    if (i > 0)
+        bar_wait(brought + i % PHASES_KEPT * 8, (i - 1) / PHASES_KEPT & 1);
+}
 
 /* What programs of FED8 do instead: fed_f8.cuh, in the one file that makes some. */
 template <int NT> struct fed8;
@@ -522,6 +530,9 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         }
         const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
         const stream_args &next = then.u.s;
+
+        if (d.tile == NO_TILE)
+            fed_wait_brought(r.brought, d.phase + 1);
         const bool early = !F8 && d.tile == NO_TILE && ph.gives && then.kind == PHASE_PRODUCT &&
                            next.take_ss;
 
@@ -691,9 +702,11 @@ __device__ static __forceinline__ void fed_ends_one(const program &p, const fed_
             one_end_now<CLASS>(a, p.scratch + k * STREAM_WARPS * DEV_TILE, factor, tile, e,
                                tag + 1);
         } else if (last || !is_tile) {
-            /* all warps have seen the place free before it is so again, and the next phase is there */
+            /* all warps have seen the place free before it is so again */
             bar_wait(p.full + k * 8, round);
         }
+        if (last)
+            fed_wait_brought(r.brought, d.phase + 1);
         const bool early = gives && then.kind == PHASE_PRODUCT && after.scaled;
 
         if (is_tile)

@@ -220,17 +220,21 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         const unsigned thread = thread_now(), i = kept[thread / WARP].phase;
         /* in place of the one three before: of two before another warp may still be in one, for a
          * block without items of attention does not stop there */
-        const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
-        const gate_stop stop = { a.gate, now.takes ? 0 : kept[thread / WARP].gates * gridDim.x };
+        dev_phase *const phases = (dev_phase *)d.phases;
+        const dev_phase &now = phases[i % PHASES_KEPT];
 
         if (i == (unsigned)a.n)
             break;
-        if (thread < WORDS && i + 1 < (unsigned)a.n) {
-            copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
-                                                          thread),
-                       (const uint4 *)(a.phase + i + 1) + thread);
-            copy_commit();
+        /* by the last warp, for the first has most to do */
+        if (thread == THREADS - WARP && i + 1 < (unsigned)a.n) {
+            const unsigned to = (i + 1) % PHASES_KEPT;
+
+            bar_expect(all.brought + to * 8, sizeof(dev_phase));
+            bulk_copy((uint32_t)__cvta_generic_to_shared(phases + to), a.phase + i + 1,
+                      sizeof(dev_phase), all.brought + to * 8);
         }
+        fed_wait_brought(all.brought, i);
+        const gate_stop stop = { a.gate, now.takes ? 0 : kept[thread / WARP].gates * gridDim.x };
         bool met = false;
 
         if (now.kind == PHASE_ATTN) {
@@ -238,7 +242,6 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
             met = attn_of(now.u.a, row, known, (uint8_t *)d.scratch + a.attn, d.turns, stop,
                           { &tag, &now.number }) &&
                   now.u.a.take_x && a.attn;
-            copy_wait<0>();
             /* the phase after the next comes where one is that those who end tiles may still
              * read */
             if (const int turn = kept[(unsigned)thread_now() / WARP].now.turn; a.attn && turn > 0)
@@ -254,7 +257,6 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
             if (is8 || !now.takes || !kept[thread / WARP].met)
                 stop_at(stop, THREADS);
             fed_product_of<CLASS, NT>(p, ring, now, now.number, now.more);
-            copy_wait<0>();
             /* of the product those arrive that end its tiles */
             if (is8 && now.kind == PHASE_LOAD)
                 arrive(a.gate);
@@ -292,6 +294,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
     __shared__ uint64_t x_landed[FED8_BARRIERS];
+    __shared__ uint64_t brought[PHASES_KEPT]; /* phases but the first */
     __shared__ int begins;
     __shared__ unsigned tag; /* of what the first phase takes, if it does */
     __shared__ attn_row row[DEV_STREAM_ROWS];
@@ -348,6 +351,8 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         }
         for (int i = 0; i < 1 << SUM_BUFFERS; i++)
             bar_init(bar_at(begun + i), 1);
+        for (int i = 0; i < PHASES_KEPT; i++)
+            bar_init(bar_at(brought + i), 1);
         begins = 0;
         bar_fence_init();
     }
@@ -362,7 +367,8 @@ __device__ static __forceinline__ void program_body(const program_args &a)
                             bar_at(begun),
                             &begins,
                             {},
-                            bar_at(x_landed) };
+                            bar_at(x_landed),
+                            bar_at(brought) };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
