@@ -190,6 +190,20 @@ __device__ static inline void wait_for_before(void)
 
 /* ---- words that tell by a tag that they are there ---- */
 
+/* The tag of what a phase takes, made when it is needed; what it gives has the next one. */
+struct phase_tag {
+    const unsigned *first; /* that of phase 0 */
+    const int *number;     /* the phase's */
+    __device__ unsigned takes() const
+    {
+        return *first + *number;
+    }
+    __device__ unsigned gives() const
+    {
+        return takes() + 1;
+    }
+};
+
 /* Data in the low half, a tag that grows in the high one: written at once, and seen without a gate.
  */
 __device__ static inline void tagged_store(uint64_t *to, uint32_t data, unsigned tag)

@@ -340,6 +340,7 @@ struct attn_phase {
     int enc, heads, parts, rows; /* heads: of an item; parts: of the heads of a kv head */
     uint64_t *give_x, *take_x; /* as in stream_args; take_x: [T][all rows of q, k and v] float32 */
     float *given;
+    int known; /* blocks have one item at most, the same as in the phase of attention before */
 };
 
 /* Bytes of 128 columns of a row in whole numbers (whole.cuh). */
@@ -350,6 +351,7 @@ enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that
 struct __attribute__((aligned(16))) dev_phase {
     int kind, form;   /* form: kind of weights * 4 + 2 fine + pair */
     int takes, gives; /* what comes, what goes does so word by word, without a gate */
+    int number, more; /* of the program's phases which, and whether another one follows */
     union {
         struct stream_args s;
         struct attn_phase a;

@@ -10,20 +10,20 @@
  * claims when it has asked for most of the one before. What a row's sums are
  * depends on nothing but the shape of W. Of a gated product a tile is 8 rows of
  * the gate and the same 8 of the other; of records (fed_codes.cuh) it is 16 of
- * both, the gate's for the first half of the warps. Warps of their own end
- * tiles, two rows of x at a time.
+ * both. Warps of their own end tiles, two rows of x at a time.
  */
 #pragma once
 
+#include "backend/cuda/silu.cuh"
 #include "backend/cuda/stream.cuh"
 
-/* A tile whose sums are there, of that phase; NO_TILE ends it, LAST the
- * program. */
+/* A tile whose sums are there, of that phase; FED_TWO: the next one's too (fed_codes.cuh). NO_TILE ends
+ * it, and of one row's programs FED_LAST with its last tile; LAST ends the program. */
 struct fed_done {
     int tile, phase;
 };
 
-enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256, FED_LAST = 1 << 30 };
+enum { NO_TILE = -1, LAST = -2, FED_ROUND = 256, FED_LAST = 1 << 30, FED_TWO = 1 << 29 };
 enum { ENDERS = WORKERS + 1 }; /* a named barrier: the warps that end tiles */
 
 /* Where a warp is in a ring. */
@@ -38,14 +38,22 @@ struct fed_ring {
     uint8_t *at;            /* groups */
     uint32_t to;            /* the same, as copies take it */
     uint32_t landed, freed; /* [FED_GROUPS] barriers */
-    int *tile;              /* [FED_GROUPS] which a group is of, and FED_LAST, if it is the
-                             * block's last of a phase; NO_TILE: there is none */
+    int *tile;              /* [FED_GROUPS] which a group is of, FED_TWO, and FED_LAST, if it is
+                             * the block's last of a phase; NO_TILE: there is none */
     fed_done *done;         /* [2^SUM_BUFFERS] */
     uint32_t begun;         /* the same barriers: done is there */
     volatile int *begins;   /* products whose inputs are there */
     fed_place now;
     uint32_t x_landed; /* FED8: [FED8_BARRIERS] parts of x are there */
+    uint32_t brought;  /* [PHASES_KEPT] phases are there, by their numbers */
 };
+
+/* Until phase i is there: the first was from the beginning. */
+__device__ static __forceinline__ void fed_wait_brought(uint32_t brought, unsigned i)
+{
+    if (i > 0)
+        bar_wait(brought + i % PHASES_KEPT * 8, (i - 1) / PHASES_KEPT & 1);
+}
 
 /* What programs of FED8 do instead: fed_f8.cuh, in the one file that makes some. */
 template <int NT> struct fed8;
@@ -220,8 +228,8 @@ __device__ static __forceinline__ void feed_ring(const program &p, fed_ring r)
     }
 }
 
-/* The warps that share a tile of records: half of a block's where another half has the tile that
- * gates it. */
+/* The warps that share a tile of records of one row of x: half of a block's where another half has the
+ * tile that gates it. */
 __device__ static __forceinline__ int fed_team(bool gated)
 {
     return gated ? STREAM_WARPS / 2 : STREAM_WARPS;
@@ -297,6 +305,21 @@ __device__ static __forceinline__ float fed_scale(const stream_args &a, int tile
     return e.t < a.T && row < w.rows ? scale_at(w, (size_t)row / w.row_group) : 0;
 }
 
+/* Where sums of two tiles at a time lie: floats of a warp's part, and those of row t of x and row r of
+ * a tile in it. Two rows of x stand side by side, some turned, so that neither the lanes that give nor
+ * those that take meet in a bank. */
+__device__ static __forceinline__ int two_part(int T)
+{
+    return (T + 1) / 2 * 2 * DEV_TILE;
+}
+
+__device__ static __forceinline__ int two_at(int t, int r)
+{
+    const int pair = t / 2;
+
+    return (pair * 2 + ((t ^ pair) & 1)) * DEV_TILE + (r ^ (pair & 2) * 4);
+}
+
 /* Two rows of x of a tile. sum: the warps'; scale: of the lane's row of W */
 template <int CLASS>
 __device__ static __forceinline__ void fed_end(const stream_args &a, const float *sum,
@@ -309,11 +332,22 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
     float v = 0, up = 0, none = 0;
     int in;
 
-    if (there)
+    if (records && there) {
+        const int part = two_part(a.T);
+
+        sum += two_at(t, threadIdx.x % DEV_TILE);
+#pragma unroll
+        for (int o = 0; o < STREAM_WARPS; o++)
+            v += sum[o * part];
+        if (a.swiglu)
+#pragma unroll
+            for (int o = 0; o < STREAM_WARPS; o++)
+                up += sum[(STREAM_WARPS + o) * part];
+    } else if (there) {
 #pragma unroll
         for (int o = 0; o < (F8 ? (int)FED8_SUMS : (int)STREAM_WARPS); o++)
-            (records && a.swiglu && o >= fed_team(true) ? up : v) +=
-                sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+            v += sum[(o * a.T + t) * DEV_TILE + threadIdx.x % DEV_TILE];
+    }
     if (F8)
         v *= scale;
     if (a.scaled && there)
@@ -353,10 +387,10 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
 }
 
 /* A warp ends two rows of x of a tile in each of its turns: so many with NT
- * tiles of 8 rows. */
-__device__ static constexpr int fed_turns(int NT)
+ * tiles of 8 rows, of so many tiles at a time. */
+__device__ static constexpr int fed_turns(int NT, int tiles = 1)
 {
-    return (4 * NT + FED_ENDS - 1) / FED_ENDS;
+    return (4 * NT * tiles + FED_ENDS - 1) / FED_ENDS;
 }
 
 /* A lane's part of n tagged sums of squares, an even number. */
@@ -424,15 +458,18 @@ __device__ static __forceinline__ void fed_clear(const stream_args &a, int threa
         store_shared(a.spent + i, __uint_as_float(ABSENT));
 }
 
-/* The warps that end tiles, and phases when all of theirs are ended. */
+/* The warps that end tiles, and phases when all of theirs are ended. Of records they may be two at a
+ * time. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)
 {
-    constexpr bool F8 = CLASS == CLASS_FED8;
+    constexpr bool F8 = CLASS == CLASS_FED8, TWO = CLASS == CLASS_FED_CODES;
+    enum { TURNS = fed_turns(NT, TWO ? 2 : 1) };
     const int lane = threadIdx.x % WARP, T = p.a->T, buffers = 1 << p.a->buffers;
     const int mine = threadIdx.x / WARP - STREAM_WARPS - 1;
     const int pairs = (T + 1) / 2, sums = F8 ? (int)FED8_SUMS : (int)STREAM_WARPS;
+    const int part = TWO ? two_part(T) : T * DEV_TILE, parts = TWO ? 2 * sums : sums;
     bool knows = false; /* the rows' factors */
     /* pairs of rows go round among the warps from tile to tile, for with few rows one alone would
      * have all the tiles' ends to do, one after the other */
@@ -445,14 +482,18 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         const dev_phase &ph = phases[d.phase % PHASES_KEPT];
         const stream_args &a = ph.u.s;
         const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
-        tile_end e[fed_turns(NT)];
-        float scale[fed_turns(NT)] = {};
+        tile_end e[TURNS];
+        float scale[TURNS] = {};
+        const int ends = TWO && d.tile >= 0 && d.tile & FED_TWO ? 2 * pairs : pairs;
+        /* of turn i: whether it is of the second tile; which tile it is of */
+        const auto second = [&](int i) { return TWO && first + i * FED_ENDS >= pairs ? 1 : 0; };
+        const auto tile = [&](int i) { return TWO ? (d.tile & ~FED_TWO) + second(i) : d.tile; };
 
         if (d.tile >= 0) {
 #pragma unroll
-            for (int i = 0; i < fed_turns(NT); i++)
-                if (first + i * FED_ENDS < pairs) {
-                    e[i] = fed_end_of<CLASS>(a, d.tile, first + i * FED_ENDS);
+            for (int i = 0; i < TURNS; i++)
+                if (first + i * FED_ENDS < ends) {
+                    e[i] = fed_end_of<CLASS>(a, tile(i), first + i * FED_ENDS - second(i) * pairs);
                     if (F8)
                         scale[i] = fed_scale(a, d.tile, e[i]);
                 }
@@ -479,15 +520,19 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
         bar_wait(p.full + k * 8, round);
         if (d.tile >= 0) {
 #pragma unroll
-            for (int i = 0; i < fed_turns(NT); i++)
-                if (first + i * FED_ENDS < pairs)
-                    fed_end<CLASS>(a, p.scratch + k * sums * T * DEV_TILE, p.factor, d.tile,
-                                first + i * FED_ENDS, e[i], scale[i], tag + 1);
-            first = (first - pairs) % FED_ENDS;
+            for (int i = 0; i < TURNS; i++)
+                if (first + i * FED_ENDS < ends)
+                    fed_end<CLASS>(a, p.scratch + (k * parts + second(i) * sums) * part, p.factor,
+                                   tile(i), first + i * FED_ENDS - second(i) * pairs, e[i],
+                                   scale[i], tag + 1);
+            first = (first - ends) % FED_ENDS;
             first += first < 0 ? FED_ENDS : 0;
         }
         const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
         const stream_args &next = then.u.s;
+
+        if (d.tile == NO_TILE)
+            fed_wait_brought(r.brought, d.phase + 1);
         const bool early = !F8 && d.tile == NO_TILE && ph.gives && then.kind == PHASE_PRODUCT &&
                            next.take_ss;
 
@@ -502,6 +547,185 @@ __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring
             });
             knows = true;
         }
+        if (++k == buffers)
+            k = 0, round ^= 1;
+    }
+}
+
+/* A lane's value of one row's tile, with all that its end takes to know: what is found before the sums
+ * are there does not lie between them and those that wait. */
+struct one_end {
+    float *y;        /* the row's element */
+    uint64_t *x, *s; /* where words of the next phase's inputs and squares go; NULL: by memory */
+    float old, by;
+    bool mine; /* the lane ends it; others have but a share of the sum */
+};
+
+template <int CLASS>
+__device__ static __forceinline__ one_end one_end_of(const stream_args &a, int tile)
+{
+    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8; /* of a gated tile */
+    const int lane = threadIdx.x % WARP;
+    one_end e = {};
+
+    if (a.swiglu) {
+        const int row = tile * rows + lane % rows;
+
+        e.mine = lane < rows && row < a.out[0].w.rows;
+        e.x = a.give_x ? a.give_x + row / 2 : NULL;
+        return e;
+    }
+    int in;
+    const dev_out &out = out_of(a, tile, &in);
+    const int row = in * DEV_TILE + lane % DEV_TILE;
+
+    e.mine = lane < DEV_TILE && row < out.w.rows;
+    e.y = out.y + row;
+    if (a.give_x && !a.norm) /* to attention */
+        e.x = a.give_x + (size_t)tile * DEV_TILE + lane % DEV_TILE;
+    else if (a.give_x)
+        e.x = a.give_x + row / 2, e.s = a.give_ss + in;
+    if (a.add && e.mine)
+        e.old = load_shared(e.y);
+    if (a.norm && e.mine)
+        e.by = a.norm[row];
+    return e;
+}
+
+/* fed_end() of it. sum: the warps'. Both halves of a warp add up half of them, each in the order of
+ * the warps. */
+template <int CLASS>
+__device__ static __forceinline__ void one_end_now(const stream_args &a, const float *sum,
+                                                   float factor, int tile, const one_end &e,
+                                                   unsigned tag)
+{
+    enum { PARTS = STREAM_WARPS / 2 };
+    const int lane = threadIdx.x % WARP;
+    const float *const from = sum + lane / DEV_TILE * PARTS * DEV_TILE + lane % DEV_TILE;
+    float v = from[0];
+
+#pragma unroll
+    for (int o = 1; o < PARTS; o++)
+        v += from[o * DEV_TILE];
+    /* the next product's input: the lane's value and its neighbour's */
+    const auto give = [&](float v) {
+        const uint32_t mine = to16(v, a.mode16);
+        const uint32_t pair = mine | __shfl_xor_sync(~0u, mine, 1) << 16;
+
+        if (e.mine && lane % 2 == 0)
+            tagged_store(e.x, pair, tag);
+    };
+    const float other = __shfl_xor_sync(~0u, v, DEV_TILE);
+
+    if (a.swiglu) {
+        const float gate = v * factor;
+        const float gated = silu(gate) * (other * factor);
+
+        if (e.x)
+            give(e.mine ? gated : 0);
+        else if (e.mine)
+            put_next(a, { 0, tile * DEV_TILE + lane }, gated);
+        return;
+    }
+    v = (v + other) * factor;
+    if (e.x && !a.norm) {
+        if (e.mine)
+            tagged_store(e.x, __float_as_uint(v), tag);
+        return;
+    }
+    v += e.old;
+    if (e.x) /* first, for others wait for it */
+        give(e.mine ? v * e.by : 0);
+    if (a.norm) {
+        float s = e.mine ? v * v : 0;
+
+        for (int d = DEV_TILE / 2; d; d /= 2)
+            s += __shfl_xor_sync(~0u, s, d);
+        int in;
+
+        out_of(a, tile, &in);
+        if (lane == 0 && e.x)
+            tagged_store(e.s, __float_as_uint(s), tag);
+        else if (lane == 0)
+            a.ss_out[in] = s;
+        if (e.mine && !e.x)
+            put_next(a, { 0, in * DEV_TILE + lane }, v * e.by);
+    }
+    if (e.mine)
+        *e.y = v;
+}
+
+/* fed_ends() of one row: each warp ends every third tile, and finds the norm's factor for itself. With
+ * a block's last tile of a phase that ends too. */
+template <int CLASS>
+__device__ static __forceinline__ void fed_ends_one(const program &p, const fed_ring &r,
+                                                    const dev_phase *phases)
+{
+    const int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP - STREAM_WARPS - 1;
+    const int buffers = 1 << p.a->buffers;
+    bool knows = false; /* the factor */
+    float factor = 1;
+    int next = 0; /* the warp that ends the next tile */
+    const auto factor_of = [&](const stream_args &a, float s) {
+        factor = 1 / sqrtf(warp_sum(s) / (float)a.D + a.eps);
+        knows = true;
+    };
+
+#pragma unroll 1
+    for (int k = 0, round = 0;;) {
+        bar_wait(r.begun + k * 8, round);
+        const fed_done d = r.done[k];
+        const dev_phase &ph = phases[d.phase % PHASES_KEPT];
+        const dev_phase &then = phases[(d.phase + 1) % PHASES_KEPT];
+        const stream_args &a = ph.u.s, &after = then.u.s;
+        const unsigned tag = p.tag + d.phase; /* of what the phase takes; it gives the next */
+        const bool is_tile = d.tile >= 0;
+        const bool last = d.tile == NO_TILE || (is_tile && d.tile & FED_LAST);
+        const bool gives = last && ph.gives;
+
+        if (is_tile && next == mine) {
+            const int tile = d.tile & ~FED_LAST;
+            const one_end e = one_end_of<CLASS>(a, tile);
+
+            if (!knows) {
+                float s = 0;
+
+                if (a.scaled)
+                    for (int i = lane; i < a.n_ss; i += WARP)
+                        s += a.ss[i];
+                if (a.scaled)
+                    factor_of(a, s);
+                else
+                    factor = 1, knows = true;
+            }
+            bar_wait(p.full + k * 8, round);
+            one_end_now<CLASS>(a, p.scratch + k * STREAM_WARPS * DEV_TILE, factor, tile, e,
+                               tag + 1);
+        } else if (last || !is_tile) {
+            /* all warps have seen the place free before it is so again */
+            bar_wait(p.full + k * 8, round);
+        }
+        if (last)
+            fed_wait_brought(r.brought, d.phase + 1);
+        const bool early = gives && then.kind == PHASE_PRODUCT && after.scaled;
+
+        if (is_tile)
+            next = next == FED_ENDS - 1 ? 0 : next + 1;
+        __syncwarp();
+        if (lane == 0)
+            bar_arrive(p.empty + k * 8); /* from here on ph may be another one */
+        if (d.tile == LAST)
+            break;
+        if (last) {
+            knows = false;
+            if (gives)
+                __threadfence(); /* what it added to, long before others do */
+            named_sync(ENDERS, FED_ENDS * WARP);
+            if (!gives && mine == 0 && lane == 0)
+                gate_arrive(p.a->gate);
+        }
+        if (early) /* as the words come, which is before there are sums to be scaled */
+            factor_of(after, fed_taken(after.take_ss, after.n_ss, tag + 1));
         if (++k == buffers)
             k = 0, round ^= 1;
     }
@@ -638,11 +862,13 @@ __device__ static __forceinline__ int fed_open(const program &p, const fed_ring 
     return ready;
 }
 
-/* A phase's tiles are done, of which the warp's turns are up to `turn`. */
+/* A phase's tiles are done, of which the warp's turns are up to `turn`. ended: those that end tiles
+ * know it. */
 template <class X, int NT>
 __device__ static __forceinline__ void fed_close(const program &p, const fed_ring &r,
                                                  const stream_args &a, const fed_share &mine, int kp,
-                                                 int ready, const int &phase, bool more, int &turn)
+                                                 int ready, const int &phase,
+                                                 const int &more, int &turn, bool ended = false)
 {
     /* a block without tiles is not to be phases ahead of others */
     for (; ready < kp; ready += X::GROUPS * mine.cols)
@@ -651,7 +877,7 @@ __device__ static __forceinline__ void fed_close(const program &p, const fed_rin
      * mark is read, for the warps that end tiles wait there for what they wrote */
     if (more && a.give_x && !a.norm && !a.swiglu && turn != r.now.turn && p.a->attn == 0)
         fed_wait_read(p, turn - 1);
-    if (more)
+    if (more && !ended)
         fed_mark<NT>(p, r, turn++, a.T, { NO_TILE, phase });
 }
 
@@ -680,7 +906,8 @@ __device__ static __forceinline__ void load_kept(uint4 *into, const uint8_t *row
 /* phase: its number, in shared memory, for registers are few; more: others follow */
 template <int KIND, int NT>
 __device__ static __forceinline__ void fed_phase(const program &p, fed_ring &r,
-                                                 const stream_args &a, const int &phase, bool more)
+                                                 const stream_args &a, const int &phase,
+                                                 const int &more)
 {
     typedef fed_rows<FED_COLS> X;
     const int thread = thread_now(), warp = few<NT>(thread / WARP), lane = few<NT>(thread % WARP);

@@ -43,16 +43,16 @@ __device__ static inline void leave(const program_args &a)
         a.claims[i] = 0;
 }
 
-__device__ static __forceinline__ void attn_of(const attn_phase &p, const attn_row *row,
-                                               uint8_t *scratch, const float2 *turns,
-                                               const gate_stop &stop, const unsigned &tag)
+__device__ static __forceinline__ bool attn_of(const attn_phase &p, const attn_row *row,
+                                               attn_known &known, uint8_t *scratch,
+                                               const float2 *turns, const gate_stop &stop,
+                                               const phase_tag &tag)
 {
     if (p.enc == DEV_ENC_F16)
-        attn_items<DEV_ENC_F16>(p, row, scratch, turns, stop, tag);
-    else if (p.enc == DEV_ENC_BF16)
-        attn_items<DEV_ENC_BF16>(p, row, scratch, turns, stop, tag);
-    else
-        attn_items<DEV_ENC_F8_E4M3>(p, row, scratch, turns, stop, tag);
+        return attn_items<DEV_ENC_F16>(p, row, known, scratch, turns, stop, tag);
+    if (p.enc == DEV_ENC_BF16)
+        return attn_items<DEV_ENC_BF16>(p, row, known, scratch, turns, stop, tag);
+    return attn_items<DEV_ENC_F8_E4M3>(p, row, known, scratch, turns, stop, tag);
 }
 
 /* form: as in dev_phase. NT: tiles of 8 rows of x; 0: one row, with codes of four bits in whole
@@ -93,7 +93,7 @@ __device__ static __forceinline__ void product_of(program &p, const stream_args 
 template <int CLASS, int NT>
 __device__ static __forceinline__ void fed_product_of(const program &p, fed_ring &r,
                                                       const dev_phase &now, const int &phase,
-                                                      bool more)
+                                                      const int &more)
 {
     if constexpr (CLASS == CLASS_FED8) {
         fed8<NT>::product(p, r, now, phase, more);
@@ -165,6 +165,7 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
 {
     const program_args &a = *p.a;
     constexpr bool loads = CLASS != CLASS_W16 && CLASS != CLASS_N4; /* weights with rules for x */
+    __shared__ attn_known known;
 
 #pragma unroll 1
     for (int i = 0; i < a.n; i++) {
@@ -175,7 +176,8 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
             d.phases[(i + 1) % PHASES_KEPT * WORDS + threadIdx.x] =
                 ((const uint4 *)(a.phase + i + 1))[threadIdx.x];
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch, d.turns, stop, p.tag);
+            attn_of(now.u.a, row, known, (uint8_t *)d.scratch, d.turns, stop,
+                    { &p.tag, &now.number });
         } else {
             stop_at(stop, THREADS);
             if (loads && now.kind == PHASE_LOAD) {
@@ -191,6 +193,13 @@ __device__ static __forceinline__ void run_phases(program &p, const division &d,
     }
 }
 
+/* Where a warp of those that are fed is in a program. */
+struct fed_at {
+    fed_place now;
+    int phase, gates; /* gates: before the phase */
+    int met;          /* the block's warps have, in an item of the attention before */
+};
+
 /* The same of those that are fed. What a phase takes to know is found anew in each, lest it is kept
  * in local memory through attention: a round trip to the second-level cache. */
 template <int CLASS, int NT, class STATE>
@@ -199,66 +208,74 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                                                const fed_ring &all, const unsigned &tag)
 {
     constexpr bool is8 = CLASS == CLASS_FED8;
-    /* of this phase and of two before, which another warp may still be in: a block without items of
-     * attention does not stop there */
-    __shared__ unsigned given[PHASES_KEPT]; /* the tag of what attention gives */
-    __shared__ int phase[PHASES_KEPT];      /* i */
-    __shared__ fed_place kept[STREAM_WARPS];
-    int gates = 0; /* before the phase */
+    __shared__ attn_known known;
+    __shared__ fed_at kept[STREAM_WARPS];
 
     if (threadIdx.x % WARP == 0)
-        kept[threadIdx.x / WARP] = { 0, 0, 0 };
+        kept[threadIdx.x / WARP] = {};
     __syncwarp();
 #pragma unroll 1
-    for (int i = 0; i < a.n; i++) {
+    for (;;) {
         const division d = divide<CLASS>(a, shared + held(0));
-        const int thread = thread_now();
-        const dev_phase &now = *(const dev_phase *)(d.phases + i % PHASES_KEPT * WORDS);
-        const gate_stop stop = { a.gate, now.takes ? 0 : gates * gridDim.x };
+        const unsigned thread = thread_now(), i = kept[thread / WARP].phase;
+        /* in place of the one three before: of two before another warp may still be in one, for a
+         * block without items of attention does not stop there */
+        dev_phase *const phases = (dev_phase *)d.phases;
+        const dev_phase &now = phases[i % PHASES_KEPT];
 
-        if (i + 1 < a.n && thread < WORDS) {
-            copy_async((uint32_t)__cvta_generic_to_shared(d.phases + (i + 1) % PHASES_KEPT * WORDS +
-                                                          thread),
-                       (const uint4 *)(a.phase + i + 1) + thread);
-            copy_commit();
+        if (i == (unsigned)a.n)
+            break;
+        /* by the last warp, for the first has most to do */
+        if (thread == THREADS - WARP && i + 1 < (unsigned)a.n) {
+            const unsigned to = (i + 1) % PHASES_KEPT;
+
+            bar_expect(all.brought + to * 8, sizeof(dev_phase));
+            bulk_copy((uint32_t)__cvta_generic_to_shared(phases + to), a.phase + i + 1,
+                      sizeof(dev_phase), all.brought + to * 8);
         }
-        if (i + 2 < a.n && thread == THREADS - 1)
-            l2_prefetch(a.phase + i + 2, sizeof(dev_phase));
-        if (thread == 0) /* the block stops before they are read */
-            phase[i % PHASES_KEPT] = i, given[i % PHASES_KEPT] = tag + i + 1;
+        fed_wait_brought(all.brought, i);
+        const gate_stop stop = { a.gate, now.takes ? 0 : kept[thread / WARP].gates * gridDim.x };
+        bool met = false;
+
         if (now.kind == PHASE_ATTN) {
-            attn_of(now.u.a, row, (uint8_t *)d.scratch + a.attn, d.turns, stop,
-                    given[i % PHASES_KEPT]);
-            copy_wait<0>();
-            /* the phase after the next comes where one is that those who end tiles may still read */
-            if (const int turn = kept[thread_now() / WARP].turn; a.attn && turn > 0)
+            /* where attention has a place of its own others may leave while its sums are read */
+            met = attn_of(now.u.a, row, known, (uint8_t *)d.scratch + a.attn, d.turns, stop,
+                          { &tag, &now.number }) &&
+                  now.u.a.take_x && a.attn;
+            /* the phase after the next comes where one is that those who end tiles may still
+             * read */
+            if (const int turn = kept[(unsigned)thread_now() / WARP].now.turn; a.attn && turn > 0)
                 fed_wait_read(state(d), turn - 1);
-            if (now.gives)
-                continue;
-            if (i + 1 < a.n)
+            if (!now.gives && now.more)
                 arrive(a.gate);
-            gates++;
-            continue;
-        }
-        const program p = state(d);
-        fed_ring ring = all;
+        } else {
+            const program p = state(d);
+            fed_ring ring = all;
 
-        ring.at = shared + held(0);
-        ring.now = kept[thread / WARP];
-        stop_at(stop, THREADS);
-        fed_product_of<CLASS, NT>(p, ring, now, is8 ? i : phase[i % PHASES_KEPT], i + 1 < a.n);
-        copy_wait<0>();
-        /* of the product those arrive that end its tiles */
-        if (is8 && now.kind == PHASE_LOAD)
-            arrive(a.gate);
-        gates += !now.gives;
-        __syncwarp();
-        if (thread % WARP == 0)
-            kept[thread / WARP] = ring.now;
+            ring.at = shared + held(0);
+            ring.now = kept[thread / WARP].now;
+            if (is8 || !now.takes || !kept[thread / WARP].met)
+                stop_at(stop, THREADS);
+            fed_product_of<CLASS, NT>(p, ring, now, now.number, now.more);
+            /* of the product those arrive that end its tiles */
+            if (is8 && now.kind == PHASE_LOAD)
+                arrive(a.gate);
+            if (fed_place &at = kept[(unsigned)thread_now() / WARP].now;
+                thread_now() % WARP == 0) {
+                at.place = ring.now.place, at.turn = ring.now.turn;
+                if (is8)
+                    at.x_turn = ring.now.x_turn;
+            }
+        }
+        if (fed_at *const at = kept + (unsigned)thread_now() / WARP; thread_now() % WARP == 0) {
+            at->phase++;
+            at->gates += !now.gives;
+            at->met = met;
+        }
         __syncwarp();
     }
-    fed_mark<NT ? NT : 1>(state(divide<CLASS>(a, shared)), all, kept[threadIdx.x / WARP].turn, a.T,
-                 { LAST, 0 });
+    fed_mark<NT ? NT : 1>(state(divide<CLASS>(a, shared)), all,
+                          kept[threadIdx.x / WARP].now.turn, a.T, { LAST, 0 });
 }
 
 /* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more where a ring
@@ -277,6 +294,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ fed_done done[1 << SUM_BUFFERS];
     __shared__ uint64_t begun[1 << SUM_BUFFERS];
     __shared__ uint64_t x_landed[FED8_BARRIERS];
+    __shared__ uint64_t brought[PHASES_KEPT]; /* phases but the first */
     __shared__ int begins;
     __shared__ unsigned tag; /* of what the first phase takes, if it does */
     __shared__ attn_row row[DEV_STREAM_ROWS];
@@ -333,6 +351,8 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         }
         for (int i = 0; i < 1 << SUM_BUFFERS; i++)
             bar_init(bar_at(begun + i), 1);
+        for (int i = 0; i < PHASES_KEPT; i++)
+            bar_init(bar_at(brought + i), 1);
         begins = 0;
         bar_fence_init();
     }
@@ -347,20 +367,24 @@ __device__ static __forceinline__ void program_body(const program_args &a)
                             bar_at(begun),
                             &begins,
                             {},
-                            bar_at(x_landed) };
+                            bar_at(x_landed),
+                            bar_at(brought) };
 
     if constexpr (fed) {
         if (warp == STREAM_WARPS) {
             if constexpr (is8)
                 fed8<NT>::feed(p, ring);
             else if constexpr (CLASS == CLASS_FED_CODES)
-                feed_records(p, ring);
+                feed_records<NT>(p, ring);
             else
                 feed_ring(p, ring);
             return;
         }
         if (warp > STREAM_WARPS) {
-            fed_ends<CLASS, NT ? NT : 1>(p, ring, (const dev_phase *)d.phases);
+            if constexpr (NT == 0)
+                fed_ends_one<CLASS>(p, ring, (const dev_phase *)d.phases);
+            else
+                fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);

@@ -516,8 +516,12 @@ __device__ static __forceinline__ void stream_phase(program &p, const stream_arg
 
             if constexpr (TILES)
                 load_inputs<KIND, NT, n_x>(x, from + s * cols, stride, T);
-            else
-                share = whole_load((const uint8_t *)p.inputs + s * WHOLE_RECORD, lane);
+            else {
+                const uint8_t *const record = (const uint8_t *)p.inputs + s * WHOLE_RECORD;
+
+                share = whole_load(record + whole_planes_at(lane), record + whole_word_at(lane),
+                                   lane);
+            }
             copy_wait<R::depth - 2>();
             __syncwarp();
             /* the slot of the stage before is free again */

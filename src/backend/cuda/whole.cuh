@@ -4,14 +4,19 @@
  *
  * A byte of codes is l + 16 h, and masked it is 16 h. With integers X for the column that l meets and
  * H for that of h, the first is multiplied by X and the second by H - X: what comes is X l + 16 H h.
+ * The first operand of one product is a lane's four words as they lie, blocks 0 to 3 of a row of W: the
+ * tensor cores take it for two rows' sums, with blocks 0 and 1 in the lower half of 32 columns and 2
+ * and 3 in the upper. Where the second operand has a block's x only in its own columns and half, and
+ * zeros elsewhere, each block's sum is found in one of the two rows of its own columns.
+ *
  * So a row's columns become integers of one step for each block of 32, X of that step and H of
  * sixteen of it, up to MOST and a sixteenth of it: no value is rounded by more than 2^-11 of the
  * block's largest, which is what f16 may do to that one.
  *
  * X and H - X are two bytes each, a signed upper and a signed lower one: two columns of the second
- * operand, whose sums meet as 256 u + l, exactly. Columns 2 j and 2 j + 1 are block j's: four
- * products add up in one set of sums, and lane c of four has those of block c, whose scales they
- * meet. What codes' zero point takes away is the sum of the block's x.
+ * operand, whose sums meet as 256 u + l, exactly. Columns 2 j and 2 j + 1 are block j's, and lane c of
+ * four has block c's sums, whose scale they meet. What codes' zero point takes away is the sum of
+ * the block's x.
  *
  *   x      [record of 128 columns] WHOLE_RECORD bytes:
  *          [block][byte, upper first][lane c] 8 bytes: X of columns 0 4 1 5 of 8 c .. 8 c + 7 of the
@@ -35,10 +40,9 @@ __device__ static __forceinline__ float whole_by(uint32_t word)
     return __uint_as_float(word & WHOLE_STEP);
 }
 
-/* The sum: 2^23 more is a float with those bits. */
-__device__ static __forceinline__ float whole_sum(uint32_t word)
+__device__ static __forceinline__ int whole_sum(uint32_t word)
 {
-    return __uint_as_float((word & WHOLE_REST) | 0x4B000000) - (8388608.f + (float)WHOLE_SUM);
+    return (int)(word & WHOLE_REST) - WHOLE_SUM;
 }
 
 /* The integer that v is rounded to, below 2^22: 2^23 + 2^22 more is a float that ends in its bits. */
@@ -68,7 +72,7 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
     /* the step, rounded up; that of f16's least value is above 2^-40 */
     const uint32_t step = max(__float_as_uint(top * (1 / WHOLE_MOST)) + WHOLE_REST, 87u << 23) &
                           WHOLE_STEP;
-    const float inverse = 1 / __uint_as_float(step);
+    const float inverse = __fdividef(1, __uint_as_float(step));
     uint32_t q[8]; /* by byte, X and H - X: 128 more, for the lower byte is signed */
     int sum = 0;
 
@@ -132,32 +136,33 @@ __device__ static __forceinline__ void whole_inputs(const stream_args &a, uint8_
     }
 }
 
-/* A lane's share of x of a record: of block g / 2 the byte g % 2, of others zeros; and block c's
- * word. */
+/* A lane's share of x of a record, as two products' second operands: of block g / 2 the byte g % 2 of
+ * X, and of H - X, in the half of the columns where the block is; and block c's word. */
 struct whole_share {
-    uint2 b0, b1, b2, b3; /* no array, lest it is indexed by the lane, in local memory */
+    uint2 all, high;
     uint32_t word;
-    __device__ uint2 block(int j) const
-    {
-        return j == 0 ? b0 : j == 1 ? b1 : j == 2 ? b2 : b3;
-    }
 };
 
-__device__ static __forceinline__ whole_share whole_load(const uint8_t *record, int lane)
+/* planes: the lane's in a record; word: block c's there. */
+__device__ static __forceinline__ whole_share whole_load(const uint8_t *planes, const uint8_t *word,
+                                                         int lane)
 {
-    const uint2 *const mine = (const uint2 *)record + lane;
-    whole_share x = {};
+    const uint2 x = *(const uint2 *)planes;
+    const bool lower = lane < WARP / 2;
 
-    if (lane / 8 == 0)
-        x.b0 = *mine;
-    if (lane / 8 == 1)
-        x.b1 = *mine;
-    if (lane / 8 == 2)
-        x.b2 = *mine;
-    if (lane / 8 == 3)
-        x.b3 = *mine;
-    x.word = ((const uint32_t *)(record + WHOLE_PLANES))[lane % 4];
-    return x;
+    return { make_uint2(lower ? x.x : 0, lower ? 0 : x.x),
+             make_uint2(lower ? x.y : 0, lower ? 0 : x.y), *(const uint32_t *)word };
+}
+
+/* Where a lane's are in a record: bytes of planes, of words. */
+__device__ static __forceinline__ int whole_planes_at(int lane)
+{
+    return lane * (int)sizeof(uint2);
+}
+
+__device__ static __forceinline__ int whole_word_at(int lane)
+{
+    return WHOLE_PLANES + lane % 4 * (int)sizeof(uint32_t);
 }
 
 /* A lane's share of a record of U4: codes of rows g and g + 8, and of its group gi scales and, where
@@ -188,24 +193,27 @@ template <bool PAIR, bool ZEROS>
 __device__ static __forceinline__ void whole_add(float acc[2], const whole_record &w, int zero,
                                                  const whole_share &x, int lane, bool there = true)
 {
-    const float by = whole_by(x.word), all = whole_sum(x.word);
-    int d[4] = {};
+    const float by = whole_by(x.word);
+    const int all = whole_sum(x.word);
+    const bool second = lane % 2; /* of the two rows of sums */
 
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const uint32_t q = word_of(w.v[0], j), r = word_of(w.v[1], j);
-        const uint32_t a[4] = { q, r, q & 0xF0F0F0F0, r & 0xF0F0F0F0 };
-
-        mma_bytes(d, a, x.block(j), d);
-    }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const float v = (float)(d[2 * r] * 256 + d[2 * r + 1]);
-        const float scale = (r ? w.scale.y : w.scale.x) * by;
-        const float z = ZEROS ? (float)(r ? w.zeros >> 8 : w.zeros & 255) : (float)zero;
-        const float sum = PAIR ? fmaf((r ? w.more.y : w.more.x) * by, all, fmaf(scale, v, acc[r]))
-                               : fmaf(scale, fmaf(-z, all, v), acc[r]);
+        const uint4 &v = w.v[r];
+        const uint32_t q[4] = { v.x, v.y, v.z, v.w };
+        const uint32_t high[4] = { v.x & 0xF0F0F0F0, v.y & 0xF0F0F0F0, v.z & 0xF0F0F0F0,
+                                   v.w & 0xF0F0F0F0 };
+        int d[4] = {};
 
-        acc[r] = there ? sum : acc[r];
+        mma_bytes(d, q, x.all, d);
+        mma_bytes(d, high, x.high, d);
+        const int sum = (second ? d[2] : d[0]) * 256 + (second ? d[3] : d[1]);
+        const int z = ZEROS ? (int)(r ? w.zeros >> 8 : w.zeros & 255) : zero;
+        const float scale = (r ? w.scale.y : w.scale.x) * by;
+        const float to = PAIR ? fmaf((r ? w.more.y : w.more.x) * by, (float)all,
+                                     fmaf(scale, (float)sum, acc[r]))
+                              : fmaf(scale, (float)(sum - z * all), acc[r]);
+
+        acc[r] = there ? to : acc[r];
     }
 }

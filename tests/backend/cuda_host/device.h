@@ -174,6 +174,11 @@ static inline int max(int a, int b)
     return a > b ? a : b;
 }
 
+static inline float __fdividef(float a, float b)
+{
+    return a / b;
+}
+
 static inline uint32_t __float_as_uint(float f)
 {
     return f32_bits(f);
