@@ -144,8 +144,12 @@ static int mem_get(struct cuda *b, CUdeviceptr *p, size_t n, bool together, cons
             *p = b->base + at;
             return 0;
         }
-        if (b->d.cuMemAlloc(p, n ? n : 1) == CUDA_SUCCESS)
+        const CUresult rc = b->d.cuMemAlloc(p, n ? n : 1);
+
+        if (rc == CUDA_SUCCESS)
             return 0;
+        if (rc != CUDA_ERROR_OUT_OF_MEMORY) /* a kernel before it failed, say */
+            return cuda_fail(b, rc, what, e);
     }
     b->d.cuMemGetInfo(&have, &total);
     return err_set(e, ERR_MEMORY, "%s: %zu bytes do not fit on the GPU, which has %zu free of %zu",
