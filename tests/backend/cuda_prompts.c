@@ -1,5 +1,6 @@
-/* The CUDA backend: kernels of many rows that are more than a product (gemm.cu), against the scalar
- * truth. Skipped, and counted as skipped, where there is no GPU. */
+/* The CUDA backend: products and the attention that follows them, in kernels of many rows (gemm.cu)
+ * and in programs of few, against the scalar truth. Skipped, and counted as skipped, where there is
+ * no GPU. */
 #include "base/mem.h"
 #include "format/enc/f8.h"
 #include "planes.h"
@@ -17,8 +18,8 @@ static void cached(float *y, enum enc enc, const void *from, size_t n)
  * rotated, in the cache, and what attention makes of them. */
 static void check_heads(struct ctx *c, enum enc enc, enum enc cache, size_t H, size_t T)
 {
-    enum { IN = 256, K = 2, HEAD = 128, MOST = 4 };
-    static const size_t rows[] = { MOST * HEAD, K * HEAD, K * HEAD };
+    enum { IN = 256, K = 2, HEAD = 128 };
+    const size_t rows[] = { H * HEAD, K * HEAD, K * HEAD };
     const size_t blocks = (T + KV_BLOCK - 1) / KV_BLOCK, first = H ? 0 : 1;
     const size_t bytes = blocks * K * KV_BLOCK * HEAD * enc_table[cache].bytes;
     struct ctx ref = { .op = &ops_ref, .compute = c->compute };
@@ -117,6 +118,25 @@ static void check_heads(struct ctx *c, enum enc enc, enum enc cache, size_t H, s
         free(mem[i]);
 }
 
+/* The same of few rows. With 16 of them and many heads attention has the most of a block's memory
+ * that it ever has. */
+static void heads_few(void **state)
+{
+    static const enum enc encs[] = { ENC_F8, ENC_BF16, ENC_Q4_0 };
+    static const size_t rows[] = { 16, 11, 3, 1 };
+
+    (void)state;
+    gpu_for_programs();
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+    for (size_t i = 0; i < ARRAY_LEN(encs); i++)
+        for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+            if (!gpu_emulated() || i == 0 || k == 0)
+                check_heads(c, encs[i], k % 2 ? ENC_F8_E4M3 : ENC_BF16, 32, rows[k]);
+    c->be->free(c);
+    gpu_settle();
+}
+
 /* Queries, keys and values of many rows, with what follows them. */
 static void heads(void **state)
 {
@@ -138,7 +158,7 @@ static void heads(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(heads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(heads), cmocka_unit_test(heads_few) };
 
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);

@@ -299,7 +299,8 @@ enum { FED_RECORDS = 2 };
  * FED8_DEPTH groups' parts are there at a time. */
 enum { FED8_COLS = 2048, FED8_GROUP = DEV_TILE * FED8_COLS };
 enum { FED8_SUMS = 8, FED8_BARRIERS = 16 }; /* of a tile, from pairs of pieces; of parts of x */
-enum { FED8_KEPT = 14 };                    /* groups of columns of one row in registers, at most */
+/* groups of columns in registers, at most: of one row alone; of rows */
+enum { FED8_KEPT = 14, FED8_ROUNDED = 8 };
 #define FED8_BESIDE(T)    ((T) <= 2 ? 2 : (T) <= 4 ? 4 : (T) <= 8 ? 8 : 16)
 #define FED8_LINES(T)     (4 * FED8_BESIDE(T))
 #define FED8_STAGES(kp)   (((kp) + FED8_COLS - 1) / FED8_COLS)
@@ -366,7 +367,8 @@ struct program_args {
     const struct stream_feed *feed;
     int n, n_feeds, T;
     int scratch, buffers;            /* buffers of sums: 2^ */
-    int attn; /* bytes of the scratch before attention's part: of sums, or 0 if they share it */
+    int attn; /* bytes of the scratch before attention's part: of sums; 0: they share it, or attention
+               * has the inputs' place (FED8) */
     int ring, groups, group;         /* bytes of all rings; FED: groups of it, bytes of one */
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;

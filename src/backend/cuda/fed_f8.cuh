@@ -121,14 +121,14 @@ __device__ static __forceinline__ float fed8_norm(const stream_args &a, int t, i
     return 1 / sqrtf(warp_sum(s) / (float)a.D + a.eps);
 }
 
-/* The image of rows first .. first + n of x, which every block rounds for itself, and what the rows
- * are to be multiplied by. A thread has four columns of each stage, KEPT quads in registers. What
- * takes time here is that all warps go through it: hence few instructions, and no calls, beside
- * which wgmma would be waited for one by one. */
+/* The image of rows first .. first + n of x, and what the rows are to be multiplied by. A thread has
+ * four columns of each stage, KEPT quads in registers. What takes time here is that all warps go
+ * through it: hence few instructions, and no calls, beside which wgmma would be waited for one by
+ * one. */
 __device__ static __forceinline__ void fed8_round(const stream_args &a, fed8_rule &r, int first,
                                                   int n, uint8_t *image, float *by)
 {
-    enum { EACH = STREAM_WARPS * WARP, KEPT = 8 };
+    enum { EACH = STREAM_WARPS * WARP, KEPT = FED8_ROUNDED };
     const load_args &l = a.load;
     const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
     const int beside = FED8_BESIDE(a.T), stages = FED8_STAGES(a.out[0].w.kp), quads = l.cols / 4,

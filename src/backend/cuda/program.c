@@ -67,10 +67,13 @@ static size_t sums_of(const struct cuda *b, enum dev_class class, size_t T, bool
     return (each << buffers) * DEV_TILE * sizeof(float);
 }
 
-/* Of the scratch, in which attention shares the sums' place or has its own. */
-static size_t scratch_of(size_t sums, size_t attn, bool apart)
+/* Of the scratch, in which attention shares the sums' place or has its own; or it shares the
+ * inputs' place, of which FED8 has much. */
+static size_t scratch_of(enum dev_class class, size_t sums, size_t attn, bool apart)
 {
-    return (apart ? sums + attn : sums > attn ? sums : attn) / 16 * 16 + 16;
+    const bool shares = class != CLASS_FED8 && attn > sums;
+
+    return (apart ? sums + attn : shares ? attn : sums) / 16 * 16 + 16;
 }
 
 /* Bytes of a group of a ring that is fed, whose records are of `rec` bytes at most. */
@@ -100,15 +103,21 @@ static size_t shared_of(const struct cuda *b, enum dev_class class, size_t group
 }
 
 /* Room for inputs that a program has to have. */
-static size_t least_inputs(enum dev_class class, size_t T)
+static size_t least_inputs(enum dev_class class, size_t T, size_t attn)
 {
-    return class == CLASS_FED8 ? (size_t)FED8_FAR((int)T) : 0;
+    const size_t far = (size_t)FED8_FAR((int)T);
+
+    return class != CLASS_FED8 ? 0 : attn > far ? attn : far;
 }
 
+/* attn, turns: bytes of theirs, of phases of attention */
 static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t rec, size_t feeds,
-                 size_t scratch)
+                 size_t attn, size_t turns)
 {
-    return shared_of(b, class, FED_LEAST, rec, feeds, scratch) + least_inputs(class, T) <=
+    const size_t scratch = scratch_of(class, sums_of(b, class, T, false, 0), attn, false);
+
+    return shared_of(b, class, FED_LEAST, rec, feeds, scratch + turns) +
+               least_inputs(class, T, attn) <=
            b->dynamic[kernel_of(class, T)];
 }
 
@@ -214,14 +223,24 @@ struct division {
     size_t attn;                             /* as in struct program_args */
 };
 
+/* Whether all blocks round a phase's rows, each for itself; else a phase before does it, a row a
+ * block, and blocks bring the image as they need it. That takes a gate more and is faster as soon
+ * as a thread would have more than it keeps in registers: of 8B 4, 8 and 16 rows make 1478, 2522
+ * and 3970 tok/s so on an H200, and 1360, 2377 and 3300 where all that finds room is rounded by
+ * all. */
+static bool rounds_itself(size_t kp, size_t T)
+{
+    return FED8_STAGES(kp) * T <= (size_t)(T == 1 ? FED8_KEPT : FED8_ROUNDED);
+}
+
 /* Bytes of a phase's inputs in shared memory; 0: there is no room for them. */
 static size_t kept_inputs(const struct cuda *b, const struct program *p, const struct division *d,
                           size_t i)
 {
     const struct dev_weight *w = &p->phase[i].u.s.out[0].w;
     const size_t kp = (size_t)w->kp;
-    const bool no = p->phase[i].kind == PHASE_ATTN ||
-                    (p->class == CLASS_FED8 && p->T == 1 && FED8_STAGES(kp) > FED8_KEPT);
+    const bool no =
+        p->phase[i].kind == PHASE_ATTN || (p->class == CLASS_FED8 && !rounds_itself(kp, p->T));
     const size_t n = no                              ? 0
                      : p->class == CLASS_FED8        ? (size_t)FED8_NEAR((int)kp, (int)p->T)
                      : p->whole && w->kind == DEV_U4 ? kp / DEV_CHUNK * WHOLE_RECORD
@@ -245,7 +264,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
         for (size_t i = 2 * (SUM_BUFFERS + 1); i-- > 0;) {
             const size_t buffers = i / 2, sums = sums_of(b, p->class, p->T, p->whole, buffers);
             const bool apart = i % 2 && fed && p->attn;
-            const size_t scratch = scratch_of(sums, p->attn, apart);
+            const size_t scratch = scratch_of(p->class, sums, p->attn, apart);
             const struct division d = { groups, buffers, scratch,
                                         shared_of(b, p->class, groups, p->rec, p->n_feeds,
                                                   scratch + p->turns),
@@ -253,7 +272,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
             const bool waits = two && (buffers == 0 || (p->attn && !apart));
             size_t kept = waits ? 1 : 2;
 
-            if (d.shared + least_inputs(p->class, p->T) > b->dynamic[program_kernel(p)])
+            if (d.shared + least_inputs(p->class, p->T, p->attn) > b->dynamic[program_kernel(p)])
                 continue;
             for (size_t k = 0; k < p->n; k++)
                 kept += kept_inputs(b, p, &d, k) > 0 ? 2 : 0;
@@ -264,7 +283,7 @@ static struct division divide(const struct cuda *b, const struct program *p)
             if (!fed)
                 break;
         }
-    return best;
+    return best; /* of 0 bytes: there is none */
 }
 
 /* Whether a program's codes of four bits are to meet its row in whole numbers, which have to be in
@@ -286,7 +305,7 @@ static bool can_be_whole(const struct cuda *b, struct program *p)
             any = true;
             all = all && !p->phase[i].u.s.load.x && kept_inputs(b, p, &d, i) > 0;
         }
-    return any && all;
+    return any && all && d.shared > 0;
 }
 
 /* Whether what phase i makes is the next one's input, which has a place in shared memory. */
@@ -483,7 +502,9 @@ static void launch(struct cuda *b, struct program *p)
 
     p->whole = can_be_whole(b, p);
     const struct division d = divide(b, p);
-    size_t phases = p->n, kept = least_inputs(p->class, p->T);
+
+    BUG_ON(d.shared == 0);
+    size_t phases = p->n, kept = least_inputs(p->class, p->T, p->attn);
     struct program_args a = { .n_feeds = (int)p->n_feeds, .T = (int)p->T };
     CUdeviceptr at = 0;
     uint8_t *host = NULL;
@@ -592,19 +613,19 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
     const bool both = (p->class == CLASS_U48 || p->class == CLASS_U6) &&
                       (class == CLASS_U48 || class == CLASS_U6);
 
-    if (feed && p->n_feeds && both && p->class > class)
-        class = p->class;
-    if (!feed && p->n_feeds)
+    const enum dev_class own = class;
+
+    if (p->n_feeds && (!feed || (both && p->class > class)))
         class = p->class;
     if (p->n == PROGRAM_PHASES || (p->n && T != p->T) ||
         (feed && p->n_feeds &&
          ((class != p->class && !both) || (class == CLASS_FED_CODES && rec > p->rec) ||
           (table && memcmp(table, p->table, sizeof(p->table)) != 0))) ||
-        (p->n &&
-         !fits(b, class, T, feed && !p->n_feeds ? rec : p->rec, p->n_feeds + feed,
-               scratch_of(sums_of(b, class, T, false, 0), most, false) + p->turns + turns))) {
+        (p->n && !fits(b, class, T, feed && !p->n_feeds ? rec : p->rec, p->n_feeds + feed, most,
+                       p->turns + turns))) {
         program_flush(b);
         most = attn;
+        class = own;
     }
     if (feed || !p->n_feeds)
         p->class = class;

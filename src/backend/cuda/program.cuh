@@ -239,7 +239,10 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
 
         if (now.kind == PHASE_ATTN) {
             /* where attention has a place of its own others may leave while its sums are read */
-            met = attn_of(now.u.a, row, known, (uint8_t *)d.scratch + a.attn, d.turns, stop,
+            uint8_t *const place = is8 && !a.attn ? (uint8_t *)d.inputs
+                                                  : (uint8_t *)d.scratch + a.attn;
+
+            met = attn_of(now.u.a, row, known, place, d.turns, stop,
                           { &tag, &now.number }) &&
                   now.u.a.take_x && a.attn;
             /* the phase after the next comes where one is that those who end tiles may still
