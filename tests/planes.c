@@ -145,7 +145,14 @@ struct weight planes_new(const struct plane_kind *k, size_t rows, size_t cols,
         o->scale = scales(k->scale_enc, n_scales, 5);
     }
     if (flat)
-        o->map = scales(ENC_F32, 16, 8);
+        o->map = xmalloc(4 * 16 + 1);
+    for (size_t i = 0; flat && i < 16; i++) {
+        const float x = (float)i / 7.5f - 1, by = (float)rng_uniform(8, i);
+        /* near a line, as NF4's are, or far from it */
+        const float f = k->enc == ENC_NF4 ? x * (0.7f + 0.3f * x * x) + 0.01f * by : 2 * by - 1;
+
+        memcpy(o->map + 1 + 4 * i, &f, sizeof(f));
+    }
     if (k->act_order)
         shuffle(o, cols, group);
     return (struct weight){ .enc = k->enc,
@@ -226,7 +233,9 @@ struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned)
 struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct planes_owned *o)
 {
     const struct plane_kind *k = plane_kinds;
-    while (enc == ENC_F8 && (k->enc != ENC_F8 || k->act != ACT_F8))
+    const bool planes = enc == ENC_F8 || enc == ENC_NF4;
+
+    while (planes && (k->enc != enc || (enc == ENC_F8 ? k->act != ACT_F8 : k->round != ENC_F32)))
         k++;
-    return enc == ENC_F8 ? planes_new(k, rows, cols, o) : plain(enc, rows, cols, (void *)&o->codes);
+    return planes ? planes_new(k, rows, cols, o) : plain(enc, rows, cols, (void *)&o->codes);
 }

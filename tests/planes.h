@@ -34,7 +34,7 @@ void planes_release(struct planes_owned *o);
 
 /* A weight whose rows are blocks, of random values or codes. */
 struct weight plain(enum enc enc, size_t rows, size_t cols, void **owned);
-/* Of E4M3 with a scale for each row, whose inputs are rounded, or of plain(). */
+/* Of E4M3 with a scale for each row, whose inputs are rounded, of NF4 in float32, or of plain(). */
 struct weight weight_of(enum enc enc, size_t rows, size_t cols, struct planes_owned *o);
 
 #endif

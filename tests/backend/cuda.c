@@ -1,6 +1,5 @@
-/* The CUDA backend: every op and every encoding against the scalar truth on awkward shapes, the
- * tiny models' goldens, and passes that were recorded. Skipped, and counted as skipped, where there
- * is no GPU. */
+/* The CUDA backend: every op and every encoding against the scalar truth on awkward shapes, goldens
+ * of tiny models, recorded passes. Skipped, and counted as skipped, where there is no GPU. */
 #include <math.h>
 
 #include "backend/cpu/cpu.h"
@@ -277,7 +276,7 @@ static void check_planes4(struct ctx *c, size_t rows, size_t cols, size_t T)
         struct planes_owned o;
         struct err e;
 
-        if (enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4)
+        if (enc != ENC_AWQ && enc != ENC_GPTQ4 && enc != ENC_PACKED4 && enc != ENC_FP4)
             continue;
         struct weight w = planes_new(&plane_kinds[k], rows, cols, &o);
 
@@ -291,7 +290,7 @@ static void check_planes4(struct ctx *c, size_t rows, size_t cols, size_t T)
 /* One row by codes of four bits in whole numbers. */
 static void products_whole(void **state)
 {
-    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q4_K };
+    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_1, ENC_Q4_K, ENC_NF4 };
     static const size_t rows[] = { 10, 200 }, cols[] = { 768, 2304 };
 
     (void)state;
@@ -301,17 +300,17 @@ static void products_whole(void **state)
 
     for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
         for (size_t k = 0; k < ARRAY_LEN(encs); k++) {
-            void *owned;
-            struct weight w = plain(encs[k], rows[r], cols[r], &owned);
+            struct planes_owned o = { 0 };
+            struct weight w = weight_of(encs[k], rows[r], cols[r], &o);
 
             OK(c->be->place(c, &w, &e), e);
             check_linear(c, &w, 1, 3e-3);
             c->be->unplace(c, &w);
-            free(owned);
+            planes_release(&o);
         }
         check_planes4(c, rows[r] / 8 * 8, cols[r], 1);
+        check_gated(c, r ? ENC_NF4 : ENC_Q4_0, 1280, 1);
     }
-    check_gated(c, ENC_Q4_0, 1280, 1);
     c->be->free(c);
     gpu_settle();
 }
@@ -357,17 +356,17 @@ static void products_teams(void **state)
 /* Groups of a fed ring, not whole, more and fewer than it has; a row's bits in any batch. */
 static void check_fed(struct ctx *c, enum enc enc, size_t rows, size_t cols)
 {
-    static const size_t T[] = { 1, 9, 16 };
-    void *owned;
-    struct weight w = plain(enc, rows, cols, &owned);
+    static const size_t T[] = { 1, 2, 3, 8, 9, 16 };
+    struct planes_owned o = { 0 };
+    struct weight w = weight_of(enc, rows, cols, &o);
     struct err e;
 
     OK(c->be->place(c, &w, &e), e);
-    for (size_t t = 0; t < ARRAY_LEN(T); t++)
+    for (size_t t = 0; t < ARRAY_LEN(T); t += gpu_emulated() ? 4 : 1)
         check_linear(c, &w, T[t], 6e-3);
     c->be->unplace(c, &w);
     check_alone(c, &w, 1, 16);
-    free(owned);
+    planes_release(&o);
 }
 
 /* fn with kernels that `tries` asks for; on an emulated device for each order k of copies. */
@@ -390,7 +389,7 @@ static void in_each_order(unsigned tries, void (*fn)(struct ctx *c, size_t k))
 
 static void fed_codes_in_order(struct ctx *c, size_t k)
 {
-    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0, ENC_Q5_1 };
+    static const enum enc encs[] = { ENC_Q4_0, ENC_Q4_K, ENC_Q6_K, ENC_Q8_0, ENC_Q5_1, ENC_NF4 };
     static const size_t cols[] = { 256, 2304, 4608, 9728 };
 
     for (size_t i = 0; i < ARRAY_LEN(encs); i++)
@@ -399,6 +398,7 @@ static void fed_codes_in_order(struct ctx *c, size_t k)
                 check_fed(c, encs[i], j == 1 ? 10 : 200, cols[j]);
     check_planes4(c, 200, 2304, k ? 11 : 1);
     check_gated(c, ENC_Q4_0, 1280, k ? 6 : 1);
+    check_gated(c, ENC_NF4, k ? 4352 : 1280, k ? 11 : 1);
     check_gated(c, k ? ENC_Q8_0 : ENC_Q4_0, 4352, 16); /* a ring of the fewest groups */
 }
 

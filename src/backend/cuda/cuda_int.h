@@ -90,6 +90,7 @@ struct driver {
     F(program_fed)                                                                                 \
     F(program_fed8)                                                                                \
     F(program_fed_codes)                                                                           \
+    F(program_fed_n4)                                                                              \
     F(program_rows)                                                                                \
     F(program_table)                                                                               \
     F(small)                                                                                       \
@@ -154,9 +155,11 @@ struct driver {
     CUDA_PROGRAMS(F, fed, fed)                                                                     \
     CUDA_PROGRAMS(F, fed8, fed_f8)                                                                 \
     CUDA_PROGRAMS(F, fed_codes, fed_codes)                                                         \
+    F(program_fed_n4, program_fed_n4_1)                                                            \
     F(program_codes, program_u48_0)                                                                \
     F(program_codes, program_u6_0)                                                                 \
     F(program_fed_codes, program_fed_codes_0)                                                      \
+    F(program_fed_n4, program_fed_n4_0)                                                            \
     F(wide, wide_u8_4)                                                                             \
     F(wide, wide_u8_8)                                                                             \
     F(wide, wide_u8_pair_4)                                                                        \
@@ -338,6 +341,7 @@ struct program {
     enum dev_class class;
     bool whole; /* codes of four bits meet one row in whole numbers */
     uint16_t table[16];
+    struct whole_values values; /* of the table; step 0: it has none */
     struct rope_args rope; /* waits for its attention; q NULL = none */
     size_t rope_rows;
     struct attn_args at_rows; /* slot, seq and table of n_rows rows */

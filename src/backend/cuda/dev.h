@@ -249,7 +249,7 @@ struct pick_row {
 
 /* Kernels of programs, by what their weights are; U6 takes all of U48 too. FED: W16 by a ring that
  * one warp fills; FED8: F8 likewise, where rows of x are E4M3 with a scale each, too; FED_CODES:
- * all of U6 likewise. */
+ * all of U6 likewise; FED_N4: N4 by one row. */
 enum dev_class {
     CLASS_W16,
     CLASS_F8,
@@ -259,6 +259,7 @@ enum dev_class {
     CLASS_FED,
     CLASS_FED8,
     CLASS_FED_CODES,
+    CLASS_FED_N4,
     CLASSES
 };
 
@@ -292,7 +293,7 @@ enum {
     FED_AHEAD = 2,
     FED_ENDS = 3 /* warps that end tiles */
 };
-/* FED_CODES' groups (fed_codes.cuh): so many records for each warp. */
+/* Groups of FED_CODES and FED_N4 (fed_codes.cuh): so many records for each warp. */
 enum { FED_RECORDS = 2 };
 /* FED8's groups (fed_f8.cuh): 16 rows by FED8_COLS columns, end to end. An image of x has for each
  * of four parts of a group's columns FED8_LINES lines of 128 bytes; of one that finds no place
@@ -344,8 +345,17 @@ struct attn_phase {
     int known; /* blocks have one item at most, the same as in the phase of attention before */
 };
 
-/* Bytes of 128 columns of a row in whole numbers (whole.cuh). */
-enum { WHOLE_RECORD = 272 };
+/* Bytes of 128 columns of a row in whole numbers (whole.cuh; of N4 fed_n4.cuh). */
+enum { WHOLE_RECORD = 272, N4_RECORD = 528 };
+
+/* N4's table in whole numbers (fed_n4.cuh): code q is worth step * (line * q + rest - zero). Of
+ * q < 8 the rest is rest[0][q] and the sign, 0 or -1, of rest[1][7 - q]; of others rest[1][15 - q]
+ * and the sign of rest[0][q - 8]. */
+struct whole_values {
+    int8_t rest[2][8];
+    int line, zero;
+    float step;
+};
 
 enum dev_phase_kind { PHASE_PRODUCT, PHASE_ATTN, PHASE_LOAD /* of a product that follows */ };
 
@@ -360,8 +370,8 @@ struct __attribute__((aligned(16))) dev_phase {
 };
 
 /* shared memory: the warps' rings; the table of N4; `scratch` bytes for sums and attention; cosines
- * and sines that the n_rows rows' pairs turn by; feeds, but FED8's and FED_CODES'; PHASES_KEPT
- * phases; inputs of products */
+ * and sines that the n_rows rows' pairs turn by; feeds, but FED8's and those of records;
+ * PHASES_KEPT phases; inputs of products */
 struct program_args {
     const struct dev_phase *phase;
     const struct stream_feed *feed;
@@ -381,6 +391,7 @@ struct program_args {
     float *words;     /* FED8: [PASSES][PASS_WORDS], of which so many are ABSENT before and after */
     int n_words[PASSES];
     uint16_t table[16];
+    struct whole_values values; /* FED_N4, of one row in whole numbers */
 };
 
 #endif

@@ -55,6 +55,12 @@ __device__ static __forceinline__ void fed_wait_brought(uint32_t brought, unsign
         bar_wait(brought + i % PHASES_KEPT * 8, (i - 1) / PHASES_KEPT & 1);
 }
 
+/* Whether weights are records. */
+template <int CLASS> __device__ static constexpr bool fed_records()
+{
+    return CLASS == CLASS_FED_CODES || CLASS == CLASS_FED_N4;
+}
+
 /* What programs of FED8 do instead: fed_f8.cuh, in the one file that makes some. */
 template <int NT> struct fed8;
 
@@ -265,7 +271,7 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
 
         return end_of(a, out, in, turn);
     }
-    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8;
+    constexpr int rows = fed_records<CLASS>() ? (int)DEV_TILE : 8;
     const int i = turn * WARP + threadIdx.x % WARP;
     tile_end e = { i / DEV_TILE, tile * rows + i % rows };
 
@@ -326,7 +332,7 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
                                                const float *factor, int tile, int turn,
                                                const tile_end &e, float scale, unsigned tag)
 {
-    constexpr bool F8 = CLASS == CLASS_FED8, records = CLASS == CLASS_FED_CODES;
+    constexpr bool F8 = CLASS == CLASS_FED8, records = fed_records<CLASS>();
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
     const bool there = t < a.T, gives = F8 ? a.given != NULL : a.give_x != NULL;
     float v = 0, up = 0, none = 0;
@@ -564,7 +570,7 @@ struct one_end {
 template <int CLASS>
 __device__ static __forceinline__ one_end one_end_of(const stream_args &a, int tile)
 {
-    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8; /* of a gated tile */
+    constexpr int rows = fed_records<CLASS>() ? (int)DEV_TILE : 8; /* of a gated tile */
     const int lane = threadIdx.x % WARP;
     one_end e = {};
 

@@ -64,8 +64,32 @@ template <int TILES> __device__ static __forceinline__ void feed_records(const p
     }
 }
 
+/* What one row in whole numbers is for codes of four bits; for N4: fed_n4.cuh, in the one file that
+ * has some. */
+struct whole_u4 {
+    enum { RECORD = WHOLE_RECORD };
+    struct own {}; /* what a lane has from record to record */
+
+    __device__ static __forceinline__ void put(uint8_t *to, const uint4 &v, int block, int c,
+                                               bool there)
+    {
+        whole_put(to, v, block, c, there);
+    }
+    __device__ static __forceinline__ int planes_at(int lane)
+    {
+        return whole_planes_at(lane);
+    }
+    __device__ static __forceinline__ int word_at(int lane)
+    {
+        return whole_word_at(lane);
+    }
+};
+template <int KIND> struct whole_way {
+    typedef whole_u4 type;
+};
+
 /* fed_rows of one row in whole numbers (whole.cuh): a record's columns 8 a lane. */
-struct fed_whole {
+template <class W> struct fed_whole {
     enum { LANES = DEV_CHUNK / 8, GROUPS = WARP / LANES };
 
     /* The columns of two groups from k on that are the warp's: f(the lane's first, whether it is
@@ -78,7 +102,7 @@ struct fed_whole {
         const bool there = first < a.out[0].w.kp;
         const uint4 v = f(first + lane * 8, there);
 
-        whole_put((uint8_t *)to + first / DEV_CHUNK * WHOLE_RECORD, v, lane / 4, lane % 4, there);
+        W::put((uint8_t *)to + first / DEV_CHUNK * W::RECORD, v, lane / 4, lane % 4, there);
     }
     __device__ static __forceinline__ void copy(const stream_args &a, uint16_t *to,
                                                 const fed_share &mine)
@@ -319,16 +343,17 @@ __device__ static __forceinline__ void fed_two_phase(const program &p, fed_ring 
     r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
 }
 
-/* The same of one row, which codes of four bits meet in whole numbers. All are FINE in stage_product's
- * terms: with less code besides, attention has more registers. */
-template <int KIND, bool PAIR>
+/* The same of one row; WHOLE: which codes of four bits and N4's meet in whole numbers. All are FINE in
+ * stage_product's terms: with less code besides, attention has more registers. */
+template <int KIND, bool PAIR, bool WHOLE>
 __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring &r,
                                                      const stream_args &a, const int &phase,
                                                      const int &more)
 {
     enum { BLOCKS = kind_of<KIND>::blocks, COLS = BLOCKS * 32, NT = 1, T = 1 };
-    constexpr bool whole = KIND == DEV_U4;
-    typedef typename std::conditional<whole, fed_whole, fed_rows<COLS>>::type X;
+    constexpr bool table = KIND == DEV_N4, whole = WHOLE && (KIND == DEV_U4 || table);
+    typedef typename whole_way<KIND>::type W;
+    typedef typename std::conditional<whole, fed_whole<W>, fed_rows<COLS>>::type X;
     const int thread = thread_now(), warp = held(thread / WARP), lane = held(thread % WARP);
     const int kp = held(a.out[0].w.kp);
     const int groups = p.a->groups, rec = a.out[0].w.rec;
@@ -344,14 +369,16 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
     /* this lane's row of x, if it is kept, from its columns on; in whole numbers, planes and words */
     const uint32_t kept = held(
         (uint32_t)((uint8_t *)p.inputs - r.at) +
-        (whole ? (share.at < kp ? share.at / DEV_CHUNK * WHOLE_RECORD : 0) + whole_planes_at(lane)
+        (whole ? (share.at < kp ? share.at / DEV_CHUNK * W::RECORD : 0) + W::planes_at(lane)
                : (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2));
-    const int words = held(whole_word_at(lane) - whole_planes_at(lane));
-    const int step = team * WHOLE_RECORD;
+    const int words = held(W::word_at(lane) - W::planes_at(lane));
+    const int step = team * W::RECORD;
     const uint32_t landed = held(r.landed), freed = held(r.freed);
     int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
     int turn = held(r.now.turn);
     uint4 x[BLOCKS * NT] = {}; /* rows beyond T stay zeros */
+    const uint32_t *const lut = table ? p.lut : NULL;
+    typename W::own own = {};
 
     static_assert((int)X::GROUPS >= FED_RECORDS, "a group's columns are taken at once");
     int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
@@ -388,7 +415,10 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
                 const int left = kp - k - share.at;
                 const uint8_t *const x_now = r.at + (left > 0 ? x_at : kept);
 
-                if (!PAIR && form.zeros)
+                if constexpr (table)
+                    W::group(part, own, at, apart, x_now, x_now + words, step, left, share,
+                             p.a->values);
+                else if (!PAIR && form.zeros)
                     fed_whole_group<PAIR, true>(part, at, apart, x_now, x_now + words, step, left,
                                                 form, gi, zero, share);
                 else
@@ -406,10 +436,10 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
                     load_kept<KIND, NT, BLOCKS>(x, r.at + kept + from * 2, stride, T, g);
                 else
                     load_inputs<KIND, NT, BLOCKS>(x, a.x + share.at + from, stride, T);
-                if (!PAIR && KIND != DEV_U6 && form.zeros)
-                    stage_product<KIND, true, PAIR, true, NT>(acc[0], at, form, x, NULL, lane);
+                if (!PAIR && KIND != DEV_U6 && !table && form.zeros)
+                    stage_product<KIND, true, PAIR, true, NT>(acc[0], at, form, x, lut, lane);
                 else
-                    stage_product<KIND, true, PAIR, false, NT>(acc[0], at, form, x, NULL, lane);
+                    stage_product<KIND, true, PAIR, false, NT>(acc[0], at, form, x, lut, lane);
             }
             k += FED_RECORDS * share.cols;
             if (k >= kp) {
@@ -419,6 +449,8 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
             next();
             bar_wait(landed + slot * 8, round);
         }
+        if (whole && table)
+            part[0] *= p.a->values.step, part[1] *= p.a->values.step;
         if (whole)
             fed_whole_give(p, turn++, part);
         else
@@ -428,14 +460,15 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
     r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
 }
 
-/* TILES: of 8 rows of x; 0: one row, as above. */
+/* TILES: of 8 rows of x; 0: one row, as above. Programs of N4 have one row only, with TILES 1 in 16
+ * bits. */
 template <int KIND, bool PAIR, int TILES>
 __device__ static __forceinline__ void fed_codes_phase(const program &p, fed_ring &r,
                                                        const stream_args &a, const int &phase,
                                                        const int &more)
 {
-    if constexpr (TILES > 0)
+    if constexpr (TILES > 0 && KIND != DEV_N4)
         fed_two_phase<KIND, PAIR, TILES>(p, r, a, phase, more);
     else
-        fed_one_phase<KIND, PAIR>(p, r, a, phase, more);
+        fed_one_phase<KIND, PAIR, TILES == 0>(p, r, a, phase, more);
 }

@@ -97,6 +97,8 @@ __device__ static __forceinline__ void fed_product_of(const program &p, fed_ring
 {
     if constexpr (CLASS == CLASS_FED8) {
         fed8<NT>::product(p, r, now, phase, more);
+    } else if constexpr (CLASS == CLASS_FED_N4) {
+        fed_codes_phase<DEV_N4, false, NT>(p, r, now.u.s, phase, more);
     } else if constexpr (CLASS == CLASS_FED) {
         if (now.form == DEV_B16 * 4)
             fed_phase<DEV_B16, NT>(p, r, now.u.s, phase, more);
@@ -138,17 +140,23 @@ struct division {
 /* Whether blocks have feeds in shared memory; others leave them where they are. */
 template <int CLASS> __device__ static constexpr bool brings_feeds()
 {
-    return CLASS != CLASS_FED8 && CLASS != CLASS_FED_CODES;
+    return CLASS != CLASS_FED8 && !fed_records<CLASS>();
 }
 
-template <int CLASS>
+/* Whether N4's pairs of values are in shared memory. */
+template <int CLASS, int NT> __device__ static constexpr bool has_table()
+{
+    return CLASS == CLASS_N4 || (CLASS == CLASS_FED_N4 && NT);
+}
+
+template <int CLASS, int NT>
 __device__ static __forceinline__ division divide(const program_args &a, uint8_t *shared)
 {
     constexpr bool is8 = CLASS == CLASS_FED8;
     division d;
 
     d.lut = shared + a.ring;
-    d.scratch = (float *)(d.lut + (CLASS == CLASS_N4 ? LUT_N4 : 0));
+    d.scratch = (float *)(d.lut + (has_table<CLASS, NT>() ? LUT_N4 : 0));
     d.turns = (float2 *)((uint8_t *)d.scratch + a.scratch);
     d.feeds = (stream_feed *)(d.turns + a.n_rows * a.half);
     d.phases = (uint4 *)(d.feeds + (brings_feeds<CLASS>() ? a.n_feeds : 0));
@@ -216,7 +224,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
     __syncwarp();
 #pragma unroll 1
     for (;;) {
-        const division d = divide<CLASS>(a, shared + held(0));
+        const division d = divide<CLASS, NT>(a, shared + held(0));
         const unsigned thread = thread_now(), i = kept[thread / WARP].phase;
         /* in place of the one three before: of two before another warp may still be in one, for a
          * block without items of attention does not stop there */
@@ -277,7 +285,7 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
         }
         __syncwarp();
     }
-    fed_mark<NT ? NT : 1>(state(divide<CLASS>(a, shared)), all,
+    fed_mark<NT ? NT : 1>(state(divide<CLASS, NT>(a, shared)), all,
                           kept[threadIdx.x / WARP].now.turn, a.T, { LAST, 0 });
 }
 
@@ -303,7 +311,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
     __shared__ attn_row row[DEV_STREAM_ROWS];
     __shared__ float factor[DEV_STREAM_ROWS];
     const int warp = threadIdx.x / WARP;
-    const division d = divide<CLASS>(a, shared);
+    const division d = divide<CLASS, NT>(a, shared);
     const auto state = [&](const division &d) {
         program p = { &a, brings ? d.feeds : a.feed };
 
@@ -321,7 +329,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         ((uint64_t *)d.feeds)[i] = ((const uint64_t *)a.feed)[i];
     if (threadIdx.x < WORDS)
         d.phases[threadIdx.x] = ((const uint4 *)a.phase)[threadIdx.x];
-    if constexpr (CLASS == CLASS_N4)
+    if constexpr (has_table<CLASS, NT>())
         for (int i = threadIdx.x; i < 256 * WARP; i += THREADS)
             ((uint32_t *)d.lut)[i] = a.table[i / WARP & 15] | (uint32_t)a.table[i / WARP >> 4]
                                                                   << 16;
@@ -377,14 +385,14 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         if (warp == STREAM_WARPS) {
             if constexpr (is8)
                 fed8<NT>::feed(p, ring);
-            else if constexpr (CLASS == CLASS_FED_CODES)
-                feed_records<NT>(p, ring);
+            else if constexpr (fed_records<CLASS>())
+                feed_records<CLASS == CLASS_FED_N4 ? 0 : NT>(p, ring);
             else
                 feed_ring(p, ring);
             return;
         }
         if (warp > STREAM_WARPS) {
-            if constexpr (NT == 0)
+            if constexpr (NT == 0 || CLASS == CLASS_FED_N4)
                 fed_ends_one<CLASS>(p, ring, (const dev_phase *)d.phases);
             else
                 fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);

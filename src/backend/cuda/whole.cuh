@@ -51,6 +51,16 @@ __device__ static __forceinline__ int whole_of(float v, float by)
     return (int)__float_as_uint(fmaf(v, by, 12582912.f)) - 0x4B400000;
 }
 
+/* The step of a block whose largest is the `top` of one of four lanes, rounded up; that of f16's least
+ * value is above 2^-40. */
+__device__ static __forceinline__ uint32_t whole_step(float top)
+{
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2)
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+    return max(__float_as_uint(top * (1 / WHOLE_MOST)) + WHOLE_REST, 87u << 23) & WHOLE_STEP;
+}
+
 /* Eight neighbouring columns, a lane's share of a block, to their record. All lanes of a warp
  * together, whether or not theirs are there. */
 __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, int block, int c,
@@ -66,12 +76,7 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
         x[2 * k] = f.x, x[2 * k + 1] = f.y;
         top = fmaxf(top, fmaxf(fabsf(f.x), fabsf(f.y)));
     }
-#pragma unroll
-    for (int d = 1; d < 4; d *= 2)
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
-    /* the step, rounded up; that of f16's least value is above 2^-40 */
-    const uint32_t step = max(__float_as_uint(top * (1 / WHOLE_MOST)) + WHOLE_REST, 87u << 23) &
-                          WHOLE_STEP;
+    const uint32_t step = whole_step(top);
     const float inverse = __fdividef(1, __uint_as_float(step));
     uint32_t q[8]; /* by byte, X and H - X: 128 more, for the lower byte is signed */
     int sum = 0;
