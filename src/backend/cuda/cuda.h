@@ -21,6 +21,8 @@ enum cuda_try {
                            numbers; not to the bits of the same row in a batch */
     CUDA_TRY_DETERMINISTIC = 8, /* "deterministic": a row's products have the same bits beside any 1
                                    to 16 rows, with codes of quantised weights too; slower */
+    CUDA_TRY_APART = 16, /* "apart", in the environment only: each tensor has an allocation of its
+                            own; compute-sanitizer takes a copy from two of them for a wrong one */
 };
 void cuda_try(struct ctx *c, unsigned what);
 /* "NVIDIA H100 80GB HBM3, 79.1 GiB" */

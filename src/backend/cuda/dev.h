@@ -377,8 +377,8 @@ struct program_args {
     const struct stream_feed *feed;
     int n, n_feeds, T;
     int scratch, buffers;            /* buffers of sums: 2^ */
-    int attn; /* bytes of the scratch before attention's part: of sums; 0: they share it, or attention
-               * has the inputs' place (FED8) */
+    int attn;                        /* bytes of the scratch before attention's part: of sums; 0: it
+                                      * shares theirs, or has the inputs' place (FED8) */
     int ring, groups, group;         /* bytes of all rings; FED: groups of it, bytes of one */
     const int32_t *slot, *seq, *pos; /* of the batch's n_rows, where there is attention */
     const int32_t *const *blocks;

@@ -109,7 +109,8 @@ static void open_arena(struct cuda *b, size_t total)
     struct arena *a = &b->arena;
     int can = 0;
 
-    if (b->d.cuDeviceGetAttribute(&can, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+    if (b->tries & CUDA_TRY_APART ||
+        b->d.cuDeviceGetAttribute(&can, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                                   b->device) ||
         !can)
         return;
@@ -601,7 +602,8 @@ static unsigned tries_of(const char *list)
     static const struct {
         const char *name;
         unsigned what;
-    } tries[] = { { "deterministic", CUDA_TRY_DETERMINISTIC },
+    } tries[] = { { "apart", CUDA_TRY_APART },
+                  { "deterministic", CUDA_TRY_DETERMINISTIC },
                   { "mma", CUDA_TRY_MMA },
                   { "whole", CUDA_TRY_WHOLE },
                   { "wide", CUDA_TRY_WIDE } };
@@ -624,13 +626,13 @@ int cuda_ctx_new(struct ctx **out, enum compute compute, struct err *e)
     b->ctx.be = &backend_cuda;
     b->ctx.compute = compute;
     b->ctx.backend = b;
+    b->tries = tries_of(getenv("PUNA_CUDA_TRY"));
     if (team_new(&b->ctx.team, 1, e) || open_driver(b, e) || open_device(b, e) ||
         open_kernels(b, e)) {
         free_cuda(&b->ctx);
         return -1;
     }
     b->blas = blas_open(b);
-    cuda_try(&b->ctx, tries_of(getenv("PUNA_CUDA_TRY")));
     *out = &b->ctx;
     return 0;
 }
