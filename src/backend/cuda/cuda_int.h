@@ -342,7 +342,7 @@ struct program {
     bool whole; /* codes of four bits meet one row in whole numbers */
     uint16_t table[16];
     struct whole_values values; /* of the table; step 0: it has none */
-    struct rope_args rope; /* waits for its attention; q NULL = none */
+    struct rope_args rope;      /* waits for its attention; q NULL = none */
     size_t rope_rows;
     struct attn_args at_rows; /* slot, seq and table of n_rows rows */
     const int32_t *pos;

@@ -82,7 +82,7 @@ struct wgmma_product {
     float *d;
     int n;
     bool add, bf16, f8, across; /* f8: E4M3, 32 values of the sum; across: b is MN-major */
-    bool registers;         /* a is in those of the lane's quad, by lanes; else at a_at */
+    bool registers;             /* a is in those of the lane's quad, by lanes; else at a_at */
     uint32_t a[4][4];
     uint64_t a_at, b_at;
 };
