@@ -271,7 +271,7 @@ __device__ static __forceinline__ tile_end fed_end_of(const stream_args &a, int 
 
         return end_of(a, out, in, turn);
     }
-    constexpr int rows = fed_records<CLASS>() ? (int)DEV_TILE : 8;
+    constexpr int rows = CLASS == CLASS_FED_CODES ? (int)DEV_TILE : 8;
     const int i = turn * WARP + threadIdx.x % WARP;
     tile_end e = { i / DEV_TILE, tile * rows + i % rows };
 
@@ -332,7 +332,7 @@ __device__ static __forceinline__ void fed_end(const stream_args &a, const float
                                                const float *factor, int tile, int turn,
                                                const tile_end &e, float scale, unsigned tag)
 {
-    constexpr bool F8 = CLASS == CLASS_FED8, records = fed_records<CLASS>();
+    constexpr bool F8 = CLASS == CLASS_FED8, records = CLASS == CLASS_FED_CODES;
     const int t = turn * 2 + threadIdx.x % WARP / DEV_TILE;
     const bool there = t < a.T, gives = F8 ? a.given != NULL : a.give_x != NULL;
     float v = 0, up = 0, none = 0;
@@ -464,8 +464,8 @@ __device__ static __forceinline__ void fed_clear(const stream_args &a, int threa
         store_shared(a.spent + i, __uint_as_float(ABSENT));
 }
 
-/* The warps that end tiles, and phases when all of theirs are ended. Of records they may be two at a
- * time. */
+/* The warps that end tiles, and phases when all of theirs are ended. Of records, whose programs of one
+ * row alone have fed_ends_one(), they may be two at a time. */
 template <int CLASS, int NT>
 __device__ static __forceinline__ void fed_ends(const program &p, const fed_ring &r,
                                                 const dev_phase *phases)

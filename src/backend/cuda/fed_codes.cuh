@@ -172,6 +172,42 @@ __device__ static __forceinline__ void fed_whole_give(const program &p, int turn
         bar_arrive(p.full + k * 8);
 }
 
+/* A warp's way through a ring, group by group. */
+struct fed_walk {
+    uint32_t landed, freed; /* as in fed_ring */
+    int groups, slot, round;
+
+    /* Until the group is there. */
+    __device__ __forceinline__ void wait() const
+    {
+        bar_wait(landed + slot * 8, round);
+    }
+    /* The warp is through with it. */
+    __device__ __forceinline__ void next(int lane)
+    {
+        __syncwarp();
+        if (lane == 0)
+            bar_arrive(freed + slot * 8);
+        if (++slot == groups)
+            slot = 0, round ^= 1;
+    }
+    /* As in fed_place. */
+    __device__ __forceinline__ int place() const
+    {
+        return slot | round * FED_ROUND;
+    }
+};
+
+__device__ static __forceinline__ fed_walk fed_walk_of(const fed_ring &r, int groups)
+{
+    fed_walk w;
+
+    w.landed = held(r.landed), w.freed = held(r.freed);
+    w.groups = groups;
+    w.slot = held(slot_of(r.now.place)), w.round = held(round_of(r.now.place));
+    return w;
+}
+
 /* A block of 32 columns of a record's rows g and g + 8 times x. */
 template <int KIND, bool PAIR, int NT>
 __device__ static __forceinline__ void two_block(float acc[NT][4], const uint4 v[2], const uint4 &hi,
@@ -286,26 +322,18 @@ __device__ static __forceinline__ void fed_two_phase(const program &p, fed_ring 
     const uint32_t kept =
         held((uint32_t)((uint8_t *)p.inputs - r.at) +
              (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2);
-    const uint32_t landed = held(r.landed), freed = held(r.freed);
-    int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
+    fed_walk walk = fed_walk_of(r, groups);
     int turn = held(r.now.turn);
     uint4 x[BLOCKS * NT] = {}; /* rows beyond T stay zeros */
     int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
-    const auto next = [&] {
-        __syncwarp();
-        if (lane == 0)
-            bar_arrive(freed + slot * 8);
-        if (++slot == groups)
-            slot = 0, round ^= 1;
-    };
 
 #pragma unroll 1
     for (bool last = false; !last;) {
-        bar_wait(landed + slot * 8, round);
-        const int begun = r.tile[slot];
+        walk.wait();
+        const int begun = r.tile[walk.slot];
 
         if (begun < 0) {
-            next();
+            walk.next(lane);
             break;
         }
         last = begun & FED_LAST;
@@ -313,7 +341,7 @@ __device__ static __forceinline__ void fed_two_phase(const program &p, fed_ring 
         float acc[2][NT][4] = {};
 #pragma unroll 1
         for (int k = 0;;) {
-            const uint8_t *const at = r.at + mine + slot * p.a->group;
+            const uint8_t *const at = r.at + mine + walk.slot * p.a->group;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
                 X::take(a, p.inputs, share, k, p.tag + phase);
@@ -331,16 +359,16 @@ __device__ static __forceinline__ void fed_two_phase(const program &p, fed_ring 
             }
             k += EACH;
             if (k >= kp) {
-                next();
+                walk.next(lane);
                 break;
             }
-            next();
-            bar_wait(landed + slot * 8, round);
+            walk.next(lane);
+            walk.wait();
         }
         two_give<NT>(p, turn++, T, acc);
     }
     fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn);
-    r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
+    r.now.place = walk.place(), r.now.turn = turn;
 }
 
 /* The same of one row; WHOLE: which codes of four bits and N4's meet in whole numbers. All are FINE in
@@ -373,8 +401,7 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
                : (g * stride + share.at + lane % 4 * (KIND == DEV_U6 ? 4 : 8)) * 2));
     const int words = held(W::word_at(lane) - W::planes_at(lane));
     const int step = team * W::RECORD;
-    const uint32_t landed = held(r.landed), freed = held(r.freed);
-    int slot = held(slot_of(r.now.place)), round = held(round_of(r.now.place));
+    fed_walk walk = fed_walk_of(r, groups);
     int turn = held(r.now.turn);
     uint4 x[BLOCKS * NT] = {}; /* rows beyond T stay zeros */
     const uint32_t *const lut = table ? p.lut : NULL;
@@ -382,20 +409,13 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
 
     static_assert((int)X::GROUPS >= FED_RECORDS, "a group's columns are taken at once");
     int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
-    const auto next = [&] {
-        __syncwarp();
-        if (lane == 0)
-            bar_arrive(freed + slot * 8);
-        if (++slot == groups)
-            slot = 0, round ^= 1;
-    };
 #pragma unroll 1
     for (bool last = false; !last;) {
-        bar_wait(landed + slot * 8, round);
-        const int begun = r.tile[slot];
+        walk.wait();
+        const int begun = r.tile[walk.slot];
 
         if (begun < 0) {
-            next();
+            walk.next(lane);
             break;
         }
         last = begun & FED_LAST;
@@ -405,7 +425,7 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
 
 #pragma unroll 1
         for (int k = 0;;) {
-            const uint8_t *at = r.at + mine + slot * p.a->group;
+            const uint8_t *at = r.at + mine + walk.slot * p.a->group;
 
             if (NT == 1 && k >= ready) { /* of the first tile */
                 X::take(a, p.inputs, share, k, p.tag + phase);
@@ -443,11 +463,11 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
             }
             k += FED_RECORDS * share.cols;
             if (k >= kp) {
-                next();
+                walk.next(lane);
                 break;
             }
-            next();
-            bar_wait(landed + slot * 8, round);
+            walk.next(lane);
+            walk.wait();
         }
         if (whole && table)
             part[0] *= p.a->values.step, part[1] *= p.a->values.step;
@@ -457,7 +477,7 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
             fed_give<NT, 1>(p, turn++, T, acc);
     }
     fed_close<X, NT>(p, r, a, share, kp, ready, phase, more, turn, turn != r.now.turn);
-    r.now.place = slot | round * FED_ROUND, r.now.turn = turn;
+    r.now.place = walk.place(), r.now.turn = turn;
 }
 
 /* TILES: of 8 rows of x; 0: one row, as above. Programs of N4 have one row only, with TILES 1 in 16

@@ -133,17 +133,8 @@ struct whole_n4 {
     __device__ static __forceinline__ void put(uint8_t *to, const uint4 &v, int block, int c,
                                                bool there)
     {
-        const uint32_t pair[4] = { v.x, v.y, v.z, v.w };
-        float x[8], top = 0;
-
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const float2 f = __half22float2(*(const __half2 *)&pair[k]);
-
-            x[2 * k] = f.x, x[2 * k + 1] = f.y;
-            top = fmaxf(top, fmaxf(fabsf(f.x), fabsf(f.y)));
-        }
-        const uint32_t step = whole_step(top);
+        float x[8];
+        const uint32_t step = whole_open(x, v);
         const float inverse = __fdividef(1, __uint_as_float(step));
         uint32_t X[8], H[4]; /* 128 more, for the lower byte is signed */
         int sum = 0;
@@ -160,13 +151,10 @@ struct whole_n4 {
 #pragma unroll
         for (int d = 1; d < 4; d *= 2)
             sum += __shfl_xor_sync(~0u, sum, d);
-        const auto bytes = [&](int n, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-            return __byte_perm(__byte_perm(a, b, n | (4 + n) << 4),
-                               __byte_perm(c, d, n | (4 + n) << 4), 0x5410);
-        };
         const auto plane = [&](int n) {
-            return make_uint4(bytes(n, X[0], X[1], X[2], X[3]), bytes(n, X[4], X[5], X[6], X[7]),
-                              bytes(n, X[0], X[2], X[4], X[6]), bytes(n, H[0], H[1], H[2], H[3]));
+            return make_uint4(
+                whole_bytes(n, X[0], X[1], X[2], X[3]), whole_bytes(n, X[4], X[5], X[6], X[7]),
+                whole_bytes(n, X[0], X[2], X[4], X[6]), whole_bytes(n, H[0], H[1], H[2], H[3]));
         };
         if (!there)
             return;

@@ -598,11 +598,11 @@ static void launch(struct cuda *b, struct program *p)
     }
     a.words = (float *)(uintptr_t)(b->gate + WORDS_AT);
     link_phases(b, p, &a);
-    for (size_t i = 0; i < p->n; i++)
+    for (size_t i = 0; i < p->n; i++) {
         if (reads_far(b, p, i))
             p->phase[i].u.s.kept = 0;
-    for (size_t i = 0; i < p->n; i++)
         phases += loaded_apart(&p->phase[i]);
+    }
     a.n = (int)phases;
     phases *= sizeof(*p->phase);
     const size_t bytes = maps + phases + feeds;
@@ -692,7 +692,6 @@ static struct dev_phase *add(struct cuda *b, enum dev_class class, bool feed, si
     size_t most = attn > p->attn ? attn : p->attn;
     const bool both = (p->class == CLASS_U48 || p->class == CLASS_U6) &&
                       (class == CLASS_U48 || class == CLASS_U6);
-
     const enum dev_class own = class;
 
     if (p->n_feeds && (!feed || (both && p->class > class)))

@@ -61,13 +61,11 @@ __device__ static __forceinline__ uint32_t whole_step(float top)
     return max(__float_as_uint(top * (1 / WHOLE_MOST)) + WHOLE_REST, 87u << 23) & WHOLE_STEP;
 }
 
-/* Eight neighbouring columns, a lane's share of a block, to their record. All lanes of a warp
- * together, whether or not theirs are there. */
-__device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, int block, int c,
-                                                 bool there)
+/* Eight columns of f16, a lane's share of a block, and that block's step. */
+__device__ static __forceinline__ uint32_t whole_open(float x[8], const uint4 &v)
 {
     const uint32_t pair[4] = { v.x, v.y, v.z, v.w };
-    float x[8], top = 0;
+    float top = 0;
 
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -76,7 +74,24 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
         x[2 * k] = f.x, x[2 * k + 1] = f.y;
         top = fmaxf(top, fmaxf(fabsf(f.x), fabsf(f.y)));
     }
-    const uint32_t step = whole_step(top);
+    return whole_step(top);
+}
+
+/* Of four values the bytes n. */
+__device__ static __forceinline__ uint32_t whole_bytes(int n, uint32_t a, uint32_t b, uint32_t c,
+                                                       uint32_t d)
+{
+    return __byte_perm(__byte_perm(a, b, n | (4 + n) << 4), __byte_perm(c, d, n | (4 + n) << 4),
+                       0x5410);
+}
+
+/* Eight neighbouring columns, a lane's share of a block, to their record. All lanes of a warp
+ * together, whether or not theirs are there. */
+__device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, int block, int c,
+                                                 bool there)
+{
+    float x[8];
+    const uint32_t step = whole_open(x, v);
     const float inverse = __fdividef(1, __uint_as_float(step));
     uint32_t q[8]; /* by byte, X and H - X: 128 more, for the lower byte is signed */
     int sum = 0;
@@ -93,8 +108,7 @@ __device__ static __forceinline__ void whole_put(uint8_t *to, const uint4 &v, in
     for (int d = 1; d < 4; d *= 2)
         sum += __shfl_xor_sync(~0u, sum, d);
     const auto bytes = [&](int n, const uint32_t *q) {
-        return __byte_perm(__byte_perm(q[0], q[1], n | (4 + n) << 4),
-                           __byte_perm(q[2], q[3], n | (4 + n) << 4), 0x5410);
+        return whole_bytes(n, q[0], q[1], q[2], q[3]);
     };
     if (!there)
         return;
