@@ -129,18 +129,21 @@ __device__ static __forceinline__ void feed_nothing(fed_ring &r, fed_window &w, 
 /* A block's tiles of product number i, of n in so many groups each, one after the other, and whether
  * each is the last. Two are its own, the others are claimed two tiles before, for memory takes long
  * to answer; but if the ring has room for all, so that they come before they are used, what counts
- * is that blocks have as many: all are dealt out. */
-template <class F>
+ * is that blocks have as many: all are dealt out. EVEN: none has many more than its share. */
+template <bool EVEN, class F>
 __device__ static __forceinline__ void fed_tiles(const program &p, int i, int n, int each_groups,
                                                  const F &each)
 {
-    const int grid = gridDim.x, lane = threadIdx.x % WARP;
+    const int grid = gridDim.x, lane = threadIdx.x % WARP, share = (n - 1) / grid + 1;
     const bool dealt = n * each_groups <= p.a->groups * grid;
+    int claims = share + share / 16 - 2;
     /* the tile after the next */
     const auto claim = [&](int next) {
-        return dealt                      ? next + grid
-               : n > 2 * grid && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u)
-                                           : n;
+        const bool may = n > 2 * grid && (!EVEN || claims-- > 0);
+
+        return dealt              ? next + grid
+               : may && lane == 0 ? 2 * grid + (int)atomicAdd(p.a->claims + i, 1u)
+                                  : n;
     };
 
 #pragma unroll 1

@@ -31,7 +31,7 @@ template <int TILES> __device__ static __forceinline__ void feed_records(const p
         const int rec = f.stride, each = fed_team(TILES || gated) * FED_RECORDS;
         const int pairs = TILES && !gated ? fed_pairs(f.tiles) : 0;
 
-        fed_tiles(p, i, f.tiles - pairs, (f.stages + each - 1) / each, [&](int unit, bool last) {
+        fed_tiles<false>(p, i, f.tiles - pairs, (f.stages + each - 1) / each, [&](int unit, bool last) {
             const int two = unit < pairs ? FED_TWO : 0, tile = two ? 2 * unit : unit + pairs;
             const bool both = gated || two;
             const feed_tile in = gated ? feed_tile{ f.q[0], tile } : feed_at(f, tile);
