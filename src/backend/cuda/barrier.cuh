@@ -213,6 +213,26 @@ __device__ static inline void tagged_store(uint64_t *to, uint32_t data, unsigned
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
 }
 
+/* Two neighbouring words, as they are now. */
+__device__ static inline void tagged_load(uint64_t v[2], const uint64_t *from)
+{
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(v[0]), "=l"(v[1])
+                 : "l"(from)
+                 : "memory");
+}
+
+/* Whether N words have the tag. */
+template <int N> __device__ static inline bool tagged(const uint64_t *v, unsigned tag)
+{
+    bool there = true;
+
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        there = there && (unsigned)(v[i] >> 32) == tag;
+    return there;
+}
+
 /* The first n of N runs of two neighbouring words each, `step` words apart, once all of them have
  * the tag. */
 template <int N>
@@ -227,13 +247,10 @@ __device__ static inline void tagged_wait(uint2 *data, const uint64_t *from, int
 #pragma unroll
         for (int i = 0; i < N; i++)
             if (i < n)
-                asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                             : "=l"(v[2 * i]), "=l"(v[2 * i + 1])
-                             : "l"(from + i * step)
-                             : "memory");
+                tagged_load(v + 2 * i, from + i * step);
 #pragma unroll
-        for (int i = 0; i < 2 * N; i++)
-            there = there && (i / 2 >= n || (unsigned)(v[i] >> 32) == tag);
+        for (int i = 0; i < N; i++)
+            there = there && (i >= n || tagged<2>(v + 2 * i, tag));
     } while (!there);
 #pragma unroll
     for (int i = 0; i < N; i++)

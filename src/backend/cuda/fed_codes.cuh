@@ -113,16 +113,40 @@ template <class W> struct fed_whole {
                 return there ? *(const uint4 *)(a.x + at) : make_uint4(0, 0, 0, 0);
             });
     }
+    /* A lane's words of the groups from k on, as they are when they are asked for: take() asks again
+     * for those that are not there. */
+    struct words {
+        uint64_t v[4];
+    };
+    __device__ static __forceinline__ words ask(const stream_args &a, const fed_share &mine, int k)
+    {
+        const int at = k + mine.at + mine.lane / LANES * mine.cols + mine.lane % LANES * 8;
+        words w = {};
+
+        if (at < a.out[0].w.kp) {
+            tagged_load(w.v, a.take_x + at / 2);
+            tagged_load(w.v + 2, a.take_x + at / 2 + 2);
+        }
+        return w;
+    }
+    __device__ static __forceinline__ void take(const stream_args &a, uint16_t *to,
+                                                const fed_share &mine, int k, unsigned tag,
+                                                const words &w)
+    {
+        put(a, to, mine, k, [&](int at, bool there) {
+            uint2 x[2] = { { (uint32_t)w.v[0], (uint32_t)w.v[1] },
+                           { (uint32_t)w.v[2], (uint32_t)w.v[3] } };
+
+            if (there && !tagged<4>(w.v, tag))
+                tagged_wait<2>(x, a.take_x + at / 2, 2, 2, tag);
+            return make_uint4(x[0].x, x[0].y, x[1].x, x[1].y);
+        });
+        __syncwarp();
+    }
     __device__ static __forceinline__ void take(const stream_args &a, uint16_t *to,
                                                 const fed_share &mine, int k, unsigned tag)
     {
-        put(a, to, mine, k, [&](int at, bool there) {
-            uint2 w[2];
-
-            tagged_wait<2>(w, a.take_x + at / 2, 2, there ? 2 : 0, tag);
-            return make_uint4(w[0].x, w[0].y, w[1].x, w[1].y);
-        });
-        __syncwarp();
+        take(a, to, mine, k, tag, ask(a, mine, k));
     }
 };
 
@@ -409,6 +433,11 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
 
     static_assert((int)X::GROUPS >= FED_RECORDS, "a group's columns are taken at once");
     int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
+    typename fed_whole<W>::words asked = {}; /* of the columns from `ready` on */
+
+    if constexpr (whole)
+        if (ready < kp)
+            asked = X::ask(a, share, ready);
 #pragma unroll 1
     for (bool last = false; !last;) {
         walk.wait();
@@ -427,11 +456,18 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
         for (int k = 0;;) {
             const uint8_t *at = r.at + mine + walk.slot * p.a->group;
 
-            if (NT == 1 && k >= ready) { /* of the first tile */
-                X::take(a, p.inputs, share, k, p.tag + phase);
-                ready += X::GROUPS * share.cols;
-            }
+            if constexpr (!whole)
+                if (k >= ready) { /* of the first tile */
+                    X::take(a, p.inputs, share, k, p.tag + phase);
+                    ready += X::GROUPS * share.cols;
+                }
             if constexpr (whole) {
+                if (k >= ready) { /* the next ones are on their way meanwhile */
+                    X::take(a, p.inputs, share, k, p.tag + phase, asked);
+                    ready += X::GROUPS * share.cols;
+                    if (ready < kp)
+                        asked = X::ask(a, share, ready);
+                }
                 const int left = kp - k - share.at;
                 const uint8_t *const x_now = r.at + (left > 0 ? x_at : kept);
 

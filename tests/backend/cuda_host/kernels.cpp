@@ -22,6 +22,7 @@
 #define gate_arrive    ptx_gate_arrive
 #define gate_wait      ptx_gate_wait
 #define tagged_store   ptx_tagged_store
+#define tagged_load    ptx_tagged_load
 #define tagged_wait    ptx_tagged_wait
 #define load_shared    ptx_load_shared
 #define store_shared   ptx_store_shared
@@ -74,6 +75,7 @@
 #undef gate_arrive
 #undef gate_wait
 #undef tagged_store
+#undef tagged_load
 #undef tagged_wait
 #undef load_shared
 #undef store_shared
@@ -123,6 +125,11 @@ template <int N> static inline void copy_wait()
 static inline void tagged_store(uint64_t *to, uint32_t data, unsigned tag)
 {
     *to = data | (uint64_t)tag << 32;
+}
+
+static inline void tagged_load(uint64_t v[2], const uint64_t *from)
+{
+    v[0] = from[0], v[1] = from[1];
 }
 
 template <int N>
