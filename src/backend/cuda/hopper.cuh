@@ -22,6 +22,18 @@ __device__ static inline uint32_t swizzled(uint32_t r, uint32_t c)
     return r * SWIZZLE_ROW + ((c ^ (r & 7)) << 4);
 }
 
+/* ---- registers: of other kernels these are never made ---- */
+
+template <int N> __device__ static inline void registers_less(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> __device__ static inline void registers_more(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
 #if HOPPER
 /* ---- copies ---- */
 
@@ -70,18 +82,6 @@ __device__ static inline void fence_async_all(void)
 __device__ static inline void shared_store(uint32_t to, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
-}
-
-/* ---- registers ---- */
-
-template <int N> __device__ static inline void registers_less(void)
-{
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-template <int N> __device__ static inline void registers_more(void)
-{
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
 /* ---- arithmetic ---- */

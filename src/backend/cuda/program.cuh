@@ -289,6 +289,15 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                           kept[threadIdx.x / WARP].now.turn, a.T, { LAST, 0 });
 }
 
+/* Registers of a thread: a kernel of 640 threads begins with 96. With one row of records in whole
+ * numbers the warps that feed and end tiles need fewer, and the others get those. */
+enum { ENDS_REGISTERS = 64, PRODUCT_REGISTERS = 104 };
+
+template <int CLASS, int NT> __device__ static constexpr bool hands_registers()
+{
+    return HOPPER && fed_records<CLASS>() && (CLASS == CLASS_FED_N4 || NT == 0);
+}
+
 /* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more where a ring
  * is fed; shared memory: see program_args */
 template <int CLASS, int NT>
@@ -382,22 +391,26 @@ __device__ static __forceinline__ void program_body(const program_args &a)
                             bar_at(brought) };
 
     if constexpr (fed) {
-        if (warp == STREAM_WARPS) {
-            if constexpr (is8)
-                fed8<NT>::feed(p, ring);
-            else if constexpr (fed_records<CLASS>())
-                feed_records<CLASS == CLASS_FED_N4 ? 0 : NT>(p, ring);
-            else
-                feed_ring(p, ring);
-            return;
-        }
-        if (warp > STREAM_WARPS) {
+        if (warp >= STREAM_WARPS) {
+            if constexpr (hands_registers<CLASS, NT>())
+                registers_less<ENDS_REGISTERS>();
+            if (warp == STREAM_WARPS) {
+                if constexpr (is8)
+                    fed8<NT>::feed(p, ring);
+                else if constexpr (fed_records<CLASS>())
+                    feed_records<CLASS == CLASS_FED_N4 ? 0 : NT>(p, ring);
+                else
+                    feed_ring(p, ring);
+                return;
+            }
             if constexpr (NT == 0 || CLASS == CLASS_FED_N4)
                 fed_ends_one<CLASS>(p, ring, (const dev_phase *)d.phases);
             else
                 fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
             return;
         }
+        if constexpr (hands_registers<CLASS, NT>())
+            registers_more<PRODUCT_REGISTERS>();
         run_fed<CLASS, NT>(a, shared, row, state, ring, tag);
     } else {
         p.ring = shared + warp * R::depth * R::slot;
