@@ -113,3 +113,18 @@ void check_calls(struct ctx *c)
     assert_true(c->be->enter(c, &p, &e) >= 0);
     OK(c->be->leave(c, &p, &e), e);
 }
+
+struct session *open_on(struct engine **g, const char *path, enum compute compute,
+                        const char *device, size_t ctx)
+{
+    const struct engine_opts o = {
+        .threads = 2, .compute = compute, .isa = -1, .no_tokenizer = true, .device = device
+    };
+    struct session *s;
+    struct err e;
+
+    gpu_or_skip();
+    OK(engine_open(g, path, &o, &e), e);
+    OK(session_new(&s, *g, ctx, &e), e);
+    return s;
+}

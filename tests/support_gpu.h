@@ -3,6 +3,7 @@
 #define PUNA_TESTS_SUPPORT_GPU_H
 
 #include "backend/cuda/cuda.h"
+#include "engine/session.h"
 #include "support.h"
 
 /* Set up of a group: asks once whether there is a GPU. */
@@ -42,5 +43,10 @@ void gpu_settle(void);
     (gpu_ask(NULL)                 ? 1                                                             \
      : SANITIZED && gpu_emulated() ? cmocka_run_group_tests_name(__FILE__, few, NULL, NULL)        \
                                    : cmocka_run_group_tests_name(__FILE__, all, NULL, NULL))
+
+/* A session of so many tokens on a device; gpu_or_skip where there is no GPU. *g: its engine, to be
+ * closed after it. */
+struct session *open_on(struct engine **g, const char *path, enum compute compute,
+                        const char *device, size_t ctx);
 
 #endif

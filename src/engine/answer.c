@@ -143,6 +143,21 @@ int answer_how(struct answer *a, struct sampling *how, struct err *e)
     return 0;
 }
 
+bool answer_ask(struct answer *a, struct sampler *s, size_t vocab, struct sampling *how,
+                struct pick_changes *changes, struct pick_ask *ask)
+{
+    const struct gen_request *r = a->r;
+    struct err none; /* met again when the token is taken */
+
+    if ((r->logprobs && (r->n_watch || r->top_logprobs > PICK_MOST)) || answer_how(a, how, &none) ||
+        !sampling_ask(how, vocab, a->all.n - r->n_prompt, ask))
+        return false;
+    sampler_changes(s, how, a->all.p, r->n_prompt, a->all.n, changes);
+    ask->change = changes->p;
+    ask->n_change = changes->n;
+    return true;
+}
+
 /* The next id out of its logits, or -1. */
 static int32_t pick(struct answer *a, struct sampler *s, const float *logits, struct err *e)
 {

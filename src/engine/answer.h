@@ -31,6 +31,11 @@ int answer_take(struct answer *a, struct sampler *s, const float *logits, struct
 int answer_take_id(struct answer *a, int32_t id, const struct pick_list *chances) MUST_USE;
 /* How the next token is picked; allowed and biases are a's and the request's. */
 int answer_how(struct answer *a, struct sampling *how, struct err *e) MUST_USE;
+/* What is asked of the next token's logits where they are (ops/pick.h); false: it takes all of
+ * them. ask->row is the caller's; how: as answer_how; changes: what ask->change lies in, kept from
+ * call to call, the caller's to free. */
+bool answer_ask(struct answer *a, struct sampler *s, size_t vocab, struct sampling *how,
+                struct pick_changes *changes, struct pick_ask *ask);
 /* Tokens that the grammar leaves no choice about, as the tokenizer spells them: a guess at what
  * comes next. At most `most`; returns how many. */
 size_t answer_forced(struct answer *a, int32_t *out, size_t most);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/mem.h"
 #include "engine/answer.h"
 #include "engine/draft.h"
 #include "engine/session_int.h"
@@ -31,36 +32,91 @@ static size_t show(const struct answer *a, size_t from)
     return a->shown;
 }
 
-/* Tokens out of the logits of a's last token and of n guesses behind it: one, and one more for each
- * guess that is right. As answer_take. */
-static int take(struct answer *a, struct session *s, struct sampler *sampler, const float *logits,
-                const int32_t *guess, size_t n, size_t *shown, struct err *e)
+/* An answer in the making. */
+struct making {
+    struct answer a;
+    struct session *s;
+    struct sampler *sampler;
+    struct pick_changes changes;
+    float *row;   /* [V] of logits that had to come from a device; NULL = none had to */
+    size_t shown; /* bytes of text */
+    bool untold;  /* the last token is to be shown while a device computes the next one */
+};
+
+static void tell(struct making *m)
 {
-    const size_t V = (size_t)session_engine(s)->model->hp->vocab, before = a->all.n;
+    m->shown = show(&m->a, m->shown);
+    m->untold = false;
+}
+
+/* The next token out of the only row of logits on a device, as answer_take. */
+static int take_there(struct making *m, struct err *e)
+{
+    struct ctx *const c = session_engine(m->s)->ctx;
+    const size_t V = (size_t)session_engine(m->s)->model->hp->vocab;
+    const struct gen_request *const r = m->a.r;
+    struct pick_ask ask = { .row = 0 };
+    struct pick_list list;
+    struct sampling how;
+
+    if (answer_ask(&m->a, m->sampler, V, &how, &m->changes, &ask)) {
+        if (c->be->pick(c, &ask, 1, V, &list, e))
+            return -1;
+        const int32_t id = sampler_pick_list(&how, &list, V, m->a.all.n - r->n_prompt);
+
+        ask = (struct pick_ask){ .row = 0, .temperature = 1, .draw = true, .at = id };
+        if (id >= 0 && r->logprobs && c->be->pick(c, &ask, 1, V, &list, e))
+            return -1;
+        if (id >= 0 && (!r->logprobs || (list.n > 0 && (size_t)list.n >= r->top_logprobs)))
+            return answer_take_id(&m->a, id, &list);
+    }
+    if (!m->row)
+        m->row = xcalloc(V, sizeof(*m->row));
+    if (c->be->row(c, 0, V, m->row, e))
+        return -1;
+    return answer_take(&m->a, m->sampler, m->row, e);
+}
+
+/* Tokens out of the logits of the last token and of n guesses behind it: one, and one more for each
+ * guess that is right. logits: as session_check has them. As answer_take. */
+static int take(struct making *m, const float *logits, const int32_t *guess, size_t n,
+                struct err *e)
+{
+    struct answer *const a = &m->a;
+    const size_t V = (size_t)session_engine(m->s)->model->hp->vocab, before = a->all.n;
     size_t right = 0;
     int rc;
 
-    while ((rc = answer_take(a, sampler, logits + right * V, e)) > 0) {
-        *shown = show(a, *shown);
-        if (right == n || a->all.p[a->all.n - 1] != guess[right])
-            break;
-        right++;
+    if (m->untold)
+        tell(m);
+    if (!logits) {
+        rc = take_there(m, e);
+        m->untold = rc > 0;
+    } else {
+        while ((rc = answer_take(a, m->sampler, logits + right * V, e)) > 0) {
+            tell(m);
+            if (right == n || a->all.p[a->all.n - 1] != guess[right])
+                break;
+            right++;
+        }
     }
     /* the last token is not in the cache yet, nor a guess that was not reached */
-    session_cut(s, before + right < a->all.n ? before + right : a->all.n - 1);
-    session_noted(s, n, right);
+    session_cut(m->s, before + right < a->all.n ? before + right : a->all.n - 1);
+    session_noted(m->s, n, right);
     a->out->guessed += n;
     a->out->guessed_right += right;
     return rc;
 }
 
-static int loop(struct answer *a, struct session *s, struct sampler *sampler, struct err *e)
+static int loop(struct making *m, struct err *e)
 {
+    struct answer *const a = &m->a;
+    struct session *const s = m->s;
     const struct gen_request *r = a->r;
     const double start = clock_seconds();
     int32_t guess[MAX_GUESS];
     const float *logits;
-    size_t shown = 0, n = 0;
+    size_t n = 0;
     int rc;
 
     while (a->out->cached < session_len(s) && a->out->cached + 1 < r->n_prompt &&
@@ -74,15 +130,19 @@ static int loop(struct answer *a, struct session *s, struct sampler *sampler, st
         a->out->finish = FINISH_CANCELLED;
         return 0;
     }
-    while ((rc = take(a, s, sampler, logits, guess, n, &shown, e)) > 0) {
+    while ((rc = take(m, logits, guess, n, e)) > 0) {
         n = session_guess(s, &a->all, r, guess);
         if (session_check(s, a->all.p[a->all.n - 1], guess, n, &logits, e))
-            return -1;
+            rc = -1;
+        if (rc < 0)
+            break;
     }
+    if (m->untold)
+        tell(m);
     a->out->decode_s = clock_seconds() - start - a->out->prompt_s;
     if (rc == 0) {
         answer_end(a);
-        show(a, shown);
+        tell(m);
     }
     return rc;
 }
@@ -90,15 +150,16 @@ static int loop(struct answer *a, struct session *s, struct sampler *sampler, st
 int generate(struct session *s, const struct gen_request *r, struct gen_result *out, struct err *e)
 {
     struct engine *eng = session_engine(s);
-    struct sampler *sampler = NULL;
-    struct answer a;
+    struct making m = { .s = s };
     int rc = -1;
 
-    if (answer_init(&a, r, eng->tok, session_ctx(s), (size_t)eng->model->hp->ctx, out, e) == 0 &&
-        sampler_new(&sampler, (size_t)eng->model->hp->vocab, e) == 0)
-        rc = loop(&a, s, sampler, e);
-    sampler_free(sampler);
-    answer_release(&a);
+    if (answer_init(&m.a, r, eng->tok, session_ctx(s), (size_t)eng->model->hp->ctx, out, e) == 0 &&
+        sampler_new(&m.sampler, (size_t)eng->model->hp->vocab, e) == 0)
+        rc = loop(&m, e);
+    sampler_free(m.sampler);
+    answer_release(&m.a);
+    free(m.changes.p);
+    free(m.row);
     if (rc)
         gen_result_release(out);
     return rc;

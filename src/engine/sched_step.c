@@ -770,21 +770,13 @@ static void make_masks(struct sched *s)
  */
 static bool ask_head(struct sched *s, struct job *j, struct head *h, struct pick_ask *ask)
 {
-    const struct gen_request *r = &j->gen;
-    const struct ids *all = &j->answer.all;
-    struct err none; /* met again when the token is taken */
-
     j->picked = -1;
     *ask = (struct pick_ask){ .row = j->first_want + j->n_score };
     if (!j->rows || j->over || !is_whole(j) || j->r.prompt_only || j->n_guess ||
-        (r->logprobs && (r->n_watch || r->top_logprobs > PICK_MOST)) ||
-        answer_how(&j->answer, &h->how, &none) ||
-        !sampling_ask(&h->how, (size_t)s->g->model->hp->vocab, all->n - r->n_prompt, ask))
+        !answer_ask(&j->answer, s->sampler, (size_t)s->g->model->hp->vocab, &h->how, &h->changes,
+                    ask))
         return false;
     h->j = j;
-    sampler_changes(s->sampler, &h->how, all->p, r->n_prompt, all->n, &h->changes);
-    ask->change = h->changes.p;
-    ask->n_change = h->changes.n;
     return true;
 }
 

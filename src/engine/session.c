@@ -299,9 +299,11 @@ int session_check(struct session *s, int32_t last, const int32_t *guess, size_t 
     int32_t ids[MAX_GUESS + 1] = { last };
 
     if (n == 0) {
+        float *const out = s->g->ctx->be->pick ? NULL : s->logits;
+
         s->row_want[0] = 0;
-        *logits = s->logits;
-        return step(s, ids, 1, false, 1, s->logits, e);
+        *logits = out;
+        return step(s, ids, 1, false, 1, out, e);
     }
     for (size_t i = 0; i <= n; i++)
         s->row_want[i] = (int32_t)i;

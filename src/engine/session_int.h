@@ -9,7 +9,8 @@
 size_t session_guess(struct session *s, const struct ids *all, const struct gen_request *r,
                      int32_t *out);
 /* Evaluates `last` and the n guesses behind it. *logits: [n + 1][V] of each, owned by the session
- * until its next call. The cache then holds the guesses: session_cut what proves wrong. */
+ * until its next call; NULL: those of `last` stay on a device, which is to be asked about them and
+ * may still compute them. The cache then holds the guesses: session_cut what proves wrong. */
 int session_check(struct session *s, int32_t last, const int32_t *guess, size_t n,
                   const float **logits, struct err *e) MUST_USE;
 /* How many of them were right. */

@@ -656,21 +656,6 @@ static void attention_prompts(void **state)
 enum { ROWS = 96, V = 1024 };
 #define GOLDEN data_path("golden/tiny-llama31.safetensors")
 
-static struct session *open_on(struct engine **g, const char *path, enum compute compute,
-                               const char *device, size_t ctx)
-{
-    const struct engine_opts o = {
-        .threads = 2, .compute = compute, .isa = -1, .no_tokenizer = true, .device = device
-    };
-    struct session *s;
-    struct err e;
-
-    gpu_or_skip();
-    OK(engine_open(g, path, &o, &e), e);
-    OK(session_new(&s, *g, ctx, &e), e);
-    return s;
-}
-
 /* Tokens of each golden prompt that passes of few rows have: on an emulated device, what it has
  * time for. */
 static size_t few_rows(void)

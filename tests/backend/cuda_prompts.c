@@ -1,6 +1,8 @@
 /* The CUDA backend: products and the attention that follows them, in kernels of many rows (gemm.cu)
- * and in programs of few, against the scalar truth. Skipped, and counted as skipped, where there is
- * no GPU. */
+ * and in programs of few, against the scalar truth; and answers whose tokens it picks. Skipped, and
+ * counted as skipped, where there is no GPU. */
+#include <math.h>
+
 #include "base/mem.h"
 #include "format/enc/f8.h"
 #include "planes.h"
@@ -156,9 +158,86 @@ static void heads(void **state)
     gpu_settle();
 }
 
+static void hear(void *arg, int32_t id)
+{
+    struct ids *all = arg;
+
+    ids_add(all, id);
+}
+
+/* generate() has the same tokens whether the GPU tells them of its logits or all of those come. */
+static void answers(void **state)
+{
+    enum { PROMPT = 12, TOP = 3 };
+    const size_t answer = gpu_emulated() ? 3 : 8;
+    static const struct sampling how[] = {
+        { .temperature = 0, .top_p = 1, .repetition_penalty = 1 },
+        { .temperature = 0, .top_p = 1, .repetition_penalty = 1.5 },
+        { .temperature = 0.2, .top_p = 0.9, .repetition_penalty = 1, .seed = 7 },
+        { .temperature = 1, .top_p = 1, .repetition_penalty = 1.2, .seed = 8 },
+        { .temperature = 1, .top_p = 0.9, .top_k = 20, .repetition_penalty = 1, .seed = 9 },
+        { .temperature = 50,
+          .top_p = 0.99,
+          .repetition_penalty = 1,
+          .seed = 10 } /* no list has it */
+    };
+    struct engine *g;
+    int32_t prompt[PROMPT];
+    struct err e;
+
+    (void)state;
+    gpu_for_programs();
+    struct session *s = open_on(&g, data_path("tiny-llama31"), COMPUTE_AUTO, "cuda", 64);
+    const struct backend *const gpu = g->ctx->be;
+    struct backend host = *gpu;
+
+    host.pick = NULL;
+    host.row = NULL;
+    for (int32_t i = 0; i < PROMPT; i++)
+        prompt[i] = 3 * i + 1;
+    for (size_t i = 0; i < 2 * ARRAY_LEN(how); i += gpu_emulated() ? 5 : 1) {
+        struct gen_result got[2];
+        struct ids heard[2] = { 0 };
+
+        for (size_t k = 0; k < 2; k++) {
+            const struct gen_request r = { .prompt = prompt,
+                                           .n_prompt = PROMPT,
+                                           .max_new_tokens = answer,
+                                           .sampling = how[i / 2],
+                                           .logprobs = i % 2,
+                                           .top_logprobs = i % 2 ? TOP : 0,
+                                           .on_token = hear,
+                                           .arg = &heard[k] };
+
+            g->ctx->be = k ? &host : gpu;
+            session_cut(s, 0);
+            OK(generate(s, &r, &got[k], &e), e);
+            assert_int_equal(heard[k].n, got[k].ids.n);
+            assert_memory_equal(heard[k].p, got[k].ids.p, heard[k].n * sizeof(*heard[k].p));
+        }
+        assert_int_equal(got[0].ids.n, answer);
+        assert_int_equal(got[1].ids.n, answer);
+        assert_memory_equal(got[0].ids.p, got[1].ids.p, answer * sizeof(*prompt));
+        for (size_t n = 0; n < (i % 2 ? answer : 0); n++) {
+            assert_true(fabsf(got[0].logprob[n] - got[1].logprob[n]) < 1e-4f);
+            for (size_t t = n * TOP; t < (n + 1) * TOP; t++)
+                assert_int_equal(got[0].top[t].id, got[1].top[t].id);
+        }
+        for (size_t k = 0; k < 2; k++) {
+            gen_result_release(&got[k]);
+            ids_release(&heard[k]);
+        }
+    }
+    g->ctx->be = gpu;
+    session_free(s);
+    engine_close(g);
+    gpu_settle();
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(heads), cmocka_unit_test(heads_few) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(heads), cmocka_unit_test(heads_few),
+                                        cmocka_unit_test(answers) };
 
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */
     return cmocka_run_group_tests_name(__FILE__, tests, gpu_ask, NULL);
