@@ -434,10 +434,13 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
     static_assert((int)X::GROUPS >= FED_RECORDS, "a group's columns are taken at once");
     int ready = fed_open<X, NT>(p, r, a, share, kp, near, thread, phase);
     typename fed_whole<W>::words asked = {}; /* of the columns from `ready` on */
+    const auto ask_next = [&] {
+        if constexpr (whole)
+            if (ready < kp)
+                asked = X::ask(a, share, ready);
+    };
 
-    if constexpr (whole)
-        if (ready < kp)
-            asked = X::ask(a, share, ready);
+    ask_next();
 #pragma unroll 1
     for (bool last = false; !last;) {
         walk.wait();
@@ -456,18 +459,15 @@ __device__ static __forceinline__ void fed_one_phase(const program &p, fed_ring 
         for (int k = 0;;) {
             const uint8_t *at = r.at + mine + walk.slot * p.a->group;
 
-            if constexpr (!whole)
-                if (k >= ready) { /* of the first tile */
-                    X::take(a, p.inputs, share, k, p.tag + phase);
-                    ready += X::GROUPS * share.cols;
-                }
-            if constexpr (whole) {
-                if (k >= ready) { /* the next ones are on their way meanwhile */
+            if (k >= ready) { /* of the first tile */
+                if constexpr (whole)
                     X::take(a, p.inputs, share, k, p.tag + phase, asked);
-                    ready += X::GROUPS * share.cols;
-                    if (ready < kp)
-                        asked = X::ask(a, share, ready);
-                }
+                else
+                    X::take(a, p.inputs, share, k, p.tag + phase);
+                ready += X::GROUPS * share.cols;
+                ask_next();
+            }
+            if constexpr (whole) {
                 const int left = kp - k - share.at;
                 const uint8_t *const x_now = r.at + (left > 0 ? x_at : kept);
 

@@ -68,8 +68,9 @@ __device__ static __forceinline__ void feed8_ring(const program &p, fed_ring r)
 #pragma unroll 1
     for (int i = 0; i < p.a->n_feeds; i++) {
         const stream_feed f = p.feeds[i];
-        /* blocks that had less to do before would claim so early as to end last what all wait for: of
-         * 8B 4, 8 and 16 rows make 1500, 2549 and 4098 tok/s on an H200, 1477, 2509 and 3983 so */
+        /* even: blocks that had less to do before would claim so early as to end last what all wait
+         * for. 4, 8 and 16 rows of 8B make 1501, 2549 and 4098 tok/s on an H200, else 1477, 2509 and
+         * 3983 */
         fed_tiles<true>(p, i, f.tiles, f.stages, [&](int tile, bool last) {
             const fed8_tile t = fed8_tile_of(f, tile);
 

@@ -22,7 +22,7 @@ __device__ static inline uint32_t swizzled(uint32_t r, uint32_t c)
     return r * SWIZZLE_ROW + ((c ^ (r & 7)) << 4);
 }
 
-/* ---- registers: of other kernels these are never made ---- */
+/* ---- registers; templates, which nothing but its kernels makes ---- */
 
 template <int N> __device__ static inline void registers_less(void)
 {

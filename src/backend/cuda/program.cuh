@@ -289,13 +289,19 @@ __device__ static __forceinline__ void run_fed(const program_args &a, uint8_t *s
                           kept[threadIdx.x / WARP].now.turn, a.T, { LAST, 0 });
 }
 
-/* Registers of a thread: a kernel of 640 threads begins with 96. With one row of records in whole
- * numbers the warps that feed and end tiles need fewer, and the others get those. */
+/* Whether what is fed is records that one row meets. */
+template <int CLASS, int NT> __device__ static constexpr bool feeds_one()
+{
+    return NT == 0 || CLASS == CLASS_FED_N4;
+}
+
+/* Registers of a thread: a kernel of 640 threads begins with 96. With one row of records the warps
+ * that feed and end tiles need fewer, and the others get those. */
 enum { ENDS_REGISTERS = 64, PRODUCT_REGISTERS = 104 };
 
 template <int CLASS, int NT> __device__ static constexpr bool hands_registers()
 {
-    return HOPPER && fed_records<CLASS>() && (CLASS == CLASS_FED_N4 || NT == 0);
+    return HOPPER && feeds_one<CLASS, NT>();
 }
 
 /* grid: a block on each multiprocessor, all at once; 512 threads, and four warps more where a ring
@@ -398,12 +404,12 @@ __device__ static __forceinline__ void program_body(const program_args &a)
                 if constexpr (is8)
                     fed8<NT>::feed(p, ring);
                 else if constexpr (fed_records<CLASS>())
-                    feed_records<CLASS == CLASS_FED_N4 ? 0 : NT>(p, ring);
+                    feed_records<feeds_one<CLASS, NT>() ? 0 : NT>(p, ring);
                 else
                     feed_ring(p, ring);
                 return;
             }
-            if constexpr (NT == 0 || CLASS == CLASS_FED_N4)
+            if constexpr (feeds_one<CLASS, NT>())
                 fed_ends_one<CLASS>(p, ring, (const dev_phase *)d.phases);
             else
                 fed_ends<CLASS, NT>(p, ring, (const dev_phase *)d.phases);
