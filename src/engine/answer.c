@@ -158,6 +158,16 @@ bool answer_ask(struct answer *a, struct sampler *s, size_t vocab, struct sampli
     return true;
 }
 
+struct pick_ask answer_ask_chances(size_t row, int32_t id)
+{
+    return (struct pick_ask){ .row = row, .temperature = 1, .draw = true, .at = id };
+}
+
+bool answer_has_chances(const struct answer *a, const struct pick_list *list)
+{
+    return list->n > 0 && (size_t)list->n >= a->r->top_logprobs;
+}
+
 /* The next id out of its logits, or -1. */
 static int32_t pick(struct answer *a, struct sampler *s, const float *logits, struct err *e)
 {

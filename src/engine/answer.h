@@ -36,6 +36,11 @@ int answer_how(struct answer *a, struct sampling *how, struct err *e) MUST_USE;
  * call to call, the caller's to free. */
 bool answer_ask(struct answer *a, struct sampler *s, size_t vocab, struct sampling *how,
                 struct pick_changes *changes, struct pick_ask *ask);
+/* What is asked of row `row`, in which nothing is changed or forbidden, for the chances of a token
+ * that was picked. */
+struct pick_ask answer_ask_chances(size_t row, int32_t id);
+/* Whether the list that comes of it has all the request wants to know. */
+bool answer_has_chances(const struct answer *a, const struct pick_list *list);
 /* Tokens that the grammar leaves no choice about, as the tokenizer spells them: a guess at what
  * comes next. At most `most`; returns how many. */
 size_t answer_forced(struct answer *a, int32_t *out, size_t most);

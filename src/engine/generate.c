@@ -2,7 +2,6 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "base/mem.h"
 #include "engine/answer.h"
 #include "engine/draft.h"
 #include "engine/session_int.h"
@@ -38,7 +37,6 @@ struct making {
     struct session *s;
     struct sampler *sampler;
     struct pick_changes changes;
-    float *row;   /* [V] of logits that had to come from a device; NULL = none had to */
     size_t shown; /* bytes of text */
     bool untold;  /* the last token is to be shown while a device computes the next one */
 };
@@ -58,23 +56,20 @@ static int take_there(struct making *m, struct err *e)
     struct pick_ask ask = { .row = 0 };
     struct pick_list list;
     struct sampling how;
+    const float *logits;
 
     if (answer_ask(&m->a, m->sampler, V, &how, &m->changes, &ask)) {
         if (c->be->pick(c, &ask, 1, V, &list, e))
             return -1;
         const int32_t id = sampler_pick_list(&how, &list, V, m->a.all.n - r->n_prompt);
 
-        ask = (struct pick_ask){ .row = 0, .temperature = 1, .draw = true, .at = id };
+        ask = answer_ask_chances(0, id);
         if (id >= 0 && r->logprobs && c->be->pick(c, &ask, 1, V, &list, e))
             return -1;
-        if (id >= 0 && (!r->logprobs || (list.n > 0 && (size_t)list.n >= r->top_logprobs)))
+        if (id >= 0 && (!r->logprobs || answer_has_chances(&m->a, &list)))
             return answer_take_id(&m->a, id, &list);
     }
-    if (!m->row)
-        m->row = xcalloc(V, sizeof(*m->row));
-    if (c->be->row(c, 0, V, m->row, e))
-        return -1;
-    return answer_take(&m->a, m->sampler, m->row, e);
+    return session_fetch(m->s, &logits, e) ? -1 : answer_take(&m->a, m->sampler, logits, e);
 }
 
 /* Tokens out of the logits of the last token and of n guesses behind it: one, and one more for each
@@ -132,10 +127,10 @@ static int loop(struct making *m, struct err *e)
     }
     while ((rc = take(m, logits, guess, n, e)) > 0) {
         n = session_guess(s, &a->all, r, guess);
-        if (session_check(s, a->all.p[a->all.n - 1], guess, n, &logits, e))
+        if (session_check(s, a->all.p[a->all.n - 1], guess, n, &logits, e)) {
             rc = -1;
-        if (rc < 0)
             break;
+        }
     }
     if (m->untold)
         tell(m);
@@ -159,7 +154,6 @@ int generate(struct session *s, const struct gen_request *r, struct gen_result *
     sampler_free(m.sampler);
     answer_release(&m.a);
     free(m.changes.p);
-    free(m.row);
     if (rc)
         gen_result_release(out);
     return rc;

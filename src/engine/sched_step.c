@@ -792,18 +792,16 @@ static int take_chances(struct sched *s, size_t n, struct err *e)
 
         if (j->gen.logprobs && j->picked >= 0) {
             s->heads[m].j = s->heads[i].j;
-            s->head_asks[m++] = (struct pick_ask){
-                .row = s->head_asks[i].row, .temperature = 1, .draw = true, .at = j->picked
-            };
+            s->head_asks[m++] = answer_ask_chances(s->head_asks[i].row, j->picked);
         }
     }
     if (m && c->be->pick(c, s->head_asks, m, (size_t)s->g->model->hp->vocab, s->chances, e))
         return -1;
     for (size_t i = 0; i < m; i++) {
         struct job *j = s->heads[i].j;
-        const struct pick_list *l = j->chances = &s->chances[i];
 
-        if (l->n == 0 || (size_t)l->n < j->gen.top_logprobs)
+        j->chances = &s->chances[i];
+        if (!answer_has_chances(&j->answer, j->chances))
             j->picked = -1;
     }
     return 0;

@@ -319,6 +319,14 @@ int session_check(struct session *s, int32_t last, const int32_t *guess, size_t 
     return 0;
 }
 
+int session_fetch(struct session *s, const float **logits, struct err *e)
+{
+    struct ctx *const c = s->g->ctx;
+
+    *logits = s->logits;
+    return c->be->row(c, 0, (size_t)s->g->model->hp->vocab, s->logits, e);
+}
+
 void session_noted(struct session *s, size_t guessed, size_t right)
 {
     draft_note(&s->drafts, guessed, right);

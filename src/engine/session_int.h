@@ -13,6 +13,8 @@ size_t session_guess(struct session *s, const struct ids *all, const struct gen_
  * may still compute them. The cache then holds the guesses: session_cut what proves wrong. */
 int session_check(struct session *s, int32_t last, const int32_t *guess, size_t n,
                   const float **logits, struct err *e) MUST_USE;
+/* What session_check left on a device, [V], to the host. */
+int session_fetch(struct session *s, const float **logits, struct err *e) MUST_USE;
 /* How many of them were right. */
 void session_noted(struct session *s, size_t guessed, size_t right);
 
