@@ -63,6 +63,20 @@ __device__ static inline void bar_wait(uint32_t bar, uint32_t parity)
                  : "memory");
 }
 
+/* The same of whole warps: the compiler knows that none of its threads goes on alone. */
+__device__ static inline void bar_wait_warp(uint32_t bar, uint32_t parity)
+{
+    uint32_t done;
+
+    do
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(bar), "r"(parity)
+                     : "memory");
+    while (!__all_sync(~0u, done));
+}
+
 /* What was initialised is seen by the copy engine and by all threads after the next barrier. */
 __device__ static inline void bar_fence_init(void)
 {
@@ -133,6 +147,17 @@ __device__ static inline int thread_now()
 __device__ static __forceinline__ void forget()
 {
     asm volatile("" ::: "memory");
+}
+
+/* The compiler does not make this anew each time. */
+__device__ static __forceinline__ void keep(uint32_t &v)
+{
+    asm volatile("" : "+r"(v));
+}
+
+__device__ static __forceinline__ void keep(int &v)
+{
+    asm volatile("" : "+r"(v));
 }
 
 /* ---- named barriers ---- */

@@ -172,20 +172,28 @@ struct driver {
     F(wide, wide_u6_8)                                                                             \
     F(wide, wide_n4_4)                                                                             \
     F(wide, wide_n4_8)                                                                             \
+    F(wide_wgmma, wgwide_u8_16)                                                                    \
     F(wide_wgmma, wgwide_u8_32)                                                                    \
     F(wide_wgmma, wgwide_u8_64)                                                                    \
+    F(wide_wgmma, wgwide_u8_zeros_16)                                                              \
     F(wide_wgmma, wgwide_u8_zeros_32)                                                              \
     F(wide_wgmma, wgwide_u8_zeros_64)                                                              \
+    F(wide_wgmma, wgwide_u8_pair_16)                                                               \
     F(wide_wgmma, wgwide_u8_pair_32)                                                               \
     F(wide_wgmma, wgwide_u8_pair_64)                                                               \
+    F(wide_wgmma, wgwide_u4_16)                                                                    \
     F(wide_wgmma, wgwide_u4_32)                                                                    \
     F(wide_wgmma, wgwide_u4_64)                                                                    \
+    F(wide_wgmma, wgwide_u4_zeros_16)                                                              \
     F(wide_wgmma, wgwide_u4_zeros_32)                                                              \
     F(wide_wgmma, wgwide_u4_zeros_64)                                                              \
+    F(wide_wgmma, wgwide_u4_pair_16)                                                               \
     F(wide_wgmma, wgwide_u4_pair_32)                                                               \
     F(wide_wgmma, wgwide_u4_pair_64)                                                               \
+    F(wide_wgmma, wgwide_u6_16)                                                                    \
     F(wide_wgmma, wgwide_u6_32)                                                                    \
     F(wide_wgmma, wgwide_u6_64)                                                                    \
+    F(wide_wgmma, wgwide_n4_16)                                                                    \
     F(wide_wgmma, wgwide_n4_32)                                                                    \
     F(wide_wgmma, wgwide_n4_64)                                                                    \
     CUDA_ATTNS(F, f32)                                                                             \
@@ -435,6 +443,7 @@ struct cuda {
     struct team *loaders; /* that fill them, until there is something to compute; NULL = none yet */
     /* x16 and ss: the one that is read, and the one that is written next */
     struct gpu_room batch, logits, hidden, x16[2], ss[2], x8, rounded, part, done, dequant, picks,
+        met,     /* parts of wide_wgmma.cu's sums: zero between kernels */
         gate_up, /* both in bf16 */
         qkv,     /* all three in bf16 */
         loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
@@ -524,8 +533,8 @@ void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_
                       size_t shared, void **args);
 /* The same of a kernel that may begin before the ones before it have ended, and waits for them
  * itself (barrier.cuh). */
-void cuda_launch_early(struct cuda *b, enum kernel k, size_t gx, int threads, size_t shared,
-                       void **args);
+void cuda_launch_early(struct cuda *b, enum kernel k, size_t gx, size_t gy, int threads,
+                       size_t shared, void **args);
 /* A product, the rotation and its cache, and attention as phases of a program; launched by flush at
  * the latest, which everything else that is launched does first. */
 void program_stream(struct cuda *b, const struct stream_args *a);

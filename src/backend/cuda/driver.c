@@ -346,12 +346,12 @@ void cuda_launch_with(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_
     launch(b, k, &c, args);
 }
 
-void cuda_launch_early(struct cuda *b, enum kernel k, size_t gx, int threads, size_t shared,
-                       void **args)
+void cuda_launch_early(struct cuda *b, enum kernel k, size_t gx, size_t gy, int threads,
+                       size_t shared, void **args)
 {
     CUlaunchAttribute early = { .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                                 .value.programmaticStreamSerializationAllowed = 1 };
-    CUlaunchConfig c = config(b, gx, 1, 1, threads, shared);
+    CUlaunchConfig c = config(b, gx, gy, 1, threads, shared);
 
     c.attrs = &early;
     c.numAttrs = 1;
@@ -369,11 +369,11 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = { &b->batch,   &b->logits,  &b->hidden,  &b->x16[0],
-                                       &b->x16[1],  &b->ss[0],   &b->ss[1],   &b->x8,
-                                       &b->rounded, &b->part,    &b->done,    &b->dequant,
-                                       &b->picks,   &b->gate_up, &b->ordered, &b->sums,
-                                       &b->loaded,  &b->copies,  &b->qkv,     &b->turns.room };
+    struct gpu_room *const rooms[] = {
+        &b->batch,   &b->logits,  &b->hidden, &b->x16[0], &b->x16[1],  &b->ss[0],      &b->ss[1],
+        &b->x8,      &b->rounded, &b->part,   &b->done,   &b->dequant, &b->picks,      &b->gate_up,
+        &b->ordered, &b->sums,    &b->loaded, &b->copies, &b->qkv,     &b->turns.room, &b->met
+    };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);

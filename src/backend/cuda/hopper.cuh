@@ -286,6 +286,10 @@ __device__ static inline void wgmma_rs(float (&d)[32], const uint32_t *a, uint64
                  ",%" i2 ",%" i3 "}, %" i4 ", p, 1, 1, 0;\n}"                                      \
                  : out                                                                             \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add))
+__device__ static inline void wgmma_rk(float (&d)[8], const uint32_t *a, uint64_t b, bool add)
+{
+    WGMMA_RK("16", REGS8, OUT8(d), "8", "9", "10", "11", "12", "13");
+}
 __device__ static inline void wgmma_rk(float (&d)[16], const uint32_t *a, uint64_t b, bool add)
 {
     WGMMA_RK("32", REGS16, OUT16(d, 0), "16", "17", "18", "19", "20", "21");

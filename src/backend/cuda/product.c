@@ -227,76 +227,131 @@ static bool part_room(struct cuda *b, struct wide_args *a, size_t groups)
     return true;
 }
 
-/* How wide_wgmma.cu cuts its work: ways of a step, and blocks, all that run at once or as many for
- * each group, so that none has parts of two. What takes least, by what steps, ends and parts took
- * on an H200. The weights' shape and the device alone decide. */
-static size_t cut(const struct cuda *b, const struct dev_weight *d, struct wg_args *a)
+/* How wide_wgmma.cu cuts its work: tiles of a group, and so how many records of each a step has;
+ * blocks of a team; teams. What takes least, by what steps and ends took on an H200. The weights'
+ * shape and the device alone decide. */
+static void cut(const struct cuda *b, const struct dev_weight *d, struct wg_records *r)
 {
-    enum { MOST = 2, STEP = 780, MEET = 2000, PART = 400, TWICE = 2500 }; /* ns */
+    enum { STEP = 520, END = 700, PARTS = 900, PART = 50 }; /* ns */
     const size_t records = (size_t)d->kp / record_cols(d);
-    size_t best = SIZE_MAX, blocks = 0;
+    size_t best = SIZE_MAX;
 
-    for (size_t ways = 1; ways <= MOST && records % ways == 0; ways++) {
-        const size_t groups = over((size_t)a->s.tiles, WG_TILES / ways), steps = records / ways;
-        const size_t total = groups * steps, each = b->sms / groups;
+    for (size_t ways = 1; ways <= 2; ways++) {
+        const size_t each = WG_WARPS / ways, groups = over((size_t)r->tiles, each);
+        const size_t steps = records / ways;
+        const size_t most = records % ways ? 0 : steps < WG_BLOCKS ? steps : WG_BLOCKS;
 
-        for (size_t apart = 0; apart <= (each && each <= steps); apart++) {
-            const size_t n = apart ? groups * each : total < b->sms ? total : b->sms;
-            const size_t per = over(total, n), parts = apart ? each : 2 + steps / per;
-            const size_t cost =
-                per * STEP + (parts > 1 ? MEET + parts * PART : 0) + (apart ? 0 : TWICE);
+        for (size_t team = 1; team <= most && team <= b->sms; team++) {
+            const size_t at_once = b->sms / team, teams = groups < at_once ? groups : at_once;
+            const size_t end = END + (team > 1 ? PARTS + team * PART : 0);
+            const size_t cost = over(groups, teams) * (over(steps, team) * STEP + end);
 
             if (cost >= best)
                 continue;
             best = cost;
-            blocks = n;
-            a->ways = (int)ways;
-            a->steps = (int)steps;
-            a->total = (int)total;
+            r->each = (int)each;
+            r->step = (int)ways * d->rec;
+            r->bytes = (int)records * d->rec;
+            r->team = (int)team;
+            r->teams = (int)teams;
+            r->per = (int)(steps / team);
+            r->more = (int)(steps % team);
         }
     }
-    return blocks;
 }
 
 static enum kernel wgmma_kernel(const struct dev_weight *d, size_t T)
 {
-    const enum kernel k = d->kind == DEV_U6   ? KERN_wgwide_u6_32
-                          : d->kind == DEV_N4 ? KERN_wgwide_n4_32
-                          : d->kind == DEV_U8 ? (d->pair    ? KERN_wgwide_u8_pair_32
-                                                 : d->zeros ? KERN_wgwide_u8_zeros_32
-                                                            : KERN_wgwide_u8_32)
-                          : d->pair           ? KERN_wgwide_u4_pair_32
-                          : d->zeros          ? KERN_wgwide_u4_zeros_32
-                                              : KERN_wgwide_u4_32;
+    const enum kernel k = d->kind == DEV_U6   ? KERN_wgwide_u6_16
+                          : d->kind == DEV_N4 ? KERN_wgwide_n4_16
+                          : d->kind == DEV_U8 ? (d->pair    ? KERN_wgwide_u8_pair_16
+                                                 : d->zeros ? KERN_wgwide_u8_zeros_16
+                                                            : KERN_wgwide_u8_16)
+                          : d->pair           ? KERN_wgwide_u4_pair_16
+                          : d->zeros          ? KERN_wgwide_u4_zeros_16
+                                              : KERN_wgwide_u4_16;
 
-    return (enum kernel)((int)k + (T > 32));
+    return (enum kernel)((int)k + (T > 16) + (T > 32));
 }
 
-/* By wide_wgmma.cu. */
-static void wide_wgmma(struct cuda *b, const struct dev_weight *d, const struct stream_args *s,
-                       int image)
+/* Outputs of o from k on that one kernel makes. */
+static size_t product_n(const struct cuda *b, const struct op *o, size_t k)
 {
-    enum { STAGES = 8 };
-    const size_t T = (size_t)s->T, rows = T <= 32 ? 32 : WIDE_ROWS;
+    const struct linear_out *out = &o->out[k];
+    const enum route route = route_of(b, out->w, o->T);
+    size_t n = 1;
+
+    while (k + n < o->n && route_of(b, out[n].w, o->T) == route &&
+           product_same_stream(cuda_placed(out[0].w), cuda_placed(out[n].w)) &&
+           inputs_same(b, out[0].w, out[n].w, o->T))
+        n++;
+    return n;
+}
+
+/* The first product from o on, if wide_wgmma.cu computes it. */
+static bool next_wide(const struct cuda *b, const struct op *o, struct wg_records *r)
+{
+    const struct op *const end = b->op + b->n_op;
+
+    while (o < end && o->kind != OP_LINEAR)
+        o++;
+    if (o >= end || b->away.live || o->n == 0 || o->T == 0)
+        return false;
+    for (size_t i = 0; i < o->n; i++)
+        if (!o->out[i].w->placed)
+            return false;
+    if (route_of(b, o->out[0].w, o->T) != ROUTE_WIDE)
+        return false;
+    r->n = (int)product_n(b, o, 0);
+    r->gated = r->n == 2 && o + 1 < end && o[1].kind == OP_SWIGLU && o[1].x == o->out[0].y &&
+               o[1].u == o->out[1].y;
+    for (int i = 0; i < r->n; i++) {
+        r->q[i] = cuda_placed(o->out[i].w)->q;
+        r->tile0[i] = r->tiles;
+        r->tiles += (int)over(o->out[i].w->rows, DEV_TILE);
+    }
+    cut(b, cuda_placed(o->out[0].w), r);
+    return true;
+}
+
+/* By wide_wgmma.cu; after: the ops that follow. */
+static void wide_wgmma(struct cuda *b, const struct dev_weight *d, const struct stream_args *s,
+                       int image, const struct op *after)
+{
+    enum { STAGES = 8, AHEAD = 4 }; /* AHEAD: records of a tile */
+    const size_t T = (size_t)s->T, rec = (size_t)d->rec;
+    const int lines = (int)wide_lines(T);
     const enum kernel k = wgmma_kernel(d, T);
     struct wg_args a = { .s = *s, .image = image };
+    struct wg_records *const r = &a.now;
 
-    const size_t blocks = cut(b, d, &a);
-    const size_t ways = (size_t)a.ways, groups = (size_t)(a.total / a.steps);
-    const size_t besides = (size_t)WG_BESIDES(d->kind) + WG_MEET(ways, s->swiglu, rows);
-    const size_t stage = WG_STAGE((size_t)d->rec, record_cols(d), rows, ways);
-    const size_t fit = (b->dynamic[k] - besides) / stage;
-    const size_t sums = WG_TILES * DEV_TILE * rows * sizeof(float); /* of a group, at most */
+    r->n = s->n, r->gated = s->swiglu, r->tiles = s->tiles;
+    for (int i = 0; i < s->n; i++) {
+        r->q[i] = s->out[i].w.q;
+        r->tile0[i] = s->out[i].tile0;
+    }
+    cut(b, d, r);
+    a.ways = (int)((size_t)r->step / rec);
+    const size_t groups = over((size_t)r->tiles, (size_t)r->each), sums = (size_t)WG_SUMS(lines);
+    const size_t stage = (size_t)WG_STAGE(d->rec, (int)record_cols(d), lines, a.ways);
 
-    BUG_ON((size_t)a.total + 1 > UINT32_MAX / b->sms);
+    a.apart = groups > (size_t)r->teams;
+    const size_t besides = (size_t)WG_BESIDES(d->kind) + (a.apart ? sums : 0);
+    const size_t fit = (b->dynamic[k] - besides) / (stage + WG_BARS((size_t)1));
+
     a.stages = (int)(fit < STAGES ? fit : STAGES);
-    if (!cuda_room(b, &b->part, 2 * blocks * sums) ||
-        !cuda_room(b, &b->done, groups * WG_TILES * sizeof(int)))
+    a.stage = (int)stage;
+    a.table = a.stages * a.stage;
+    a.sums = a.apart ? a.table + WG_BESIDES(d->kind) - 1024 : 0;
+    a.bars = (int)(besides - 1024) + a.table;
+    BUG_ON(!a.apart && (size_t)a.table < sums);
+    if (next_wide(b, after, &a.next))
+        a.ahead = (int)over(AHEAD * rec, (size_t)a.next.step);
+    if (r->team > 1 && !cuda_room(b, &b->met, groups * (size_t)r->team * sums / (size_t)a.ways))
         return;
-    a.part = (float *)(uintptr_t)b->part.p;
-    a.done = (int *)(uintptr_t)b->done.p;
-    cuda_launch_early(b, k, blocks, WG_THREADS, besides + stage * (size_t)a.stages,
-                      (void *[]){ &a });
+    a.part = (float *)(uintptr_t)b->met.p;
+    cuda_launch_early(b, k, (size_t)r->team, (size_t)r->teams, WG_THREADS,
+                      besides + (stage + WG_BARS((size_t)1)) * (size_t)a.stages, (void *[]){ &a });
 }
 
 /* By wide.cu. */
@@ -317,20 +372,22 @@ static void wide_mma(struct cuda *b, const struct dev_weight *d, struct wide_arg
 
 /* n outputs of one layout from x16, at most WIDE_ROWS rows. How columns are cut depends on the
  * weights and the device alone. */
-static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add)
+static void wide(struct cuda *b, const struct linear_out *out, size_t n, size_t T, bool add,
+                 const struct op *after)
 {
     const struct dev_weight *d = cuda_placed(out[0].w);
     struct wide_args a = { .s = product_stream(b, out, n, T, add) };
 
     if (b->wgmma)
-        wide_wgmma(b, d, &a.s, 0);
+        wide_wgmma(b, d, &a.s, 0, after);
     else
         wide_mma(b, d, &a);
 }
 
-void product_gated_wide(struct cuda *b, const struct stream_args *a, int image)
+void product_gated_wide(struct cuda *b, const struct stream_args *a, int image,
+                        const struct op *after)
 {
-    wide_wgmma(b, &a->out[0].w, a, image);
+    wide_wgmma(b, &a->out[0].w, a, image, after);
 }
 
 /* ---- products of many rows: cuBLASLt ---- */
@@ -551,14 +608,12 @@ size_t product_some(struct cuda *b, const struct op *o, size_t i)
         cuda_product(b, out, changed(b, &in, out->w, o->x, o->T), o->T, o->add);
         return 1;
     }
-    while (i + n < o->n && route_of(b, out[n].w, o->T) == route &&
-           product_same_stream(cuda_placed(out[0].w), cuda_placed(out[n].w)) &&
-           inputs_same(b, out[0].w, out[n].w, o->T))
-        n++;
+    if (route == route_of(b, out->w, o->T))
+        n = product_n(b, o, i);
     if (!input_prepare(b, &in, out->w, o->x, o->T))
         return n;
     if (route == ROUTE_WIDE)
-        wide(b, out, n, o->T, o->add);
+        wide(b, out, n, o->T, o->add, o + 1);
     else
         stream(b, out, n, o->T, o->add);
     return n;

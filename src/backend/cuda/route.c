@@ -64,6 +64,11 @@ static size_t wide_tiles(size_t T)
     return T <= 32 ? 4 : 8;
 }
 
+size_t wide_lines(size_t T)
+{
+    return T <= 16 ? 16 : T <= 32 ? 32 : WIDE_ROWS;
+}
+
 size_t wide_shared(const struct dev_weight *d, size_t T)
 {
     return (size_t)WIDE_SHARED(d->kind, d->rec, (int)record_cols(d), (int)wide_tiles(T));
@@ -137,7 +142,7 @@ struct inputs inputs_of(const struct cuda *b, const struct weight *w, size_t T)
     const bool library = route_of(b, w, T) == ROUTE_LIBRARY;
     const bool half = d->kind == DEV_B16 || (library && d->kind != DEV_H16);
     const bool act = b->ctx.compute == COMPUTE_AUTO && w->p.act != ACT_KEEP;
-    const int lines = !b->wgmma || route_of(b, w, T) != ROUTE_WIDE ? 0 : T <= 32 ? 32 : WIDE_ROWS;
+    const int lines = !b->wgmma || route_of(b, w, T) != ROUTE_WIDE ? 0 : (int)wide_lines(T);
 
     return (struct inputs){ .act = act,
                             .bf16 = b->ctx.compute == COMPUTE_BF16 && d->kind != DEV_B16,

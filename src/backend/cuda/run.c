@@ -66,7 +66,7 @@ static bool gated(struct cuda *b, size_t i)
     a.swiglu = 1;
     input_make(b, &made, s->D, &a);
     if (wide)
-        product_gated_wide(b, &a, made.image);
+        product_gated_wide(b, &a, made.image, o + 2);
     else
         program_stream(b, &a);
     input_have_made(b, &made, s->y, s->T, s->D, false);

@@ -35,6 +35,8 @@ bool op_dead(const struct cuda *b, size_t i, const float *y, size_t n);
 /* Columns of a record. */
 size_t record_cols(const struct dev_weight *d);
 /* Of wide.cu, for T rows: shared memory, and the kernel. */
+/* Rows of x that wide_wgmma.cu multiplies. */
+size_t wide_lines(size_t T);
 size_t wide_shared(const struct dev_weight *d, size_t T);
 enum kernel wide_kernel(const struct dev_weight *d, size_t T);
 /* How T rows are multiplied by w. */
@@ -116,7 +118,8 @@ bool product_library(struct cuda *b, const struct linear_out *out, const float *
  * beside one another on the device. */
 bool product_joined(struct cuda *b, const struct op *o, void *half, struct blas_product *p);
 /* Gate and up of 17 to 64 rows, and gated values to where a says, which lie as `image` says. */
-void product_gated_wide(struct cuda *b, const struct stream_args *a, int image);
+void product_gated_wide(struct cuda *b, const struct stream_args *a, int image,
+                        const struct op *after);
 /* The outputs of o from number i on that go along with it; how many they are. */
 size_t product_some(struct cuda *b, const struct op *o, size_t i);
 

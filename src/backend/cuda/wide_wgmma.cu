@@ -1,23 +1,24 @@
-/* wide_wgmma.cu - what wide.cu computes, y = x W^T for 17 to 64 rows of x and codes in records
+/* wide_wgmma.cu - what wide.cu computes, y = x W^T for 9 to 64 rows of x and codes in records
  * (dev.h), with products of whole warpgroups: Hopper.
  *
- * A group is 256 rows of W by 128 columns (U8: 64), or 128 rows by twice as many, where two warpgroups
- * add up what they have: a record for each of 16 warps. A step is one of the groups along the columns.
- * All steps of all groups are cut into equal runs, one for each block, often the same number of
- * blocks for each group; what several have of a group's sums meets in memory, and who ends last adds
- * it up, in order. Codes are widened in registers, times their scales, rounded to f16: wgmma's first
- * operand. Its second is x, in shared memory, all rows of it, which lies in memory as wgmma wants it
- * (image.cuh): four threads bring both by bulk copies, records before the kernels before have ended.
- * How work is cut depends on W and the device alone, and so does the order of every sum: a row's
- * result is the same beside any others. */
+ * A group is 256 rows of W by 128 columns (U8: 64), or 128 rows by twice as many: a record for
+ * each of 16 warps. A step is one of the groups along the columns. A team of blocks has a group at
+ * a time, each of them as many of its steps; each ends some of the group's sums, and the others'
+ * parts of those come by words that tell that they are there. Codes are widened in registers, times
+ * their scales, rounded to f16: wgmma's first operand. Its second is x, in shared memory, all rows
+ * of it, which lies in memory as wgmma wants it (image.cuh): four threads bring both by bulk
+ * copies, records before the kernels before have ended, and then ask for what the next product will
+ * read first. How work is cut depends on W and the device alone, and so does the order of every
+ * sum: a row's result is the same beside any others. */
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/image.cuh"
 #include "backend/cuda/silu.cuh"
 #include "backend/cuda/stream.cuh"
 #include "backend/cuda/wide_args.h"
 
-enum { COMPUTE = WG_TILES * WARP }; /* threads that do; a warpgroup more brings what they read */
-enum { MEETING = 2, PAIRS }; /* named barriers; of pairs of warps from PAIRS on */
+enum { COMPUTE = WG_WARPS * WARP }; /* threads that do; more bring what they read */
+/* Named barriers: of those that compute; of the others; of all. */
+enum { MEETING = 1, BEGUN, BEGINNING };
 
 #if HOPPER
 template <int KIND, int N> struct wide_of {
@@ -25,15 +26,27 @@ template <int KIND, int N> struct wide_of {
     static constexpr int cols = K::blocks * 32, slab = N * SWIZZLE_ROW, x = N * cols * 2;
 };
 
-/* The first step of block b; the block that step s is of. */
-__device__ static inline int first_step(const wg_args &a, int b)
+/* Which block of its team this is, which of the teams; the steps of each group that it has. */
+struct part {
+    int rank, team, from, to;
+};
+
+__device__ static inline part part_of(const wg_records &r, int rank, int team)
 {
-    return (unsigned)a.total * b / gridDim.x;
+    const int from = rank * r.per + min(rank, r.more);
+
+    return { rank, team, from, from + r.per + (rank < r.more) };
 }
 
-__device__ static inline int block_of(const wg_args &a, int s)
+/* A tile of all outputs' in memory. */
+__device__ static inline const uint8_t *tile_of(const wg_records &r, int item)
 {
-    return ((unsigned)(s + 1) * gridDim.x - 1) / a.total;
+    const int o = r.gated                        ? item % 2
+                  : r.n > 2 && item >= r.tile0[2] ? 2
+                  : r.n > 1 && item >= r.tile0[1] ? 1
+                                                  : 0;
+
+    return r.q[o] + (size_t)(r.gated ? item / 2 : item - r.tile0[o]) * r.bytes;
 }
 
 /* A ring's stage. */
@@ -47,47 +60,76 @@ __device__ static inline void step(stage &g, int stages)
         g.slot = 0, g.parity ^= 1;
 }
 
-/* All that is read, by a thread of each of a warpgroup's warps: every fourth tile, x by the first. */
+/* Where things lie in shared memory: stages, x before records; barriers of those that are full, and
+ * after them of those that are free. */
+struct places {
+    uint32_t at, records, full;
+};
+
+/* x of all steps, by one thread. */
 template <int KIND, int N>
-__device__ static inline void bring(const wg_args &a, uint32_t at, uint32_t records, uint32_t full)
+__device__ static inline void bring_x(const wg_args &a, const part &me, const places &p)
 {
-    enum { SHARE = WG_TILES / 4 };
-    const dev_weight &w = a.s.out[0].w;
-    const int tiles = WG_TILES / a.ways, bytes = a.ways * w.rec;
-    const int warp = threadIdx.x / WARP % 4, x = a.ways * wide_of<KIND, N>::x;
+    const int x = a.ways * wide_of<KIND, N>::x;
     const uint8_t *const image = (const uint8_t *)a.s.x;
-    const int end = first_step(a, blockIdx.x + 1);
     stage g = { 0, 0 };
 
-    if (warp == 0) /* the others' records are on their way before x is there */
-        wait_for_before();
-    for (int s = first_step(a, blockIdx.x); s < end;) {
-        const int group = s / a.steps, begin = group * a.steps, last = min(end, begin + a.steps);
-        const int n = (min(tiles, a.s.tiles - group * tiles) - warp + 3) / 4;
+    wait_for_before();
+    for (int first = me.team * a.now.each; first < a.now.tiles; first += a.now.teams * a.now.each)
+        for (int s = me.from; s < me.to; s++) {
+            const uint32_t bar = p.full + 8 * g.slot;
+
+            bar_wait(bar + 8 * a.stages, g.parity ^ 1);
+            bar_expect(bar, x);
+            bulk_copy(p.at + g.slot * a.stage, image + (size_t)s * x, x, bar);
+            step(g, a.stages);
+        }
+}
+
+/* And records, by a thread of each of three warps: every third tile's. */
+__device__ static inline void bring_records(const wg_args &a, const part &me, const places &p,
+                                            int warp)
+{
+    enum { WARPS = WG_BRINGING - 1, SHARE = (WG_WARPS + WARPS - 1) / WARPS };
+    const int bytes = a.now.step;
+    stage g = { 0, 0 };
+
+    for (int first = me.team * a.now.each; first < a.now.tiles; first += a.now.teams * a.now.each) {
+        const int n = (min(a.now.each, a.now.tiles - first) - warp + WARPS - 1) / WARPS;
         const uint8_t *from[SHARE];
 
 #pragma unroll
         for (int i = 0; i < SHARE; i++)
-            if (i < n) {
-                int tile;
-                const dev_out &out = out_of(a.s, group * tiles + warp + 4 * i, &tile);
-
-                from[i] = out.w.q + (size_t)tile * a.steps * bytes;
-            }
-        for (; s < last; s++) {
-            const uint32_t bar = full + 8 * g.slot, to = records + g.slot * WG_TILES * w.rec;
-            const size_t in = s - begin;
+            if (i < n)
+                from[i] = tile_of(a.now, first + warp + WARPS * i);
+        for (int s = me.from; s < me.to; s++) {
+            const uint32_t bar = p.full + 8 * g.slot;
+            const uint32_t to = p.records + g.slot * a.stage + warp * bytes;
 
             bar_wait(bar + 8 * a.stages, g.parity ^ 1);
-            bar_expect(bar, n * bytes + (warp ? 0 : x));
-            if (warp == 0)
-                bulk_copy(at + g.slot * x, image + in * x, x, bar);
+            bar_expect(bar, n * bytes);
 #pragma unroll
             for (int i = 0; i < SHARE; i++)
                 if (i < n)
-                    bulk_copy_once(to + (warp + 4 * i) * bytes, from[i] + in * bytes, bytes, bar);
+                    bulk_copy_once(to + WARPS * i * bytes, from[i] + (size_t)s * bytes, bytes, bar);
             step(g, a.stages);
         }
+    }
+}
+
+/* The next product's first records to the second-level cache, while this one's sums meet; by the
+ * same threads. */
+__device__ static inline void ask_ahead(const wg_records &r, int most, int warp)
+{
+    const int grid = gridDim.x * gridDim.y;
+
+    for (int b = blockIdx.y * gridDim.x + blockIdx.x; b < r.team * r.teams; b += grid) {
+        const part it = part_of(r, b % r.team, b / r.team);
+        const int first = it.team * r.each, last = min(first + r.each, r.tiles);
+
+        for (int i = first + warp; i < last; i += WG_BRINGING - 1)
+            l2_prefetch(tile_of(r, i) + (size_t)it.from * r.step,
+                        min(most, it.to - it.from) * r.step);
     }
 }
 
@@ -111,27 +153,27 @@ template <int KIND, bool PAIR, bool ZEROS> struct scaling {
     uint32_t s[groups], m[PAIR ? groups : 1];
     uint16_t z[ZEROS ? groups : 1];
 
-    /* apart: its groups are blocks, not all of it */
-    __device__ inline void read(const uint8_t *p, int gs, int apart, int g)
+    /* p: rows g's and g + 8's of the first */
+    __device__ inline void read(const uint8_t *p, int gs)
     {
 #pragma unroll
         for (int k = 0; k < groups; k++) {
-            const int i = KIND == DEV_U6 ? k : k * apart;
+            const int i = KIND == DEV_U6 ? k : gs > 1 ? k : 0; /* groups are blocks, or all of it */
 
-            s[k] = *(const uint32_t *)(p + i * (PAIR ? 64 : 32) + g * 4);
+            s[k] = *(const uint32_t *)(p + i * (PAIR ? 64 : 32));
             if (PAIR)
-                m[k] = *(const uint32_t *)(p + 32 + i * 64 + g * 4);
+                m[k] = *(const uint32_t *)(p + 32 + i * 64);
             if (ZEROS)
-                z[k] = *(const uint16_t *)(p + gs * 32 + i * 16 + g * 2);
+                z[k] = *(const uint16_t *)(p + gs * 32 + i * 16 - threadIdx.x % WARP / 4 * 2);
         }
     }
 };
 
 /* A record's block j: wgmma's first operand, for both of its products. */
 template <int KIND, bool PAIR, bool ZEROS>
-__device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], const uint4 &hi, int j,
-                                    const scaling<KIND, PAIR, ZEROS> &by, int gs, uint32_t zero,
-                                    const uint32_t *lut)
+__device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], const uint4 &hi,
+                                    int j, const scaling<KIND, PAIR, ZEROS> &by, int gs,
+                                    uint32_t zero, const uint32_t *lut)
 {
     uint32_t s[2], m[2], z[2] = { zero, zero };
 
@@ -149,7 +191,8 @@ __device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], co
     for (int r = 0; r < 2; r++) {
         uint32_t q[4];
 
-        code_pairs<KIND>(q, v[r], r ? make_uint2(hi.z, hi.w) : make_uint2(hi.x, hi.y), j, z[r], lut);
+        code_pairs<KIND>(q, v[r], r ? make_uint2(hi.z, hi.w) : make_uint2(hi.x, hi.y), j, z[r],
+                         lut);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (KIND == DEV_U6 && i % 2 == 0)
@@ -159,187 +202,200 @@ __device__ static inline void widen(uint32_t (&x)[2][4], const uint4 (&v)[2], co
     }
 }
 
-/* Of a lane's sum number i: which row of x it is of, from the lane's first on; whether it is of row
- * g + 8 of W, not g. */
-__device__ static constexpr int row_of(int i)
-{
-    return i / 4 * 8 + i % 2;
-}
-
-__device__ static constexpr int half_of(int i)
-{
-    return i / 2 % 2;
-}
-
-/* Gated values for the product that follows instead of sums: of two warps the first has those of
- * gate, the second of up, and sends them through shared memory. rows: of x from the lane's first on. */
-template <int N>
-__device__ static inline void end_gated(const wg_args &a, int row, int rows, const bool (&there)[2],
-                                        float *meet, const float (&sum)[N / 2])
-{
-    const int warp = threadIdx.x / WARP, t0 = 2 * (threadIdx.x % 4);
-    float *const up = meet + warp / 2 * (N / 2 * WARP) + threadIdx.x % WARP;
-
-    if (warp % 2)
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            up[i * WARP] = sum[i];
-    named_sync(PAIRS + warp / 2, 2 * WARP);
-    if (warp % 2 == 0) {
-        const uint32_t eight = 8 * (a.image ? 64 : a.s.kp16); /* from a row of x to row 8 after it */
-        uint16_t *y[2][2];
-
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int t = 0; t < 2; t++)
-                y[h][t] = a.s.y16 + input_at(a.image, a.s.kp16, t0 + t, row + 8 * h);
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            if (row_of(i) < rows & there[half_of(i)])
-                y[half_of(i)][i % 2][i / 4 * eight] = to16(silu(sum[i]) * up[i * WARP], a.s.mode16);
+/* Four sums of a lane, two rows of x and of W: of item number `item` of a group, eight rows of x by
+ * a tile, the two of a pair of tiles one after the other; their place among all. */
+template <int N> struct four {
+    static constexpr int eights = N / 8;
+    int tile, t, at;
+    __device__ inline four(int item, int lane)
+        : tile(item / 2 / eights * 2 + item % 2), t(item / 2 % eights * 8 + lane % 4 * 2),
+          at(item * WARP + lane)
+    {
     }
-    named_sync(PAIRS + warp / 2, 2 * WARP);
-}
-
-/* One more, and how many there were before: what was written before by those who arrived is seen. */
-__device__ static inline int arrive_both(int *done)
-{
-#ifdef __CUDA_ARCH__
-    int before;
-
-    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(done) : "memory");
-    return before;
-#else
-    return atomicAdd(done, 1);
-#endif
-}
-
-/* Whether the other blocks' parts of a warp's sums are there, or of those of a pair of warps. */
-__device__ static inline bool last_part(int *done, int others, bool pair)
-{
-    __shared__ int before[WG_TILES];
-    const int warp = threadIdx.x / WARP, at = pair ? warp / 2 * 2 : warp;
-
-    if (pair)
-        named_sync(PAIRS + warp / 2, 2 * WARP);
-    __syncwarp();
-    if (threadIdx.x % WARP == 0 && warp == at) {
-        before[at] = arrive_both(done + at);
-        if (before[at] == others)
-            done[at] = 0;
-    }
-    __syncwarp();
-    if (pair)
-        named_sync(PAIRS + warp / 2, 2 * WARP);
-    return *(volatile int *)&before[at] == others;
-}
-
-/* A warp's parts of blocks from .. to of the group that begins with step `begin`, in order. */
-template <int N>
-__device__ static inline void add_parts(const wg_args &a, int begin, int from, int to,
-                                        float (&sum)[N / 2])
-{
-    enum { BESIDE = 2, CHUNK = 8 }; /* asked for at once */
-
-#pragma unroll
-    for (int i = 0; i < N / 2; i++)
-        sum[i] = 0;
-#pragma unroll
-    for (int i = 0; i < N / 2; i += CHUNK)
-        for (int b = from; b <= to; b += BESIDE) {
-            float v[BESIDE][CHUNK];
-
-#pragma unroll
-            for (int k = 0; k < BESIDE; k++)
-                if (b + k <= to) {
-                    const int slot = 2 * (b + k) + (begin > first_step(a, b + k));
-                    const float *const p = a.part + (size_t)slot * COMPUTE * (N / 2) + threadIdx.x;
-
-#pragma unroll
-                    for (int j = 0; j < CHUNK; j++)
-                        v[k][j] = load_shared(p + (i + j) * COMPUTE);
-                }
-#pragma unroll
-            for (int k = 0; k < BESIDE; k++)
-#pragma unroll
-                for (int j = 0; j < CHUNK; j++)
-                    sum[i + j] += b + k <= to ? v[k][j] : 0;
-        }
-}
-
-/* What a block has of a group, found while its first step is on its way, and kept in shared memory. */
-struct share {
-    int group, from, to, slot; /* of the blocks that have parts; of this block's */
 };
 
-__device__ static inline share share_of(const wg_args &a, int s)
+template <int N> __device__ static inline int item_of(int tile, int eight)
 {
-    const int group = s / a.steps, begin = group * a.steps, me = blockIdx.x;
-
-    return { group, block_of(a, begin), block_of(a, begin + a.steps - 1),
-             2 * me + (s > first_step(a, me)) };
+    return (tile / 2 * (N / 8) + eight) * 2 + tile % 2;
 }
 
-/* The sums of a group, by the warps that have them. */
-template <int KIND, int N>
-__device__ static inline void end_group(const wg_args &a, const share &have, float *meet,
-                                        float (&sum)[N / 2])
+__device__ static inline void add_four(float4 &v, const float4 &w)
 {
-    enum { EARLY = N == 32, CHUNK = 16 }; /* for more there are no registers */
-    const int item = have.group * (WG_TILES / a.ways) + threadIdx.x / WARP;
-    const int from = have.from, to = have.to;
-    int tile;
-    const dev_out &out = out_of(a.s, min(item, a.s.tiles - 1), &tile);
-    const int row = tile * DEV_TILE + threadIdx.x % WARP / 4, t0 = 2 * (threadIdx.x % 4);
-    const bool there[2] = { item < a.s.tiles && row < out.w.rows,
-                            item < a.s.tiles && row + 8 < out.w.rows };
-    const int rows = a.s.T - t0;
-    float *const y = out.y + (size_t)t0 * out.w.rows + row;
-    float by[2] = { 1, 1 }, old[N / 2];
-    const auto old_of = [&](int i) {
-        return a.s.add & row_of(i) < rows & there[half_of(i)]
-                   ? y[(uint32_t)row_of(i) * out.w.rows + 8 * half_of(i)]
-                   : 0;
+    v.x += w.x, v.y += w.y, v.z += w.z, v.w += w.w;
+}
+
+/* Words of memory that other blocks' sums come in, complements: 0 is what is not there. */
+__device__ static inline float4 complement(const float4 &v)
+{
+    const auto word = [](float f) { return __uint_as_float(~__float_as_uint(f)); };
+
+    return make_float4(word(v.x), word(v.y), word(v.z), word(v.w));
+}
+
+/* All blocks' parts, in order: this block's are in shared memory; parts: of the group, so many
+ * values each. */
+__device__ static inline float4 all_fours(const wg_args &a, int rank, const float4 *sums,
+                                          float4 *parts, int part, int at)
+{
+    enum { AT_ONCE = 4 }; /* are asked for */
+    float4 sum = make_float4(0, 0, 0, 0);
+
+    if (a.now.team == 1)
+        return sums[at];
+    for (int p = 0; p < a.now.team; p += AT_ONCE) {
+        float4 v[AT_ONCE];
+        bool all;
+
+        do {
+            all = true;
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                v[k] = make_float4(0, 0, 0, 0);
+                if (p + k < a.now.team && p + k != rank) {
+                    v[k] = complement(load_shared(parts + (p + k) * part + at));
+                    all &= !is_absent(v[k]);
+                }
+            }
+        } while (!all);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (p + k == rank) {
+                add_four(sum, sums[at]);
+            } else if (p + k < a.now.team) {
+                add_four(sum, v[k]);
+                parts[(p + k) * part + at] = make_float4(0, 0, 0, 0);
+            }
+    }
+    return sum;
+}
+
+/* What becomes of four sums that are complete. */
+template <int KIND> struct ending {
+    float *y;
+    const dev_weight *w;
+    int row, t, T, rows;
+    /* item: a tile of all */
+    __device__ inline ending(const wg_args &a, int item, int first, int lane) : t(first), T(a.s.T)
+    {
+        int tile;
+        const dev_out &out = out_of(a.s, min(item, a.s.tiles - 1), &tile);
+
+        w = &out.w;
+        row = tile * DEV_TILE + lane / 4;
+        rows = item < a.s.tiles ? out.w.rows : 0;
+        y = out.y + (size_t)first * out.w.rows + row;
+    }
+    __device__ inline bool has(int k) const
+    {
+        return row + k / 2 * 8 < rows & t + k % 2 < T;
+    }
+    __device__ inline float *at(int k) const
+    {
+        return y + (k % 2 ? rows : 0) + k / 2 * 8;
+    }
+    __device__ inline void eight_on()
+    {
+        t += 8;
+        y += 8 * (size_t)rows;
+    }
+    __device__ inline float4 old(bool add) const
+    {
+        return make_float4(add & has(0) ? *at(0) : 0, add & has(1) ? *at(1) : 0,
+                           add & has(2) ? *at(2) : 0, add & has(3) ? *at(3) : 0);
+    }
+    __device__ inline void put(const float4 &v, const float4 &old) const
+    {
+        const float sum[4] = { v.x, v.y, v.z, v.w }, plus[4] = { old.x, old.y, old.z, old.w };
+
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (has(k)) {
+                const float by = KIND == DEV_U8 && w->gs == 0
+                                     ? scale_at(*w, (row + k / 2 * 8) / w->row_group)
+                                     : 1;
+
+                *at(k) = fmaf(sum[k], by, plus[k]);
+            }
+    }
+};
+
+/* Gated values for the product that follows; of tile number `pair` of gate and of up. */
+__device__ static inline void put_gated(const wg_args &a, int pair, int t, int lane,
+                                        const float4 &g, const float4 &u)
+{
+    const float v[4] = { silu(g.x) * u.x, silu(g.y) * u.y, silu(g.z) * u.z, silu(g.w) * u.w };
+    const int row = pair * DEV_TILE + lane / 4;
+
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (row + k / 2 * 8 < a.s.out[0].w.rows & t + k % 2 < a.s.T)
+            a.s.y16[input_at(a.image, a.s.kp16, t + k % 2, row + k / 2 * 8)] =
+                to16(v[k], a.s.mode16);
+}
+
+/* The group from tile `begin` on has come to its end; mine: the warp's tile of it. Sums that other
+ * blocks end go to them, the others to shared memory, where what becomes of them is found. */
+template <int KIND, int N>
+__device__ static inline void end_group(const wg_args &a, const part &me, int begin, int way,
+                                        int mine, float4 *sums, const float (&sum)[N / 2])
+{
+    const int items = a.now.each * (N / 8), part = items * WARP;
+    const int each = (items / 2 + a.now.team - 1) / a.now.team * 2;
+    const int thread = thread_now(), warp = thread / WARP, lane = thread % WARP;
+    const int first = me.rank * each, end = min(first + each, items);
+    const bool alone = a.now.team == 1 & !a.s.swiglu; /* no warp needs another one's sums */
+    float4 *const parts = (float4 *)a.part + (size_t)(begin / a.now.each) * a.now.team * part;
+    const auto four_at = [&](int k) {
+        return make_float4(sum[4 * k], sum[4 * k + 1], sum[4 * k + 2], sum[4 * k + 3]);
     };
 
+    if (a.ways > 1) {
+        if (way)
+#pragma unroll
+            for (int k = 0; k < N / 8; k++)
+                sums[item_of<N>(mine, k) * WARP + lane] = four_at(k);
+        named_sync(MEETING, COMPUTE);
+    }
     wait_for_before();
-    if (from < to) {
-        float *const p = a.part + (size_t)have.slot * COMPUTE * (N / 2) + threadIdx.x;
+    if (way == 0) {
+        ending<KIND> to(a, begin + mine, lane % 4 * 2, lane);
 
 #pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            p[i * COMPUTE] = sum[i];
+        for (int k = 0; k < N / 8; k++) {
+            const int item = item_of<N>(mine, k), at = item * WARP + lane;
+            const float4 old = alone ? to.old(a.s.add) : make_float4(0, 0, 0, 0);
+            float4 v = four_at(k);
+
+            if (a.ways > 1)
+                add_four(v, sums[at]);
+            if (alone)
+                to.put(v, old), to.eight_on();
+            else if (item < first || item >= end)
+                parts[me.rank * part + at] = complement(v);
+            else
+                sums[at] = v;
+        }
     }
-    /* before it is known whether the sums are complete */
-    if (EARLY)
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            old[i] = old_of(i);
-    if (KIND == DEV_U8 && out.w.gs == 0)
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-            by[h] = scale_at(out.w, min(row + 8 * h, out.w.rows - 1) / out.w.row_group);
-    if (from < to) {
-        if (!last_part(a.done + have.group * WG_TILES, to - from, a.s.swiglu))
-            return;
-        add_parts<N>(a, have.group * a.steps, from, to, sum);
-    }
+    if (alone)
+        return;
+    named_sync(MEETING, COMPUTE);
     if (a.s.swiglu) {
-        end_gated<N>(a, row, rows, there, meet, sum);
+        for (int i = first + 2 * warp; i < end; i += 2 * WG_WARPS) {
+            const four<N> f(i, lane);
+            const float4 g = all_fours(a, me.rank, sums, parts, part, f.at);
+            const float4 u = all_fours(a, me.rank, sums, parts, part, f.at + WARP);
+
+            put_gated(a, (begin + f.tile) / 2, f.t, lane, g, u);
+        }
         return;
     }
-#pragma unroll
-    for (int i = 0; i < N / 2; i += CHUNK) {
-        if (!EARLY)
-#pragma unroll
-            for (int j = i; j < i + CHUNK; j++)
-                old[j] = old_of(j);
-#pragma unroll
-        for (int j = i; j < i + CHUNK; j++)
-            if (row_of(j) < rows & there[half_of(j)])
-                y[(uint32_t)row_of(j) * out.w.rows + 8 * half_of(j)] =
-                    fmaf(sum[j], by[half_of(j)], old[j]);
+    for (int i = first + warp; i < end; i += WG_WARPS) {
+        const four<N> f(i, lane);
+        const ending<KIND> to(a, begin + f.tile, f.t, lane);
+        const float4 old = to.old(a.s.add);
+        const float4 v = all_fours(a, me.rank, sums, parts, part, f.at);
+
+        to.put(v, old);
     }
 }
 
@@ -349,85 +405,115 @@ __device__ static inline uint64_t with_low(uint64_t d, uint32_t low)
     return (d & ~(uint64_t)0xFFFFFFFF) | low;
 }
 
-/* By the warpgroups that have tiles. */
+/* What a warp multiplies of a record, in registers. */
+template <int KIND, bool PAIR, bool ZEROS> struct codes_of {
+    uint4 v[2], hi;
+    scaling<KIND, PAIR, ZEROS> by;
+
+    /* codes, scales: the lane's */
+    __device__ inline void read(const uint8_t *codes, const uint8_t *scales, int gs)
+    {
+        v[0] = *(const uint4 *)codes;
+        v[1] = *(const uint4 *)(codes + 16 * WARP);
+        hi = make_uint4(0, 0, 0, 0);
+        if constexpr (KIND == DEV_U6)
+            hi = *(const uint4 *)(codes + 1024);
+        by.read(scales, gs);
+    }
+};
+
+/* What a warp that computes has of a step: which of the ways, which tile of the group; where a
+ * lane's codes are, from a stage's beginning, and its scales. */
+struct warp_part {
+    int lane, way, tile, codes, scales;
+};
+
+template <int KIND>
+__device__ static inline warp_part warp_part_of(const wg_args &a, const places &p)
+{
+    const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP;
+    const int tile = first & (a.now.each - 1);
+    const int way = __shfl_sync(~0u, (int)(first >= a.now.each), 0);
+    const int record = p.records - p.at + (tile * a.ways + way) * a.s.out[0].w.rec;
+
+    return { lane, way, tile, record + lane * 16, record + kind_of<KIND>::codes + lane / 4 * 4 };
+}
+
+/* All steps of a group. */
 template <int KIND, bool PAIR, bool ZEROS, int N>
-__device__ static inline void compute(const wg_args &a, const uint8_t *shared, uint32_t at,
-                                      int records, uint32_t full, float *meet, const uint32_t *lut)
+__device__ static inline void multiply(const wg_args &a, const part &me, const places &p,
+                                       const warp_part &at, const uint8_t *shared, stage &ring,
+                                       uint32_t zero, const uint32_t *lut, float (&sum)[N / 2])
 {
     typedef wide_of<KIND, N> W;
     typedef kind_of<KIND> K;
-    const int lane = threadIdx.x % WARP, threads = COMPUTE / a.ways;
-    const int way = threadIdx.x / threads, in = threadIdx.x % threads;
-    const dev_weight &w = a.s.out[0].w; /* what all outputs share */
-    const uint32_t zero = 0x64006400 | (uint32_t)w.zero_const * 0x00010001;
-    const uint8_t *const mine = shared + records + (in / WARP * a.ways + way) * w.rec;
-    const uint64_t x0 = operand(at + way * W::x, 16, SWIZZLE_ATOM);
-    const uint32_t x_lo = (uint32_t)x0;
-    const int end = first_step(a, blockIdx.x + 1);
-    __shared__ share have[WG_TILES];
+    const dev_weight &w = a.s.out[0].w;
+    const uint64_t x0 = operand(p.at, 16, SWIZZLE_ATOM);
+    const uint32_t x_lo = (uint32_t)operand(p.at + at.way * W::x, 16, SWIZZLE_ATOM);
+    codes_of<KIND, PAIR, ZEROS> now;
+    uint32_t x[2][2][4];
+    int before = 0;
+
+    bar_wait_warp(p.full + 8 * ring.slot, ring.parity);
+    now.read(shared + at.codes + ring.slot * a.stage, shared + at.scales + ring.slot * a.stage,
+             w.gs);
+#pragma unroll 2 /* what is next becomes what is now without moves, and x keeps its registers */
+    for (int s = me.from; s < me.to; s++) {
+        const uint32_t b = x_lo + (ring.slot * a.stage >> 4);
+        codes_of<KIND, PAIR, ZEROS> next;
+        stage after = ring;
+
+        step(after, a.stages);
+#pragma unroll
+        for (int j = 0; j < K::blocks; j++) {
+            wgmma_wait<1>(); /* these registers are free again */
+            if (j == 1 && s > me.from && at.lane == 0)
+                bar_arrive(p.full + 8 * (a.stages + before));
+            widen<KIND, PAIR, ZEROS>(x[j % 2], now.v, now.hi, j, now.by, w.gs, zero, lut);
+            wgmma_fence();
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                wgmma_rk(sum, x[j % 2][h],
+                         with_low(x0, b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4)), true);
+            wgmma_commit();
+            /* what is multiplied next, while this is; after the last one what lies there */
+            if (j == K::blocks / 2 - 1) {
+                if (s + 1 < me.to)
+                    bar_wait_warp(p.full + 8 * after.slot, after.parity);
+                next.read(shared + at.codes + after.slot * a.stage,
+                          shared + at.scales + after.slot * a.stage, w.gs);
+            }
+        }
+        before = ring.slot;
+        ring = after;
+        now = next;
+    }
+    wgmma_wait<0>();
+    hold(sum);
+    if (at.lane == 0)
+        bar_arrive(p.full + 8 * (a.stages + before));
+}
+
+/* By the warps that have tiles. */
+template <int KIND, bool PAIR, bool ZEROS, int N>
+__device__ static inline void compute(const wg_args &a, const part &me, const places &p,
+                                      const uint8_t *shared, float4 *sums, const uint32_t *lut)
+{
+    warp_part at = warp_part_of<KIND>(a, p);
+    uint32_t zero = 0x64006400 | (uint32_t)a.s.out[0].w.zero_const * 0x00010001;
+    const int on = a.now.teams * a.now.each;
     stage ring = { 0, 0 };
 
-    /* all lines of the arguments, which are far at first, while the ring fills */
-#pragma unroll
-    for (size_t i = 0; i < sizeof(a) / 4; i += 16)
-        asm volatile("" ::"r"(((const int *)&a)[i]));
-    for (int s = first_step(a, blockIdx.x); s < end;) {
-        const int begin = s / a.steps * a.steps, first = s, last = min(end, begin + a.steps);
-        uint32_t x[2][2][4];
+    keep(at.codes), keep(at.scales), keep(zero);
+    for (int first = me.team * a.now.each; first < a.now.tiles; first += on) {
         float sum[N / 2] = {};
-        int before = 0;
 
-        __syncwarp();
-        if (lane == 0)
-            have[threadIdx.x / WARP] = share_of(a, first);
-
-        for (; s < last; s++) {
-            const uint8_t *const p = mine + ring.slot * WG_TILES * w.rec, *scales = p + K::codes;
-            const uint32_t b = x_lo + (ring.slot * a.ways * W::x >> 4);
-            uint4 hi = make_uint4(0, 0, 0, 0);
-            scaling<KIND, PAIR, ZEROS> by;
-
-            bar_wait(full + 8 * ring.slot, ring.parity);
-            const uint4 v[2] = { ((const uint4 *)p)[lane], ((const uint4 *)p)[lane + WARP] };
-
-            if constexpr (KIND == DEV_U6)
-                hi = ((const uint4 *)(p + 1024))[lane];
-            by.read(scales, w.gs, w.gs > 1, lane / 4);
-#pragma unroll
-            for (int j = 0; j < K::blocks; j++) {
-                wgmma_wait<1>(); /* these registers are free again */
-                if (j == 1 && s > first && lane == 0)
-                    bar_arrive(full + 8 * (a.stages + before));
-                widen<KIND, PAIR, ZEROS>(x[j % 2], v, hi, j, by, w.gs, zero, lut);
-                wgmma_fence();
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-                    wgmma_rk(sum, x[j % 2][h],
-                             with_low(x0, b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4)), true);
-                wgmma_commit();
-            }
-            before = ring.slot;
-            step(ring, a.stages);
-        }
-        wgmma_wait<0>();
-        hold(sum);
-        if (lane == 0)
-            bar_arrive(full + 8 * (a.stages + before));
-        if (a.ways > 1) {
-            if (way == 1)
-#pragma unroll
-                for (int i = 0; i < N / 2; i++)
-                    meet[i * (COMPUTE / 2) + in] = sum[i];
+        multiply<KIND, PAIR, ZEROS, N>(a, me, p, at, shared, ring, zero, lut, sum);
+        if (!a.apart) /* sums have the ring's place, which nobody reads any more */
             named_sync(MEETING, COMPUTE);
-            if (way == 0)
-#pragma unroll
-                for (int i = 0; i < N / 2; i++)
-                    sum[i] += meet[i * (COMPUTE / 2) + in];
+        end_group<KIND, N>(a, me, first, at.way, at.tile, sums, sum);
+        if (a.apart && first + on < a.now.tiles)
             named_sync(MEETING, COMPUTE);
-        }
-        __syncwarp();
-        if (way == 0)
-            end_group<KIND, N>(a, have[threadIdx.x / WARP], meet, sum);
     }
 }
 
@@ -438,37 +524,56 @@ __device__ static __forceinline__ void wide_body(const wg_args &a)
     extern __shared__ __align__(1024) uint8_t unaligned[];
     const uint32_t begin = (uint32_t)__cvta_generic_to_shared(unaligned);
     const uint32_t at = (begin + SWIZZLE_ATOM - 1) / SWIZZLE_ATOM * SWIZZLE_ATOM;
-    uint8_t *const shared = unaligned + (at - begin);
-    const dev_weight &w = a.s.out[0].w;
-    const int records = a.stages * a.ways * W::x;
-    const int table = records + a.stages * WG_TILES * w.rec;
-    const int meet = table + (KIND == DEV_N4 ? LUT_N4 : 0);
-    const uint32_t full = at + meet + WG_MEET(a.ways, a.s.swiglu, N);
-    const uint32_t *lut = NULL;
+    uint32_t pad = at - begin;
+
+    keep(pad);
+    uint8_t *const shared = unaligned + pad;
+    const places p = { at, at + a.ways * W::x, at + a.bars };
+    const part me = part_of(a.now, blockIdx.x, blockIdx.y);
+    const int bringing = threadIdx.x / WARP - WG_WARPS;
 
     next_may_begin();
-    if constexpr (KIND == DEV_N4) {
-        for (int i = threadIdx.x; i < 256 * WARP; i += WG_THREADS)
-            ((uint32_t *)(shared + table))[i] =
-                w.table[i / WARP & 15] | (uint32_t)w.table[i / WARP >> 4] << 16;
-        lut = (const uint32_t *)(shared + table);
-    }
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < a.stages; i++) {
-            bar_init(full + 8 * i, WARPGROUP / WARP);
-            bar_init(full + 8 * (a.stages + i), WG_TILES);
+    if (bringing >= 0) { /* does not wait for the others to begin */
+        if (bringing == 0 && elected()) {
+            for (int i = 0; i < a.stages; i++) {
+                bar_init(p.full + 8 * i, WG_BRINGING);
+                bar_init(p.full + 8 * (a.stages + i), WG_WARPS);
+            }
+            bar_fence_init();
         }
-        bar_fence_init();
+        named_sync(BEGUN, WG_THREADS - COMPUTE);
+        named_arrive(BEGINNING, WG_THREADS);
+        if (elected()) {
+            if (bringing == WG_BRINGING - 1) {
+                bring_x<KIND, N>(a, me, p);
+            } else {
+                bring_records(a, me, p, bringing);
+                if (a.ahead)
+                    ask_ahead(a.next, a.ahead, bringing);
+            }
+        }
+        return;
     }
-    __syncthreads();
-    if (threadIdx.x < COMPUTE)
-        compute<KIND, PAIR, ZEROS, N>(a, shared, at, records, full, (float *)(shared + meet), lut);
-    else if (elected())
-        bring<KIND, N>(a, at, at + records, full);
+    const uint32_t *lut = NULL;
+
+    if constexpr (KIND == DEV_N4) {
+        const dev_weight &w = a.s.out[0].w;
+
+        lut = (const uint32_t *)(shared + a.table);
+        for (int i = threadIdx.x; i < 256 * WARP; i += COMPUTE)
+            ((uint32_t *)lut)[i] =
+                w.table[i / WARP & 15] | (uint32_t)w.table[i / WARP >> 4] << 16;
+    }
+    /* all lines of the arguments, which are far at first */
+#pragma unroll
+    for (size_t i = 0; i < sizeof(a) / 4; i += 16)
+        asm volatile("" ::"r"(((const int *)&a)[i]));
+    named_sync(BEGINNING, WG_THREADS);
+    compute<KIND, PAIR, ZEROS, N>(a, me, p, shared, (float4 *)(shared + a.sums), lut);
 }
 #endif
 
-/* grid: as many blocks as run at once, or as there are steps; WG_THREADS */
+/* grid: blocks of a team x teams, all of which run at once; WG_THREADS */
 #define WIDE(name, n, ...)                                                                         \
     extern "C" __global__ void __launch_bounds__(HOPPER ? WG_THREADS : WARP, 1)            \
         wgwide_##name##_##n(const __grid_constant__ wg_args a)                                   \
@@ -491,5 +596,6 @@ __device__ static __forceinline__ void wide_body(const wg_args &a)
     WIDE(u6, n, BODY(DEV_U6, false, false, n))                                                     \
     WIDE(n4, n, BODY(DEV_N4, false, false, n))
 
+WIDES(16)
 WIDES(32)
 WIDES(64)

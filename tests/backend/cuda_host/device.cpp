@@ -1,5 +1,6 @@
 /* device.cpp - the emulated device and its driver, libcuda.so.1 of tests/backend/cuda_host.sh. What
  * is wrong ends the process with a line that says what. */
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +19,7 @@
 
 dim3_at threadIdx, blockIdx, blockDim, gridDim;
 
-enum { MOST_THREADS = 1024, MOST_AT_ONCE = 4, WARP = 32, STACK = 128 << 10, PAGE = 4096 };
+enum { MOST_THREADS = 1024, MOST_AT_ONCE = 8, WARP = 32, STACK = 128 << 10, PAGE = 4096 };
 
 static std::string running = "no kernel";
 
@@ -598,22 +599,27 @@ static void run_block(unsigned me, int threads)
         die("%zu copies to its shared memory are under way at its end", here->bulks.size());
 }
 
-/* All blocks at once. */
-static void run_grid(int threads)
+/* So many blocks at once, in order: when one ends the next begins. */
+static void run_grid(int threads, unsigned most)
 {
     std::vector<std::thread> others;
     multiprocessor *const before = here;
+    unsigned next = most;
 
-    at_once = gridDim.x;
+    at_once = most;
     whose = idle = 0;
-    for (unsigned i = 0; i < at_once; i++) {
-        device[i].block = { i, 0, 0 };
+    for (unsigned i = 0; i < most; i++) {
+        device[i].block = { i % gridDim.x, i / gridDim.x, 0 };
         device[i].ended = false;
     }
-    for (unsigned i = 0; i < at_once; i++)
-        others.emplace_back([=] {
+    for (unsigned i = 0; i < most; i++)
+        others.emplace_back([=, &next] {
             take_turn(i);
             run_block(i, threads);
+            for (; next < gridDim.x * gridDim.y; run_block(i, threads)) {
+                blockIdx = here->block = { next % gridDim.x, next / gridDim.x, 0 };
+                next++;
+            }
             pass_turn();
         });
     for (std::thread &t : others)
@@ -665,8 +671,11 @@ static CUresult stream_do(const emulated_call &call)
     return CUDA_SUCCESS;
 }
 
+/* One after the other; some at once, as those of kernels that wait for their neighbours; all. */
+enum blocks { ALONE, SOME, ALL };
+
 static CUresult launch(CUfunction f, const unsigned grid[3], const unsigned block[3],
-                       unsigned bytes, void **args, bool together)
+                       unsigned bytes, void **args, enum blocks blocks)
 {
     const unsigned threads = block[0];
     const dim3_at dims = { grid[0], grid[1], grid[2] };
@@ -677,7 +686,7 @@ static CUresult launch(CUfunction f, const unsigned grid[3], const unsigned bloc
     if (threads == 0 || threads > MOST_THREADS || block[1] != 1 || block[2] != 1 || dims.x == 0 ||
         dims.y == 0 || dims.z == 0 || dims.y > 65535 || dims.z > 65535)
         die("a grid of %u x %u x %u blocks of %u threads", dims.x, dims.y, dims.z, threads);
-    if (together &&
+    if (blocks == ALL &&
         (dims.x > multiprocessors() || dims.x > MOST_AT_ONCE || dims.y != 1 || dims.z != 1))
         die("%u blocks at once, %d of which are emulated, on %u multiprocessors", dims.x,
             (int)MOST_AT_ONCE, multiprocessors());
@@ -697,8 +706,8 @@ static CUresult launch(CUfunction f, const unsigned grid[3], const unsigned bloc
                  : strcmp(when, "early") == 0 ? EARLY
                  : strcmp(when, "late") == 0  ? LATE
                                               : BY_CHANCE;
-        if (together)
-            run_grid((int)threads);
+        if (blocks != ALONE)
+            run_grid((int)threads, std::min(dims.x * dims.y, (unsigned)MOST_AT_ONCE));
         else
             for (size_t i = 0; i < (size_t)dims.x * dims.y * dims.z; i++) {
                 blockIdx = { (unsigned)(i % dims.x), (unsigned)(i / dims.x % dims.y),
@@ -714,13 +723,16 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
 {
     const unsigned grid[] = { gx, gy, gz }, block[] = { bx, by, bz };
 
-    return launch(f, grid, block, bytes, args, false);
+    return launch(f, grid, block, bytes, args, ALONE);
 }
 
+/* Those launched early wait for one another, a few neighbours (wide_wgmma.cu). */
 CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **args, void **)
 {
-    return cuLaunchKernel(f, c->gridDimX, c->gridDimY, c->gridDimZ, c->blockDimX, c->blockDimY,
-                          c->blockDimZ, c->sharedMemBytes, c->hStream, args, NULL);
+    const unsigned grid[] = { c->gridDimX, c->gridDimY, c->gridDimZ };
+    const unsigned block[] = { c->blockDimX, c->blockDimY, c->blockDimZ };
+
+    return launch(f, grid, block, c->sharedMemBytes, args, c->numAttrs ? SOME : ALONE);
 }
 
 CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
@@ -728,7 +740,7 @@ CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsig
 {
     const unsigned grid[] = { gx, gy, gz }, block[] = { bx, by, bz };
 
-    return launch(f, grid, block, bytes, args, true);
+    return launch(f, grid, block, bytes, args, ALL);
 }
 
 /* cublas.c's products, in their place among what the stream does. */

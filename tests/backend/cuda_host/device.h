@@ -132,6 +132,11 @@ static inline uint32_t __ballot_sync(unsigned, int v) /* of whole warps */
     return bits;
 }
 
+static inline int __all_sync(unsigned all, int v)
+{
+    return __ballot_sync(all, v) == 0xFFFFFFFF;
+}
+
 static inline int __any_sync(unsigned all, int v)
 {
     return __ballot_sync(all, v) != 0;

@@ -27,6 +27,11 @@ static inline void bar_wait(uint32_t bar, uint32_t parity)
     barrier_wait(bar, parity);
 }
 
+static inline void bar_wait_warp(uint32_t bar, uint32_t parity)
+{
+    barrier_wait(bar, parity);
+}
+
 static inline bool bar_test(uint32_t bar, uint32_t parity)
 {
     return barrier_test(bar, parity);

@@ -17,6 +17,7 @@
 #define bar_expect     ptx_bar_expect
 #define elected        ptx_elected
 #define bar_wait       ptx_bar_wait
+#define bar_wait_warp  ptx_bar_wait_warp
 #define bar_test       ptx_bar_test
 #define bar_spin       ptx_bar_spin
 #define gate_arrive    ptx_gate_arrive
@@ -70,6 +71,7 @@
 #undef bar_expect
 #undef elected
 #undef bar_wait
+#undef bar_wait_warp
 #undef bar_test
 #undef bar_spin
 #undef gate_arrive
