@@ -89,11 +89,12 @@ bool cuda_feeds_codes(const struct cuda *b, const struct dev_weight *d)
     return b->big && d->gs > 0 && (d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6);
 }
 
-/* Rows from which on wide.cu is for codes. On an H200 8B in Q4_0 makes 5025 tok/s by it in batches
- * of 16, 3909 in programs; of 12 3800, 3356; of 9 2862, 2820. */
+/* Rows from which on wide.cu is for codes. On an H200 8B in NF4 makes 5114 tok/s by it in batches
+ * of 16, 4344 in programs; of 12 3969, 3680; of 9 3010, 2898. In Q4_0 16 are 6514, 3909. */
 static size_t wide_from(const struct cuda *b, const struct dev_weight *d)
 {
-    const bool early = b->wgmma && cuda_feeds_codes(b, d) && !(b->tries & CUDA_TRY_DETERMINISTIC);
+    const bool codes = cuda_feeds_codes(b, d) || d->kind == DEV_N4;
+    const bool early = b->wgmma && codes && !(b->tries & CUDA_TRY_DETERMINISTIC);
 
     return early ? 9 : DEV_STREAM_ROWS + 1;
 }
@@ -104,7 +105,7 @@ static bool is_wide(const struct cuda *b, const struct dev_weight *d, size_t T)
         d->kind == DEV_U8 || d->kind == DEV_U4 || d->kind == DEV_U6 || d->kind == DEV_N4;
 
     /* On an H200 8B in Q4_0 makes 3619 tok/s by wide.cu in batches of 32, 2370 widened; of 64 3380,
-     * 3960. By wide_wgmma.cu it is 9610 where wide.cu had come to 4988; of 64 15260 for 5804. */
+     * 3960. By wide_wgmma.cu it is 11880 where wide.cu had come to 4988; of 64 18586 for 5804. */
     return codes && T >= wide_from(b, d) &&
            T <= (b->wgmma || b->tries & CUDA_TRY_WIDE ? WIDE_ROWS : WIDE_PAYS) &&
            wide_shared(d, T) <= b->dynamic[wide_kernel(d, T)];

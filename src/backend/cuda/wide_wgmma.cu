@@ -450,6 +450,7 @@ __device__ static inline void multiply(const wg_args &a, const part &me, const p
     const dev_weight &w = a.s.out[0].w;
     const uint64_t x0 = operand(p.at, 16, SWIZZLE_ATOM);
     const uint32_t x_lo = (uint32_t)operand(p.at + at.way * W::x, 16, SWIZZLE_ATOM);
+    constexpr int AT_ONCE = N < 64 && K::blocks > 2 ? 4 : 2; /* as registers allow */
     codes_of<KIND, PAIR, ZEROS> now;
     uint32_t x[2][2][4];
     int before = 0;
@@ -457,7 +458,8 @@ __device__ static inline void multiply(const wg_args &a, const part &me, const p
     bar_wait_warp(p.full + 8 * ring.slot, ring.parity);
     now.read(shared + at.codes + ring.slot * a.stage, shared + at.scales + ring.slot * a.stage,
              w.gs);
-#pragma unroll 2 /* what is next becomes what is now without moves, and x keeps its registers */
+    /* what is next becomes what is now without moves, and x keeps its registers */
+#pragma unroll AT_ONCE
     for (int s = me.from; s < me.to; s++) {
         const uint32_t b = x_lo + (ring.slot * a.stage >> 4);
         codes_of<KIND, PAIR, ZEROS> next;
