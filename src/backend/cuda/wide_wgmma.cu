@@ -461,7 +461,7 @@ __device__ static inline void multiply(const wg_args &a, const part &me, const p
     /* what is next becomes what is now without moves, and x keeps its registers */
 #pragma unroll AT_ONCE
     for (int s = me.from; s < me.to; s++) {
-        const uint32_t b = x_lo + (ring.slot * a.stage >> 4);
+        const uint64_t b = with_low(x0, x_lo + (ring.slot * a.stage >> 4));
         codes_of<KIND, PAIR, ZEROS> next;
         stage after = ring;
 
@@ -476,7 +476,7 @@ __device__ static inline void multiply(const wg_args &a, const part &me, const p
 #pragma unroll
             for (int h = 0; h < 2; h++)
                 wgmma_rk(sum, x[j % 2][h],
-                         with_low(x0, b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4)), true);
+                         b + ((j / 2 * W::slab + j % 2 * 64 + h * 32) >> 4), true);
             wgmma_commit();
             /* what is multiplied next, while this is; after the last one what lies there */
             if (j == K::blocks / 2 - 1) {
