@@ -24,15 +24,16 @@ static bool product_in_program(const struct cuda *b, const struct op *o)
 
 bool attn_in_program(const struct cuda *b, const struct op *o)
 {
-    /* slots from which on a kernel of its own is faster: 8B, E4M3 cache, H200, tok/s in a program
-     * and so: 204.9 and 202.4 after 7900 tokens, 190.5 and 199.9 after 15900; of more rows than FEW
-     * all of theirs count, for a program reads a kv head's cache more than once then */
-    enum { LONG = 16384, FEW = 4 };
+    /* slots from which on a kernel of its own is faster, ALONE with one row: 8B in Q4_0 on an H200
+     * decodes after 12000, 16000 and 32000 tokens at 430, 396 and 285 tok/s in a program, at 410,
+     * 389 and 328 so. Of more rows than FEW all of theirs count, for a program reads a kv head's
+     * cache more than once then. */
+    enum { LONG = 16384, ALONE = 32768, FEW = 4 };
+    const size_t slots = b->slots * (o->T > FEW ? o->T : 1);
 
     return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
            o->kv->head_dim <= ATTN_HEAD &&
-           (!has_decode(b, o) ||
-            (b->slots * (o->T > FEW ? o->T : 1) < LONG && product_in_program(b, o)));
+           (!has_decode(b, o) || (slots < (o->T == 1 ? ALONE : LONG) && product_in_program(b, o)));
 }
 
 /* Spans of slots: enough for `most` blocks, none below `least` slots. */
@@ -89,26 +90,15 @@ static void attn_crowd(struct cuda *b, struct attn_args *a, const struct op *o, 
                      (void *[]){ a });
 }
 
-/* Query heads of an item in a program: as few as give each block one, for heads are merged one
- * after the other; all that share a kv head where reading the cache counts. */
-static size_t program_heads(const struct cuda *b, size_t H, size_t group, size_t rows)
+/* Query heads of an item in a program: as few as give each block one, for the more there are the
+ * longer it takes; all that share a kv head where reading the cache counts. */
+static size_t program_heads(const struct cuda *b, size_t H, size_t group, size_t rows, size_t spans)
 {
-    enum { SHORT = 1024 }; /* slots */
-    size_t n = b->slots > SHORT ? PROGRAM_HEADS : 1;
+    size_t n = 1;
 
-    while (n < PROGRAM_HEADS && rows * H > n * b->sms)
+    while (n < PROGRAM_HEADS && rows * H * spans > n * b->sms)
         n *= 2;
     return n < group ? n : group;
-}
-
-/* In a program spans are the same in any batch, and so is what a row's sums are. */
-static void program_spans(const struct cuda *b, size_t *splits, size_t *span)
-{
-    enum { SPAN = 256 };
-
-    *span = over(over(b->slots, ATTN_SPLITS), KV_BLOCK) * KV_BLOCK;
-    *span = *span < SPAN ? SPAN : *span;
-    *splits = over(b->slots, *span);
 }
 
 /* Rows one by one: all, or those of the batch that are in no run. */
@@ -124,7 +114,8 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     const size_t hd = o->kv->head_dim, K = o->kv->kv_heads, group = o->H / K;
     const size_t size = group == 1 ? 0 : group <= 4 ? 1 : 2;
     const bool program = attn_in_program(b, o);
-    const size_t beside = program ? program_heads(b, o->H, group, rows) : heads[size];
+    const size_t spans = over(b->slots, (size_t)span_of((int)b->slots));
+    const size_t beside = program ? program_heads(b, o->H, group, rows, spans) : heads[size];
     const size_t parts = over(group, beside);
     size_t splits, span;
 
@@ -132,10 +123,12 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
         attn_crowd(b, a, o, rows);
         return;
     }
-    if (program)
-        program_spans(b, &splits, &span);
-    else
-        choose_splits(b, rows * K * parts, 6 * b->sms, KV_BLOCK, &splits, &span);
+    if (program) {
+        a->splits = (int)spans;
+        program_attn(b, a, (int)o->kv->enc, rows, beside);
+        return;
+    }
+    choose_splits(b, rows * K * parts, 6 * b->sms, KV_BLOCK, &splits, &span);
     if (splits > 1 && (!cuda_room(b, &b->part, o->T * o->H * splits * (hd + 2) * sizeof(float)) ||
                        !cuda_room(b, &b->done, rows * K * parts * sizeof(int))))
         return;
@@ -143,10 +136,7 @@ static void attn_rows(struct cuda *b, struct attn_args *a, const struct op *o, s
     a->done = (int *)(uintptr_t)b->done.p;
     a->splits = (int)splits;
     a->span = (int)span;
-    if (program)
-        program_attn(b, a, (int)o->kv->enc, rows, beside);
-    else
-        cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
+    cuda_launch(b, kern[o->kv->enc][size], splits, K * parts, rows, 128, (void *[]){ a });
 }
 
 /* How TMA sees the keys or values of a layer: rows of one head and slot. */

@@ -1,14 +1,16 @@
 /* attn_program.cuh - attention inside of programs: few rows, where what counts is the time from the
  * queries to the sums. A block has a row, some of the query heads of a kv head, and a span of
- * slots; each warp all of the heads and eight of the slots at a time, on the tensor cores. Queries
- * and probabilities are two values of 16 bits each, the second what the first leaves over: the
- * products have room for both. A head's sums are the same however many others a block has. What was
- * in the cache before the pass is asked for before the block waits for the queries; the pass's own
- * keys and values go by shared memory.
+ * slots, ATTN_SLOTS of them at a time. Scores are made on the tensor cores, all heads of eight slots
+ * by a warp; teams of warps share theirs, and then each warp has a part of the columns of all slots
+ * of its team, so that what a team has is small and soon added to that of others. Queries are two
+ * values of 16 bits each, the second what the first leaves over: the products have room for both. A
+ * head's sums are the same however many others a block has. What was in the cache before the pass
+ * is asked for before the block waits for the queries; the pass's own keys and values go by shared
+ * memory. Spans of a row are merged by the blocks that have them, each of them some columns, which
+ * come as tagged words.
  *
- * Of a product's 16 x 8 x 16 (mma.cuh) lane 4 g + c has, for scores, head g of the queries and slot
- * g of the keys; for values, slots 2 c and 2 c + 1 of the probabilities of head g, and of the
- * values in columns 64 i + 8 g .. + 7. */
+ * Of a product's 16 x 8 x 16 (mma.cuh) lane 4 g + c has head g of the queries, slot g of the keys, and
+ * of the scores head g and slots 2 c and 2 c + 1. */
 #pragma once
 
 #include "backend/cuda/attn.cuh"
@@ -23,7 +25,7 @@ struct attn_row {
     int slot, pos, seq;
 };
 
-/* The item of that number of a phase. */
+/* The item of that number of a phase: first the first spans of all rows, which all of them have. */
 struct attn_place {
     int number, t, y, split; /* row, part of the query heads, span */
     int kh, h0, n_heads;
@@ -34,20 +36,30 @@ __device__ static __forceinline__ attn_place attn_place_of(const attn_phase &p, 
                                                            int i)
 {
     /* unsigned: division is shorter */
-    const unsigned ny = p.a.K * p.parts, group = (unsigned)p.a.H / p.a.K, splits = p.a.splits;
-    const unsigned in = (unsigned)i / splits;
+    const unsigned ny = p.a.K * p.parts, group = (unsigned)p.a.H / p.a.K, each = p.rows * ny;
+    const unsigned split = (unsigned)i / each, in = i - split * each;
     attn_place at;
 
     at.number = i;
     at.t = in / ny;
-    at.y = in % ny;
-    at.split = i - in * splits;
+    at.y = in - at.t * ny;
+    at.split = split;
     at.kh = (unsigned)at.y / p.parts;
     at.h0 = at.kh * group + (at.y - at.kh * p.parts) * p.heads;
     at.n_heads = min(p.heads, (int)((at.kh + 1) * group) - at.h0);
-    at.from = at.split * p.a.span;
-    at.to = min(row[at.t].slot + 1, at.from + p.a.span);
+    const int slots = row[at.t].slot + 1, span = span_of(slots);
+
+    at.from = split * span;
+    at.to = min(slots, at.from + span);
     return at;
+}
+
+/* How many spans its row has. */
+__device__ static inline int attn_spans(const attn_row *row, const attn_place &at)
+{
+    const unsigned slots = row[at.t].slot + 1;
+
+    return (slots - 1) / (unsigned)span_of(slots) + 1;
 }
 
 __device__ static inline int attn_places(const attn_phase &p)
@@ -55,10 +67,16 @@ __device__ static inline int attn_places(const attn_phase &p)
     return p.rows * p.a.K * p.parts * p.a.splits;
 }
 
-/* Slots that a block sees at a time; pieces of a head of at most ATTN_HEAD values that a lane has:
- * of keys 8 of 32 values, of values 8 of 64. */
-enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS };
-enum { K_PIECES = ATTN_HEAD / 32, V_PIECES = ATTN_HEAD / 64 };
+/* Slots that a block sees at a time, of which a warp has the keys of WARP_SLOTS, and its team those of
+ * a slot for each lane, of whose values a warp has V_COLS; a lane has 8 of them, of every eighth
+ * slot. Pieces of a key that a lane has, 8 of 32 values. */
+enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS, K_PIECES = ATTN_HEAD / 32 };
+enum { TEAM_SLOTS = WARP, TEAM_WARPS = TEAM_SLOTS / WARP_SLOTS, V_COLS = ATTN_HEAD / TEAM_WARPS };
+enum { V_EACH = TEAM_SLOTS / 8, ATTN_TEAMS = STREAM_WARPS / TEAM_WARPS };
+
+static_assert(ATTN_STEP % ATTN_SLOTS == 0 && KV_BLOCK % TEAM_SLOTS == 0, "a team's are in one block");
+static_assert(V_COLS == 32, "four lanes have eight each");
+
 /* Bytes of a query in shared memory: of each two neighbours the values in 16 bits, then what is
  * left of them, as the first operand has them; zeros beyond all; 16 more for the banks. */
 enum { QUERY_BYTES = 4 * ATTN_HEAD + 16 };
@@ -74,18 +92,20 @@ struct attn_head {
 };
 enum { HEAD_THERE = 1, HEAD_QUERY = 2, HEAD_VALUE = 4, HEAD_KEPT = 8 };
 
-/* A warp's first slots of an item. */
+/* A warp's slots of ATTN_SLOTS. */
 struct attn_slots {
-    unsigned first; /* of the cache, in heads */
-    int n;          /* how many; none: n <= 0 */
-    uint2 fresh;    /* of each a byte: 1 + the row whose own key and value it has, or 0 */
+    unsigned first;  /* of keys, in the cache, in heads */
+    int n;           /* how many; none: n <= 0 */
+    uint2 fresh;     /* of each a byte: 1 + the row whose own key it has, or 0 */
+    unsigned values; /* the same of values */
+    int n_values;
 };
 
 /* What a block has to know of its first item, which is the same in all of a program's layers. */
 struct attn_known {
     attn_place at;
-    attn_slots slots[STREAM_WARPS];
-    attn_head head[STREAM_WARPS]; /* the first that a warp makes */
+    attn_slots slots[STREAM_WARPS]; /* the first */
+    attn_head head[STREAM_WARPS];   /* the first that a warp makes */
 };
 
 /* Eight values of the cache as they lie there, and as four pairs of 16 bits. */
@@ -108,6 +128,18 @@ template <> struct eight<DEV_ENC_F8_E4M3> {
     }
 };
 
+/* The other one, if so; without a branch, lest what is chosen from lies in local memory. */
+__device__ static __forceinline__ void choose(uint4 &x, const uint4 &other, bool so)
+{
+    x.x = so ? other.x : x.x, x.y = so ? other.y : x.y;
+    x.z = so ? other.z : x.z, x.w = so ? other.w : x.w;
+}
+
+__device__ static __forceinline__ void choose(uint2 &x, const uint2 &other, bool so)
+{
+    x.x = so ? other.x : x.x, x.y = so ? other.y : x.y;
+}
+
 /* Of the cache: not by way of the first-level cache, where what threads keep in local memory is. */
 template <int ENC> __device__ static __forceinline__ void load(eight<ENC> &x, const uint8_t *from)
 {
@@ -120,20 +152,26 @@ __device__ static __forceinline__ void load_near(eight<ENC> &x, const uint8_t *f
     x.v = *(const decltype(x.v) *)from;
 }
 
-/* A lane's part of a warp's slots: a key, and two values. */
+/* A lane's part of a warp's slots: of one key, and of V_EACH values. */
 template <int ENC> struct some_slots {
-    eight<ENC> k[K_PIECES], v[2][V_PIECES];
+    eight<ENC> k[K_PIECES], v[V_EACH];
 };
 
-/* Their first value of piece i. */
+/* The first value of a lane's piece of a key; of its part of values. */
 __device__ static __forceinline__ int key_at(int i, unsigned lane)
 {
     return 32 * i + lane % 4 * 8;
 }
 
-__device__ static __forceinline__ int value_at(int i, unsigned lane)
+__device__ static __forceinline__ int value_at(unsigned thread)
 {
-    return 64 * i + lane / 4 * 8;
+    return thread / WARP % TEAM_WARPS * V_COLS + thread % 4 * 8;
+}
+
+/* The first slot of a warp's team, of ATTN_SLOTS. */
+__device__ static __forceinline__ int team_from(unsigned thread)
+{
+    return thread / WARP / TEAM_WARPS * TEAM_SLOTS;
 }
 
 /* Asks for keys of a warp's slots; zeros where there are none. */
@@ -155,19 +193,18 @@ __device__ static __forceinline__ void ask_keys(some_slots<ENC> &x, const uint8_
 
 template <int ENC>
 __device__ static __forceinline__ void ask_values(some_slots<ENC> &x, const uint8_t *values, int hd,
-                                                  const attn_slots &in, unsigned lane)
+                                                  const attn_slots &in, unsigned thread)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
-    const uint8_t *const v = values + (size_t)(in.first + lane % 4 * 2) * (unsigned)(hd * bytes);
+    const unsigned slot = thread % WARP / 4, at = value_at(thread);
+    const uint8_t *const v = values + ((size_t)(in.values + slot) * hd + at) * bytes;
 
 #pragma unroll
-    for (int j = 0; j < 2; j++)
-#pragma unroll
-        for (int i = 0; i < V_PIECES; i++) {
-            x.v[j][i] = {};
-            if (value_at(i, lane) < ((int)(lane % 4 * 2 + j) < in.n ? hd : 0))
-                load(x.v[j][i], v + (j * hd + value_at(i, lane)) * bytes);
-        }
+    for (int j = 0; j < V_EACH; j++) {
+        x.v[j] = {};
+        if ((int)(8 * j + slot) < in.n_values && (int)at < hd)
+            load(x.v[j], v + 8 * j * hd * bytes);
+    }
 }
 
 /* Whether row t's key and value are this pass's and among the item's slots. */
@@ -309,13 +346,16 @@ ready_item(const attn_phase &p, const attn_row *row, const attn_place &at, const
 __device__ static inline attn_slots attn_slots_of(const attn_phase &p, const attn_row *row,
                                                   const attn_place &at, int s, unsigned lane)
 {
-    attn_slots x = { 0, at.to - s, { 0, 0 } };
+    const int v = s - s % ATTN_SLOTS + team_from(thread_now());
+    attn_slots x = { 0, at.to - s, { 0, 0 }, 0, at.to - v };
     unsigned rows = __ballot_sync(~0u, (int)lane < (p.r.q ? p.rows : 0) &&
                                            (unsigned)(row[lane].slot - s) < WARP_SLOTS &&
                                            is_fresh(row, lane, at));
 
     if (x.n > 0)
         x.first = (unsigned)cache_at(row[at.t].table, s, p.a.K, at.kh, 1);
+    if (x.n_values > 0)
+        x.values = (unsigned)cache_at(row[at.t].table, v, p.a.K, at.kh, 1);
 #pragma unroll 1
     for (; rows; rows &= rows - 1) {
         const int t = __ffs(rows) - 1, in = row[t].slot - s;
@@ -325,40 +365,45 @@ __device__ static inline attn_slots attn_slots_of(const attn_phase &p, const att
     return x;
 }
 
-/* The pass's own keys or values among a warp's slots. */
-template <bool VALUES, int ENC>
-__device__ static __forceinline__ void take_fresh(some_slots<ENC> &x, const uint2 &rows, int hd,
+/* The pass's own keys among a warp's slots. */
+template <int ENC>
+__device__ static __forceinline__ void fresh_keys(some_slots<ENC> &x, const uint2 &rows, int hd,
                                                   const uint8_t *fresh, unsigned lane)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
-    const unsigned first = VALUES ? lane % 4 * 2 : lane / 4; /* of the lane's slots */
-    const unsigned some = (first < 4 ? rows.x : rows.y) >> first % 4 * 8;
-    const int t = (some & 255) - 1, t1 = (some >> 8 & 255) - 1;
-
-    if constexpr (!VALUES) {
-        const uint8_t *const from = fresh + 2 * t * hd * bytes;
+    const int t = (int)((lane / 4 < 4 ? rows.x : rows.y) >> lane / 4 % 4 * 8 & 255) - 1;
+    const uint8_t *const from = fresh + 2 * t * hd * bytes;
 
 #pragma unroll
-        for (int i = 0; i < K_PIECES; i++)
-            if (t >= 0 && key_at(i, lane) < hd)
-                load_near(x.k[i], from + key_at(i, lane) * bytes);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 2 * V_PIECES; i++) {
-            const int row = i < V_PIECES ? t : t1, at = value_at(i % V_PIECES, lane);
-
-            if (row >= 0 && at < hd)
-                load_near(x.v[i / V_PIECES][i % V_PIECES],
-                          fresh + ((2 * row + 1) * hd + at) * bytes);
-        }
-    }
+    for (int i = 0; i < K_PIECES; i++)
+        if (t >= 0 && key_at(i, lane) < hd)
+            load_near(x.k[i], from + key_at(i, lane) * bytes);
 }
 
-/* State of a warp: of head g the maximum of the scores (base 2) and the lane's part of the sum of
- * their powers; of heads 2 c and 2 c + 1 values, each pair of columns those of both. */
-struct warp_state {
-    float m, l, acc[V_PIECES * 4][4];
-};
+/* The pass's own values among the lane's slots, of ATTN_SLOTS from s on. */
+template <int ENC>
+__device__ static __forceinline__ void fresh_values(some_slots<ENC> &x, const attn_phase &p,
+                                                    const attn_row *row, const attn_place &at, int s,
+                                                    const uint8_t *fresh, unsigned thread)
+{
+    constexpr int bytes = eight<ENC>::bytes / 8;
+    const int hd = p.a.hd, rows = p.r.q ? p.rows : 0, e = value_at(thread);
+
+    s += team_from(thread);
+#pragma unroll 1
+    for (int t = 0; t < rows; t++) {
+        const unsigned in = row[t].slot - s;
+
+        if (in >= TEAM_SLOTS || in % 8 != thread % WARP / 4 || e >= hd || !is_fresh(row, t, at))
+            continue;
+        eight<ENC> own;
+
+        load_near(own, fresh + ((2 * t + 1) * hd + e) * bytes);
+#pragma unroll
+        for (int j = 0; j < V_EACH; j++)
+            choose(x.v[j].v, own.v, in / 8 == (unsigned)j);
+    }
+}
 
 /* Scores of slots 2 c and 2 c + 1 for head g; where there is none, the last head's. */
 template <int ENC>
@@ -382,85 +427,104 @@ __device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, con
                        s[0][1] + s[1][1] + (s[0][3] + s[1][3]));
 }
 
-/* Scores of slots s and s + 1 to the state; what is in it so far, unless they are the first, is
- * multiplied. The probabilities, as the second operand. */
-template <int ENC>
-__device__ static __forceinline__ uint2 soften_slots(warp_state &st, float2 score, int s, int to,
-                                                     unsigned lane, bool first)
+template <int N>
+__device__ static __forceinline__ void halve(float (&to)[N], const float (&x)[2 * N], unsigned lane,
+                                             unsigned bit)
 {
-    if (s >= to)
-        score.x = -INFINITY;
-    if (s + 1 >= to)
-        score.y = -INFINITY;
-    float max = fmaxf(st.m, fmaxf(score.x, score.y));
+    const bool second = lane & bit;
 
-    for (int d = 1; d < 4; d *= 2)
-        max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-    const float2 e = make_float2(exp2_fast(score.x - max), exp2_fast(score.y - max));
-
-    if (!first) {
-        const float by = exp2_fast(st.m - max);
-        const float mine[2] = { __shfl_sync(~0u, by, lane % 4 * 8),
-                                __shfl_sync(~0u, by, lane % 4 * 8 + 4) };
-
-        st.l *= by;
 #pragma unroll
-        for (int i = 0; i < V_PIECES * 4; i++)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                st.acc[i][k] *= mine[k % 2];
-    }
-    st.m = max;
-    st.l += e.x + e.y;
-    return split16<ENC>(e.x, e.y);
+    for (int i = 0; i < N; i++)
+        to[i] = (second ? x[N + i] : x[i]) + __shfl_xor_sync(~0u, second ? x[i] : x[N + i], bit);
 }
 
-template <int ENC>
-__device__ static __forceinline__ void add_values(warp_state &st, const some_slots<ENC> &x, uint2 e)
+/* A lane's sums: number k is of head 2 k + lane / 16, if there is one, columns cols_at() and the next.
+ * Of head number lane the maximum of the scores (base 2) and the sum of their powers. */
+enum { HEAD_SUMS = PROGRAM_HEADS / 2 };
+struct team_sums {
+    float2 v[HEAD_SUMS];
+    float max, all;
+};
+
+/* Of head h: the power of the lane's slot, and what sums so far are to be multiplied by. */
+__device__ static __forceinline__ float soften_slot(team_sums &to, float score, int h, float &by,
+                                                    unsigned lane)
 {
-#pragma unroll
-    for (int i = 0; i < V_PIECES; i++) {
-        const uint4 v = x.v[0][i].pairs(), w = x.v[1][i].pairs();
-        const uint32_t first[4] = { v.x, v.y, v.z, v.w }, second[4] = { w.x, w.y, w.z, w.w };
+    const float before = __shfl_sync(~0u, to.max, h);
+    float max = score;
+
+    for (int d = WARP / 2; d; d /= 2)
+        max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+    max = fmaxf(max, before);
+    by = exp2_fast(before - max);
+    const float power = exp2_fast(score - max);
+    float all = power;
+
+    for (int d = WARP / 2; d; d /= 2)
+        all += __shfl_xor_sync(~0u, all, d);
+    to.max = (int)lane == h ? max : to.max;
+    to.all = (int)lane == h ? fmaf(to.all, by, all) : to.all;
+    return power;
+}
+
+/* The team's slots to the lane's sums of head h. score: of those slots. One head after the other, for
+ * want of registers. */
+template <int ENC>
+__device__ static __forceinline__ void add_slots(team_sums &to, const eight<ENC> (&v)[V_EACH],
+                                                 const float *score, int h, unsigned lane)
+{
+    float x[8] = {}, c[4], d[2], by;
+    const float power = soften_slot(to, score[lane], h, by, lane);
 
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const uint32_t even = (first[j] & 0xFFFF) | second[j] << 16;
-            const uint32_t odd = first[j] >> 16 | (second[j] & 0xFFFF0000);
-            const uint32_t a[4] = { even, odd, even, odd };
+    for (int j = 0; j < V_EACH; j++) {
+        const uint4 four = v[j].pairs();
+        const uint32_t pair[4] = { four.x, four.y, four.z, four.w };
+        const float p = __shfl_sync(~0u, power, 8 * j + lane / 4);
 
-            mma<ENC == DEV_ENC_BF16>(st.acc[i * 4 + j], a, e.x, e.y);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 f = ENC == DEV_ENC_BF16
+                                 ? make_float2(__uint_as_float(pair[i] << 16),
+                                               __uint_as_float(pair[i] & 0xFFFF0000))
+                                 : __half22float2(*(const __half2 *)&pair[i]);
+
+            x[2 * i] = fmaf(p, f.x, x[2 * i]);
+            x[2 * i + 1] = fmaf(p, f.y, x[2 * i + 1]);
         }
     }
+    halve<4>(c, x, lane, 8);
+    halve<2>(d, c, lane, 4);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        d[i] += __shfl_xor_sync(~0u, d[i], 16);
+#pragma unroll
+    for (int k = 0; k < HEAD_SUMS; k++) {
+        const bool mine = h == 2 * k + (int)lane / 16;
+
+        to.v[k].x = mine ? fmaf(to.v[k].x, by, d[0]) : to.v[k].x;
+        to.v[k].y = mine ? fmaf(to.v[k].y, by, d[1]) : to.v[k].y;
+    }
 }
 
-/* States of warps in shared memory: [STREAM_WARPS][STATE] values, maxima, sums of weights. */
-enum { STATE = ATTN_HEAD + 4 };
-
-/* A warp's state of head h there. */
-template <int ENC>
-__device__ static __forceinline__ void give_state(const warp_state &st, int h, int hd, float *sums,
-                                                  unsigned thread)
+__device__ static __forceinline__ int cols_at(unsigned thread)
 {
-    const unsigned warp = thread / WARP, lane = thread % WARP, c = lane % 4;
-    constexpr float by = eight<ENC>::by;
+    return value_at(thread) + thread / 8 % 2 * 4 + thread / 4 % 2 * 2;
+}
 
-    if (lane == 4u * h) {
-        sums[STREAM_WARPS * STATE + warp] = st.m;
-        sums[STREAM_WARPS * (STATE + 1) + warp] = st.l;
-    }
-    if ((int)c != h / 2)
-        return;
+/* A team's sums in shared memory: [n_heads][ATTN_HEAD] in the place of its scores, when its warps are
+ * through with those; found: the heads' maxima and sums of powers. */
+__device__ static __forceinline__ void put_team(float *place, float2 *found, const team_sums &sum,
+                                                int n_heads, unsigned thread)
+{
+    const unsigned lane = thread % WARP;
+
 #pragma unroll
-    for (int i = 0; i < V_PIECES * 2; i++) {
-        const float(*const v)[4] = st.acc + 2 * i;
-        const bool odd = h % 2;
-
-        if (value_at(i / 2, lane) < hd)
-            *(float4 *)(sums + warp * STATE + value_at(i / 2, lane) + i % 2 * 4) =
-                make_float4((odd ? v[0][1] : v[0][0]) * by, (odd ? v[0][3] : v[0][2]) * by,
-                            (odd ? v[1][1] : v[1][0]) * by, (odd ? v[1][3] : v[1][2]) * by);
-    }
+    for (int k = 0; k < HEAD_SUMS; k++)
+        if (const int h = 2 * k + lane / 16; h < n_heads)
+            *(float2 *)(place + h * ATTN_HEAD + cols_at(thread)) = sum.v[k];
+    if (thread / WARP % TEAM_WARPS == 0 && (int)lane < n_heads)
+        found[lane] = make_float2(sum.max, sum.all);
 }
 
 /* Where two values of a head, e and the next, go to the product that waits for them. */
@@ -493,73 +557,103 @@ __device__ static __forceinline__ void put_pair(const attn_phase &p, int t, int 
     }
 }
 
-/* A named barrier: states are there for the last warps of a block, which merge them. */
-enum { MERGERS = WORKERS + 2, MERGED = 4 /* states at a time */ };
-
-/* The first of those threads: each has two elements, which takes the fewest instructions: they come
- * from afar. */
-__device__ static __forceinline__ int first_merger(int hd)
+/* Where what a span has of a head goes: values, and then the maximum and the sum. */
+__device__ static __forceinline__ uint64_t *span_at(const attn_phase &p, int t, int h, int split)
 {
-    return (STREAM_WARPS - (hd / 2 + WARP - 1) / WARP) * WARP;
+    return p.spans + (((size_t)t * p.a.H + h) * p.a.splits + split) * (p.a.hd + 2);
 }
 
-/* n warps' states of one head, when all of them are there; what else it takes is found before. */
-__device__ static __forceinline__ void merge_warps(const attn_phase &p, const attn_place &at,
-                                                   int head, int n, int splits, const float *sums,
-                                                   int e, const phase_tag &tag)
+/* Named barriers: teams' sums are there for the last warps of a block; and those of teams, beyond all
+ * that fed_f8.cuh has. */
+enum { MERGERS = WORKERS + 2, ATTN_TEAM = 8 };
+
+/* How many warps merge teams. */
+__device__ static __forceinline__ int mergers(const attn_phase &p, int n_heads)
 {
-    const attn_args &a = p.a;
-    const int mode = a.mode16;
-    const float4 *const m = (const float4 *)(sums + STREAM_WARPS * STATE);
-    uint64_t *const to = splits == 1 && p.give_x ? pair_at(p, at.t, at.h0 + head, e) : NULL;
-    const unsigned gives = tag.gives();
-    float4 most[STREAM_WARPS / MERGED];
-    float max = -INFINITY, l = 0;
-    float2 v = make_float2(0, 0);
+    return min((int)STREAM_WARPS, (n_heads * p.a.hd / 2 + WARP - 1) / WARP);
+}
 
-    named_sync(MERGERS, STREAM_WARPS * WARP);
-    if (e >= a.hd)
-        return;
-#pragma unroll
-    for (int o = 0; o < STREAM_WARPS / MERGED; o++) {
-        most[o] = m[o];
-        const float some = fmaxf(fmaxf(most[o].x, most[o].y), fmaxf(most[o].z, most[o].w));
+/* What n teams have of an item to the next product, or to the blocks that merge the row's spans. */
+template <int ENC>
+__device__ static __forceinline__ void merge_teams(const attn_phase &p, const attn_place &at,
+                                                   const float *place, const float2 *found, int n,
+                                                   bool one, const phase_tag &tag)
+{
+    const unsigned first = (STREAM_WARPS - mergers(p, at.n_heads)) * WARP, half = p.a.hd / 2;
 
-        max = o * MERGED < n ? fmaxf(max, some) : max;
-    }
+#pragma unroll 1
+    for (unsigned i = thread_now() - first; i < at.n_heads * half; i += STREAM_WARPS * WARP - first) {
+        const unsigned h = i / half, e = 2 * (i - h * half);
+        float2 of[ATTN_TEAMS], x[ATTN_TEAMS], v = make_float2(0, 0);
+        float max = -INFINITY, all = 0;
+
 #pragma unroll
-    for (int o = 0; o < STREAM_WARPS / MERGED; o++) {
-        if (o * MERGED >= n)
+        for (int k = 0; k < ATTN_TEAMS; k++) {
+            of[k] = k < n ? found[k * PROGRAM_HEADS + h] : make_float2(-INFINITY, 0);
+            x[k] = k < n ? *(const float2 *)(place + (k * at.n_heads + h) * ATTN_HEAD + e)
+                         : make_float2(0, 0);
+            max = fmaxf(max, of[k].x);
+        }
+#pragma unroll
+        for (int k = 0; k < ATTN_TEAMS; k++) {
+            const float by = exp2_fast(of[k].x - max);
+
+            all = fmaf(of[k].y, by, all);
+            v = make_float2(fmaf(x[k].x, by, v.x), fmaf(x[k].y, by, v.y));
+        }
+        const float by = one ? eight<ENC>::by / all : eight<ENC>::by;
+
+        v = make_float2(v.x * by, v.y * by);
+        if (one) {
+            put_pair(p, at.t, at.h0 + h, e, v, tag);
             continue;
-        const float by[MERGED] = { exp2_fast(most[o].x - max), exp2_fast(most[o].y - max),
-                                   exp2_fast(most[o].z - max), exp2_fast(most[o].w - max) };
-        const float4 some = m[STREAM_WARPS / MERGED + o];
-        const float weight[MERGED] = { some.x, some.y, some.z, some.w };
+        }
+        uint64_t *const to = span_at(p, at.t, at.h0 + h, at.split);
 
-#pragma unroll
-        for (int k = 0; k < MERGED; k++) {
-            const float2 x = *(const float2 *)(sums + (o * MERGED + k) * STATE + e);
-
-            l = fmaf(weight[k], by[k], l);
-            v = make_float2(fmaf(x.x, by[k], v.x), fmaf(x.y, by[k], v.y));
+        tagged_store(to + e, __float_as_uint(v.x), tag.takes());
+        tagged_store(to + e + 1, __float_as_uint(v.y), tag.takes());
+        if (e == 0) {
+            tagged_store(to + p.a.hd, __float_as_uint(max), tag.takes());
+            tagged_store(to + p.a.hd + 1, __float_as_uint(all), tag.takes());
         }
     }
-    if (splits == 1) {
-        const float all = 1 / l;
+}
 
-        v = make_float2(v.x * all, v.y * all);
-        if (to)
-            give_pair(to, v, mode, gives);
-        else
-            put_pair(p, at.t, at.h0 + head, e, v, tag);
-        return;
+/* The block's share of an item's columns, two by two, of all n spans of its row, each in a lane: in
+ * order, and so the same wherever it is done. */
+__device__ static __forceinline__ void merge_spans(const attn_phase &p, const attn_place &at, int n,
+                                                   const phase_tag &tag)
+{
+    enum { BESIDE = WARP / ATTN_SPANS };
+    const unsigned thread = thread_now(), span = thread % ATTN_SPANS;
+    const unsigned half = p.a.hd / 2, pairs = at.n_heads * half, each = (pairs + n - 1) / n;
+    const unsigned end = min(pairs, (at.split + 1) * each);
+
+#pragma unroll 1
+    for (unsigned i0 = at.split * each + thread / WARP * BESIDE; i0 < end;
+         i0 += STREAM_WARPS * BESIDE) {
+        const unsigned i = i0 + thread % WARP / ATTN_SPANS, h = i / half, e = 2 * (i - h * half);
+        const bool there = i < end && (int)span < n;
+        uint2 w[2] = {};
+
+        if (there)
+            tagged_wait<2>(w, span_at(p, at.t, at.h0 + h, span) + e, p.a.hd - e, 2, tag.takes());
+        float max = there ? __uint_as_float(w[1].x) : -INFINITY;
+
+        for (int d = ATTN_SPANS / 2; d; d /= 2)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+        const float by = there ? exp2_fast(__uint_as_float(w[1].x) - max) : 0;
+        float all = __uint_as_float(w[1].y) * by;
+        float2 v = make_float2(__uint_as_float(w[0].x) * by, __uint_as_float(w[0].y) * by);
+
+        for (int d = ATTN_SPANS / 2; d; d /= 2) {
+            all += __shfl_xor_sync(~0u, all, d);
+            v.x += __shfl_xor_sync(~0u, v.x, d);
+            v.y += __shfl_xor_sync(~0u, v.y, d);
+        }
+        if (span == 0 && i < end)
+            put_pair(p, at.t, at.h0 + h, e, make_float2(v.x / all, v.y / all), tag);
     }
-    float *const out =
-        a.part + (((size_t)at.t * a.H + at.h0 + head) * a.splits + at.split) * (a.hd + 2);
-
-    *(float2 *)(out + e) = v;
-    if (e == 0)
-        *(float2 *)(out + a.hd) = make_float2(max, l);
 }
 
 /* Asks for keys and values of the block's first item beyond its first slots, to the second-level
@@ -583,7 +677,8 @@ __device__ static inline void attn_ahead(const attn_phase &p, const attn_row *ro
 }
 
 /* An item: all threads of a block, but for the warps that feed. scratch: queries, the pass's own
- * keys and values, the warps' states; free once the block has stopped, before its first item. */
+ * keys and values, what teams have found, and their scores twice, in whose place their sums are at
+ * last; free once the block has stopped, before its first item. */
 template <int ENC>
 __device__ static __forceinline__ void
 attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &known, uint8_t *scratch,
@@ -594,13 +689,12 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
     some_slots<ENC> x = {};
 
     {
-        const unsigned thread = thread_now(), lane = thread % WARP;
-        const attn_slots mine = known.slots[thread / WARP];
+        const unsigned thread = thread_now();
+        const attn_slots &mine = known.slots[thread / WARP];
 
-        if (mine.n > 0) {
-            ask_keys<ENC>(x, a.k, a.hd, mine, lane);
-            ask_values<ENC>(x, a.v, a.hd, mine, lane);
-        }
+        if (mine.n > 0)
+            ask_keys<ENC>(x, a.k, a.hd, mine, thread % WARP);
+        ask_values<ENC>(x, a.v, a.hd, mine, thread);
         if (at.number == (int)blockIdx.x) {
             if (thread == STREAM_WARPS / 2 * WARP && at.to - at.from > ATTN_SLOTS)
                 attn_ahead(p, row, at);
@@ -611,79 +705,60 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
     if (at.from >= at.to)
         return;
     uint8_t *const fresh = scratch + at.n_heads * QUERY_BYTES;
+    float2 *const found = (float2 *)(fresh + (p.r.q ? p.rows * 4 * a.hd : 0));
+    float *const place = (float *)(found + ATTN_TEAMS * PROGRAM_HEADS);
 
     ready_item<ENC>(p, row, at, known.head, scratch, turns, tag);
     named_sync(WORKERS, STREAM_WARPS * WARP);
-    int s0 = at.from; /* the first of ATTN_SLOTS */
-    float2 score = {};
+    attn_slots mine = known.slots[(unsigned)thread_now() / WARP];
+    team_sums sum = {};
 
-    {
-        const unsigned thread = thread_now(), lane = thread % WARP;
-        const attn_slots &mine = known.slots[thread / WARP];
+    sum.max = -INFINITY;
+#pragma unroll 1
+    for (int s = at.from, odd = 0; s + team_from(thread_now()) < at.to; s += ATTN_SLOTS, odd ^= 1) {
+        const unsigned thread = thread_now(), lane = thread % WARP, warp = thread / WARP;
+        const int in = warp % TEAM_WARPS * WARP_SLOTS + lane % 4 * 2; /* of the team's slots */
+        const int left = at.to - s - team_from(thread) - in;
+        const bool more = s + ATTN_SLOTS + team_from(thread) < at.to;
+        float *const score =
+            place + (warp / TEAM_WARPS * ATTN_HEAD + odd * TEAM_SLOTS) * at.n_heads;
+        float2 two = make_float2(-INFINITY, -INFINITY);
 
         if (mine.n > 0) {
-            take_fresh<false, ENC>(x, mine.fresh, a.hd, fresh, lane);
-            score = scores_of<ENC>(x, scratch, at.n_heads, lane);
-            take_fresh<true, ENC>(x, mine.fresh, a.hd, fresh, lane);
+            fresh_keys<ENC>(x, mine.fresh, a.hd, fresh, lane);
+            two = scores_of<ENC>(x, scratch, at.n_heads, lane);
+            two.x = left > 0 ? two.x : -INFINITY;
+            two.y = left > 1 ? two.y : -INFINITY;
         }
-    }
-    warp_state st = { -INFINITY };
-
-#pragma unroll 1
-    for (;;) {
-        {
-            const unsigned thread = thread_now(), lane = thread % WARP;
-            const int s = s0 + thread / WARP * WARP_SLOTS;
-
-            if (s < at.to)
-                add_values<ENC>(st, x,
-                                soften_slots<ENC>(st, score, s + lane % 4 * 2, at.to, lane,
-                                                  s0 == at.from));
+        if ((int)lane / 4 < at.n_heads)
+            *(float2 *)(score + lane / 4 * TEAM_SLOTS + in) = two;
+        if (more) {
+            mine = attn_slots_of(p, row, at, s + ATTN_SLOTS + warp * WARP_SLOTS, lane);
+            if (mine.n > 0)
+                ask_keys<ENC>(x, a.k, a.hd, mine, lane);
         }
-        s0 += ATTN_SLOTS;
-        if (s0 >= at.to)
-            break;
-        /* one after the other, for want of registers */
-        forget();
-        const unsigned thread = thread_now(), lane = thread % WARP;
-        const attn_slots mine =
-            attn_slots_of(p, row, at, s0 + thread / WARP * WARP_SLOTS, lane);
-
-        if (mine.n <= 0)
-            continue;
-        ask_keys<ENC>(x, a.k, a.hd, mine, lane);
-        take_fresh<false, ENC>(x, mine.fresh, a.hd, fresh, lane);
-        score = scores_of<ENC>(x, scratch, at.n_heads, lane);
-        forget();
-        ask_values<ENC>(x, a.v, a.hd, mine, lane);
-        take_fresh<true, ENC>(x, mine.fresh, a.hd, fresh, lane);
-    }
-    /* that this row has: at most a.splits */
-    const int splits = a.splits == 1 ? 1 : (row[at.t].slot + a.span) / a.span;
-    float *const sums = (float *)(fresh + (p.r.q ? p.rows * 4 * a.hd : 0));
-    const int thread = thread_now();
-    /* warps that have slots, and those that give states: as many as are merged at a time */
-    const int some = min((int)STREAM_WARPS, (at.to - at.from + WARP_SLOTS - 1) / WARP_SLOTS);
-    const bool gives = thread / WARP < (some + MERGED - 1) / MERGED * MERGED;
-
-    if (gives)
-        for (int d = 1; d < 4; d *= 2)
-            st.l += __shfl_xor_sync(~0u, st.l, d);
+        fresh_values<ENC>(x, p, row, at, s, fresh, thread);
+        named_sync(ATTN_TEAM + warp / TEAM_WARPS, TEAM_WARPS * WARP);
 #pragma unroll 1
-    for (int h = 0; h < at.n_heads; h++) {
-        if (h)
-            named_sync(WORKERS, STREAM_WARPS * WARP);
-        if (gives)
-            give_state<ENC>(st, h, a.hd, sums, thread);
-        if (thread < first_merger(a.hd))
-            named_arrive(MERGERS, STREAM_WARPS * WARP);
-        else
-            merge_warps(p, at, h, some, splits, sums, 2 * (thread - first_merger(a.hd)), tag);
+        for (int h = 0; h < at.n_heads; h++)
+            add_slots<ENC>(sum, x.v, score + h * TEAM_SLOTS, h, lane);
+        if (more)
+            ask_values<ENC>(x, a.v, a.hd, mine, thread);
     }
-    if (splits > 1 && last_of(a.done + at.t * a.K * p.parts + at.y, splits, STREAM_WARPS * WARP))
-        merge_splits<STREAM_WARPS>(
-            a, at.t, at.h0, at.n_heads, splits, (float *)scratch,
-            [&](int h, int e, float2 v) { put_pair(p, at.t, h, e, v, tag); });
+    const unsigned thread = thread_now(), team = thread / WARP / TEAM_WARPS;
+    const int teams = min((int)ATTN_TEAMS, (at.to - at.from + TEAM_SLOTS - 1) / TEAM_SLOTS);
+
+    if ((int)team < teams) {
+        named_sync(ATTN_TEAM + team, TEAM_WARPS * WARP);
+        put_team(place + team * at.n_heads * ATTN_HEAD, found + team * PROGRAM_HEADS, sum,
+                 at.n_heads, thread);
+    }
+    if ((int)thread / WARP < STREAM_WARPS - mergers(p, at.n_heads)) {
+        named_arrive(MERGERS, STREAM_WARPS * WARP);
+        return;
+    }
+    named_sync(MERGERS, STREAM_WARPS * WARP);
+    merge_teams<ENC>(p, at, place, found, teams, a.splits == 1 || attn_spans(row, at) == 1, tag);
 }
 
 /* What the block has to know of item i. */
@@ -722,13 +797,26 @@ __device__ static __forceinline__ bool attn_items(const attn_phase &p, const att
     }
     /* all that goes from item to item is in shared memory: nothing in local */
 #pragma unroll 1
-    for (int i = blockIdx.x;;) {
+    for (int i = blockIdx.x; i < attn_places(p); i += gridDim.x) {
+        if (i != (int)blockIdx.x)
+            named_sync(WORKERS, STREAM_WARPS * WARP); /* all are done with the one before */
         if (!p.known)
             know_item<ENC>(p, row, known, i);
         attn_place_sums<ENC>(p, row, known, scratch, turns, stop, tag);
-        i = known.at.number + gridDim.x;
-        if (i >= attn_places(p))
-            return known.at.from < known.at.to;
-        named_sync(WORKERS, STREAM_WARPS * WARP); /* all are done with this one */
     }
+    if (p.a.splits == 1)
+        return known.at.from < known.at.to;
+    /* only when all are given, for others wait for them */
+#pragma unroll 1
+    for (int i = blockIdx.x; i < attn_places(p); i += gridDim.x) {
+        if (attn_places(p) > (int)gridDim.x) {
+            named_sync(WORKERS, STREAM_WARPS * WARP);
+            if (thread_now() == 0)
+                known.at = attn_place_of(p, row, i);
+            named_sync(WORKERS, STREAM_WARPS * WARP);
+        }
+        if (const int n = attn_spans(row, known.at); n > 1 && known.at.from < known.at.to)
+            merge_spans(p, known.at, n, tag);
+    }
+    return known.at.from < known.at.to;
 }

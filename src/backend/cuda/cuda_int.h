@@ -446,6 +446,7 @@ struct cuda {
         met,     /* parts of wide_wgmma.cu's sums: zero between kernels */
         gate_up, /* both in bf16 */
         qkv,     /* all three in bf16 */
+        spans,   /* of attention in programs, tagged */
         loaded;  /* of a program: rows that a phase of its own rounds, and their factors */
 
     struct program prog;

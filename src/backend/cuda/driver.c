@@ -369,11 +369,12 @@ void cuda_launch(struct cuda *b, enum kernel k, size_t gx, size_t gy, size_t gz,
 static void free_cuda(struct ctx *c)
 {
     struct cuda *b = of(c);
-    struct gpu_room *const rooms[] = {
-        &b->batch,   &b->logits,  &b->hidden, &b->x16[0], &b->x16[1],  &b->ss[0],      &b->ss[1],
-        &b->x8,      &b->rounded, &b->part,   &b->done,   &b->dequant, &b->picks,      &b->gate_up,
-        &b->ordered, &b->sums,    &b->loaded, &b->copies, &b->qkv,     &b->turns.room, &b->met
-    };
+    struct gpu_room *const rooms[] = { &b->batch,   &b->logits,  &b->hidden,  &b->x16[0],
+                                       &b->x16[1],  &b->ss[0],   &b->ss[1],   &b->x8,
+                                       &b->rounded, &b->part,    &b->done,    &b->dequant,
+                                       &b->picks,   &b->gate_up, &b->ordered, &b->sums,
+                                       &b->loaded,  &b->copies,  &b->qkv,     &b->turns.room,
+                                       &b->met,     &b->spans };
 
     if (b->context) {
         b->d.cuCtxSetCurrent(b->context);

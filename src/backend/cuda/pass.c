@@ -10,7 +10,7 @@
 #include "base/mem.h"
 
 /* HEAD: bytes before a batch's arrays (struct batch_copy) */
-enum { LEAST_SLOTS = 256, MOST_ROWS = 65535, HEAD = 16 };
+enum { LEAST_SLOTS = 128, MOST_ROWS = 65535, HEAD = 16 };
 
 void cuda_forget(struct cuda *b)
 {

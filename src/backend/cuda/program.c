@@ -140,14 +140,13 @@ static bool fits(const struct cuda *b, enum dev_class class, size_t T, size_t re
 }
 
 /* What attention needs of the scratch: queries in twice 16 bits, a key and a value of each row in
- * 16, and a head of every warp with its maximum and its sum of weights; then factors of spans. */
+ * 16; and of each 32 slots that a block sees at a time what is found of heads, and their sums. */
 static size_t attn_scratch(const struct cuda *b, size_t hd, size_t rows, size_t heads)
 {
-    const size_t item = heads * (4 * ATTN_HEAD + 16) + rows * 4 * hd +
-                        (size_t)(ATTN_HEAD + 4 + 2) * RING_WARPS(b->big) * sizeof(float),
-                 spans = heads * ATTN_SPLITS * sizeof(float);
+    const size_t teams = 8 * (size_t)RING_WARPS(b->big) / 32;
 
-    return item > spans ? item : spans;
+    return heads * (4 * ATTN_HEAD + 16) + rows * 4 * hd +
+           teams * (2 * PROGRAM_HEADS + ATTN_HEAD * heads) * sizeof(float);
 }
 
 /* Room on the device for n bytes of a program, and where they are written meanwhile. */
@@ -201,8 +200,8 @@ static bool same_items(const struct attn_phase *x, const struct attn_phase *y)
     const struct attn_args *a = &x->a, *b = &y->a;
 
     return a->H == b->H && a->K == b->K && a->hd == b->hd && a->splits == b->splits &&
-           a->span == b->span && x->heads == y->heads && x->parts == y->parts &&
-           x->rows == y->rows && x->enc == y->enc && !x->r.q == !y->r.q;
+           x->heads == y->heads && x->parts == y->parts && x->rows == y->rows && x->enc == y->enc &&
+           !x->r.q == !y->r.q;
 }
 
 /* All phases as the kernel takes them. */
@@ -631,7 +630,7 @@ static void launch(struct cuda *b, struct program *p)
     a.half = (int)p->half;
     a.gate = (unsigned *)(uintptr_t)b->gate;
     a.claims = p->class >= CLASS_FED ? a.gate + 2 : NULL;
-    a.tags = p->class >= CLASS_FED ? (unsigned *)(uintptr_t)(b->gate + TAG_AT) : NULL;
+    a.tags = (unsigned *)(uintptr_t)(b->gate + TAG_AT);
     memcpy(a.table, p->table, sizeof(a.table));
     a.values = p->values;
     cuda_ok(b,
@@ -806,6 +805,11 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
 {
     struct rope_args r = b->prog.rope;
     const int group = a->H / a->K;
+    const size_t words = rows * (size_t)(a->H * a->splits) * (size_t)(a->hd + 2);
+
+    /* zeros: no tag that is waited for */
+    if (a->splits > 1 && !cuda_room(b, &b->spans, words * sizeof(uint64_t)))
+        return;
 
     if (r.q != a->q || r.kc != a->k || b->prog.rope_rows != rows)
         launch_rope(b);
@@ -830,6 +834,7 @@ void program_attn(struct cuda *b, const struct attn_args *a, int enc, size_t row
     ph->u.a = (struct attn_phase){ .a = *a,
                                    .r = r,
                                    .enc = enc,
+                                   .spans = (uint64_t *)(uintptr_t)b->spans.p,
                                    .heads = (int)heads,
                                    .parts = (group + (int)heads - 1) / (int)heads,
                                    .rows = (int)rows };

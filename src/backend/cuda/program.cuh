@@ -37,8 +37,7 @@ __device__ static inline void leave(const program_args &a)
     if (threadIdx.x)
         return;
     a.gate[0] = a.gate[1] = 0;
-    if (a.tags)
-        *a.tags += (unsigned)a.n;
+    *a.tags += (unsigned)a.n;
     for (int i = 0; a.claims && i < a.n_feeds; i++)
         a.claims[i] = 0;
 }
@@ -367,7 +366,7 @@ __device__ static __forceinline__ void program_body(const program_args &a)
         bar_init(bar_at(empty) + threadIdx.x * 8, fed ? FED_ENDS : (a.T + 1) / 2);
     }
     if (threadIdx.x == 0)
-        tag = fed && a.tags ? *a.tags : 0;
+        tag = *a.tags;
     if constexpr (is8)
         fed8<NT>::begin(a, bar_at(x_landed));
     if (fed && threadIdx.x == 0) {
