@@ -3,7 +3,8 @@
 
     bench/figures_gpu.py [--only NAME,...] [--try LIST]... [--scratch DIR] [--layers N] [--json F]
 
-    NAME   bf16, fp8, awq, gptq, nf4, q4_0   8B: decode alone and in batches, prefill, products
+    NAME   bf16, fp8, awq, gptq, nf4, q4_0   8B: decode alone, after tokens and in batches,
+                                             prefill, products
            70b                               70B in FP8: decode
            context                           8B in bf16: decode behind 131072 tokens
            serve                             8B in FP8: 1000 tokens in, 1000 out, 1024 requests
@@ -30,6 +31,7 @@ FLOOR = {"decode bf16": 0.90, "decode fp8": 0.85, "decode 70b": 0.85, "decode co
 EIGHT = ("bf16", "fp8", "awq", "gptq", "nf4", "q4_0")
 NAMES = EIGHT + ("70b", "context", "serve")
 ROWS = (1, 8, 32)
+DEPTHS = "300,1100,4200,7900"  # tokens before an answer's
 
 
 def arguments():
@@ -107,11 +109,13 @@ def eight(bench, folder):
             continue
         model = make(a, a.shape, encoding, folder)
         for tries, j in bench.run(encoding, model, "--pp", "4096", "--tg", "128", "--batches",
-                                  "2,4,8,16,32,64", "--tg-batched", "32", "--products",
-                                  ",".join(map(str, ROWS))):
+                                  "2,4,8,16,32,64", "--tg-batched", "32", "--depths", DEPTHS,
+                                  "--products", ",".join(map(str, ROWS))):
             if bf16 is None:
                 bf16 = j["products"]
             bench.decode(f"decode {encoding}", tries, j, floor=FLOOR[f"decode {encoding}"])
+            for d in j["depths"]:
+                bench.decode(f"decode {encoding} after {d['context']} tokens", tries, j, d)
             bench.line(f"prefill {encoding}, 4096", tries,
                        f"{j['prefill']['tok_per_s']['median']:.0f} tok/s")
             for b in j["batched"]:
