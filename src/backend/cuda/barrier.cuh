@@ -149,15 +149,11 @@ __device__ static __forceinline__ void forget()
     asm volatile("" ::: "memory");
 }
 
-/* The compiler does not make this anew each time. */
-__device__ static __forceinline__ void keep(uint32_t &v)
+/* A value that is not computed anew wherever it is used. */
+template <class X> __device__ static __forceinline__ X held(X x)
 {
-    asm volatile("" : "+r"(v));
-}
-
-__device__ static __forceinline__ void keep(int &v)
-{
-    asm volatile("" : "+r"(v));
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 /* ---- named barriers ---- */

@@ -64,14 +64,7 @@ template <int CLASS> __device__ static constexpr bool fed_records()
 /* What programs of FED8 do instead: fed_f8.cuh, in the one file that makes some. */
 template <int NT> struct fed8;
 
-/* A value that is not computed anew wherever it is used. */
-template <class X> __device__ static __forceinline__ X held(X x)
-{
-    asm volatile("" : "+r"(x));
-    return x;
-}
-
-/* The same, where there are registers for it. */
+/* A value that is held, where there are registers for it. */
 template <int NT, class X> __device__ static __forceinline__ X few(X x)
 {
     return NT == 1 ? held(x) : x;

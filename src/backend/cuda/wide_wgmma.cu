@@ -502,11 +502,11 @@ __device__ static inline void compute(const wg_args &a, const part &me, const pl
                                       const uint8_t *shared, float4 *sums, const uint32_t *lut)
 {
     warp_part at = warp_part_of<KIND>(a, p);
-    uint32_t zero = 0x64006400 | (uint32_t)a.s.out[0].w.zero_const * 0x00010001;
+    const uint32_t zero = held(0x64006400 | (uint32_t)a.s.out[0].w.zero_const * 0x00010001);
     const int on = a.now.teams * a.now.each;
     stage ring = { 0, 0 };
 
-    keep(at.codes), keep(at.scales), keep(zero);
+    at.codes = held(at.codes), at.scales = held(at.scales);
     for (int first = me.team * a.now.each; first < a.now.tiles; first += on) {
         float sum[N / 2] = {};
 
@@ -526,9 +526,7 @@ __device__ static __forceinline__ void wide_body(const wg_args &a)
     extern __shared__ __align__(1024) uint8_t unaligned[];
     const uint32_t begin = (uint32_t)__cvta_generic_to_shared(unaligned);
     const uint32_t at = (begin + SWIZZLE_ATOM - 1) / SWIZZLE_ATOM * SWIZZLE_ATOM;
-    uint32_t pad = at - begin;
-
-    keep(pad);
+    const uint32_t pad = held(at - begin);
     uint8_t *const shared = unaligned + pad;
     const places p = { at, at + a.ways * W::x, at + a.bars };
     const part me = part_of(a.now, blockIdx.x, blockIdx.y);
