@@ -2,15 +2,17 @@
  * queries to the sums. A block has a row, some of the query heads of a kv head, and a span of
  * slots, ATTN_SLOTS of them at a time. Scores are made on the tensor cores, all heads of eight slots
  * by a warp; teams of warps share theirs, and then each warp has a part of the columns of all slots
- * of its team, so that what a team has is small and soon added to that of others. Queries are two
- * values of 16 bits each, the second what the first leaves over: the products have room for both. A
- * head's sums are the same however many others a block has. What was in the cache before the pass
+ * of its team, so that what a team has is small and soon added to that of others. Queries and the
+ * powers of scores are two values of 16 bits each, the second what the first leaves over: the
+ * products have room for both. A head's sums are the same however many others a block has. What was in the cache before the pass
  * is asked for before the block waits for the queries; the pass's own keys and values go by shared
  * memory. Spans of a row are merged by the blocks that have them, each of them some columns, which
  * come as tagged words.
  *
  * Of a product's 16 x 8 x 16 (mma.cuh) lane 4 g + c has head g of the queries, slot g of the keys, and
- * of the scores head g and slots 2 c and 2 c + 1. */
+ * of the scores head g and slots 2 c and 2 c + 1. Of values it has the slots 8 c and the seven next of
+ * its team, columns 4 g and the three next of its warp; a product takes one of these columns from
+ * each lane. */
 #pragma once
 
 #include "backend/cuda/attn.cuh"
@@ -68,14 +70,18 @@ __device__ static inline int attn_places(const attn_phase &p)
 }
 
 /* Slots that a block sees at a time, of which a warp has the keys of WARP_SLOTS, and its team those of
- * a slot for each lane, of whose values a warp has V_COLS; a lane has 8 of them, of every eighth
- * slot. Pieces of a key that a lane has, 8 of 32 values. */
+ * a slot for each lane, of whose values a warp has V_COLS; a lane has V_LANE of them, of V_EACH slots.
+ * Pieces of a key that a lane has, 8 of 32 values. */
 enum { WARP_SLOTS = 8, ATTN_SLOTS = STREAM_WARPS * WARP_SLOTS, K_PIECES = ATTN_HEAD / 32 };
 enum { TEAM_SLOTS = WARP, TEAM_WARPS = TEAM_SLOTS / WARP_SLOTS, V_COLS = ATTN_HEAD / TEAM_WARPS };
-enum { V_EACH = TEAM_SLOTS / 8, ATTN_TEAMS = STREAM_WARPS / TEAM_WARPS };
+enum { V_LANE = V_COLS / 8, V_EACH = TEAM_SLOTS / 4, ATTN_TEAMS = STREAM_WARPS / TEAM_WARPS };
 
 static_assert(ATTN_STEP % ATTN_SLOTS == 0 && KV_BLOCK % TEAM_SLOTS == 0, "a team's are in one block");
-static_assert(V_COLS == 32, "four lanes have eight each");
+static_assert(V_LANE == 4 && V_EACH == 8, "two products have a lane's slots");
+
+/* Floats from one head's scores of a team to the next: four more for the banks. */
+enum { SCORES = TEAM_SLOTS + 4 };
+static_assert(2 * SCORES <= ATTN_HEAD, "a team's sums take the place of its scores, twice");
 
 /* Bytes of a query in shared memory: of each two neighbours the values in 16 bits, then what is
  * left of them, as the first operand has them; zeros beyond all; 16 more for the banks. */
@@ -108,7 +114,7 @@ struct attn_known {
     attn_head head[STREAM_WARPS];   /* the first that a warp makes */
 };
 
-/* Eight values of the cache as they lie there, and as four pairs of 16 bits. */
+/* Eight values of a key as they lie in the cache, and as four pairs of 16 bits. */
 template <int ENC> struct eight {
     uint4 v;
     static constexpr int bytes = 16;
@@ -128,36 +134,48 @@ template <> struct eight<DEV_ENC_F8_E4M3> {
     }
 };
 
-/* The other one, if so; without a branch, lest what is chosen from lies in local memory. */
-__device__ static __forceinline__ void choose(uint4 &x, const uint4 &other, bool so)
-{
-    x.x = so ? other.x : x.x, x.y = so ? other.y : x.y;
-    x.z = so ? other.z : x.z, x.w = so ? other.w : x.w;
-}
-
-__device__ static __forceinline__ void choose(uint2 &x, const uint2 &other, bool so)
-{
-    x.x = so ? other.x : x.x, x.y = so ? other.y : x.y;
-}
+/* Four values of a slot, and value i of it and of another as a pair. */
+template <int ENC> struct four {
+    uint2 v;
+    __device__ uint32_t pair(const four &next, int i) const
+    {
+        return __byte_perm(i < 2 ? v.x : v.y, i < 2 ? next.v.x : next.v.y, i % 2 ? 0x7632 : 0x5410);
+    }
+    __device__ void choose(const four &other, bool so)
+    {
+        v = make_uint2(so ? other.v.x : v.x, so ? other.v.y : v.y);
+    }
+};
+template <> struct four<DEV_ENC_F8_E4M3> {
+    uint32_t v;
+    __device__ uint32_t pair(const four &next, int i) const
+    {
+        return f8_odd(__byte_perm(v, next.v, i << 4 | (4 + i) << 12));
+    }
+    __device__ void choose(const four &other, bool so)
+    {
+        v = so ? other.v : v;
+    }
+};
 
 /* Of the cache: not by way of the first-level cache, where what threads keep in local memory is. */
-template <int ENC> __device__ static __forceinline__ void load(eight<ENC> &x, const uint8_t *from)
+template <class X> __device__ static __forceinline__ void load(X &x, const uint8_t *from)
 {
     x.v = __ldcg((const decltype(x.v) *)from);
 }
 
-template <int ENC>
-__device__ static __forceinline__ void load_near(eight<ENC> &x, const uint8_t *from)
+template <class X> __device__ static __forceinline__ void load_near(X &x, const uint8_t *from)
 {
     x.v = *(const decltype(x.v) *)from;
 }
 
 /* A lane's part of a warp's slots: of one key, and of V_EACH values. */
 template <int ENC> struct some_slots {
-    eight<ENC> k[K_PIECES], v[V_EACH];
+    eight<ENC> k[K_PIECES];
+    four<ENC> v[V_EACH];
 };
 
-/* The first value of a lane's piece of a key; of its part of values. */
+/* The first value of a lane's piece of a key; of its part of values, and the first of its slots. */
 __device__ static __forceinline__ int key_at(int i, unsigned lane)
 {
     return 32 * i + lane % 4 * 8;
@@ -165,7 +183,12 @@ __device__ static __forceinline__ int key_at(int i, unsigned lane)
 
 __device__ static __forceinline__ int value_at(unsigned thread)
 {
-    return thread / WARP % TEAM_WARPS * V_COLS + thread % 4 * 8;
+    return thread / WARP % TEAM_WARPS * V_COLS + thread % WARP / 4 * V_LANE;
+}
+
+__device__ static __forceinline__ int value_slot(unsigned lane)
+{
+    return lane % 4 * V_EACH;
 }
 
 /* The first slot of a warp's team, of ATTN_SLOTS. */
@@ -196,14 +219,15 @@ __device__ static __forceinline__ void ask_values(some_slots<ENC> &x, const uint
                                                   const attn_slots &in, unsigned thread)
 {
     constexpr int bytes = eight<ENC>::bytes / 8;
-    const unsigned slot = thread % WARP / 4, at = value_at(thread);
+    const int slot = value_slot(thread), at = value_at(thread);
     const uint8_t *const v = values + ((size_t)(in.values + slot) * hd + at) * bytes;
+    const int there = at < hd ? in.n_values - slot : 0;
 
 #pragma unroll
     for (int j = 0; j < V_EACH; j++) {
         x.v[j] = {};
-        if ((int)(8 * j + slot) < in.n_values && (int)at < hd)
-            load(x.v[j], v + 8 * j * hd * bytes);
+        if (j < there)
+            load(x.v[j], v + j * hd * bytes);
     }
 }
 
@@ -389,19 +413,20 @@ __device__ static __forceinline__ void fresh_values(some_slots<ENC> &x, const at
     constexpr int bytes = eight<ENC>::bytes / 8;
     const int hd = p.a.hd, rows = p.r.q ? p.rows : 0, e = value_at(thread);
 
-    s += team_from(thread);
+    s += team_from(thread) + value_slot(thread);
 #pragma unroll 1
     for (int t = 0; t < rows; t++) {
         const unsigned in = row[t].slot - s;
 
-        if (in >= TEAM_SLOTS || in % 8 != thread % WARP / 4 || e >= hd || !is_fresh(row, t, at))
+        if (in >= V_EACH || e >= hd || !is_fresh(row, t, at))
             continue;
-        eight<ENC> own;
+        four<ENC> own;
 
         load_near(own, fresh + ((2 * t + 1) * hd + e) * bytes);
+        /* without a branch, lest what is chosen from lies in local memory */
 #pragma unroll
         for (int j = 0; j < V_EACH; j++)
-            choose(x.v[j].v, own.v, in / 8 == (unsigned)j);
+            x.v[j].choose(own, in == (unsigned)j);
     }
 }
 
@@ -427,89 +452,52 @@ __device__ static __forceinline__ float2 scores_of(const some_slots<ENC> &x, con
                        s[0][1] + s[1][1] + (s[0][3] + s[1][3]));
 }
 
-template <int N>
-__device__ static __forceinline__ void halve(float (&to)[N], const float (&x)[2 * N], unsigned lane,
-                                             unsigned bit)
-{
-    const bool second = lane & bit;
-
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        to[i] = (second ? x[N + i] : x[i]) + __shfl_xor_sync(~0u, second ? x[i] : x[N + i], bit);
-}
-
-/* A lane's sums: number k is of head 2 k + lane / 16, if there is one, columns cols_at() and the next.
- * Of head number lane the maximum of the scores (base 2) and the sum of their powers. */
-enum { HEAD_SUMS = PROGRAM_HEADS / 2 };
+/* A lane's sums of head g, in the order of products: of columns 8 c + i and 8 c + 4 + i by the powers'
+ * first values, and by what these leave over. The maximum of the head's scores (base 2), and the sum
+ * of the powers of the lane's slots. */
 struct team_sums {
-    float2 v[HEAD_SUMS];
-    float max, all;
+    float v[V_LANE][4], max, all;
 };
 
-/* Of head h: the power of the lane's slot, and what sums so far are to be multiplied by. */
-__device__ static __forceinline__ float soften_slot(team_sums &to, float score, int h, float &by,
-                                                    unsigned lane)
-{
-    const float before = __shfl_sync(~0u, to.max, h);
-    float max = score;
-
-    for (int d = WARP / 2; d; d /= 2)
-        max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-    max = fmaxf(max, before);
-    by = exp2_fast(before - max);
-    const float power = exp2_fast(score - max);
-    float all = power;
-
-    for (int d = WARP / 2; d; d /= 2)
-        all += __shfl_xor_sync(~0u, all, d);
-    to.max = (int)lane == h ? max : to.max;
-    to.all = (int)lane == h ? fmaf(to.all, by, all) : to.all;
-    return power;
-}
-
-/* The team's slots to the lane's sums of head h. score: of those slots. One head after the other, for
- * want of registers. */
+/* The team's slots to the lane's sums. score: of the lane's head and slots. */
 template <int ENC>
-__device__ static __forceinline__ void add_slots(team_sums &to, const eight<ENC> (&v)[V_EACH],
-                                                 const float *score, int h, unsigned lane)
+__device__ static __forceinline__ void add_slots(team_sums &to, const four<ENC> (&v)[V_EACH],
+                                                 const float *score)
 {
-    float x[8] = {}, c[4], d[2], by;
-    const float power = soften_slot(to, score[lane], h, by, lane);
+    const float4 first = *(const float4 *)score, second = *(const float4 *)(score + 4);
+    float p[V_EACH] = { first.x,  first.y,  first.z,  first.w,
+                        second.x, second.y, second.z, second.w };
+    float max = to.max;
 
+#pragma unroll
+    for (int j = 0; j < V_EACH; j++)
+        max = fmaxf(max, p[j]);
+    max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
+    max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
+    const float by = exp2_fast(to.max - max);
+
+    to.max = max;
+    to.all *= by;
+#pragma unroll
+    for (int i = 0; i < V_LANE; i++)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            to.v[i][k] *= by;
 #pragma unroll
     for (int j = 0; j < V_EACH; j++) {
-        const uint4 four = v[j].pairs();
-        const uint32_t pair[4] = { four.x, four.y, four.z, four.w };
-        const float p = __shfl_sync(~0u, power, 8 * j + lane / 4);
-
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 f = ENC == DEV_ENC_BF16
-                                 ? make_float2(__uint_as_float(pair[i] << 16),
-                                               __uint_as_float(pair[i] & 0xFFFF0000))
-                                 : __half22float2(*(const __half2 *)&pair[i]);
-
-            x[2 * i] = fmaf(p, f.x, x[2 * i]);
-            x[2 * i + 1] = fmaf(p, f.y, x[2 * i + 1]);
-        }
+        p[j] = exp2_fast(p[j] - max);
+        to.all += p[j];
     }
-    halve<4>(c, x, lane, 8);
-    halve<2>(d, c, lane, 4);
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-        d[i] += __shfl_xor_sync(~0u, d[i], 16);
-#pragma unroll
-    for (int k = 0; k < HEAD_SUMS; k++) {
-        const bool mine = h == 2 * k + (int)lane / 16;
+    for (int j = 0; j < V_EACH; j += 4) {
+        const uint2 x = split16<ENC>(p[j], p[j + 1]), y = split16<ENC>(p[j + 2], p[j + 3]);
+        const uint32_t a[4] = { x.x, x.y, y.x, y.y };
 
-        to.v[k].x = mine ? fmaf(to.v[k].x, by, d[0]) : to.v[k].x;
-        to.v[k].y = mine ? fmaf(to.v[k].y, by, d[1]) : to.v[k].y;
+#pragma unroll
+        for (int i = 0; i < V_LANE; i++)
+            mma<ENC == DEV_ENC_BF16>(to.v[i], a, v[j].pair(v[j + 1], i),
+                                     v[j + 2].pair(v[j + 3], i));
     }
-}
-
-__device__ static __forceinline__ int cols_at(unsigned thread)
-{
-    return value_at(thread) + thread / 8 % 2 * 4 + thread / 4 % 2 * 2;
 }
 
 /* A team's sums in shared memory: [n_heads][ATTN_HEAD] in the place of its scores, when its warps are
@@ -517,14 +505,21 @@ __device__ static __forceinline__ int cols_at(unsigned thread)
 __device__ static __forceinline__ void put_team(float *place, float2 *found, const team_sums &sum,
                                                 int n_heads, unsigned thread)
 {
-    const unsigned lane = thread % WARP;
+    const unsigned warp = thread / WARP % TEAM_WARPS, h = thread % WARP / 4, c = thread % 4;
+    float *const to = place + h * ATTN_HEAD + warp * V_COLS + c * 2 * V_LANE;
+    float all = sum.all;
 
+    all += __shfl_xor_sync(~0u, all, 1);
+    all += __shfl_xor_sync(~0u, all, 2);
+    if ((int)h >= n_heads)
+        return;
 #pragma unroll
-    for (int k = 0; k < HEAD_SUMS; k++)
-        if (const int h = 2 * k + lane / 16; h < n_heads)
-            *(float2 *)(place + h * ATTN_HEAD + cols_at(thread)) = sum.v[k];
-    if (thread / WARP % TEAM_WARPS == 0 && (int)lane < n_heads)
-        found[lane] = make_float2(sum.max, sum.all);
+    for (int k = 0; k < 2; k++)
+        *(float4 *)(to + k * V_LANE) =
+            make_float4(sum.v[0][k] + sum.v[0][k + 2], sum.v[1][k] + sum.v[1][k + 2],
+                        sum.v[2][k] + sum.v[2][k + 2], sum.v[3][k] + sum.v[3][k + 2]);
+    if (warp == 0 && c == 0)
+        found[h] = make_float2(sum.max, all);
 }
 
 /* Where two values of a head, e and the next, go to the product that waits for them. */
@@ -721,7 +716,7 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
         const int left = at.to - s - team_from(thread) - in;
         const bool more = s + ATTN_SLOTS + team_from(thread) < at.to;
         float *const score =
-            place + (warp / TEAM_WARPS * ATTN_HEAD + odd * TEAM_SLOTS) * at.n_heads;
+            place + (warp / TEAM_WARPS * ATTN_HEAD + odd * SCORES) * at.n_heads;
         float2 two = make_float2(-INFINITY, -INFINITY);
 
         if (mine.n > 0) {
@@ -731,7 +726,7 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
             two.y = left > 1 ? two.y : -INFINITY;
         }
         if ((int)lane / 4 < at.n_heads)
-            *(float2 *)(score + lane / 4 * TEAM_SLOTS + in) = two;
+            *(float2 *)(score + lane / 4 * SCORES + in) = two;
         if (more) {
             mine = attn_slots_of(p, row, at, s + ATTN_SLOTS + warp * WARP_SLOTS, lane);
             if (mine.n > 0)
@@ -739,9 +734,8 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
         }
         fresh_values<ENC>(x, p, row, at, s, fresh, thread);
         named_sync(ATTN_TEAM + warp / TEAM_WARPS, TEAM_WARPS * WARP);
-#pragma unroll 1
-        for (int h = 0; h < at.n_heads; h++)
-            add_slots<ENC>(sum, x.v, score + h * TEAM_SLOTS, h, lane);
+        add_slots<ENC>(sum, x.v,
+                       score + min((int)lane / 4, at.n_heads - 1) * SCORES + value_slot(lane));
         if (more)
             ask_values<ENC>(x, a.v, a.hd, mine, thread);
     }
@@ -758,7 +752,7 @@ attn_place_sums(const attn_phase &p, const attn_row *row, const attn_known &know
         return;
     }
     named_sync(MERGERS, STREAM_WARPS * WARP);
-    merge_teams<ENC>(p, at, place, found, teams, a.splits == 1 || attn_spans(row, at) == 1, tag);
+    merge_teams<ENC>(p, at, place, found, teams, attn_spans(row, at) == 1, tag);
 }
 
 /* What the block has to know of item i. */
@@ -804,11 +798,9 @@ __device__ static __forceinline__ bool attn_items(const attn_phase &p, const att
             know_item<ENC>(p, row, known, i);
         attn_place_sums<ENC>(p, row, known, scratch, turns, stop, tag);
     }
-    if (p.a.splits == 1)
-        return known.at.from < known.at.to;
     /* only when all are given, for others wait for them */
 #pragma unroll 1
-    for (int i = blockIdx.x; i < attn_places(p); i += gridDim.x) {
+    for (int i = blockIdx.x; p.a.splits > 1 && i < attn_places(p); i += gridDim.x) {
         if (attn_places(p) > (int)gridDim.x) {
             named_sync(WORKERS, STREAM_WARPS * WARP);
             if (thread_now() == 0)

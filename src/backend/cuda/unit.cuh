@@ -280,14 +280,18 @@ __device__ static inline uint16_t to16(float f, int mode)
 }
 
 /* E4M3 in f16 has the same bits one to the right of the sign, and 2^-8 of the value (NaN reads as a
- * number): bytes 2 i and 2 i + 1 of a word as a pair. */
+ * number): bytes 1 and 3 of a word as a pair, whatever the others are. */
 static constexpr float F8_BY = 256;
 
+__device__ static inline uint32_t f8_odd(uint32_t word)
+{
+    return (word & 0x80008000) | (word >> 1 & 0x3F803F80);
+}
+
+/* Bytes 2 i and 2 i + 1. */
 __device__ static inline uint32_t f8_pair(uint32_t word, int i)
 {
-    const uint32_t b = __byte_perm(word, 0, i ? 0x3424 : 0x1404);
-
-    return (b & 0x80008000) | (b >> 1 & 0x3F803F80);
+    return f8_odd(__byte_perm(word, 0, i ? 0x3424 : 0x1404));
 }
 
 /* f8_pair, in one instruction where there is one; HALF_BY as F8_BY. */
