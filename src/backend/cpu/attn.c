@@ -69,6 +69,7 @@ static void span(const struct attn_job *j, size_t t0, size_t n, size_t h, size_t
     for (size_t i = 0; i < n * m; i++)
         query[i] = (struct attn_query){ j->q + ((t0 + i / m) * j->H + h + i % m) * hd, state[i],
                                         slots_of(j, t0 + i / m) - 1 };
+    BUG_ON((uintptr_t)room % 64 || (uintptr_t)state[0] % 64);
     kernel_of(j, t0)(query, n * m, &s, room);
 }
 

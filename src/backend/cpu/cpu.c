@@ -14,17 +14,21 @@ enum { ALONE = 1 << 14 };
 /* Bytes from which memory is spread over NUMA nodes: threads read it from wherever they are. */
 enum { SPREAD = 2 << 20 };
 
+static void room_new(struct room *r, size_t n)
+{
+    const size_t bytes = (n + 63) / 64 * 64;
+
+    free(r->p);
+    r->p = aligned_alloc(64, bytes);
+    if (!r->p)
+        BUG("no memory for %zu bytes of scratch", bytes);
+    r->n = bytes;
+}
+
 void *room_get(struct room *r, size_t n)
 {
-    if (n > r->n) {
-        const size_t bytes = (n + n / 4 + 63) / 64 * 64;
-
-        free(r->p);
-        r->p = aligned_alloc(64, bytes);
-        if (!r->p)
-            BUG("no memory for %zu bytes of scratch", bytes);
-        r->n = bytes;
-    }
+    if (n > r->n)
+        room_new(r, n + n / 4);
     return r->p;
 }
 
@@ -336,8 +340,7 @@ int cpu_ctx_new(struct ctx **out, int threads, unsigned flags, enum compute comp
         return -1;
     }
     cpu_kern_init(&b->k, flags);
-    b->split.p = xcalloc(1, SPLIT_BYTES);
-    b->split.n = SPLIT_BYTES;
+    room_new(&b->split, SPLIT_BYTES);
     b->ctx.op = &ops_cpu;
     b->ctx.be = &backend_cpu;
     b->ctx.compute = compute;

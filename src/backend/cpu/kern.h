@@ -309,7 +309,8 @@ struct cpu_kern {
     void (*decode_bf16)(float *y, const void *src, size_t n);
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     void (*swiglu)(float *h, const float *g, const float *u, size_t n);
-    /* n queries over a span; room for ATTN_ROOM(hd) floats */
+    /* n queries over a span; room for ATTN_ROOM(hd) floats; it and states lie at multiples of 64
+     * bytes */
     attn_fn *attn;
     /* the same in bf16, for rows of prompts (row_of_prompt); NULL = none for this cache */
     attn_fn *attn_prompt[ENC_COUNT];
