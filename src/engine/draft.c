@@ -19,7 +19,8 @@ struct draft {
     struct kvpool *pool;
     struct sampler *sampler;
     size_t sequences;
-    int32_t *token, *pos, *slot, *seq, *want; /* [chunk]; want: [sequences] */
+    int32_t *token, *pos, *slot, *seq;        /* [chunk] */
+    int32_t *want, *prompt;                   /* [sequences] */
     const int32_t **table;                    /* [sequences] */
     float *logits;                            /* [sequences][V] */
     size_t most_rows, most_tokens;            /* of a pass, and of the cache, so far */
@@ -49,6 +50,7 @@ int draft_new(struct draft **out, struct engine *g, size_t blocks, size_t sequen
         sampler_new(&d->sampler, (size_t)hp->vocab, e) || new_ints(&d->token, g->chunk, e) ||
         new_ints(&d->pos, g->chunk, e) || new_ints(&d->slot, g->chunk, e) ||
         new_ints(&d->seq, g->chunk, e) || new_ints(&d->want, d->sequences, e) ||
+        new_ints(&d->prompt, d->sequences, e) ||
         mem_new(&table, d->sequences, sizeof(*d->table), "draft rows", e))
         goto fail;
     d->table = table;
@@ -75,6 +77,7 @@ void draft_free(struct draft *d)
     free(d->slot);
     free(d->seq);
     free(d->want);
+    free(d->prompt);
     free(d->table);
     free(d->logits);
     free(d);
@@ -183,6 +186,7 @@ static void add_rows(struct draft *d, struct rows *p, struct draft_ask *a, const
     struct draft_seq *s = a->seq;
 
     d->table[p->seqs] = s->kv.table;
+    d->prompt[p->seqs] = (int32_t)a->n_prompt;
     for (size_t i = 0; i < n; i++, p->rows++) {
         d->token[p->rows] = tokens[i];
         d->pos[p->rows] = d->slot[p->rows] = (int32_t)(s->ids.n + i);
@@ -205,6 +209,7 @@ static int forward(struct draft *d, const struct rows *p, struct err *e)
                              .slot = d->slot,
                              .seq = d->seq,
                              .n_seq = p->seqs,
+                             .prompt = d->prompt,
                              .block_table = d->table,
                              .want = d->want,
                              .n_want = p->wants };
