@@ -615,19 +615,20 @@ __device__ static __forceinline__ void merge_teams(const attn_phase &p, const at
 }
 
 /* The block's share of an item's columns, two by two, of all n spans of its row, each in a lane: in
- * order, and so the same wherever it is done. */
+ * order, and so the same wherever it is done. Lanes for no more spans than there are, so that every
+ * pair finds some at once: words come from other blocks, and each look at them takes a microsecond. */
 __device__ static __forceinline__ void merge_spans(const attn_phase &p, const attn_place &at, int n,
                                                    const phase_tag &tag)
 {
-    enum { BESIDE = WARP / ATTN_SPANS };
-    const unsigned thread = thread_now(), span = thread % ATTN_SPANS;
+    const unsigned log = 32 - __clz(n - 1), thread = thread_now(), span = thread & ((1 << log) - 1);
     const unsigned half = p.a.hd / 2, pairs = at.n_heads * half, each = (pairs + n - 1) / n;
     const unsigned end = min(pairs, (at.split + 1) * each);
 
+    /* all lanes of a warp, or none */
 #pragma unroll 1
-    for (unsigned i0 = at.split * each + thread / WARP * BESIDE; i0 < end;
-         i0 += STREAM_WARPS * BESIDE) {
-        const unsigned i = i0 + thread % WARP / ATTN_SPANS, h = i / half, e = 2 * (i - h * half);
+    for (unsigned i0 = at.split * each + (thread / WARP * WARP >> log); i0 < end;
+         i0 += STREAM_WARPS * WARP >> log) {
+        const unsigned i = i0 + (thread % WARP >> log), h = i / half, e = 2 * (i - h * half);
         const bool there = i < end && (int)span < n;
         uint2 w[2] = {};
 
@@ -635,13 +636,13 @@ __device__ static __forceinline__ void merge_spans(const attn_phase &p, const at
             tagged_wait<2>(w, span_at(p, at.t, at.h0 + h, span) + e, p.a.hd - e, 2, tag.takes());
         float max = there ? __uint_as_float(w[1].x) : -INFINITY;
 
-        for (int d = ATTN_SPANS / 2; d; d /= 2)
+        for (int d = 1 << log >> 1; d; d /= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
         const float by = there ? exp2_fast(__uint_as_float(w[1].x) - max) : 0;
         float all = __uint_as_float(w[1].y) * by;
         float2 v = make_float2(__uint_as_float(w[0].x) * by, __uint_as_float(w[0].y) * by);
 
-        for (int d = ATTN_SPANS / 2; d; d /= 2) {
+        for (int d = 1 << log >> 1; d; d /= 2) {
             all += __shfl_xor_sync(~0u, all, d);
             v.x += __shfl_xor_sync(~0u, v.x, d);
             v.y += __shfl_xor_sync(~0u, v.y, d);

@@ -142,6 +142,11 @@ static inline int __any_sync(unsigned all, int v)
     return __ballot_sync(all, v) != 0;
 }
 
+static inline int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+
 static inline int __ffs(int v)
 {
     return __builtin_ffs(v);
