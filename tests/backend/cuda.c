@@ -798,101 +798,6 @@ static void fp8_cache(void **state)
     gpu_or_skip();
 }
 
-/* What was told of rows of x, against the truth; and those rows, which are as they were. */
-static void compare_heads(struct ctx *c, const float *x, size_t vocab, const struct pick_ask *ask,
-                          const struct pick_list *list, size_t n)
-{
-    float *got = xcalloc(vocab, sizeof(*got));
-    struct pick_list truth;
-    struct err e;
-
-    for (size_t i = 0; i < n; i++) {
-        const struct pick_list *l = &list[i];
-        const float *row = x + ask[i].row * vocab;
-        const double slack = ask[i].draw ? PICK_DRAW_SLACK : PICK_SLACK;
-
-        pick_list_ref(&truth, row, vocab, &ask[i]);
-        const size_t k = (size_t)truth.n;
-
-        if (l->n != truth.n || !l->bad != !truth.bad || l->drawn != truth.drawn ||
-            l->complete != (k > 0 && truth.complete) || memcmp(&l->at, &truth.at, sizeof(l->at)) ||
-            memcmp(l->id, truth.id, k * sizeof(*l->id)) ||
-            (k && l->logit[k / 2] != truth.logit[k / 2]) ||
-            (k && fabs(l->sum - truth.sum) > slack * truth.sum))
-            MISS("head %zu of %zu logits: %d of %d, sum %.12g of %.12g, drawn %d, %d is right\n", i,
-                 vocab, (int)l->n, (int)truth.n, l->sum, truth.sum, (int)l->drawn,
-                 (int)truth.drawn);
-        OK(c->be->row(c, ask[i].row, vocab, got, &e), e);
-        if (memcmp(got, row, vocab * sizeof(*row)) != 0)
-            MISS("row %zu of %zu logits differs\n", ask[i].row, vocab);
-    }
-    free(got);
-}
-
-/* Heads of rows of logits that stay on the device, draws from them, and whole rows. */
-static void heads(void **state)
-{
-    enum { N = 5 };
-    static const int32_t zero[N], want[N] = { 0, 1, 2, 3, 4 };
-    static const int32_t *const table[] = { zero };
-    static const size_t vocabs[] = { 1, 70, 257, 1000, 49152 };
-    struct ctx *c = gpu_context(COMPUTE_AUTO);
-
-    (void)state;
-    for (size_t k = 0; k < ARRAY_LEN(vocabs); k++) {
-        const size_t vocab = vocabs[k], words = (vocab + 63) / 64;
-        struct batch b = { .T = N,
-                           .token = zero,
-                           .pos = zero,
-                           .slot = zero,
-                           .seq = zero,
-                           .n_seq = 1,
-                           .block_table = table,
-                           .want = want,
-                           .n_want = N };
-        struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, &vocabs[k] } };
-        float *x = random_floats(N * vocab, k);
-        uint64_t *mask = xcalloc(words, sizeof(*mask));
-        struct pick_change change[40];
-        struct pick_list list[N];
-        struct pick_ask ask[N];
-        struct err e;
-
-        for (size_t i = 0; i < words; i++)
-            mask[i] = rng_u64(k, i) & rng_u64(k + 9, i);
-        for (size_t i = 0; i < N * vocab; i++)
-            x[i] = i % 5 == 4 ? -INFINITY : i / vocab == 1 ? roundf(x[i] * 4) : x[i] * 9;
-        x[3 * vocab] = NAN;
-        for (size_t i = 0; i < ARRAY_LEN(change); i++)
-            change[i] =
-                (struct pick_change){ (int32_t)(i * vocab / ARRAY_LEN(change)), (float)i - 3,
-                                      i % 2 ? 1 : 1.7f, 0.3f * (float)(i % 3) };
-        assert_true(c->be->enter(c, &p, &e) >= 0);
-        OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
-        OK(c->be->leave(c, &p, &e), e);
-        for (size_t m = 0; m < 5; m++) { /* sums; draws; of changed rows; some, all bare */
-            for (size_t i = 0; i < N; i++)
-                ask[i] = (struct pick_ask){ .row = N - 1 - i,
-                                            .allowed = i % 2 ? mask : NULL,
-                                            .change = change,
-                                            .n_change = m < 2        ? 0
-                                                        : vocab < 40 ? 1
-                                                                     : 40,
-                                            .bare = m == 4 || (m == 3 && i % 2 == 0),
-                                            .temperature = i ? 0.4 * (double)(i * (1 + 9 * m)) : 0,
-                                            .draw = m > 0 && i > 0,
-                                            .at = (int32_t)(vocab * i / N),
-                                            .u = rng_uniform(m, i) };
-            OK(c->be->pick(c, ask, N, vocab, list, &e), e);
-            compare_heads(c, x, vocab, ask, list, N);
-        }
-        free(x);
-        free(mask);
-    }
-    c->be->free(c);
-    gpu_settle();
-}
-
 /* A model of which some layers wait in host memory, as engine_open makes one where there is no
  * room. */
 static struct engine *engine_away(const char *path, enum compute compute, int64_t away)
@@ -1164,8 +1069,7 @@ static void encoder(void **state)
 #define DRIVEN                                                                                     \
     cmocka_unit_test(rows), cmocka_unit_test(tiny), cmocka_unit_test(products_fed),                \
         cmocka_unit_test(products_load), cmocka_unit_test(products_wide),                          \
-        cmocka_unit_test(fp8_cache), cmocka_unit_test(encoder), cmocka_unit_test(offload),         \
-        cmocka_unit_test(heads)
+        cmocka_unit_test(fp8_cache), cmocka_unit_test(encoder), cmocka_unit_test(offload)
 
 int main(int argc, char **argv)
 {

@@ -1,9 +1,10 @@
 /* The CUDA backend: products and the attention that follows them, in kernels of many rows (gemm.cu)
- * and in programs of few, against the scalar truth; and answers whose tokens it picks. Skipped, and
- * counted as skipped, where there is no GPU. */
+ * and in programs of few, against the scalar truth; what it tells of logits, and answers whose
+ * tokens it picks. Skipped, and counted as skipped, where there is no GPU. */
 #include <math.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "format/enc/f8.h"
 #include "planes.h"
 #include "support_gpu.h"
@@ -158,6 +159,233 @@ static void heads(void **state)
     gpu_settle();
 }
 
+/* Whether the id that row's draw gives is the same for all u within the slack. */
+static bool is_certain(const float *row, size_t vocab, const struct pick_ask *ask, int32_t drawn)
+{
+    bool same = true;
+
+    for (int k = -1; k <= 1; k += 2) {
+        struct pick_ask near = *ask;
+        struct pick_list l;
+
+        near.u = fmax(0, ask->u + 2 * k * PICK_DRAW_SLACK);
+        pick_list_ref(&l, row, vocab, &near);
+        same = same && l.drawn == drawn;
+    }
+    return same;
+}
+
+/* What was told of rows of x, against the truth; and those rows, which are as they were. */
+static void compare_picks(struct ctx *c, const float *x, size_t vocab, const struct pick_ask *ask,
+                          const struct pick_list *list, size_t n)
+{
+    float *got = xcalloc(vocab, sizeof(*got));
+    struct pick_list truth;
+    struct err e;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct pick_list *l = &list[i];
+        const float *row = x + ask[i].row * vocab;
+        const double slack = ask[i].draw ? PICK_DRAW_SLACK : PICK_SLACK;
+
+        pick_list_ref(&truth, row, vocab, &ask[i]);
+        const size_t k = (size_t)truth.n;
+
+        if (l->n != truth.n || !l->bad != !truth.bad ||
+            (l->drawn != truth.drawn &&
+             (l->drawn != -1 || is_certain(row, vocab, &ask[i], truth.drawn))) ||
+            l->complete != (k > 0 && truth.complete) || memcmp(&l->at, &truth.at, sizeof(l->at)) ||
+            memcmp(l->id, truth.id, k * sizeof(*l->id)) ||
+            (k && (l->logit[0] != truth.logit[0] || l->logit[k - 1] != truth.logit[k - 1])) ||
+            isnan(l->sum) != isnan(truth.sum) || fabs(l->sum - truth.sum) > slack * truth.sum)
+            MISS("row %zu of %zu logits: %d of %d, sum %.12g of %.12g, drawn %d, %d is right\n",
+                 ask[i].row, vocab, (int)l->n, (int)truth.n, l->sum, truth.sum, (int)l->drawn,
+                 (int)truth.drawn);
+        OK(c->be->row(c, ask[i].row, vocab, got, &e), e);
+        if (memcmp(got, row, vocab * sizeof(*row)) != 0)
+            MISS("row %zu of %zu logits differs\n", ask[i].row, vocab);
+    }
+    free(got);
+}
+
+static bool are_same(const struct pick_list *a, const struct pick_list *b)
+{
+    return a->n == b->n && a->complete == b->complete && a->bad == b->bad && a->drawn == b->drawn &&
+           memcmp(&a->at, &b->at, sizeof(a->at)) == 0 &&
+           memcmp(&a->sum, &b->sum, sizeof(a->sum)) == 0 &&
+           memcmp(a->id, b->id, (size_t)a->n * sizeof(*a->id)) == 0 &&
+           memcmp(a->logit, b->logit, (size_t)a->n * sizeof(*a->logit)) == 0;
+}
+
+enum { PICK_ROWS = 9, PICK_CHANGES = 1500 };
+
+/* Rows that are hard, or that no model has. */
+static void make_rows(float *x, size_t vocab)
+{
+    for (size_t i = 0; i < PICK_ROWS * vocab; i++) {
+        const size_t id = i % vocab;
+
+        x[i] = x[i] * 9;
+        switch (i / vocab) {
+        case 0: /* ids that are near to one another are the likeliest */
+            x[i] += id > vocab / 3 && id < vocab / 3 + 900 ? 20 : 0;
+            break;
+        case 1: /* many are equal, zeros of both signs among them */
+            x[i] = roundf(x[i] / 2);
+            break;
+        case 2: /* all are equal */
+            x[i] = -3;
+            break;
+        case 3:
+            x[i] = id == vocab - 1 ? NAN : id % 7 == 0 ? -INFINITY : x[i];
+            break;
+        case 4:
+            x[i] = id == vocab / 2 ? INFINITY : x[i];
+            break;
+        case 5: /* one alone, and nothing beside it */
+            x[i] = id == vocab * 5 / 7 ? x[i] : -INFINITY;
+            break;
+        case 6:
+            x[i] = -INFINITY;
+            break;
+        case 7: /* as flat as can be, and far from zero */
+            x[i] = 1e4f + x[i] / 64;
+            break;
+        }
+    }
+}
+
+/* Of so many logits: lists, sums, draws, of all at once and of each alone, which takes more blocks
+ * a row. */
+static void check_picks(struct ctx *c, size_t vocab)
+{
+    enum { N = PICK_ROWS };
+    static const int32_t zero[N], want[N] = { 0, 1, 2, 3, 4, 5, 6, 7, 8 };
+    static const int32_t *const table[] = { zero };
+    static const double us[] = { 0, 1 - 0x1p-53, 0.5, 1e-3, 0.999 };
+    const size_t words = (vocab + 63) / 64;
+    const struct batch b = { .T = N,
+                             .token = zero,
+                             .pos = zero,
+                             .slot = zero,
+                             .seq = zero,
+                             .n_seq = 1,
+                             .block_table = table,
+                             .want = want,
+                             .n_want = N };
+    struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, &vocab } };
+    float *x = random_floats(N * vocab, vocab);
+    uint64_t *mask = xcalloc(3 * words, sizeof(*mask));
+    const size_t most = vocab < PICK_CHANGES ? vocab : PICK_CHANGES;
+    struct pick_change *change = xcalloc(most, sizeof(*change));
+    struct pick_list list[N], alone;
+    struct pick_ask ask[N];
+    struct err e;
+
+    make_rows(x, vocab);
+    for (size_t i = 0; i < words; i++) /* a quarter; a few neighbours; none */
+        mask[i] = rng_u64(vocab, i) & rng_u64(vocab + 9, i);
+    mask[words + words / 2] = 0x1F00;
+    for (size_t i = 0; i < most; i++) {
+        const size_t id = i * vocab / most + rng_u64(i, vocab) % (vocab / most);
+
+        change[i] = (struct pick_change){ (int32_t)id, (float)(i % 40) - 3, i % 2 ? 1 : 1.7f,
+                                          0.3f * (float)(i % 3) };
+    }
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
+    OK(c->be->leave(c, &p, &e), e);
+    for (size_t m = 0; m < 6; m++) { /* lists; sums; draws; of changed rows; some, all bare */
+        if (gpu_emulated() && m % 3 && vocab > 5000)
+            continue;
+        for (size_t i = 0; i < N; i++) {
+            const size_t k = (i + m) % 5; /* masks; without one */
+
+            ask[i] = (struct pick_ask){ .row = N - 1 - i,
+                                        .allowed = k < 3 ? mask + k * words : NULL,
+                                        .change = change,
+                                        .n_change = m < 3       ? 0
+                                                    : m < 5     ? most
+                                                    : most < 40 ? 1
+                                                                : 40,
+                                        .bare = m == 5 || (m == 4 && i % 2 == 0),
+                                        .temperature = m ? 0.4 * (double)(i * (1 + 9 * m)) : 0,
+                                        .draw = m > 1 && i > 0,
+                                        .at = (int32_t)(vocab * i / N),
+                                        .u = us[(i + m) % ARRAY_LEN(us)] };
+        }
+        OK(c->be->pick(c, ask, N, vocab, list, &e), e);
+        compare_picks(c, x, vocab, ask, list, N);
+        for (size_t i = gpu_emulated() ? m : 0; i < N; i += gpu_emulated() ? 5 : 1) {
+            OK(c->be->pick(c, &ask[i], 1, vocab, &alone, &e), e);
+            if (!are_same(&alone, &list[i]))
+                MISS("row %zu of %zu logits is told otherwise alone\n", ask[i].row, vocab);
+        }
+    }
+    free(change);
+    free(mask);
+    free(x);
+}
+
+/* Rows of logits that stay on the device. */
+static void picks(void **state)
+{
+    static const size_t vocabs[] = { 1, 70, 257, 1025, 4099, 32000, 128256, 300007 };
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+
+    (void)state;
+    for (size_t k = 0; k < ARRAY_LEN(vocabs); k++)
+        if (!gpu_emulated() || vocabs[k] < 50000)
+            check_picks(c, vocabs[k]);
+    c->be->free(c);
+    gpu_settle();
+}
+
+/* More rows than are looked at at a time. */
+static void picks_many(void **state)
+{
+    enum { N = 300, V = 70 };
+    static const int32_t zero[1];
+    static const int32_t *const table[] = { zero };
+    struct ctx *c = gpu_context(COMPUTE_AUTO);
+    int32_t *row = xcalloc(N, sizeof(*row)), *zeros = xcalloc(N, sizeof(*zeros));
+    const struct batch b = { .T = N,
+                             .token = zeros,
+                             .pos = zeros,
+                             .slot = zeros,
+                             .seq = zeros,
+                             .n_seq = 1,
+                             .block_table = table,
+                             .want = row,
+                             .n_want = N };
+    struct pass p = { .b = &b, .V = V, .D = 1, .key = { &b, c, row } };
+    float *x = random_floats(N * V, 3);
+    struct pick_list *list = xcalloc(N, sizeof(*list));
+    struct pick_ask *ask = xcalloc(N, sizeof(*ask));
+    struct err e;
+
+    (void)state;
+    for (size_t i = 0; i < N; i++) {
+        row[i] = (int32_t)i;
+        ask[i] = (struct pick_ask){ .row = i, .temperature = 0.3, .draw = true, .u = 0.5 };
+    }
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    OK(c->be->upload(c, p.logits, x, N * V * sizeof(*x), &e), e);
+    OK(c->be->leave(c, &p, &e), e);
+    for (size_t n = N; n > 0; n /= 2) {
+        memset(list, 0, N * sizeof(*list));
+        OK(c->be->pick(c, ask, n, V, list, &e), e);
+        compare_picks(c, x, V, ask, list, n);
+    }
+    free(ask);
+    free(list);
+    free(x);
+    free(zeros);
+    free(row);
+    c->be->free(c);
+    gpu_settle();
+}
+
 static void hear(void *arg, int32_t id)
 {
     struct ids *all = arg;
@@ -237,6 +465,7 @@ static void answers(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(heads), cmocka_unit_test(heads_few),
+                                        cmocka_unit_test(picks), cmocka_unit_test(picks_many),
                                         cmocka_unit_test(answers) };
 
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* some of them */

@@ -245,6 +245,16 @@ struct pick_row {
     double u, inverse; /* a draw, and 1 / temperature of it; inverse 0 = none */
 };
 
+/* What the blocks of a row tell the last of them; behind it of each 32 ids the order of the largest
+ * and the sum of weights. */
+enum { PICK_THREADS = 1024, PICK_BLOCKS = 32 }; /* at most so many blocks a row */
+struct pick_part {
+    uint64_t lane[PICK_THREADS]; /* the largest ids of each number modulo this */
+    int bad[PICK_BLOCKS];
+    float at;
+};
+#define PICK_PART(V) (sizeof(struct pick_part) + 2 * sizeof(uint64_t) * (((V) + 31) / 32))
+
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */
 
 /* Kernels of programs, by what their weights are; U6 takes all of U48 too. FED: W16 by a ring that

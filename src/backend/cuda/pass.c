@@ -9,8 +9,9 @@
 #include "backend/cuda/cuda_int.h"
 #include "base/mem.h"
 
-/* HEAD: bytes before a batch's arrays (struct batch_copy) */
-enum { LEAST_SLOTS = 128, MOST_ROWS = 65535, HEAD = 16 };
+/* HEAD: bytes before a batch's arrays (struct batch_copy); MOST_HEADS: of rows at a time, which
+ * take PICK_PART bytes each */
+enum { LEAST_SLOTS = 128, MOST_ROWS = 65535, HEAD = 16, MOST_HEADS = 256 };
 
 void cuda_forget(struct cuda *b)
 {
@@ -337,7 +338,7 @@ static struct asked lay_out_asks(const struct pick_ask *ask, size_t n, size_t wo
 {
     struct asked a = { 0 };
 
-    while (a.n < n) {
+    while (a.n < n && a.n < MOST_HEADS) {
         struct asked more = a;
 
         more.changes += ask[a.n].n_change;
@@ -417,9 +418,16 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
             rows = c->picks.p;
         }
         CUdeviceptr changes = rows + a.at_changes, masks = rows + a.at_masks;
+        size_t blocks = PICK_BLOCKS; /* of a row; a multiprocessor has one */
 
-        cuda_launch(c, KERN_pick, a.n, 1, 1, 1024,
-                    (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v });
+        while (blocks > 1 && blocks * a.n > c->sms)
+            blocks /= 2;
+        if (!cuda_room(c, &c->part, a.n * PICK_PART(V)) ||
+            !cuda_room(c, &c->done, a.n * sizeof(int)))
+            return give_up(c, e);
+        cuda_launch(c, KERN_pick, blocks, a.n, 1, PICK_THREADS,
+                    (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v,
+                                &c->part.p, &c->done.p });
         if (!c->failed)
             cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "heads of logits");
         if (c->failed)

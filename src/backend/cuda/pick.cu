@@ -1,9 +1,17 @@
-/* pick.cu - what is told of rows of logits (ops/pick.h). A block has a row. The 256th of the threads' largest
- * values is no larger than the 256th of all, and not far below it: what is as large is gathered, and
- * sorted. Values and ids are ordered as one number, so that the order is whole. */
-#include "backend/cuda/unit.cuh"
+/* pick.cu - what is told of rows of logits (ops/pick.h).
+ *
+ * 32 neighbouring ids are a segment; segments of the same number modulo 32 are a column. The columns
+ * of a row are dealt to 1 to 32 blocks. Each tells of its own: the largest of the ids of each
+ * column's lane, of each segment, and sums of segments' weights as if the column's largest were the
+ * row's. The last block that comes puts that together. The 257th of the lanes' largest is not larger
+ * than the 257th of all, and not far below it: segments that reach it are read again, what is as
+ * large is gathered, and sorted. A draw finds the segment by the sums, and the id in that alone.
+ * Values and ids are ordered as one number, so that the order is whole. What is told does not depend
+ * on how many blocks there are. */
+#include "backend/cuda/block.cuh"
 
-enum { THREADS = 1024, ROOM = THREADS };
+enum { THREADS = PICK_THREADS, COLUMNS = THREADS / WARP, ROOM = THREADS };
+static_assert(COLUMNS == WARP, "a warp's lanes have the columns");
 
 /* Larger logits are larger, of equal ones lower ids; 0 = minus infinity or no number. */
 __device__ static inline uint64_t order_of(float x, int i)
@@ -22,253 +30,369 @@ __device__ static inline float logit_of(uint64_t order)
     return __uint_as_float(key & 0x80000000 ? key ^ 0x80000000 : ~key);
 }
 
-/* Largest first. */
-__device__ static inline void sort(uint64_t *p)
+__device__ static inline int id_of(uint64_t order)
 {
-    for (int k = 2; k <= THREADS; k *= 2)
-        for (int j = k / 2; j > 0; j /= 2) {
-            const int a = threadIdx.x, b = a ^ j;
-
-            __syncthreads();
-            if (b > a && (a & k ? p[a] > p[b] : p[a] < p[b])) {
-                const uint64_t t = p[a];
-
-                p[a] = p[b];
-                p[b] = t;
-            }
-        }
-    __syncthreads();
+    return (int)~(uint32_t)order;
 }
 
-/* The sums up to each thread's, in shared memory. */
-__device__ static inline void scan(double *part, double mine)
+/* A lane's value, of 8 bytes. */
+template <class T> __device__ static inline T from_lane(T v, int lane)
 {
-    __syncthreads();
-    part[threadIdx.x] = mine;
-    for (int d = 1; d < THREADS; d *= 2) {
-        __syncthreads();
-        const double before = threadIdx.x >= d ? part[threadIdx.x - d] : 0;
+    uint32_t half[2];
 
-        __syncthreads();
-        part[threadIdx.x] += before;
-    }
-    __syncthreads();
+    static_assert(sizeof(v) == sizeof(half), "two words");
+    memcpy(half, &v, sizeof(v));
+    for (int i = 0; i < 2; i++)
+        half[i] = __shfl_sync(~0u, half[i], lane);
+    memcpy(&v, half, sizeof(v));
+    return v;
 }
 
-/* Where the sum of weights by ids passes u of all, in *at: `part` has their sums up to each warp's
- * last thread, warps having `span` ids each; the span in which that is gets summed again, a few ids
- * by each thread. -1 where an id ends too near to it. */
-template <class F>
-__device__ static inline void draw(int *at, double *part, int V, int span, double u, F weight)
+__device__ static inline uint64_t larger(uint64_t a, uint64_t b)
 {
-    const double sum = part[THREADS - 1], aim = u * sum, doubt = PICK_DRAW_SLACK * sum;
-    const int each = span / WARP, warp = threadIdx.x;
-    __shared__ double base;
-    __shared__ int first;
-
-    if (warp == 0)
-        first = *at = -1;
-    __syncthreads();
-    if (warp < THREADS / WARP) {
-        const double before = warp ? part[warp * WARP - 1] : 0;
-
-        if (before <= aim && aim < part[warp * WARP + WARP - 1]) {
-            base = before;
-            first = warp * span;
-        }
-    }
-    __syncthreads();
-    if (first < 0)
-        return; /* infinite, or none counts */
-    const int begin = first + each * threadIdx.x, end = min(min(begin + each, first + span), V);
-    double mine = 0;
-
-    for (int i = begin; i < end; i++)
-        mine += weight(i);
-    scan(part, mine);
-    double to = base + (threadIdx.x ? part[threadIdx.x - 1] : 0);
-
-    if (to <= aim && aim < base + part[threadIdx.x])
-        for (int i = begin; i < end; i++) {
-            const double from = to;
-
-            to += weight(i);
-            if (aim < to) {
-                if ((from == 0 || aim - from > doubt) && to - aim > doubt)
-                    *at = i;
-                break;
-            }
-        }
-    __syncthreads();
+    return a > b ? a : b;
 }
 
 __device__ static inline uint64_t warp_largest(uint64_t mine)
 {
-    for (int d = WARP / 2; d; d /= 2) {
-        const uint64_t high = __shfl_xor_sync(~0u, (uint32_t)(mine >> 32), d);
-        const uint64_t other = high << 32 | __shfl_xor_sync(~0u, (uint32_t)mine, d);
+    const uint32_t high = __reduce_max_sync(~0u, (uint32_t)(mine >> 32));
+    const uint32_t low = __reduce_max_sync(~0u, mine >> 32 == high ? (uint32_t)mine : 0);
 
-        mine = other > mine ? other : mine;
+    return (uint64_t)high << 32 | low;
+}
+
+__device__ static inline double warp_total(double mine)
+{
+    for (int d = WARP / 2; d; d /= 2)
+        mine += from_lane(mine, threadIdx.x % WARP ^ d);
+    return mine;
+}
+
+/* The sum up to each lane's. */
+__device__ static inline double warp_scan(double mine)
+{
+    const int lane = threadIdx.x % WARP;
+
+    for (int d = 1; d < WARP; d *= 2) {
+        const double before = from_lane(mine, max(lane - d, 0));
+
+        mine += lane >= d ? before : 0;
     }
     return mine;
 }
 
-/* The largest, to all threads. */
-__device__ static inline uint64_t largest(uint64_t mine)
+/* The sums up to each thread's, to all of them. */
+__device__ static inline void scan(double *up_to, double mine)
 {
-    __shared__ uint64_t part[THREADS / WARP];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    __shared__ double part[THREADS / WARP];
 
-    mine = warp_largest(mine);
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = mine;
+    mine = warp_scan(mine);
+    if (lane == WARP - 1)
+        part[warp] = mine;
     __syncthreads();
-    return warp_largest(part[threadIdx.x % WARP]);
+    const double before = from_lane(warp_scan(part[lane]), max(warp - 1, 0));
+
+    up_to[threadIdx.x] = warp ? before + mine : mine;
+    __syncthreads();
 }
 
-/* The largest of a thread's part of a row, a multiple of four logits, many of them asked for at a
- * time; *nan: there is one that is no number. */
-__device__ static inline uint64_t likeliest(const float *x, int V, bool *nan)
+/* Of all threads' values that of thread k is the k-th largest then. Loops stay loops, here and below:
+ * instructions that run once take longer to come than to run. */
+__device__ static __noinline__ uint64_t sorted(uint64_t *room, uint64_t mine)
 {
-    enum { BESIDE = 8 };
-    const float4 *const from = (const float4 *)x;
-    float max = -INFINITY;
-    int at = 0;
-    bool bad = false;
+#pragma unroll 1
+    for (int k = 2; k <= THREADS; k *= 2)
+#pragma unroll 1
+        for (int j = k / 2; j > 0; j /= 2) {
+            const int at = threadIdx.x;
+            uint64_t other;
 
-    for (int i = threadIdx.x; i < V / 4; i += BESIDE * THREADS) {
-        float4 v[BESIDE];
+            if (j < WARP) {
+                other = from_lane(mine, at % WARP ^ j);
+            } else {
+                __syncthreads();
+                room[at] = mine;
+                __syncthreads();
+                other = room[at ^ j];
+            }
+            if (!(at & j) == !(at & k) ? other > mine : other < mine)
+                mine = other;
+        }
+    return mine;
+}
 
-#pragma unroll
-        for (int k = 0; k < BESIDE; k++)
-            if (i + k * THREADS < V / 4)
-                v[k] = from[i + k * THREADS];
-            else
-                v[k] = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+/* A row that is being looked at. */
+struct looked {
+    pick_row row;
+    float *x; /* [V] */
+    const uint64_t *mask;
+    int V;
+
+    /* 0 = it does not count */
+    __device__ uint64_t order(float v, int i) const
+    {
+        return i < V && (!mask || mask[i / 64] >> i % 64 & 1) ? order_of(v, i) : 0;
+    }
+
+    __device__ double weight(float v, int i, float max) const
+    {
+        if (!order(v, i))
+            return 0;
+        if (row.inverse > 0)
+            return exp(((double)v - (double)max) * row.inverse);
+        return (double)exp2f((v - max) * row.by);
+    }
+
+    __device__ bool weighs() const
+    {
+        return row.inverse > 0 || row.by > 0;
+    }
+};
+
+/* A block's own columns, those of its number modulo the number of blocks; several warps have a
+ * column. */
+__device__ static inline void tell(const looked &l, pick_part *to, uint64_t *most, double *sum,
+                                   pick_change *changes)
+{
+    enum { BESIDE = 8 }; /* segments that are asked for at a time */
+    const int warps = gridDim.x, shift = __ffs(warps) - 1, columns = COLUMNS >> shift;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, mine = warp >> shift;
+    const int first = blockIdx.x + mine * warps + (warp & (warps - 1)) * COLUMNS;
+    const int step = warps * COLUMNS;
+    __shared__ uint64_t lanes[THREADS], largest[COLUMNS];
+    uint64_t best = 0;
+    bool nan = false;
+
+    const auto here = [&](int id) { return (id / WARP & (warps - 1)) == blockIdx.x; };
+
+    if (threadIdx.x == 0 && here(l.row.at))
+        to->at = l.x[l.row.at];
+    __syncthreads();
+    for (int i = threadIdx.x; i < l.row.n; i += THREADS) {
+        pick_change *c = changes + i;
+
+        if (here(c->id)) {
+            const float was = l.x[c->id];
+
+            l.x[c->id] = pick_changed(was, c);
+            c->add = was;
+        }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int s = first; s * WARP < l.V; s += BESIDE * step) {
+        float v[BESIDE];
+
 #pragma unroll
         for (int k = 0; k < BESIDE; k++) {
-            const float four[4] = { v[k].x, v[k].y, v[k].z, v[k].w };
+            const int i = (s + k * step) * WARP + lane;
 
+            v[k] = i < l.V ? l.x[i] : -INFINITY;
+        }
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                bad = bad || four[j] != four[j];
-                if (four[j] > max)
-                    max = four[j], at = 4 * (i + k * THREADS) + j;
+        for (int k = 0; k < BESIDE; k++) {
+            const uint64_t o = l.order(v[k], (s + k * step) * WARP + lane);
+
+            nan = nan || v[k] != v[k];
+            best = larger(best, o);
+            if (!l.row.bare && (s + k * step) * WARP < l.V) {
+                const uint64_t m = warp_largest(o);
+
+                if (lane == 0)
+                    most[s + k * step] = m;
             }
         }
     }
-    *nan = bad;
-    return order_of(max, at);
+    lanes[threadIdx.x] = best;
+    nan = __syncthreads_or(nan);
+    if (threadIdx.x == 0)
+        to->bad[blockIdx.x] = nan;
+    if (warp < columns) {
+        best = 0;
+        for (int k = 0; k < warps; k++)
+            best = larger(best, lanes[(warp * warps + k) * WARP + lane]);
+        to->lane[(blockIdx.x + warp * warps) * WARP + lane] = best;
+        best = warp_largest(best);
+        if (lane == 0)
+            largest[warp] = best;
+    }
+    __syncthreads();
+    if (!l.weighs())
+        return;
+    const float max = logit_of(largest[mine]);
+
+#pragma unroll 1
+    for (int s = first; s * WARP < l.V; s += step) {
+        const int i = s * WARP + lane;
+        const double w = warp_total(l.weight(i < l.V ? l.x[i] : -INFINITY, i, max));
+
+        if (lane == 0)
+            sum[s] = w;
+    }
 }
 
-/* grid: rows asked for, 1024 threads. A changed row is as it was behind it. pitch: bytes from one
- * row's list to the next; where all are bare, the lists' beginnings alone. */
-extern "C" __global__ void __launch_bounds__(THREADS)
-    pick(uint8_t *out, int pitch, float *logits, const pick_row *ask, pick_change *changes,
-         const uint64_t *masks, int V)
+/* The likeliest, one by each of the first n threads; 0: there is no room for what is as likely as
+ * the last. *complete: no others count. mine: the largest of the thread's lane. */
+__device__ static inline int head(const looked &l, const uint64_t *most, uint64_t *mine,
+                                  bool *complete)
 {
-    __shared__ uint64_t head[ROOM];
-    __shared__ double part[THREADS];
-    __shared__ int found, finite, bad, drawn;
-    __shared__ pick_row asked;
-
-    /* it may lie in host memory */
-    static_assert(sizeof(asked) % 4 == 0, "copied by 4 bytes");
-    if (threadIdx.x < sizeof(asked) / 4)
-        ((uint32_t *)&asked)[threadIdx.x] = ((const uint32_t *)(ask + blockIdx.x))[threadIdx.x];
-    __syncthreads();
-    const pick_row row = asked;
-    float *x = logits + (size_t)row.row * V;
-    const uint64_t *mask = row.mask < 0 ? NULL : masks + (size_t)row.mask * ((V + 63) / 64);
-    const int span = (V + THREADS - 1) / THREADS * WARP, begin = threadIdx.x / WARP * span;
-    const int lane = threadIdx.x % WARP, end = min(begin + span, V);
-    const bool first = row.bare && row.inverse == 0; /* is all that is wanted */
-    uint64_t mine = 0;
-    int n = 0;
-    bool nan = false;
-
-    const auto order = [&](int i) {
-        return !mask || mask[i / 64] >> i % 64 & 1 ? order_of(x[i], i) : 0;
-    };
+    enum { BESIDE = 8 };
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    __shared__ uint64_t room[ROOM], least;
+    __shared__ int segment[ROOM], listed, found;
 
     if (threadIdx.x == 0)
-        found = finite = bad = 0, drawn = -1;
-    const float at = x[row.at];
-
+        listed = found = 0;
+    *mine = sorted(room, *mine);
+    if (threadIdx.x == PICK_MOST)
+        least = larger(*mine, 1);
     __syncthreads();
-    for (int i = threadIdx.x; i < row.n; i += THREADS) {
-        pick_change *c = changes + row.change + i;
-        const float was = x[c->id];
-
-        x[c->id] = pick_changed(was, c);
-        c->add = was;
-    }
-    __syncthreads();
-    if (first && !mask && V % 4 == 0)
-        mine = likeliest(x, V, &nan);
-    else
-        for (int i = begin + lane; i < end; i += WARP) {
-            const uint64_t o = order(i);
-
-            nan = nan || x[i] != x[i];
-            n += o != 0;
-            mine = o > mine ? o : mine;
-        }
-    if (n && !row.bare)
-        atomicAdd(&finite, n);
-    if (nan)
-        bad = 1;
-    if (!row.bare) {
-        head[threadIdx.x] = mine;
-        sort(head);
-    }
-    const uint64_t top = row.bare ? largest(mine) : head[0];
-    const uint64_t least = row.bare ? UINT64_MAX : head[PICK_MOST - 1] ? head[PICK_MOST - 1] : 1;
-    const float max = logit_of(top);
-    double sum = 0;
-
-    const auto weight = [&](int i) {
-        return order(i) ? exp(((double)x[i] - (double)max) * row.inverse) : 0;
-    };
-
-    __syncthreads();
-    head[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i = begin + lane; i < end && !first; i += WARP) {
-        const uint64_t o = order(i);
-
-        if (o >= least) {
-            const int to = atomicAdd(&found, 1);
+    room[threadIdx.x] = 0;
+    for (int s = threadIdx.x; s * WARP < l.V; s += THREADS)
+        if (__ldcg(most + s) >= least) {
+            const int to = atomicAdd(&listed, 1);
 
             if (to < ROOM)
-                head[to] = o;
+                segment[to] = s;
         }
-        if (row.inverse > 0)
-            sum += weight(i);
-        else if (o && row.by > 0)
-            sum += exp2f((x[i] - max) * row.by);
-    }
-    if (!first)
-        scan(part, sum);
-    sum = first ? 0 : part[THREADS - 1];
-    if (row.inverse > 0)
-        draw(&drawn, part, V, span, row.u, weight);
-    if (!row.bare)
-        sort(head);
-    const int most = found > ROOM ? 0 : found < PICK_MOST ? found : PICK_MOST;
-    pick_list *to = (pick_list *)(out + (size_t)blockIdx.x * pitch);
+    __syncthreads();
+    for (int s = warp; s < min(listed, ROOM); s += BESIDE * COLUMNS) {
+        float v[BESIDE];
+        int i[BESIDE];
 
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++) {
+            i[k] = s + k * COLUMNS < min(listed, ROOM) ? segment[s + k * COLUMNS] * WARP + lane : l.V;
+            v[k] = i[k] < l.V ? __ldcg(l.x + i[k]) : -INFINITY;
+        }
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++) {
+            const uint64_t o = l.order(v[k], i[k]);
+
+            if (o >= least) {
+                const int to = atomicAdd(&found, 1);
+
+                if (to < ROOM)
+                    room[to] = o;
+            }
+        }
+    }
+    __syncthreads();
+    *mine = sorted(room, room[threadIdx.x]);
+    *complete = least == 1 && found <= PICK_MOST;
+    return listed > ROOM || found > ROOM ? 0 : min(found, PICK_MOST);
+}
+
+/* Where the sum of weights by ids passes u of all, which is *all then; -1: an id ends too near to
+ * it, or none was asked for. column: the largest of the warp's; max: of all. */
+__device__ static inline int draw(const looked &l, const double *sum, uint64_t column, float max,
+                                  double *all)
+{
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int segments = (l.V + WARP - 1) / WARP, each = (segments + THREADS - 1) / THREADS;
+    const int begin = each * threadIdx.x, end = min(begin + each, segments);
+    __shared__ double factor[COLUMNS], up_to[THREADS], base;
+    __shared__ int thread, segment, drawn;
+    double mine = 0;
+
+    if (lane == 0)
+        factor[warp] = column ? l.weight(logit_of(column), id_of(column), max) : 0;
+    if (threadIdx.x == 0)
+        thread = segment = drawn = -1;
+    __syncthreads();
+#pragma unroll 4
+    for (int s = begin; s < end; s++)
+        mine += __ldcg(sum + s) * factor[s % COLUMNS];
+    scan(up_to, mine);
+    *all = up_to[THREADS - 1];
+    const double aim = l.row.u * *all, doubt = PICK_DRAW_SLACK * *all;
+    double to = threadIdx.x ? up_to[threadIdx.x - 1] : 0;
+
+    if (l.row.inverse > 0 && to <= aim && aim < up_to[threadIdx.x])
+        thread = threadIdx.x; /* rounding may let two be here: one of them */
+    __syncthreads();
+#pragma unroll 1
+    for (int s = begin; s < end && thread == threadIdx.x && to <= aim; s++) {
+        base = to;
+        segment = s;
+        to += __ldcg(sum + s) * factor[s % COLUMNS];
+    }
+    __syncthreads();
+    if (warp == 0 && segment >= 0) {
+        const int i = segment * WARP + lane;
+        const float v = i < l.V ? __ldcg(l.x + i) : -INFINITY;
+        const double end = base + warp_scan(l.weight(v, i, max));
+        const double before = from_lane(end, lane ? lane - 1 : 0), from = lane ? before : base;
+
+        if (from <= aim && aim < end && (from == 0 || aim - from > doubt) && end - aim > doubt)
+            drawn = i;
+    }
+    __syncthreads();
+    return drawn;
+}
+
+/* grid: 1, 2, 4 .. 32 blocks a row, rows asked for. A changed row is as it was behind it. pitch:
+ * bytes from one row's list to the next; where all are bare, the lists' beginnings alone. parts:
+ * PICK_PART(V) bytes a row; done: zero before and after. */
+extern "C" __global__ void __launch_bounds__(THREADS)
+    pick(uint8_t *out, int pitch, float *logits, const pick_row *ask, pick_change *changes,
+         const uint64_t *masks, int V, uint8_t *parts, int *done)
+{
+    __shared__ pick_row row;
+    __shared__ uint64_t largest[COLUMNS];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+
+    /* it may lie in host memory */
+    static_assert(sizeof(row) % 4 == 0, "copied by 4 bytes");
+    if (threadIdx.x < sizeof(row) / 4)
+        ((uint32_t *)&row)[threadIdx.x] = ((const uint32_t *)(ask + blockIdx.y))[threadIdx.x];
+    __syncthreads();
+    const looked l = { row, logits + (size_t)row.row * V,
+                       row.mask < 0 ? NULL : masks + (size_t)row.mask * ((V + 63) / 64), V };
+    pick_part *const all = (pick_part *)(parts + blockIdx.y * PICK_PART(V));
+    uint64_t *const most = (uint64_t *)(all + 1);
+    double *const sums = (double *)(most + (V + WARP - 1) / WARP);
+
+    tell(l, all, most, sums, changes + row.change);
+    if (!last_of(done + blockIdx.y, gridDim.x, THREADS))
+        return;
+    uint64_t mine = __ldcg(all->lane + threadIdx.x);
+    const uint64_t column = warp_largest(mine);
+    const bool bad = __syncthreads_or(threadIdx.x < gridDim.x && __ldcg(all->bad + threadIdx.x));
+
+    if (lane == 0)
+        largest[warp] = column;
+    __syncthreads();
+    const uint64_t top = warp_largest(largest[lane]);
+    const float max = logit_of(top);
+    pick_list *const to = (pick_list *)(out + (size_t)blockIdx.y * pitch);
+    bool complete = false;
+    double sum = 0;
+    int drawn = -1, n = 0;
+
+    if (l.weighs())
+        drawn = draw(l, sums, column, max, &sum);
+    if (row.bare && row.inverse == 0 && top && max < INFINITY)
+        drawn = id_of(top);
+    if (!row.bare) {
+        n = head(l, most, &mine, &complete);
+        if (threadIdx.x < n) {
+            to->id[threadIdx.x] = id_of(mine);
+            to->logit[threadIdx.x] = logit_of(mine);
+        }
+    }
     if (threadIdx.x == 0) {
-        to->n = most;
-        to->complete = most > 0 && finite == most;
+        to->n = n;
+        to->complete = n > 0 && complete;
         to->bad = bad;
-        to->drawn = first && top && max < INFINITY ? (int32_t) ~(uint32_t)top : drawn;
-        to->at = at;
+        to->drawn = drawn;
+        to->at = __ldcg(&all->at);
         to->sum = sum;
     }
-    if (threadIdx.x < most) {
-        to->id[threadIdx.x] = (int32_t) ~(uint32_t)head[threadIdx.x];
-        to->logit[threadIdx.x] = logit_of(head[threadIdx.x]);
+    for (int i = threadIdx.x; i < row.n; i += THREADS) {
+        const pick_change *c = changes + row.change + i;
+
+        l.x[c->id] = __ldcg(&c->add);
     }
-    for (int i = threadIdx.x; i < row.n; i += THREADS)
-        x[changes[row.change + i].id] = changes[row.change + i].add;
 }
