@@ -111,6 +111,46 @@ bool isa_here(const char *name, unsigned *flags)
     return false;
 }
 
+struct ordered {
+    float logit;
+    int32_t id;
+};
+
+static int likelier(const void *a, const void *b)
+{
+    const struct ordered *x = a, *y = b;
+
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+/* The id that ask.part means, of n candidates, more than a list has, whose weights are sum; -1: the
+ * list is enough. */
+static int32_t draw_by_likelihood(struct ordered *c, size_t n, double sum,
+                                  const struct pick_ask *ask)
+{
+    double mass = 0, w = 1;
+    size_t k = 0;
+
+    qsort(c, n, sizeof(*c), likelier);
+    while (k < n && w >= ask->least && (ask->part == 1 || mass < ask->part * sum)) {
+        mass += w;
+        k++;
+        w = k < n ? exp(((double)c[k].logit - (double)c[0].logit) / ask->temperature) : 0;
+    }
+    double left = ask->u * mass;
+
+    if (k < PICK_MOST || (k == PICK_MOST && ask->part < 1 && mass >= ask->part * sum))
+        return -1;
+    for (size_t i = 0; i + 1 < k; i++) {
+        left -= exp(((double)c[i].logit - (double)c[0].logit) / ask->temperature);
+        if (left < 0)
+            return c[i].id;
+    }
+    return c[k - 1].id;
+}
+
 void pick_list_ref(struct pick_list *l, const float *logits, size_t n, const struct pick_ask *ask)
 {
     bool *out = xcalloc(n, sizeof(*out)); /* does not count, or not any more */
@@ -138,6 +178,16 @@ void pick_list_ref(struct pick_list *l, const float *logits, size_t n, const str
     for (size_t i = 0; i < n && ask->bare && !ask->draw && max < INFINITY; i++)
         if (!out[i] && (l->drawn < 0 || x[i] > x[l->drawn]))
             l->drawn = (int32_t)i;
+    if (ask->part > 0 && finite > PICK_MOST && !l->bad && max < INFINITY) {
+        struct ordered *c = xcalloc(finite, sizeof(*c));
+        size_t k = 0;
+
+        for (size_t i = 0; i < n; i++)
+            if (!out[i])
+                c[k++] = (struct ordered){ x[i], (int32_t)i };
+        l->drawn = draw_by_likelihood(c, k, l->sum, ask);
+        free(c);
+    }
     while (l->n < PICK_MOST && !ask->bare) {
         size_t best = n;
 

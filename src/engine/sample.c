@@ -352,9 +352,11 @@ bool sampling_ask(const struct sampling *p, size_t vocab, size_t answered, struc
 {
     ask->allowed = p->allowed;
     ask->draw = draws_from_all(p);
-    ask->u = ask->draw ? rng_uniform(p->seed, answered) : 0;
+    ask->u = p->temperature > 0 ? rng_uniform(p->seed, answered) : 0;
     ask->bare = ask->draw || p->temperature == 0;
-    ask->temperature = ask->draw || (p->top_p < 1 && !cuts_k(p, vocab)) ? p->temperature : 0;
+    ask->part = ask->bare || cuts_k(p, vocab) ? 0 : p->top_p;
+    ask->least = p->min_p;
+    ask->temperature = ask->draw || ask->part > 0 ? p->temperature : 0;
     return p->temperature == 0 || ask->draw || (p->top_k > 0 && p->top_k <= PICK_MOST) ||
            p->top_p < 1 || p->min_p > 0;
 }
@@ -407,7 +409,7 @@ int32_t sampler_pick_list(const struct sampling *p, const struct pick_list *l, s
         c[i] = (struct cand){ l->logit[i], l->id[i] };
     const size_t k = cut_list(p, l, c, n, vocab);
 
-    return k ? choose(c, k, p, c[0].logit, rng_uniform(p->seed, answered)) : -1;
+    return k ? choose(c, k, p, c[0].logit, rng_uniform(p->seed, answered)) : l->drawn;
 }
 
 static double log_sum_exp(const float *x, size_t n)

@@ -36,8 +36,12 @@ struct pick_ask {
     double temperature; /* 0 = no sum is wanted */
     bool draw;          /* an id is: that at which the sum, by ids, passes u times all */
     double u;           /* 0 <= u < 1 */
-    int32_t at;         /* an id whose logit is wanted */
-    bool bare; /* no list is: `drawn` is all, without a draw the likeliest if it is finite */
+    /* Above 0: an id is, where the list ends before it is known. Of the likeliest ids that hold
+     * this part of the sum those count that weigh `least` or more; it is that at which their sum,
+     * likeliest first, passes u times theirs. Without `draw` and `bare`. */
+    double part, least;
+    int32_t at; /* an id whose logit is wanted */
+    bool bare;  /* no list is: `drawn` is all, without a draw the likeliest if it is finite */
 };
 
 /* Of a row of logits, or of the ids that a mask allows. */
@@ -46,9 +50,9 @@ struct pick_list {
                        * could not be told, or a bare one was asked for */
     int32_t complete; /* there are no others, but for those at minus infinity */
     int32_t bad;      /* the row has a NaN, allowed or not */
-    int32_t drawn;    /* -1 = none was asked for, or two ids are too near to u */
-    float at;         /* the logit of ask.at, changed or not, allowed or not */
-    double sum;       /* of the weights, within PICK_SLACK; where an id is drawn, PICK_DRAW_SLACK */
+    int32_t drawn; /* -1 = none was asked for, two ids are too near to u, or the list is enough */
+    float at;      /* the logit of ask.at, changed or not, allowed or not */
+    double sum;    /* of the weights, within PICK_SLACK; where an id is drawn, PICK_DRAW_SLACK */
     int32_t id[PICK_MOST];
     float logit[PICK_MOST];
 };

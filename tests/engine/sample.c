@@ -304,9 +304,9 @@ static void heads_tell_the_same(void **state)
             assert_true(p.n_bias > 0 || changes.n == 0);
             ask.change = changes.p;
             ask.n_change = changes.n;
-            if (k == 0 || ask.draw || p.n_bias)
+            if (k == 0 || ask.draw || ask.part > 0 || p.n_bias)
                 pick_list_ref(&l, x, V, &ask);
-            if (k == 0 && !ask.draw)
+            if (!ask.draw && (k == 0 || ask.part > 0 || p.n_bias))
                 l.sum *= 1 + offs[n % 3];
             const int32_t id = sampler_pick_list(&p, &l, V, k);
             const int32_t want = sampler_pick(s, &p, x, ids, 3, 3 + k);
@@ -319,7 +319,7 @@ static void heads_tell_the_same(void **state)
         }
         free(x);
     }
-    assert_true(told > asked * 3 / 5); /* temperatures of 40 are as flat as can be */
+    assert_true(told > asked * 9 / 10); /* not a top-k above 256, nor where two are too near */
     free(changes.p);
     sampler_free(s);
 }

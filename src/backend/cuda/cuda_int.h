@@ -139,6 +139,7 @@ struct driver {
     F(pack, widen_n4)                                                                              \
     F(pack, widen_f8)                                                                              \
     F(pick, pick)                                                                                  \
+    F(pick, pick_flat)                                                                             \
     F(encoder, bias)                                                                               \
     F(encoder, gelu)                                                                               \
     F(encoder, layernorm)                                                                          \

@@ -243,6 +243,8 @@ struct pick_row {
     int at;            /* an id whose logit is wanted */
     int bare;          /* the head is not */
     double u, inverse; /* a draw, and 1 / temperature of it; inverse 0 = none */
+    double part, least;
+    float max; /* the largest, where it is known: of pick_flat */
 };
 
 /* What the blocks of a row tell the last of them; behind it of each 32 ids the order of the largest
@@ -254,6 +256,15 @@ struct pick_part {
     float at;
 };
 #define PICK_PART(V) (sizeof(struct pick_part) + 2 * sizeof(uint64_t) * (((V) + 31) / 32))
+
+/* The same of a flat row: sums of weights, times PICK_UNIT, by buckets of logits. A row of
+ * PICK_FLAT_MOST ids has a sum of 63 bits at most. */
+enum { PICK_BUCKETS = 8192, PICK_FLAT_MOST = 1 << 19 };
+struct pick_sums {
+    uint64_t sum[PICK_BUCKETS], less; /* less: of ids that do not count */
+    uint64_t near;                    /* so many may count or not */
+};
+#define PICK_UNIT 0x1p44
 
 /* ---- programs: the phases of a pass of few rows in one kernel ---- */
 

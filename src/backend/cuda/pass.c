@@ -354,7 +354,9 @@ static struct asked lay_out_asks(const struct pick_ask *ask, size_t n, size_t wo
     return a;
 }
 
-static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask *ask, size_t words)
+/* max: of rows; NULL = it is not known. */
+static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask *ask,
+                      const float *max, size_t words)
 {
     struct pick_row *row = (struct pick_row *)to;
     struct pick_change *change = (struct pick_change *)(to + a->at_changes);
@@ -372,7 +374,10 @@ static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask 
                                     .at = ask->at,
                                     .bare = ask->bare,
                                     .u = ask->u,
-                                    .inverse = ask->draw ? inverse : 0 };
+                                    .inverse = ask->draw ? inverse : 0,
+                                    .part = ask->part,
+                                    .least = ask->least,
+                                    .max = max ? max[i] : 0 };
         if (ask->n_change)
             memcpy(change + changes, ask->change, ask->n_change * sizeof(*change));
         changes += ask->n_change;
@@ -381,14 +386,13 @@ static void fill_asks(uint8_t *to, const struct asked *a, const struct pick_ask 
     }
 }
 
-int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
-               struct pick_list *out, struct err *e)
+/* By kernel k: pick, or of flat rows, whose maxima are given, pick_flat. */
+static int look(struct cuda *c, enum kernel k, const struct pick_ask *ask, const float *max,
+                size_t n, size_t V, struct pick_list *out, struct err *e)
 {
-    struct cuda *c = ctx->backend;
     const size_t words = (V + 63) / 64;
     int v = (int)V;
 
-    c->d.cuCtxSetCurrent(c->context);
     for (size_t done = 0; done < n;) {
         const struct asked a = lay_out_asks(ask + done, n - done, words);
         bool bare = true;
@@ -405,7 +409,7 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
 
         if (!cuda_ok(c, c->d.cuEventSynchronize(c->pin_free[1]), "heads of logits"))
             return give_up(c, e);
-        fill_asks(pin, &a, ask + done, words);
+        fill_asks(pin, &a, ask + done, max ? max + done : NULL, words);
         /* the GPU reads rows where they are and writes lists here: copies would take longer than it
          * does. What it reads more than once is copied. */
         CUdeviceptr rows = (CUdeviceptr)(uintptr_t)pin, lists = (CUdeviceptr)(uintptr_t)told;
@@ -418,16 +422,19 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
             rows = c->picks.p;
         }
         CUdeviceptr changes = rows + a.at_changes, masks = rows + a.at_masks;
+        const size_t flat = k == KERN_pick_flat ? a.n * sizeof(struct pick_sums) : 0;
         size_t blocks = PICK_BLOCKS; /* of a row; a multiprocessor has one */
 
         while (blocks > 1 && blocks * a.n > c->sms)
             blocks /= 2;
         if (!cuda_room(c, &c->part, a.n * PICK_PART(V)) ||
-            !cuda_room(c, &c->done, a.n * sizeof(int)))
+            !cuda_room(c, &c->done, flat + a.n * sizeof(int)))
             return give_up(c, e);
-        cuda_launch(c, KERN_pick, blocks, a.n, 1, PICK_THREADS,
-                    (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v,
-                                &c->part.p, &c->done.p });
+        CUdeviceptr parts = flat ? c->done.p : c->part.p, turns = c->done.p + flat;
+
+        cuda_launch(c, k, blocks, a.n, 1, PICK_THREADS,
+                    (void *[]){ &lists, &pitch, &c->logits.p, &rows, &changes, &masks, &v, &parts,
+                                &turns });
         if (!c->failed)
             cuda_ok(c, c->d.cuStreamSynchronize(c->stream), "heads of logits");
         if (c->failed)
@@ -437,6 +444,60 @@ int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
         done += a.n;
     }
     return 0;
+}
+
+/* Whether a list ends before the id that was asked for is known. */
+static bool is_flat(const struct pick_ask *ask, const struct pick_list *l)
+{
+    double mass = 0;
+
+    if (!(ask->part > 0) || l->n < PICK_MOST || l->complete || l->bad || !isfinite(l->logit[0]))
+        return false;
+    for (int32_t i = 0; i < l->n; i++) {
+        const double w = exp(((double)l->logit[i] - (double)l->logit[0]) / ask->temperature);
+
+        mass += w;
+        if (w < ask->least || (ask->part < 1 && !(mass < ask->part * l->sum)))
+            return false;
+    }
+    return true;
+}
+
+int cuda_heads(struct ctx *ctx, const struct pick_ask *ask, size_t n, size_t V,
+               struct pick_list *out, struct err *e)
+{
+    struct cuda *c = ctx->backend;
+    struct flat {
+        struct pick_ask *ask;
+        float *max;
+        struct pick_list *told, **of;
+        size_t n;
+    } f = { 0 };
+
+    c->d.cuCtxSetCurrent(c->context);
+    int rc = look(c, KERN_pick, ask, NULL, n, V, out, e);
+
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (V > PICK_FLAT_MOST || !is_flat(&ask[i], &out[i]))
+            continue;
+        if (f.n == 0)
+            f = (struct flat){ xcalloc(n, sizeof(*f.ask)), xcalloc(n, sizeof(*f.max)),
+                               xcalloc(n, sizeof(*f.told)), xcalloc(n, sizeof(struct pick_list *)),
+                               0 };
+        f.ask[f.n] = ask[i];
+        f.ask[f.n].draw = f.ask[f.n].bare = true;
+        f.max[f.n] = out[i].logit[0];
+        f.of[f.n++] = &out[i];
+    }
+    if (f.n)
+        rc = look(c, KERN_pick_flat, f.ask, f.max, f.n, V, f.told, e);
+    for (size_t i = 0; i < f.n && rc == 0; i++)
+        f.of[i]->drawn = f.told[i].drawn;
+    free(f.ask);
+    free(f.max);
+    free(f.told);
+    free(f.of);
+    return rc;
 }
 
 int cuda_row(struct ctx *ctx, size_t row, size_t V, float *out, struct err *e)

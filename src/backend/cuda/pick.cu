@@ -7,7 +7,11 @@
  * than the 257th of all, and not far below it: segments that reach it are read again, what is as
  * large is gathered, and sorted. A draw finds the segment by the sums, and the id in that alone.
  * Values and ids are ordered as one number, so that the order is whole. What is told does not depend
- * on how many blocks there are. */
+ * on how many blocks there are.
+ *
+ * Flat rows, whose draw takes more ids than a list has, are looked at again: sums of weights by
+ * buckets of logits say in which bucket the ids end that count, and then in which the draw ends. Ids
+ * of those two are gathered, and sorted. */
 #include "backend/cuda/block.cuh"
 
 enum { THREADS = PICK_THREADS, COLUMNS = THREADS / WARP, ROOM = THREADS };
@@ -61,7 +65,7 @@ __device__ static inline uint64_t warp_largest(uint64_t mine)
     return (uint64_t)high << 32 | low;
 }
 
-__device__ static inline double warp_total(double mine)
+template <class T> __device__ static inline T warp_total(T mine)
 {
     for (int d = WARP / 2; d; d /= 2)
         mine += from_lane(mine, threadIdx.x % WARP ^ d);
@@ -69,12 +73,12 @@ __device__ static inline double warp_total(double mine)
 }
 
 /* The sum up to each lane's. */
-__device__ static inline double warp_scan(double mine)
+template <class T> __device__ static inline T warp_scan(T mine)
 {
     const int lane = threadIdx.x % WARP;
 
     for (int d = 1; d < WARP; d *= 2) {
-        const double before = from_lane(mine, max(lane - d, 0));
+        const T before = from_lane(mine, max(lane - d, 0));
 
         mine += lane >= d ? before : 0;
     }
@@ -82,16 +86,16 @@ __device__ static inline double warp_scan(double mine)
 }
 
 /* The sums up to each thread's, to all of them. */
-__device__ static inline void scan(double *up_to, double mine)
+template <class T> __device__ static inline void scan(T *up_to, T mine)
 {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    __shared__ double part[THREADS / WARP];
+    __shared__ T part[THREADS / WARP];
 
     mine = warp_scan(mine);
     if (lane == WARP - 1)
         part[warp] = mine;
     __syncthreads();
-    const double before = from_lane(warp_scan(part[lane]), max(warp - 1, 0));
+    const T before = from_lane(warp_scan(part[lane]), max(warp - 1, 0));
 
     up_to[threadIdx.x] = warp ? before + mine : mine;
     __syncthreads();
@@ -150,29 +154,40 @@ struct looked {
     }
 };
 
-/* A block's own columns, those of its number modulo the number of blocks; several warps have a
- * column. */
-__device__ static inline void tell(const looked &l, pick_part *to, uint64_t *most, double *sum,
-                                   pick_change *changes)
+/* The block's row; `row` is shared, and ask may lie in host memory. */
+__device__ static inline looked look_at(pick_row *row, float *logits, const pick_row *ask,
+                                        const uint64_t *masks, int V)
 {
-    enum { BESIDE = 8 }; /* segments that are asked for at a time */
-    const int warps = gridDim.x, shift = __ffs(warps) - 1, columns = COLUMNS >> shift;
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, mine = warp >> shift;
-    const int first = blockIdx.x + mine * warps + (warp & (warps - 1)) * COLUMNS;
-    const int step = warps * COLUMNS;
-    __shared__ uint64_t lanes[THREADS], largest[COLUMNS];
-    uint64_t best = 0;
-    bool nan = false;
-
-    const auto here = [&](int id) { return (id / WARP & (warps - 1)) == blockIdx.x; };
-
-    if (threadIdx.x == 0 && here(l.row.at))
-        to->at = l.x[l.row.at];
+    static_assert(sizeof(*row) % 4 == 0, "copied by 4 bytes");
+    if (threadIdx.x < sizeof(*row) / 4)
+        ((uint32_t *)row)[threadIdx.x] = ((const uint32_t *)(ask + blockIdx.y))[threadIdx.x];
     __syncthreads();
+    return { *row, logits + (size_t)row->row * V,
+             row->mask < 0 ? NULL : masks + (size_t)row->mask * ((V + 63) / 64), V };
+}
+
+/* Where a warp's segments begin in its block's columns, those of its number modulo the number of
+ * blocks, and how far apart they are; several warps have a column. */
+struct segments {
+    int shift, first, step;
+
+    __device__ segments()
+    {
+        const int warp = threadIdx.x / WARP, blocks = gridDim.x;
+
+        shift = __ffs(blocks) - 1;
+        first = blockIdx.x + (warp >> shift) * blocks + (warp & (blocks - 1)) * COLUMNS;
+        step = blocks * COLUMNS;
+    }
+};
+
+/* Changes the ids of the block's columns. */
+__device__ static inline void change(const looked &l, pick_change *changes)
+{
     for (int i = threadIdx.x; i < l.row.n; i += THREADS) {
         pick_change *c = changes + i;
 
-        if (here(c->id)) {
+        if (c->id / WARP % gridDim.x == blockIdx.x) {
             const float was = l.x[c->id];
 
             l.x[c->id] = pick_changed(was, c);
@@ -180,27 +195,51 @@ __device__ static inline void tell(const looked &l, pick_part *to, uint64_t *mos
         }
     }
     __syncthreads();
+}
+
+/* All of them are as they were. */
+__device__ static inline void restore(const looked &l, const pick_change *changes)
+{
+    for (int i = threadIdx.x; i < l.row.n; i += THREADS)
+        l.x[changes[i].id] = __ldcg(&changes[i].add);
+}
+
+/* What a block has to say of its columns. */
+__device__ static inline void tell(const looked &l, pick_part *to, uint64_t *most, double *sum,
+                                   pick_change *changes)
+{
+    enum { BESIDE = 8 }; /* segments that are asked for at a time */
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = gridDim.x;
+    const segments at;
+    __shared__ uint64_t lanes[THREADS], largest[COLUMNS];
+    uint64_t best = 0;
+    bool nan = false;
+
+    if (threadIdx.x == 0 && l.row.at / WARP % warps == blockIdx.x)
+        to->at = l.x[l.row.at];
+    __syncthreads();
+    change(l, changes);
 #pragma unroll 1
-    for (int s = first; s * WARP < l.V; s += BESIDE * step) {
+    for (int s = at.first; s * WARP < l.V; s += BESIDE * at.step) {
         float v[BESIDE];
 
 #pragma unroll
         for (int k = 0; k < BESIDE; k++) {
-            const int i = (s + k * step) * WARP + lane;
+            const int i = (s + k * at.step) * WARP + lane;
 
             v[k] = i < l.V ? l.x[i] : -INFINITY;
         }
 #pragma unroll
         for (int k = 0; k < BESIDE; k++) {
-            const uint64_t o = l.order(v[k], (s + k * step) * WARP + lane);
+            const uint64_t o = l.order(v[k], (s + k * at.step) * WARP + lane);
 
             nan = nan || v[k] != v[k];
             best = larger(best, o);
-            if (!l.row.bare && (s + k * step) * WARP < l.V) {
+            if (!l.row.bare && (s + k * at.step) * WARP < l.V) {
                 const uint64_t m = warp_largest(o);
 
                 if (lane == 0)
-                    most[s + k * step] = m;
+                    most[s + k * at.step] = m;
             }
         }
     }
@@ -208,7 +247,7 @@ __device__ static inline void tell(const looked &l, pick_part *to, uint64_t *mos
     nan = __syncthreads_or(nan);
     if (threadIdx.x == 0)
         to->bad[blockIdx.x] = nan;
-    if (warp < columns) {
+    if (warp < COLUMNS >> at.shift) {
         best = 0;
         for (int k = 0; k < warps; k++)
             best = larger(best, lanes[(warp * warps + k) * WARP + lane]);
@@ -220,10 +259,10 @@ __device__ static inline void tell(const looked &l, pick_part *to, uint64_t *mos
     __syncthreads();
     if (!l.weighs())
         return;
-    const float max = logit_of(largest[mine]);
+    const float max = logit_of(largest[warp >> at.shift]);
 
 #pragma unroll 1
-    for (int s = first; s * WARP < l.V; s += step) {
+    for (int s = at.first; s * WARP < l.V; s += at.step) {
         const int i = s * WARP + lane;
         const double w = warp_total(l.weight(i < l.V ? l.x[i] : -INFINITY, i, max));
 
@@ -263,7 +302,9 @@ __device__ static inline int head(const looked &l, const uint64_t *most, uint64_
 
 #pragma unroll
         for (int k = 0; k < BESIDE; k++) {
-            i[k] = s + k * COLUMNS < min(listed, ROOM) ? segment[s + k * COLUMNS] * WARP + lane : l.V;
+            const int at = s + k * COLUMNS;
+
+            i[k] = at < min(listed, ROOM) ? segment[at] * WARP + lane : l.V;
             v[k] = i[k] < l.V ? __ldcg(l.x + i[k]) : -INFINITY;
         }
 #pragma unroll
@@ -343,13 +384,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ uint64_t largest[COLUMNS];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
-    /* it may lie in host memory */
-    static_assert(sizeof(row) % 4 == 0, "copied by 4 bytes");
-    if (threadIdx.x < sizeof(row) / 4)
-        ((uint32_t *)&row)[threadIdx.x] = ((const uint32_t *)(ask + blockIdx.y))[threadIdx.x];
-    __syncthreads();
-    const looked l = { row, logits + (size_t)row.row * V,
-                       row.mask < 0 ? NULL : masks + (size_t)row.mask * ((V + 63) / 64), V };
+    const looked l = look_at(&row, logits, ask, masks, V);
     pick_part *const all = (pick_part *)(parts + blockIdx.y * PICK_PART(V));
     uint64_t *const most = (uint64_t *)(all + 1);
     double *const sums = (double *)(most + (V + WARP - 1) / WARP);
@@ -390,9 +425,159 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         to->at = __ldcg(&all->at);
         to->sum = sum;
     }
-    for (int i = threadIdx.x; i < row.n; i += THREADS) {
-        const pick_change *c = changes + row.change + i;
+    restore(l, changes + row.change);
+}
 
-        l.x[c->id] = __ldcg(&c->add);
+/* ---- flat rows: ids by likelihood, more than a list has ---- */
+
+/* Larger logits have lower numbers. */
+__device__ static inline int bucket_of(const looked &l, float v)
+{
+    const float by = (float)(PICK_BUCKETS / 32 * l.row.inverse); /* below exp(-31) all is zero */
+
+    return (int)fminf((l.row.max - v) * by, PICK_BUCKETS - 1);
+}
+
+/* What an id adds to sums; near: it may count or not. */
+__device__ static inline uint64_t units_of(const looked &l, float v, int i, bool *counts,
+                                           bool *near)
+{
+    const double w = l.weight(v, i, l.row.max);
+
+    *counts = w >= l.row.least;
+    *near = *near || fabs(w - l.row.least) < 1e-12 * l.row.least;
+    return (uint64_t)(w * PICK_UNIT + 0.5);
+}
+
+/* The id at which the sum passes `aim`, and *end: the sum with it. The bucket at whose beginning it
+ * is `begin`. -1: an id ends nearer than `doubt` to aim, or there is no room for the bucket. */
+__device__ static inline int in_bucket(const looked &l, int bucket, uint64_t begin, double aim,
+                                       double doubt, uint64_t *end)
+{
+    enum { BESIDE = 8 };
+    __shared__ uint64_t room[ROOM], up_to[THREADS], ends;
+    __shared__ int found, id;
+    bool counts, near = false;
+
+    __syncthreads();
+    if (threadIdx.x == 0)
+        found = 0, id = -1, ends = 0;
+    room[threadIdx.x] = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int first = threadIdx.x; first < l.V; first += BESIDE * THREADS) {
+        float v[BESIDE];
+
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++) {
+            const int i = first + k * THREADS;
+
+            v[k] = i < l.V ? __ldcg(l.x + i) : -INFINITY;
+        }
+#pragma unroll
+        for (int k = 0; k < BESIDE; k++) {
+            const uint64_t o = l.order(v[k], first + k * THREADS);
+
+            if (o && bucket_of(l, v[k]) == bucket) {
+                const int to = atomicAdd(&found, 1);
+
+                if (to < ROOM)
+                    room[to] = o;
+            }
+        }
     }
+    __syncthreads();
+    const uint64_t o = sorted(room, room[threadIdx.x]);
+    const uint64_t units = o ? units_of(l, logit_of(o), id_of(o), &counts, &near) : 0;
+
+    scan(up_to, o && counts ? units : 0);
+    const double to = (double)(begin + up_to[threadIdx.x]);
+    const double from = (double)(begin + (threadIdx.x ? up_to[threadIdx.x - 1] : 0));
+
+    if (found <= ROOM && from <= aim && aim < to && (from == 0 || aim - from > doubt) &&
+        to - aim > doubt) {
+        id = id_of(o);
+        ends = begin + up_to[threadIdx.x];
+    }
+    __syncthreads();
+    *end = ends;
+    return id;
+}
+
+/* grid and arguments as pick's; rows ask for `part` and nothing else, and have their maxima. flat:
+ * one a row, zero before and after. Weights are whole numbers of PICK_UNIT, so that sums do not
+ * depend on their order: each is half a unit off, at most. */
+extern "C" __global__ void __launch_bounds__(THREADS)
+    pick_flat(uint8_t *out, int pitch, float *logits, const pick_row *ask, pick_change *changes,
+              const uint64_t *masks, int V, pick_sums *flat, int *done)
+{
+    enum { EACH = PICK_BUCKETS / THREADS };
+    __shared__ pick_row row;
+    __shared__ uint64_t up_to[THREADS], begin;
+    __shared__ int bucket;
+    const looked l = look_at(&row, logits, ask, masks, V);
+    const segments at;
+    pick_sums *const all = flat + blockIdx.y;
+    uint64_t less = 0;
+    bool near = false;
+
+    change(l, changes + row.change);
+#pragma unroll 1
+    for (int s = at.first; s * WARP < V; s += at.step) {
+        const int i = s * WARP + threadIdx.x % WARP;
+        const float v = i < V ? l.x[i] : -INFINITY;
+        bool counts;
+        const uint64_t units = units_of(l, v, i, &counts, &near);
+
+        if (units && counts)
+            atomicAdd((unsigned long long *)&all->sum[bucket_of(l, v)], units);
+        less += counts ? 0 : units;
+    }
+    less = warp_total(less);
+    if (less && threadIdx.x % WARP == 0)
+        atomicAdd((unsigned long long *)&all->less, less);
+    if (near)
+        atomicAdd((unsigned long long *)&all->near, 1);
+    if (!last_of(done + blockIdx.y, gridDim.x, THREADS))
+        return;
+    uint64_t *const sum = all->sum + EACH * threadIdx.x, mine = 0;
+
+    for (int k = 0; k < EACH; k++)
+        mine += __ldcg(sum + k);
+    scan(up_to, mine);
+    uint64_t total = up_to[THREADS - 1];
+    const double counted = (double)total, everything = counted + (double)__ldcg(&all->less);
+    const double doubt = V + PICK_DRAW_SLACK * everything;
+    bool told = !__ldcg(&all->near);
+    int id = -1;
+
+#pragma unroll 1
+    for (int turn = row.part == 1; turn < 2; turn++) { /* where `part` ends, and the draw */
+        const double aim = turn ? row.u * (double)total : row.part * everything;
+
+        if (turn == 0 && aim >= counted) { /* nowhere */
+            told = told && aim - counted > doubt;
+            continue;
+        }
+        uint64_t from = threadIdx.x ? up_to[threadIdx.x - 1] : 0;
+
+        if (threadIdx.x == 0)
+            bucket = -1;
+        __syncthreads();
+        for (int k = 0; k < EACH && (double)from <= aim && aim < (double)up_to[threadIdx.x]; k++) {
+            bucket = EACH * threadIdx.x + k;
+            begin = from;
+            from += __ldcg(sum + k);
+        }
+        __syncthreads();
+        id = in_bucket(l, bucket, begin, aim, doubt, &total);
+        told = told && id >= 0;
+    }
+    for (int k = 0; k < EACH; k++)
+        sum[k] = 0;
+    if (threadIdx.x == 0) {
+        all->less = all->near = 0;
+        ((pick_list *)(out + (size_t)blockIdx.y * pitch))->drawn = told ? id : -1;
+    }
+    restore(l, changes + row.change);
 }
