@@ -19,13 +19,13 @@ struct draft {
     struct kvpool *pool;
     struct sampler *sampler;
     size_t sequences;
-    int32_t *token, *pos, *slot, *seq;        /* [chunk] */
-    int32_t *want, *prompt;                   /* [sequences] */
-    const int32_t **table;                    /* [sequences] */
-    float *logits;                            /* [sequences][V] */
-    size_t most_rows, most_tokens;            /* of a pass, and of the cache, so far */
-    double row_s;                             /* of a text that is read */
-    double pass_s;                            /* of a pass with a row for each answer */
+    int32_t *token, *pos, *slot, *seq; /* [chunk] */
+    int32_t *want, *prompt;            /* [sequences] */
+    const int32_t **table;             /* [sequences] */
+    float *logits;                     /* [sequences][V] */
+    size_t most_rows, most_tokens;     /* of a pass, and of the cache, so far */
+    double row_s;                      /* of a text that is read */
+    double pass_s;                     /* of a pass with a row for each answer */
 };
 
 static int new_ints(int32_t **p, size_t n, struct err *e)
