@@ -191,7 +191,11 @@ def scores(s):
         if u != v or "\ufffd" in u:
             break
         same += 1  # text may be cut into other tokens than it was made of
-    assert same >= 2 and x["token_logprobs"][:same] == y["token_logprobs"][:same], (x, y)
+    # on AMX an answer has another arithmetic than a prompt (docs/reproducibility.md)
+    with open("/proc/cpuinfo") as f:
+        apart = 0.05 if "amx_tile" in f.read() else 0
+    assert same >= 2 and all(u == v or abs(u - v) <= apart for u, v in
+                             zip(x["token_logprobs"][:same], y["token_logprobs"])), (x, y)
     events = [json.loads(e) for e in s.stream("/v1/completions", {**body, "echo": True})[:-1]]
     assert events[0]["choices"][0]["text"] == "Once upon a time", events[0]
     assert "".join(e["choices"][0]["text"] for e in events) == c["text"]

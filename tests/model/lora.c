@@ -100,7 +100,7 @@ static void check_batch(const char *base)
     struct err e;
     size_t n;
     int32_t *ids = golden(after, "ids", ENC_I32, &n), block[SEQ];
-    int32_t token[SEQ * ROWS], pos[SEQ * ROWS], seq[SEQ * ROWS], want[SEQ * ROWS];
+    int32_t token[SEQ * ROWS], pos[SEQ * ROWS], seq[SEQ * ROWS], want[SEQ * ROWS], prompt[SEQ];
     const int32_t *table[SEQ];
     float *got = xcalloc(SEQ * ROWS * V, sizeof(*got));
     float *alone[SEQ];
@@ -113,6 +113,7 @@ static void check_batch(const char *base)
         }
         block[i] = (int32_t)(SEQ - 1 - i);
         table[i] = &block[i];
+        prompt[i] = ROWS; /* as alone */
         alone[i] = logits_of(g, l[i], ids);
         for (size_t t = 0; t < ROWS; t++) {
             const size_t at = i * ROWS + t;
@@ -130,6 +131,7 @@ static void check_batch(const char *base)
                              .slot = pos,
                              .seq = seq,
                              .n_seq = SEQ,
+                             .prompt = prompt,
                              .block_table = table,
                              .want = want,
                              .n_want = SEQ * ROWS,
