@@ -25,8 +25,8 @@ static bool product_in_program(const struct cuda *b, const struct op *o)
 bool attn_in_program(const struct cuda *b, const struct op *o)
 {
     /* slots from which on a kernel of its own is faster, ALONE with one row: 8B in Q4_0 on an H200
-     * decodes after 12000, 16000 and 32000 tokens at 430, 396 and 285 tok/s in a program, at 410,
-     * 389 and 328 so. Of more rows than FEW all of theirs count, for a program reads a kv head's
+     * decodes after 17000, 24000 and 32000 tokens at 398, 355 and 308 tok/s in a program, at 377,
+     * 350 and 323 so. Of more rows than FEW all of theirs count, for a program reads a kv head's
      * cache more than once then. */
     enum { LONG = 16384, ALONE = 32768, FEW = 4 };
     const size_t slots = b->slots * (o->T > FEW ? o->T : 1);

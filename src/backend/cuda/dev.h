@@ -350,8 +350,8 @@ enum {
 
 /* Slots of the spans of a row that sees so many, in programs. The row alone decides, and so its
  * sums do not depend on others. The more spans, the sooner one row is done, but of several rows
- * each span costs something: 8 rows of 8B in Q4_0, 182 slots each, make 3111 tok/s on an H200
- * with spans of 128 slots, 3384 with one of 256. */
+ * each span costs something: 8 rows of 8B in Q4_0, 532 slots each, make 2760 tok/s on an H200
+ * with spans of 128 slots, 3017 with spans of 256. */
 HD static inline int span_of(int slots)
 {
     const int least = 2 * ATTN_STEP, most = ATTN_SPANS * ATTN_STEP;
