@@ -26,9 +26,9 @@ bool attn_in_program(const struct cuda *b, const struct op *o)
 {
     /* slots from which on a kernel of its own is faster, ALONE with one row: 8B in Q4_0 on an H200
      * decodes after 17000, 24000 and 32000 tokens at 398, 355 and 308 tok/s in a program, at 377,
-     * 350 and 323 so. Of more rows than FEW all of theirs count, for a program reads a kv head's
-     * cache more than once then. */
-    enum { LONG = 16384, ALONE = 32768, FEW = 4 };
+     * 350 and 323 so. Of more rows than FEW all of theirs count: a span is one block's, and when
+     * all blocks have one a program waits for each in turn. */
+    enum { LONG = 16384, ALONE = 32768, FEW = 2 };
     const size_t slots = b->slots * (o->T > FEW ? o->T : 1);
 
     return o->kind == OP_ATTN && o->T <= DEV_STREAM_ROWS && o->kv->enc != ENC_F32 &&
