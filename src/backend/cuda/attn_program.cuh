@@ -4,10 +4,10 @@
  * by a warp; teams of warps share theirs, and then each warp has a part of the columns of all slots
  * of its team, so that what a team has is small and soon added to that of others. Queries and the
  * powers of scores are two values of 16 bits each, the second what the first leaves over: the
- * products have room for both. A head's sums are the same however many others a block has. What was in the cache before the pass
- * is asked for before the block waits for the queries; the pass's own keys and values go by shared
- * memory. Spans of a row are merged by the blocks that have them, each of them some columns, which
- * come as tagged words.
+ * products have room for both. A head's sums are the same however many others a block has. What was
+ * in the cache before the pass is asked for before the block waits for the queries; the pass's own
+ * keys and values go by shared memory. Spans of a row are merged by the blocks that have them, each
+ * of them some columns, which come as tagged words.
  *
  * Of a product's 16 x 8 x 16 (mma.cuh) lane 4 g + c has head g of the queries, slot g of the keys, and
  * of the scores head g and slots 2 c and 2 c + 1. Of values it has the slots 8 c and the seven next of
