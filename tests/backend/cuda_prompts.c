@@ -3,6 +3,7 @@
  * tokens it picks. Skipped, and counted as skipped, where there is no GPU. */
 #include <math.h>
 
+#include "backend/cuda/dev.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "format/enc/f8.h"
@@ -178,13 +179,13 @@ static bool is_certain(const float *row, size_t vocab, const struct pick_ask *as
 /* Whether some logits are so near to one another that there may be no room for them all. */
 static bool is_crowded(const float *row, size_t vocab, const struct pick_ask *ask, float max)
 {
-    enum { BUCKETS = 8192, ROOM = 1000 };
-    size_t *in = xcalloc(BUCKETS, sizeof(*in)), most = 0;
+    enum { ROOM = 1000 };
+    size_t *in = xcalloc(PICK_BUCKETS, sizeof(*in)), most = 0;
 
     for (size_t i = 0; i < vocab; i++) {
-        const double at = ((double)max - (double)row[i]) * BUCKETS / 32 / ask->temperature;
+        const double at = ((double)max - (double)row[i]) * PICK_BUCKETS / 32 / ask->temperature;
 
-        if (at >= 0 && at < BUCKETS && ++in[(size_t)at] > most)
+        if (at >= 0 && at < PICK_BUCKETS && ++in[(size_t)at] > most)
             most = in[(size_t)at];
     }
     free(in);
@@ -273,26 +274,40 @@ static void make_rows(float *x, size_t vocab)
     }
 }
 
+/* x, n rows of them, become the logits of the last pass. */
+static void put_logits(struct ctx *c, const float *x, size_t n, size_t vocab)
+{
+    int32_t *zeros = xcalloc(n, sizeof(*zeros)), *want = xcalloc(n, sizeof(*want));
+    const int32_t *const table[] = { zeros };
+    const struct batch b = { .T = n,
+                             .token = zeros,
+                             .pos = zeros,
+                             .slot = zeros,
+                             .seq = zeros,
+                             .n_seq = 1,
+                             .block_table = table,
+                             .want = want,
+                             .n_want = n };
+    struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, x } };
+    struct err e;
+
+    for (size_t i = 0; i < n; i++)
+        want[i] = (int32_t)i;
+    assert_true(c->be->enter(c, &p, &e) >= 0);
+    OK(c->be->upload(c, p.logits, x, n * vocab * sizeof(*x), &e), e);
+    OK(c->be->leave(c, &p, &e), e);
+    free(zeros);
+    free(want);
+}
+
 /* Of so many logits: lists, sums, draws, of all at once and of each alone, which takes more blocks
  * a row. */
 static void check_picks(struct ctx *c, size_t vocab)
 {
     enum { N = PICK_ROWS };
-    static const int32_t zero[N], want[N] = { 0, 1, 2, 3, 4, 5, 6, 7, 8 };
-    static const int32_t *const table[] = { zero };
     static const double us[] = { 0, 1 - 0x1p-53, 0.5, 1e-3, 0.999 };
     static const double parts[] = { 0.9, 1, 0.999, 0.5, 0.99 };
     const size_t words = (vocab + 63) / 64;
-    const struct batch b = { .T = N,
-                             .token = zero,
-                             .pos = zero,
-                             .slot = zero,
-                             .seq = zero,
-                             .n_seq = 1,
-                             .block_table = table,
-                             .want = want,
-                             .n_want = N };
-    struct pass p = { .b = &b, .V = vocab, .D = 1, .key = { &b, c, &vocab } };
     float *x = random_floats(N * vocab, vocab);
     uint64_t *mask = xcalloc(3 * words, sizeof(*mask));
     const size_t most = vocab < PICK_CHANGES ? vocab : PICK_CHANGES;
@@ -311,9 +326,7 @@ static void check_picks(struct ctx *c, size_t vocab)
         change[i] = (struct pick_change){ (int32_t)id, (float)(i % 40) - 3, i % 2 ? 1 : 1.7f,
                                           0.3f * (float)(i % 3) };
     }
-    assert_true(c->be->enter(c, &p, &e) >= 0);
-    OK(c->be->upload(c, p.logits, x, N * vocab * sizeof(*x), &e), e);
-    OK(c->be->leave(c, &p, &e), e);
+    put_logits(c, x, N, vocab);
     for (size_t m = 0; m < 8; m++) { /* lists; sums; draws; of changed rows; some, all bare; flat */
         if (gpu_emulated() && m % 3 && vocab > 5000)
             continue;
@@ -371,35 +384,18 @@ static void picks(void **state)
 static void picks_many(void **state)
 {
     enum { N = 300, V = 70 };
-    static const int32_t zero[1];
-    static const int32_t *const table[] = { zero };
     struct ctx *c = gpu_context(COMPUTE_AUTO);
-    int32_t *row = xcalloc(N, sizeof(*row)), *zeros = xcalloc(N, sizeof(*zeros));
-    const struct batch b = { .T = N,
-                             .token = zeros,
-                             .pos = zeros,
-                             .slot = zeros,
-                             .seq = zeros,
-                             .n_seq = 1,
-                             .block_table = table,
-                             .want = row,
-                             .n_want = N };
-    struct pass p = { .b = &b, .V = V, .D = 1, .key = { &b, c, row } };
     float *x = random_floats(N * V, 3);
     struct pick_list *list = xcalloc(N, sizeof(*list));
     struct pick_ask *ask = xcalloc(N, sizeof(*ask));
     struct err e;
 
     (void)state;
-    for (size_t i = 0; i < N; i++) {
-        row[i] = (int32_t)i;
+    for (size_t i = 0; i < N; i++)
         ask[i] = (struct pick_ask){
             .row = i, .temperature = 0.3, .draw = true, .u = 0.5, .bare = i % 9 > 0
         };
-    }
-    assert_true(c->be->enter(c, &p, &e) >= 0);
-    OK(c->be->upload(c, p.logits, x, N * V * sizeof(*x), &e), e);
-    OK(c->be->leave(c, &p, &e), e);
+    put_logits(c, x, N, V);
     for (size_t n = N; n > 0; n /= 8) {
         memset(list, 0, N * sizeof(*list));
         OK(c->be->pick(c, ask, n, V, list, &e), e);
@@ -408,8 +404,6 @@ static void picks_many(void **state)
     free(ask);
     free(list);
     free(x);
-    free(zeros);
-    free(row);
     c->be->free(c);
     gpu_settle();
 }
